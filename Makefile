@@ -1,0 +1,49 @@
+# The targets that people use: demo, test, bench, lock, clean. Everything else is a step of these.
+PYTHON ?= $(shell tests/find-python)
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml $(shell find decoder -name '*.py')
+
+.NOTPARALLEL:
+.PHONY: demo test check system-packages bench lock clean
+
+demo: $(VENV)/.program
+	$(BIN)/python -m tests.demo
+
+test: system-packages $(VENV)/.dev $(VENV)/.program check
+	$(BIN)/pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: system-packages $(VENV)/.dev $(VENV)/.program
+	$(BIN)/python -m bench
+
+# Debian packages that the system tests run; the reference program comes from Debian's forky suite.
+system-packages:
+	tests/install-system-packages
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt $(VENV)/pyvenv.cfg
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
+$(VENV)/.program: $(SOURCES) README.md $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
+	touch $@
+
+# Renew the pinned versions and hashes; needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml --output-file requirements/run.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group dev pyproject.toml --output-file requirements/dev.txt
+
+clean:
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,143 @@
+"""The program: the only place that touches argv, descriptor 3, standard streams and the exit status."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from contextlib import suppress
+from fcntl import fcntl
+from io import FileIO
+from select import POLLIN, poll
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.arguments import VERIFIED, Arguments, parse_arguments
+from decoder.errors import DecoderError, PayloadError, StreamError
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_PAYLOAD_DESCRIPTOR = 3
+_INTERRUPTED = 130
+_F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
+
+_NO_PAYLOAD = (
+    "no payload came: descriptor 3 is not open. containerd opens it for the processors "
+    "io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip alone, and only when the client asks for "
+    "decryption; what unpacks through the transfer service (CRI from containerd 2.1 on, nerdctl from 2.3 on, "
+    "ctr images pull and import) does not ask"
+)
+
+
+def main() -> NoReturn:
+    """Run the program and end the process with its exit status."""
+    gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
+    try:
+        status = _run(sys.argv[1:])
+    except DecoderError as error:
+        _say(f"error: {error}")
+        status = error.status
+    except KeyboardInterrupt:
+        status = _INTERRUPTED
+    except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
+        _say(f"error: internal error, please report it: {_place(error)}")
+        status = DecoderError.status
+    os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
+
+
+def _run(argv: list[str]) -> int:
+    arguments = parse_arguments(argv)
+    if arguments.show:
+        sys.stdout.write(arguments.show)
+        sys.stdout.flush()
+    else:
+        _decrypt(arguments)
+    return 0
+
+
+def _decrypt(arguments: Arguments) -> None:
+    payload = _read_payload()
+    from decoder.decrypt import decrypt_layer  # the costly imports, once there is something to do
+
+    source = _open_descriptor(0, "rb", "standard input")
+    sink = _open_descriptor(1, "wb", "standard output")
+    enlarged = [_enlarge_pipe(descriptor) for descriptor in (0, 1)]
+    decrypt_layer(
+        payload,
+        source,
+        sink,
+        limits.BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
+        arguments.keys_directory,
+        _open_spool if arguments.release == VERIFIED else None,
+    )
+
+
+def _read_payload() -> bytes:
+    """Read descriptor 3 to its end, within PAYLOAD_BYTES and PAYLOAD_SECONDS."""
+    deadline = monotonic() + limits.PAYLOAD_SECONDS
+    payload = bytearray()
+    waiting = poll()
+    waiting.register(_PAYLOAD_DESCRIPTOR, POLLIN)
+    try:
+        os.fstat(_PAYLOAD_DESCRIPTOR)
+    except OSError:
+        raise PayloadError(_NO_PAYLOAD) from None
+    while len(payload) <= limits.PAYLOAD_BYTES:
+        if not waiting.poll(max(0.0, deadline - monotonic()) * 1000):
+            raise PayloadError(f"the payload on descriptor 3 did not end within {limits.PAYLOAD_SECONDS:.0f} seconds")
+        try:
+            chunk = os.read(_PAYLOAD_DESCRIPTOR, limits.BUFFER_BYTES)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise PayloadError(f"descriptor 3 cannot be read: {error.strerror}") from None
+        if not chunk:
+            break
+        payload += chunk
+    return bytes(payload)
+
+
+def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:
+    try:
+        return FileIO(descriptor, mode, closefd=False)
+    except OSError as error:
+        raise StreamError(name, error) from None
+
+
+def _enlarge_pipe(descriptor: int) -> bool:
+    """Give a pipe room for whole buffers; false if it stays small. What is no pipe needs none."""
+    try:
+        fcntl(descriptor, _F_SETPIPE_SZ, limits.PIPE_BYTES)
+    except PermissionError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _open_spool() -> FileIO:
+    from tempfile import TemporaryFile
+
+    try:
+        return TemporaryFile(buffering=0)
+    except OSError as error:
+        raise StreamError("the spool file", error) from None
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # if nobody listens, the exit status still tells
+        os.write(2, f"ctd-decoder: {text}\n".encode(errors="replace"))
+
+
+def _place(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
+    return type(error).__name__ + place
+
+
+if __name__ == "__main__":
+    main()

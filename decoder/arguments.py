@@ -1,0 +1,73 @@
+"""The command line of the decoder itself, read without argparse: containerd starts it once per layer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from decoder.errors import UsageError, quoted
+
+USAGE = """\
+usage: ctd-decoder [--decryption-keys-path DIR] [--release streaming|verified]
+
+Decrypt one layer of an encrypted container image, as containerd's stream processor:
+ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
+the layer's descriptor and keys) on descriptor 3.
+
+  --decryption-keys-path DIR  look for private keys in DIR too; it need not exist
+  --release streaming         write plaintext as it comes, and the last 10 KiB only after
+                              the HMAC over the whole layer was verified (default)
+  --release verified          write nothing before that; the ciphertext waits in an
+                              unlinked temporary file (in TMPDIR)
+  --help, --version
+
+Options may be written with one dash or two, and with a space or an equals sign.
+
+exit status: 0 decrypted; 2 usage; 3 payload absent or malformed; 4 no key opens the
+layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output failed;
+70 a defect of this program
+"""
+
+STREAMING = "streaming"
+VERIFIED = "verified"
+
+
+class Arguments(NamedTuple):
+    """What the command line asked for; `show` is a text to print instead of decrypting."""
+
+    keys_directory: str = ""
+    release: str = STREAMING
+    show: str = ""
+
+
+def parse_arguments(arguments: list[str]) -> Arguments:
+    """Read the command line, which may have Go's forms: one dash or two, `=` or a space.
+
+    Raises:
+        UsageError: an option is unknown or has no value, or there is something else than options.
+    """
+    parsed = Arguments()
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("-") or argument.strip("-") == "":
+            raise UsageError(f"unexpected argument {quoted(argument)}; see ctd-decoder --help")
+        name, equals, value = argument.lstrip("-").partition("=")
+        if name in ("help", "h"):
+            return Arguments(show=USAGE)
+        if name in ("version", "v"):
+            from decoder import __version__
+
+            return Arguments(show=f"ctd-decoder {__version__}\n")
+        if name not in ("decryption-keys-path", "release"):
+            raise UsageError(f"unknown option {quoted(argument)}; see ctd-decoder --help")
+        if not equals:
+            try:
+                value = next(rest)
+            except StopIteration:
+                raise UsageError(f"--{name} needs a value") from None
+        if name == "decryption-keys-path":
+            parsed = parsed._replace(keys_directory=value)
+        elif value in (STREAMING, VERIFIED):
+            parsed = parsed._replace(release=value)
+        else:
+            raise UsageError(f"--release is {STREAMING} or {VERIFIED}, not {quoted(value)}")
+    return parsed

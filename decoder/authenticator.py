@@ -1,0 +1,112 @@
+"""HMAC-SHA256 over blocks, beside the caller's own work once a layer is large enough to gain by it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.hmac import HMAC
+
+from decoder import limits
+from decoder.errors import LayerError
+
+if TYPE_CHECKING:
+    from queue import SimpleQueue
+    from threading import Thread
+    from types import TracebackType
+
+
+class Authenticator:
+    """HMAC-SHA256 over the blocks that `update` lends to it.
+
+    A block is part of a buffer that `free_buffer` handed out, and must not change before that buffer is
+    handed out again. The first blocks are authenticated at once; after THREAD_AFTER_BYTES a second
+    thread takes over, which works while the caller deciphers and writes (OpenSSL lets go of the GIL).
+
+    Args:
+        key: the 32-byte HMAC key.
+        buffer_bytes: the size of every buffer handed out, in bytes.
+    """
+
+    def __init__(self, key: bytes, buffer_bytes: int) -> None:
+        self._hmac = HMAC(key, hashes.SHA256())
+        self._buffer = bytearray(buffer_bytes)
+        self._bytes_seen = 0
+        self._worker: _Worker | None = None
+
+    def __enter__(self) -> Authenticator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._worker:
+            self._worker.join()
+
+    def free_buffer(self) -> memoryview:
+        """Return a buffer to fill, as soon as no block in it is still to be authenticated."""
+        return self._worker.free.get() if self._worker else memoryview(self._buffer)
+
+    def update(self, block: memoryview) -> None:
+        """Authenticate a block: the front part of what `free_buffer` returned last."""
+        if self._worker:
+            self._worker.blocks.put(block)
+            return
+        self._hmac.update(block)
+        self._bytes_seen += len(block)
+        if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
+            self._worker = _Worker(self._hmac, self._buffer)
+
+    def verify(self, expected: bytes) -> None:
+        """Compare the HMAC with the expected 32 bytes in constant time.
+
+        Raises:
+            LayerError: they differ. The computed value is in no message.
+        """
+        if self._worker:
+            self._worker.join()
+        try:
+            self._hmac.verify(expected)
+        except InvalidSignature:
+            raise LayerError("the layer is damaged or not authentic: its HMAC differs") from None
+
+    def finish(self) -> bytes:
+        """Return the 32-byte HMAC."""
+        if self._worker:
+            self._worker.join()
+        return self._hmac.finalize()
+
+
+class _Worker:
+    """The second thread, and the ring of buffers that goes round between it and the caller."""
+
+    def __init__(self, hmac: HMAC, first_buffer: bytearray) -> None:
+        from queue import SimpleQueue  # 2 ms that a small layer does not pay
+        from threading import Thread
+
+        self.blocks: SimpleQueue[memoryview | None] = SimpleQueue()
+        self.free: SimpleQueue[memoryview] = SimpleQueue()
+        self.free.put(memoryview(first_buffer))
+        for _ in range(limits.RING_BUFFERS - 1):
+            self.free.put(memoryview(bytearray(len(first_buffer))))
+        self._hmac = hmac
+        self._failure: Exception | None = None
+        self._thread: Thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until every block is authenticated, and end the thread. May be called again."""
+        self.blocks.put(None)
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def _run(self) -> None:
+        while (block := self.blocks.get()) is not None:
+            try:
+                self._hmac.update(block)
+            except Exception as error:  # noqa: BLE001 - the caller waits for its buffer, whatever happened
+                self._failure = error
+            self.free.put(memoryview(block.obj))

@@ -1,0 +1,119 @@
+"""The exceptions of this program, one class per exit status.
+
+Each carries what it is about; the text is made here, when it is printed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from decoder import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    class Describable(Protocol):
+        """A key, or whatever else was tried, that can name itself without giving itself away."""
+
+        def describe(self) -> str:
+            """Name it for a message."""
+
+
+class DecoderError(Exception):
+    """Whatever ends this program on purpose. `status` is the exit status."""
+
+    status = 70
+
+
+class UsageError(DecoderError):
+    """The command line cannot be understood."""
+
+    status = 2
+
+
+class PayloadError(DecoderError):
+    """No payload came, or one that is not what containerd sends."""
+
+    status = 3
+
+
+class LayerError(DecoderError):
+    """The layer, or what its descriptor says of it, is damaged or not authentic."""
+
+    status = 5
+
+
+class KeyProviderError(DecoderError):
+    """A configured keyprovider failed and nothing else opened the layer."""
+
+    status = 6
+
+
+class StreamError(DecoderError):
+    """Standard input, standard output or the spool file failed."""
+
+    status = 7
+
+    def __init__(self, stream: str, cause: OSError) -> None:
+        super().__init__(stream, cause)
+        self.stream = stream
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.stream}: {self.cause.strerror or type(self.cause).__name__}"
+
+
+class KeyFileError(DecoderError):
+    """A key cannot be read or used. Never ends the program: the next key is tried."""
+
+
+class WrappedKeyError(DecoderError):
+    """A wrapped key is malformed or outside what is accepted. Never ends the program."""
+
+
+class Attempt:
+    """One wrapped key that did not open, and why.
+
+    `key` is what was tried, or None where the wrapped key itself was refused.
+    """
+
+    __slots__ = ("annotation", "index", "key", "reason")
+
+    def __init__(self, annotation: str, index: int, key: Describable | None, reason: str) -> None:
+        self.annotation = annotation
+        self.index = index
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        tried = f" with {self.key.describe()}" if self.key else ""
+        return f"{self.annotation}[{self.index}]{tried}: {self.reason}"
+
+
+class NoKeyError(DecoderError):
+    """No key opens the layer."""
+
+    status = 4
+
+    def __init__(self, attempts: Sequence[Attempt], notes: Sequence[str]) -> None:
+        super().__init__(attempts, notes)
+        self.attempts = attempts
+        self.notes = notes
+
+    def __str__(self) -> str:
+        lines = [str(attempt) for attempt in self.attempts[: limits.REPORTED_ATTEMPTS]]
+        if len(self.attempts) > limits.REPORTED_ATTEMPTS:
+            lines.append(f"and {len(self.attempts) - limits.REPORTED_ATTEMPTS} more attempts")
+        lines += self.notes[: limits.REPORTED_ATTEMPTS]
+        if len(self.notes) > limits.REPORTED_ATTEMPTS:
+            lines.append(f"and {len(self.notes) - limits.REPORTED_ATTEMPTS} more notes")
+        return "\n  ".join(["no key opens this layer", *lines])
+
+
+def quoted(text: object) -> str:
+    """Quote untrusted text for a message: one line, printable, at most QUOTED_CHARACTERS."""
+    shown = ascii(text)
+    if len(shown) > limits.QUOTED_CHARACTERS:
+        shown = shown[: limits.QUOTED_CHARACTERS] + "…"
+    return shown

@@ -1,0 +1,91 @@
+"""Ways to wrap the private options of a layer, one module per scheme, and how one that opens is found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from decoder import layer, limits, wire
+from decoder.errors import Attempt, LayerError, NoKeyError, WrappedKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from decoder.errors import Describable
+    from decoder.keys import Keys
+
+    Refused = Callable[[Describable, str], None]
+
+# In the order in which they are tried, cheapest first.
+SCHEMES = ("jwe",)
+
+
+class KeyWrap(Protocol):
+    """What the module of a scheme provides, both directions side by side."""
+
+    def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
+        """Wrap private options so that the key of each recipient opens them."""
+
+    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+        """Open private options with the first key that fits, and tell `refused` of each that does not.
+
+        Raises:
+            WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted.
+        """
+
+
+def load(scheme: str) -> KeyWrap:
+    """Import the module of a scheme, and with it the libraries that only this scheme needs."""
+    return cast(KeyWrap, import_module(f"decoder.keywrap.{scheme}"))
+
+
+def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptions:
+    """Open the private options of a layer with any key, whatever fails before.
+
+    Args:
+        annotations: those of the layer's descriptor.
+        keys: every key there is.
+
+    Raises:
+        LayerError: wrapped keys opened, but to malformed private options only.
+        NoKeyError: none opened; it holds every attempt.
+    """
+    attempts: list[Attempt] = []
+    malformed: LayerError | None = None
+    deadline = time.monotonic() + limits.UNWRAP_SECONDS
+    for item in _in_order(layer.wrapped_keys(annotations)):
+        try:
+            opened = _unwrap(item, keys, attempts, deadline)
+        except WrappedKeyError as error:
+            attempts.append(Attempt(item.annotation, item.number, None, str(error)))
+            continue
+        if opened is None:
+            continue
+        try:
+            return layer.parse_private_options(opened)
+        except ValueError as error:
+            malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
+    raise malformed or NoKeyError(attempts, keys.notes)
+
+
+def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
+    rank = {scheme: number for number, scheme in enumerate(SCHEMES)}
+    return sorted(items, key=lambda item: rank.get(item.scheme, len(SCHEMES)))
+
+
+def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
+    if item.scheme not in SCHEMES:
+        raise WrappedKeyError("this scheme is not supported")
+    try:
+        wrapped = wire.decode_base64(item.text)
+    except ValueError as error:
+        raise WrappedKeyError(str(error)) from None
+
+    def refused(key: Describable, reason: str) -> None:
+        attempts.append(Attempt(item.annotation, item.number, key, reason))
+        if time.monotonic() > deadline:
+            raise WrappedKeyError(f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds")
+
+    return load(item.scheme).unwrap(wrapped, keys, refused)

@@ -1,0 +1,41 @@
+"""Every size and time that this program bounds, with its unit."""
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# What containerd hands over. Its own messages are at most 16 MiB, so no honest payload is larger.
+PAYLOAD_BYTES = 16 * MIB
+PAYLOAD_SECONDS = 30.0
+PARAMETER_ENTRIES = 4096
+
+# What a registry serves inside a descriptor.
+ANNOTATION_BYTES = 4 * MIB
+WRAPPED_KEYS = 256
+JWE_BYTES = 256 * KIB
+JWE_RECIPIENTS = 64
+PRIVATE_OPTIONS_BYTES = 64 * KIB
+
+# What the operator keeps on the node.
+KEY_FILE_BYTES = 1 * MIB
+KEYS_DIRECTORY_FILES = 4096
+KEYS_DIRECTORY_BYTES = 64 * MIB
+KEYS_DIRECTORY_DEPTH = 16
+UNWRAP_SECONDS = 60.0
+
+# The cipher (AES-256-CTR + HMAC-SHA256).
+SYMMETRIC_KEY_BYTES = 32
+NONCE_BYTES = 16
+HMAC_BYTES = 32
+
+# The stream. The reference keeps back 10 KiB until the HMAC has been checked; containerd takes
+# plaintext that ends early as the signal of a damaged layer, so ours keeps back as much.
+TAIL_BYTES = 10 * KIB
+BUFFER_BYTES = 256 * KIB
+SMALL_PIPE_BUFFER_BYTES = 64 * KIB
+RING_BUFFERS = 4
+THREAD_AFTER_BYTES = 4 * MIB
+PIPE_BYTES = 1 * MIB
+
+# What an error may print of untrusted text.
+QUOTED_CHARACTERS = 200
+REPORTED_ATTEMPTS = 64

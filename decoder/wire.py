@@ -1,0 +1,110 @@
+"""JSON and base64 as the Go programs on the other end write and read them.
+
+Every function raises ValueError, with a reason that quotes no input, for what does not fit.
+"""
+
+from __future__ import annotations
+
+import json
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from typing import cast
+
+
+def parse_json(text: bytes) -> object:
+    """Parse UTF-8 JSON text; ill-formed UTF-8 inside strings is replaced, as Go does."""
+    try:
+        return cast(object, json.loads(text.decode(errors="replace"), parse_constant=_no_constant))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos})") from None
+    except RecursionError:
+        raise ValueError("JSON nested too deeply") from None
+
+
+def parse_object(text: bytes) -> dict[str, object]:
+    """Parse UTF-8 JSON text that must be an object."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON {_kind(value)} where an object belongs")
+    return value
+
+
+def member(value: dict[str, object], name: str) -> object:
+    """Look up a struct member the way encoding/json does: any case, the last one wins."""
+    folded = name.lower()
+    found: object = None
+    for key, item in value.items():
+        if key.lower() == folded:
+            found = item
+    return found
+
+
+def text_value(value: object) -> str:
+    """Read a Go string: JSON string, or null for the empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"JSON {_kind(value)} where a string belongs")
+    return value
+
+
+def object_value(value: object) -> dict[str, object]:
+    """Read a Go map or struct: JSON object, or null for the empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError(f"JSON {_kind(value)} where an object belongs")
+    return value
+
+
+def list_value(value: object) -> list[object]:
+    """Read a Go slice: JSON array, or null for the empty one."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise ValueError(f"JSON {_kind(value)} where an array belongs")
+    return value
+
+
+def bytes_value(value: object) -> bytes:
+    """Read a Go []byte: base64 text, an array of integers 0-255, or null for the empty one."""
+    if value is None:
+        return b""
+    if isinstance(value, str):
+        return decode_base64(value)
+    if isinstance(value, list):
+        if not all(type(item) is int and 0 <= item <= 255 for item in value):
+            raise ValueError("an array with something other than bytes")
+        return bytes(cast("list[int]", value))
+    raise ValueError(f"JSON {_kind(value)} where base64 belongs")
+
+
+def decode_base64(text: str) -> bytes:
+    """Decode standard base64, padded, with line breaks allowed (RFC 4648 §4)."""
+    try:
+        return a2b_base64(text.replace("\n", "").replace("\r", ""), strict_mode=True)
+    except Base64Error as error:
+        raise ValueError(f"not base64 ({error})") from None
+    except ValueError:
+        raise ValueError("not base64 (a character outside ASCII)") from None
+
+
+def encode_base64(data: bytes) -> str:
+    """Encode to standard base64, padded, without line breaks."""
+    return b2a_base64(data, newline=False).decode()
+
+
+def decode_base64url(text: str) -> bytes:
+    """Decode base64url without padding (RFC 7515 §2)."""
+    if "+" in text or "/" in text or "=" in text:
+        raise ValueError("not base64url")
+    return decode_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
+
+
+def _no_constant(name: str) -> object:
+    raise ValueError(f"not JSON ({name} is no number)")
+
+
+def _kind(value: object) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
