@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings._rust import openssl
@@ -67,6 +67,24 @@ class PrivateKey:
         if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise KeyFileError("it is neither an RSA nor an EC key")
         return key
+
+
+class KeyMaterial(NamedTuple):
+    """A certificate, an OpenPGP key or a PKCS#11 key file as it came; its scheme parses it.
+
+    Attributes:
+        name: where it came from, for messages: `x509s[0]` or the name of a file.
+        data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
+        password: opens an encrypted key; not looked at for any other.
+    """
+
+    name: str
+    data: bytes
+    password: bytes = b""
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return self.name
 
 
 def read_key_file(path: str) -> bytes:

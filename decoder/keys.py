@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from decoder import limits
 from decoder.errors import KeyFileError, PayloadError, quoted
-from decoder.keyfile import PrivateKey, read_key_file, split
+from decoder.keyfile import KeyMaterial, PrivateKey, read_key_file, split
 
 
 class Keys:
@@ -15,11 +15,19 @@ class Keys:
 
     Attributes:
         private: RSA and EC private keys, in the order in which they are tried.
+        certificates: X.509 certificates, which tell which key a PKCS#7 recipient has.
+        pgp: OpenPGP secret keys.
+        pkcs11: YAML files that point to keys on tokens.
+        pkcs11_config: which PKCS#11 modules the payload allows, as YAML.
         notes: a line for each file or payload entry that holds no usable key.
     """
 
     def __init__(self) -> None:
         self.private: list[PrivateKey] = []
+        self.certificates: list[KeyMaterial] = []
+        self.pgp: list[KeyMaterial] = []
+        self.pkcs11: list[KeyMaterial] = []
+        self.pkcs11_config: list[bytes] = []
         self.notes: list[str] = []
 
     def add(self, name: str, data: bytes, password: bytes = b"") -> None:
