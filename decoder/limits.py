@@ -39,3 +39,23 @@ PIPE_BYTES = 1 * MIB
 # What an error may print of untrusted text.
 QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64
+
+# OpenPGP. The memory is what decrypting may take beyond what the process has; 25 MiB of it is the library's buffer.
+PGP_BYTES = 256 * KIB
+PGP_RECIPIENTS = 64
+PGP_PACKETS = 16384
+PGP_MEMORY_BYTES = 128 * MIB
+PGP_SECONDS = 10
+PGP_KEYRING_BYTES = 32 * MIB
+PGP_KEYRING_PACKETS = 1 << 18
+GPG_SECONDS = 30.0
+
+# PKCS#11. A module that hangs is ended after PKCS11_SECONDS; a blob has the length of its RSA key's modulus.
+PKCS11_BYTES = 256 * KIB
+PKCS11_RECIPIENTS = 64
+PKCS11_BLOB_BYTES = 2 * KIB
+PKCS11_YAML_BYTES = 16 * KIB
+PKCS11_PIN_BYTES = 256
+PKCS11_OBJECTS = 16
+PKCS11_REPLY_BYTES = 64 * KIB
+PKCS11_SECONDS = 20.0

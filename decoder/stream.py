@@ -8,14 +8,16 @@ whole). `decrypt_verified` writes nothing before that. Memory does not depend on
 from __future__ import annotations
 
 import select
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from decoder import limits
 from decoder.authenticator import Authenticator
 from decoder.errors import StreamError
-from decoder.layer import LayerKey
+
+if TYPE_CHECKING:
+    from decoder.layer import LayerKey
 
 _SLACK = 15  # update_into() wants room for all but one byte of a further AES block.
 

@@ -55,7 +55,10 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptio
     attempts: list[Attempt] = []
     malformed: LayerError | None = None
     deadline = time.monotonic() + limits.UNWRAP_SECONDS
-    for item in _in_order(layer.wrapped_keys(annotations)):
+    items = _in_order(layer.wrapped_keys(annotations))
+    if not items:
+        raise NoKeyError([], ["its descriptor holds no wrapped key"])
+    for item in items:
         try:
             opened = _unwrap(item, keys, attempts, deadline)
         except WrappedKeyError as error:

@@ -95,9 +95,11 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
         The private options, or None.
 
     Raises:
-        WrappedKeyError: it is malformed, or uses an algorithm that is not accepted.
+        WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no key to try.
     """
     jwe = _parse(wrapped)
+    if not keys.private:
+        raise WrappedKeyError("there is no private key to try")
     for key in keys.private:
         try:
             return _open(jwe, key.load())
@@ -147,8 +149,10 @@ def _acceptable(recipients: list[_Recipient]) -> list[_Recipient]:
     accepted = []
     problem = "it has no recipient"
     for recipient in recipients:
-        algorithm, encryption = recipient.joined.get("alg"), recipient.joined.get("enc")
-        if "zip" in recipient.joined or "crit" in recipient.joined:
+        algorithm, encryption = (recipient.joined.get(name) for name in ("alg", "enc"))
+        if not isinstance(algorithm, str) or not isinstance(encryption, str):
+            problem = "it does not name its key algorithm and content encryption"
+        elif "zip" in recipient.joined or "crit" in recipient.joined:
             problem = "compression and critical extensions are not accepted"
         elif algorithm not in _RSA_HASHES and algorithm not in _ECDH_KEY_BYTES:
             problem = f"the key algorithm {quoted(algorithm)} is not accepted"
