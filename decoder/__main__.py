@@ -64,7 +64,7 @@ def _decrypt(arguments: Arguments) -> None:
     source = _open_descriptor(0, "rb", "standard input")
     sink = _open_descriptor(1, "wb", "standard output")
     enlarged = [_enlarge_pipe(descriptor) for descriptor in (0, 1)]
-    decrypt_layer(
+    warnings = decrypt_layer(
         payload,
         source,
         sink,
@@ -72,6 +72,12 @@ def _decrypt(arguments: Arguments) -> None:
         arguments.keys_directory,
         _open_spool if arguments.release == VERIFIED else None,
     )
+    if warnings:
+        from decoder import journal
+
+        text = "; ".join(warnings)
+        _say(f"warning: {text}")
+        journal.warn(text)
 
 
 def _read_payload() -> bytes:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from decoder import keywrap, layer, stream
 from decoder.keys import Keys
+from decoder.keysdirectory import add_directory
 from decoder.payload import parse_payload
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ def decrypt_layer(
     buffer_bytes: int,
     keys_directory: str | None = None,
     open_spool: Callable[[], stream.Spool] | None = None,
-) -> None:
+) -> list[str]:
     """Decrypt one layer as containerd asks for it.
 
     Args:
@@ -30,6 +31,10 @@ def decrypt_layer(
         keys_directory: holds keys besides those of the payload; it need not exist.
         open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
             it plaintext is released as it comes, but for its tail.
+
+    Returns:
+        What the operator should know although the layer was decrypted: a line for each file or payload
+        entry that was passed over because it holds no usable key.
 
     Raises:
         PayloadError: the payload is not what containerd sends, or not for an encrypted layer.
@@ -45,7 +50,7 @@ def decrypt_layer(
     keys = Keys()
     keys.add_parameters(payload.parameters)
     if keys_directory:
-        keys.add_directory(keys_directory)
+        add_directory(keys, keys_directory)
 
     key = layer.layer_key(public, keywrap.unwrap_any(annotations, keys))
 
@@ -53,3 +58,4 @@ def decrypt_layer(
         stream.decrypt_verified(source, sink, key, open_spool(), buffer_bytes)
     else:
         stream.decrypt(source, sink, key, buffer_bytes)
+    return keys.warnings

@@ -1,72 +1,24 @@
-"""Private keys: told apart by their first bytes, parsed only when a wrapped key asks for them."""
+"""Key files: what a file holds, told by its first bytes. Nothing is parsed here that may not be needed."""
 
 from __future__ import annotations
 
+import json
 import os
 import stat
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import NamedTuple
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.bindings._rust import openssl
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-
-from decoder import limits
+from decoder import limits, wire
 from decoder.errors import KeyFileError, quoted
-
-if TYPE_CHECKING:
-    PrivateKeyObject = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-    Form = Literal["pem", "der", "jwk"]
+from decoder.privatekey import PrivateKey
 
 PEM_BEGIN = b"-----BEGIN "
-PEM_END = b"-----END "
 _PRIVATE_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
-
-
-class PrivateKey:
-    """A private key, parsed by `load` when it is first needed.
-
-    Args:
-        name: where it came from, for messages: `privkeys[0]` or the name of a file.
-        form: how `data` is written.
-        data: one PEM block, DER (PKCS#1, PKCS#8, SEC1), or one JWK (RFC 7517).
-        password: opens an encrypted key; not looked at for any other.
-    """
-
-    def __init__(self, name: str, form: Form, data: bytes, password: bytes) -> None:
-        self.name = name
-        self._form = form
-        self._data = data
-        self._password = password
-        self._loaded: PrivateKeyObject | KeyFileError | None = None
-
-    def load(self) -> PrivateKeyObject:
-        """Parse the key.
-
-        Raises:
-            KeyFileError: it is malformed, a public key, neither RSA nor EC, or its password is wrong or missing.
-        """
-        if self._loaded is None:
-            try:
-                self._loaded = self._parse()
-            except KeyFileError as error:
-                self._loaded = error
-        if isinstance(self._loaded, KeyFileError):
-            raise self._loaded
-        return self._loaded
-
-    def describe(self) -> str:
-        """Name the key for a message: where it came from, its type, size and fingerprint."""
-        try:
-            key = self.load()
-        except KeyFileError:
-            return self.name
-        return f"{self.name} ({key_type(key)}, {fingerprint(key)})"
-
-    def _parse(self) -> PrivateKeyObject:
-        key = _parse_jwk(self._data) if self._form == "jwk" else _parse(self._form, self._data, self._password)
-        if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise KeyFileError("it is neither an RSA nor an EC key")
-        return key
+_CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_OPENSSH_LABEL = b"OPENSSH PRIVATE KEY"
+_PGP_LABEL = b"PGP PRIVATE KEY BLOCK"
+_SEQUENCE, _INTEGER, _OCTET_STRING, _EXPLICIT_0 = 0x30, 0x02, 0x04, 0xA0
+_PKCS12_VERSION = b"\x03"
+_SECRET_KEY_PACKETS = (0x94, 0x95, 0x96, 0x97, 0xC5)  # RFC 9580 §4.2: tag 5, old and new header
 
 
 class KeyMaterial(NamedTuple):
@@ -87,17 +39,77 @@ class KeyMaterial(NamedTuple):
         return self.name
 
 
-def read_key_file(path: str) -> bytes:
-    """Read a file of at most KEY_FILE_BYTES without waiting for it.
+class KeyFile:
+    """What one file or payload entry holds.
+
+    Attributes:
+        private: RSA and EC private keys.
+        certificates: X.509 certificates.
+        pgp: OpenPGP secret keys.
+        pkcs11: pointers to keys on tokens.
+    """
+
+    def __init__(self) -> None:
+        self.private: list[PrivateKey] = []
+        self.certificates: list[KeyMaterial] = []
+        self.pgp: list[KeyMaterial] = []
+        self.pkcs11: list[KeyMaterial] = []
+
+    def extend(self, other: KeyFile) -> None:
+        """Add what another one holds."""
+        self.private += other.private
+        self.certificates += other.certificates
+        self.pgp += other.pgp
+        self.pkcs11 += other.pkcs11
+
+
+def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
+    """Sort what is in a file by what it can be used for.
+
+    Args:
+        name: where it came from, for messages.
+        data: the content, at most KEY_FILE_BYTES.
+        password: for whatever in it is encrypted.
 
     Raises:
-        KeyFileError: it cannot be opened, is not a regular file, or is larger.
+        KeyFileError: there is no key in it that this program can use; the message says what there is instead.
+    """
+    start = data.lstrip()[:1]
+    if PEM_BEGIN in data:
+        found = _in_pem(name, data, password)
+    elif start == b"{":
+        found = _in_json(name, data, password)
+    elif data[:1] == bytes([_SEQUENCE]):
+        found = _in_der(name, data, password)
+    else:
+        found = KeyFile()
+        if data[:1] and data[0] in _SECRET_KEY_PACKETS:
+            found.pgp.append(KeyMaterial(name, data, password))
+        elif any(line.startswith(b"pkcs11:") for line in data.splitlines()):
+            found.pkcs11.append(KeyMaterial(name, data))
+    if not (found.private or found.certificates or found.pgp or found.pkcs11):
+        raise KeyFileError("it holds no key of a known form" if data else "it is empty")
+    return found
+
+
+def read_key_file(path: str, private: bool = False) -> bytes:
+    """Read a file of at most KEY_FILE_BYTES without waiting for it.
+
+    Args:
+        path: the file.
+        private: refuse a file that its group or others may read.
+
+    Raises:
+        KeyFileError: it cannot be opened, is not a regular file, is larger, or is not private.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            if not stat.S_ISREG(os.fstat(file).st_mode):
+            mode = os.fstat(file).st_mode
+            if not stat.S_ISREG(mode):
                 raise KeyFileError("it is not a regular file")
+            if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise KeyFileError("its group or others can read it: chmod 600")
             data = os.read(file, limits.KEY_FILE_BYTES + 1)
         finally:
             os.close(file)
@@ -108,94 +120,69 @@ def read_key_file(path: str) -> bytes:
     return data
 
 
-def split(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
-    """Find the private keys in a file.
-
-    Raises:
-        KeyFileError: there is none; the message says what there is instead.
-    """
-    if PEM_BEGIN in data:
-        return _split_pem(name, data, password)
-    if data.lstrip()[:1] == b"{":
-        return [PrivateKey(name, "jwk", data, password)]
-    if _is_der_private_key(data):
-        return [PrivateKey(name, "der", data, password)]
-    raise KeyFileError("it is not a private key in PEM, DER or JWK form" if data else "it is empty")
-
-
-def key_type(key: PrivateKeyObject) -> str:
-    """Name the type and the size: `RSA 2048`, `EC secp256r1`."""
-    return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPrivateKey) else f"EC {key.curve.name}"
-
-
-def fingerprint(key: PrivateKeyObject) -> str:
-    """SHA-256 of the public half, as `openssl pkey -pubout -outform der | sha256sum` prints it."""
-    import hashlib
-
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"sha256:{hashlib.sha256(public).hexdigest()}"
+def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
+    """RFC 7468; a file may hold keys and certificates of every kind, each in a block of its own."""
+    found = KeyFile()
+    blocks = [PEM_BEGIN + rest for rest in data.split(PEM_BEGIN)[1:]]
+    labels = [block[len(PEM_BEGIN) :].partition(b"-----")[0] for block in blocks]
+    for number, (label, block) in enumerate(zip(labels, blocks, strict=True), 1):
+        part = name if len(blocks) == 1 else f"{name}#{number}"
+        if label in _PRIVATE_LABELS:
+            found.private.append(PrivateKey(part, "pem", block, password))
+        elif label == _OPENSSH_LABEL:
+            found.private.append(PrivateKey(part, "openssh", block, password))
+        elif label in _CERTIFICATE_LABELS:
+            found.certificates.append(KeyMaterial(part, block))
+        elif label == _PGP_LABEL:
+            found.pgp.append(KeyMaterial(part, block, password))
+    if not (found.private or found.certificates or found.pgp):
+        raise KeyFileError(f"it holds no key but {quoted(b', '.join(sorted(set(labels))).decode('ascii', 'replace'))}")
+    return found
 
 
-def _split_pem(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
-    blocks = [PEM_BEGIN + block for block in data.split(PEM_BEGIN)[1:]]
-    private = [block for block in blocks if _label(block) in _PRIVATE_LABELS]
-    if not private:
-        others = sorted({_label(block).decode("ascii", "replace") for block in blocks})
-        raise KeyFileError(f"it holds no private key but {quoted(', '.join(others))}")
-    if len(private) == 1:
-        return [PrivateKey(name, "pem", private[0], password)]
-    return [PrivateKey(f"{name}#{number}", "pem", block, password) for number, block in enumerate(private, 1)]
-
-
-def _label(block: bytes) -> bytes:
-    return block[len(PEM_BEGIN) :].partition(b"-----")[0]
-
-
-def _is_der_private_key(data: bytes) -> bool:
-    """Tell a SEQUENCE that starts with a version (PKCS#1, PKCS#8, SEC1) or is encrypted PKCS#8."""
-    if data[:1] != b"\x30" or len(data) < 8:
-        return False
-    header = 2 + (data[1] & 0x7F if data[1] & 0x80 else 0)
-    return data[header : header + 2] == b"\x02\x01" or data[header : header + 1] == b"\x30"
-
-
-def _parse(form: Form, data: bytes, password: bytes) -> object:
-    """Parse PEM or DER; the password counts only where the key is encrypted."""
+def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
+    """A JWK or JWK Set (RFC 7517), or PKCS#11 YAML in its JSON form."""
+    found = KeyFile()
     try:
-        return _load(form, data, None)
-    except TypeError:  # it is encrypted
-        if not password:
-            raise KeyFileError("it is encrypted, and no password was given") from None
-    except ValueError:
-        raise KeyFileError("it cannot be parsed as a private key") from None
-    except UnsupportedAlgorithm:
-        raise KeyFileError("it is of a type that cannot be used") from None
-    try:
-        return _load(form, data, password)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeyFileError("it is encrypted, and the password does not open it") from None
+        value = wire.parse_object(data)
+    except ValueError as error:
+        raise KeyFileError(str(error)) from None
+    if "pkcs11" in value:
+        found.pkcs11.append(KeyMaterial(name, data))
+        return found
+    keys = value.get("keys")
+    if not isinstance(keys, list):
+        found.private.append(PrivateKey(name, "jwk", data, password, str(value.get("kid", ""))))
+        return found
+    for number, key in enumerate(keys, 1):
+        if isinstance(key, dict):
+            text = json.dumps(key).encode()
+            found.private.append(PrivateKey(f"{name}#{number}", "jwk", text, password, str(key.get("kid", ""))))
+    return found
 
 
-def _load(form: Form, data: bytes, password: bytes | None) -> object:
-    """Load without the 36 ms that validating an RSA key takes.
+def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
+    """Tell the DER forms apart by the tags at their start, which differ."""
+    found = KeyFile()
+    _, inside, _ = _element(data, 0)
+    first, first_inside, first_end = _element(data, inside)
+    if first == _INTEGER and data[first_inside:first_end] == _PKCS12_VERSION:
+        found.private.append(PrivateKey(name, "pkcs12", data, password))
+    elif first == _INTEGER:  # the version of PKCS#1, PKCS#8 or SEC1
+        found.private.append(PrivateKey(name, "der", data, password))
+    elif first == _SEQUENCE and _element(data, first_inside)[0] in (_EXPLICIT_0, _INTEGER):  # version or serial number
+        found.certificates.append(KeyMaterial(name, data))
+    elif first == _SEQUENCE and _element(data, first_end)[0] == _OCTET_STRING:  # encrypted PKCS#8
+        found.private.append(PrivateKey(name, "der", data, password))
+    return found
 
-    Whoever runs this program, or the client that sent the key, vouches for it, and the authenticated
-    decryption that follows exposes a key that computes nonsense.
-    """
-    load = openssl.keys.load_pem_private_key if form == "pem" else openssl.keys.load_der_private_key
-    return load(data, password, None, unsafe_skip_rsa_key_validation=True)
 
-
-def _parse_jwk(data: bytes) -> object:
-    from jwcrypto.common import JWException
-    from jwcrypto.jwk import JWK
-
-    try:
-        key = JWK.from_json(data.decode())
-        if not key.has_private or key.get("kty") not in ("RSA", "EC"):
-            raise KeyFileError("it is a JWK, but not an RSA or EC private key")
-        return _load("pem", key.export_to_pem(private_key=True, password=None), None)
-    except (JWException, ValueError, TypeError, UnsupportedAlgorithm):
-        raise KeyFileError("it cannot be parsed as a JWK") from None
+def _element(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the tag of a DER element, where its content starts, and where it ends; tag -1 past the end."""
+    header = data[at : at + 6]
+    if len(header) < 2:
+        return -1, at, at
+    length_bytes = header[1] & 0x7F if header[1] & 0x80 else 0
+    inside = at + 2 + length_bytes
+    length = int.from_bytes(header[2 : 2 + length_bytes]) if length_bytes else header[1]
+    return header[0], inside, inside + length

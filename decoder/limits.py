@@ -39,6 +39,7 @@ PIPE_BYTES = 1 * MIB
 # What an error may print of untrusted text.
 QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64
+JOURNAL_BYTES = 2 * KIB
 
 # OpenPGP. The memory is what decrypting may take beyond what the process has; 25 MiB of it is the library's buffer.
 PGP_BYTES = 256 * KIB
@@ -59,3 +60,11 @@ PKCS11_PIN_BYTES = 256
 PKCS11_OBJECTS = 16
 PKCS11_REPLY_BYTES = 64 * KIB
 PKCS11_SECONDS = 20.0
+
+# PKCS#7.
+CMS_BYTES = 256 * KIB
+CMS_RECIPIENTS = 64
+CERTIFICATE_BYTES = 64 * KIB
+CERTIFICATE_RSA_BITS = 2048  # the least to wrap for; a key that is there opens whatever its size
+BER_ELEMENTS = 4096  # in one SEQUENCE, SET or string, or within one of indefinite length
+BER_DEPTH = 16  # of indefinite lengths within each other

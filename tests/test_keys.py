@@ -10,6 +10,7 @@ import pytest
 from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys import Keys
+from decoder.keysdirectory import add_directory
 from tests.layers import ec_key, pem, public_pem, rsa_key
 
 RSA = pem(rsa_key())
@@ -18,7 +19,7 @@ EC = pem(ec_key())
 
 def found(directory: Path) -> Keys:
     keys = Keys()
-    keys.add_directory(str(directory))
+    add_directory(keys, str(directory))
     return keys
 
 
@@ -29,7 +30,7 @@ def names(keys: Keys) -> list[str]:
 def test_absent_directory_counts_as_empty(tmp_path: Path) -> None:
     keys = found(tmp_path / "absent")
     assert names(keys) == []
-    assert keys.notes == [f"keys directory '{tmp_path}/absent': No such file or directory"]
+    assert (keys.warnings, keys.remarks) == ([], [f"the keys directory '{tmp_path}/absent' does not exist"])
 
 
 def test_files_come_in_order_before_subdirectories(tmp_path: Path) -> None:
@@ -49,11 +50,11 @@ def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(RSA)
     keys = found(tmp_path)
     assert names(keys) == ["'key.pem'"]
-    assert [(note.split()[0], note.partition(": ")[2][:20]) for note in keys.notes] == [
-        ("'README'", "it is not a private "),
+    assert [(note.split()[0], note.partition(": ")[2][:20]) for note in keys.warnings] == [
         ("'dangling'", "No such file or dire"),
+        ("'README'", "it holds no key of a"),
         ("'empty'", "it is empty"),
-        ("'key.pub'", "it holds no private "),
+        ("'key.pub'", "it holds no key but "),
         ("'large'", "it is larger than 10"),
         ("'pipe'", "it is not a regular "),
     ]
@@ -67,7 +68,7 @@ def test_kubernetes_secret_layout(tmp_path: Path) -> None:
     (tmp_path / "..data").symlink_to(version.name)
     (tmp_path / "tls.pem").symlink_to("..data/tls.pem")
     keys = found(tmp_path)
-    assert (names(keys), keys.notes) == (["'tls.pem'"], [])
+    assert (names(keys), keys.warnings) == (["'tls.pem'"], [])
 
 
 def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
     (inside / "directory").symlink_to(outside)
     keys = found(inside)
     assert names(keys) == []
-    assert [note.partition(": ")[2] for note in keys.notes] == ["the link leads out of the keys directory"] * 2
+    assert [note.partition(": ")[2] for note in keys.warnings] == ["the link leads out of the keys directory"] * 2
 
 
 def test_the_directory_itself_may_be_a_link(tmp_path: Path) -> None:
@@ -103,20 +104,20 @@ def test_limits_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / f"{number}.pem").write_bytes(RSA)
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 3)
     assert len(found(tmp_path).private) == 3
-    assert "more than 3 files" in found(tmp_path).notes[-1]
+    assert "more than 3 files" in found(tmp_path).warnings[-1]
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 100)
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_BYTES", len(RSA))
     assert len(found(tmp_path).private) == 2
     monkeypatch.undo()
     deep = tmp_path / "/".join("d" * (limits.KEYS_DIRECTORY_DEPTH + 2))
     deep.mkdir(parents=True)
-    assert "nested too deeply" in found(tmp_path).notes[-1]
+    assert "nested too deeply" in found(tmp_path).warnings[-1]
 
 
 def test_several_keys_in_one_file(tmp_path: Path) -> None:
     (tmp_path / "both.pem").write_bytes(b"comment\n" + RSA + public_pem(rsa_key()) + EC)
     keys = found(tmp_path)
-    assert names(keys) == ["'both.pem'#1", "'both.pem'#2"]
+    assert names(keys) == ["'both.pem'#1", "'both.pem'#3"]
     assert [type(key.load()) for key in keys.private] == [type(rsa_key()), type(ec_key())]
 
 
@@ -124,7 +125,7 @@ def test_parameters() -> None:
     keys = Keys()
     keys.add_parameters({"privkeys": [RSA, b"nonsense", EC], "privkeys-passwords": [b"", b""]})
     assert names(keys) == ["privkeys[0]", "privkeys[2]"]
-    assert keys.notes == ["privkeys[1] was passed over: it is not a private key in PEM, DER or JWK form"]
+    assert keys.warnings == ["privkeys[1] was passed over: it holds no key of a known form"]
     with pytest.raises(PayloadError, match="1 privkeys but 2 privkeys-passwords"):
         Keys().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
 

@@ -24,9 +24,9 @@ from decoder.keyfile import PEM_BEGIN
 if TYPE_CHECKING:
     from jwcrypto.jwk import JWK
 
-    from decoder.keyfile import PrivateKeyObject
     from decoder.keys import Keys
     from decoder.keywrap import Refused
+    from decoder.privatekey import PrivateKeyObject
 
 _RSA_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"RSA-OAEP": hashes.SHA1, "RSA-OAEP-256": hashes.SHA256}
 _ECDH_KEY_BYTES = {"ECDH-ES+A128KW": 16, "ECDH-ES+A192KW": 24, "ECDH-ES+A256KW": 32}
@@ -88,7 +88,7 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
 
     Args:
         wrapped: the serialized JWE, at most JWE_BYTES.
-        keys: `keys.private` is tried in its order.
+        keys: `keys.private` is tried in its order, those with a key ID that the JWE names first.
         refused: told of each key that does not open it, and why.
 
     Returns:
@@ -100,7 +100,8 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
     jwe = _parse(wrapped)
     if not keys.private:
         raise WrappedKeyError("there is no private key to try")
-    for key in keys.private:
+    key_ids = [recipient.joined.get("kid") for recipient in jwe.recipients]
+    for key in sorted(keys.private, key=lambda key: key.kid not in key_ids):
         try:
             return _open(jwe, key.load())
         except (KeyFileError, _DoesNotFitError) as error:

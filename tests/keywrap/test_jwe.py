@@ -13,9 +13,9 @@ from jwcrypto.jwk import JWK
 
 from decoder import keywrap, limits, wire
 from decoder.errors import KeyFileError, WrappedKeyError
-from decoder.keyfile import PrivateKey
 from decoder.keys import Keys
 from decoder.keywrap import jwe
+from decoder.privatekey import PrivateKey
 from tests.layers import ec_key, pem, public_pem, rsa_key
 
 KEY_ALGORITHMS = ["RSA-OAEP", "RSA-OAEP-256", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW"]
