@@ -70,7 +70,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptio
             return layer.parse_private_options(opened)
         except ValueError as error:
             malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
-    raise malformed or NoKeyError(attempts, keys.notes)
+    raise malformed or NoKeyError(attempts, keys.remarks + keys.warnings)
 
 
 def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
