@@ -19,15 +19,16 @@ from decoder.errors import DecoderError, PayloadError, StreamError
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from decoder.contentstore import Search
+
 _PAYLOAD_DESCRIPTOR = 3
 _INTERRUPTED = 130
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
 
-_NO_PAYLOAD = (
-    "no payload came: descriptor 3 is not open. containerd opens it for the processors "
-    "io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip alone, and only when the client asks for "
-    "decryption; what unpacks through the transfer service (CRI from containerd 2.1 on, nerdctl from 2.3 on, "
-    "ctr images pull and import) does not ask"
+_WHY_NO_PAYLOAD = (
+    "containerd sends one for the processors io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip alone, and only "
+    "when the client asks for decryption; what unpacks through the transfer service (CRI from containerd 2.1 on, "
+    "nerdctl from 2.3 on, ctr images pull and import) does not ask"
 )
 
 
@@ -58,20 +59,21 @@ def _run(argv: list[str]) -> int:
 
 
 def _decrypt(arguments: Arguments) -> None:
-    payload = _read_payload()
-    from decoder.decrypt import decrypt_layer  # the costly imports, once there is something to do
+    payload, why_none = _read_payload()
+    if payload is None and arguments.require_payload:
+        raise PayloadError(f"no payload came: {why_none}. {_WHY_NO_PAYLOAD}")
+    from decoder.decrypt import Settings, decrypt_layer  # the costly imports, once there is something to do
 
     source = _open_descriptor(0, "rb", "standard input")
     sink = _open_descriptor(1, "wb", "standard output")
     enlarged = [_enlarge_pipe(descriptor) for descriptor in (0, 1)]
-    warnings = decrypt_layer(
-        payload,
-        source,
-        sink,
-        limits.BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
-        arguments.keys_directory,
-        _open_spool if arguments.release == VERIFIED else None,
+    settings = Settings(
+        keys_directory=arguments.keys_directory,
+        buffer_bytes=limits.BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
+        open_spool=_open_spool if arguments.release == VERIFIED else None,
+        look_up=lambda head: _look_up(arguments.content_store, head, why_none),
     )
+    warnings = decrypt_layer(payload, source, sink, settings)
     if warnings:
         from decoder import journal
 
@@ -80,8 +82,20 @@ def _decrypt(arguments: Arguments) -> None:
         journal.warn(text)
 
 
-def _read_payload() -> bytes:
-    """Read descriptor 3 to its end, within PAYLOAD_BYTES and PAYLOAD_SECONDS."""
+def _look_up(root: str, head: bytes, why_none: str) -> Search:
+    from decoder.contentstore import Search
+    from decoder.storeroot import find_root
+
+    media_type = os.environ.get("STREAM_PROCESSOR_MEDIATYPE", "")
+    return Search(root or find_root(), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")
+
+
+def _read_payload() -> tuple[bytes | None, str]:
+    """Read descriptor 3 to its end, within PAYLOAD_BYTES and PAYLOAD_SECONDS.
+
+    Returns:
+        The payload, or None and why there is none.
+    """
     deadline = monotonic() + limits.PAYLOAD_SECONDS
     payload = bytearray()
     waiting = poll()
@@ -89,7 +103,7 @@ def _read_payload() -> bytes:
     try:
         os.fstat(_PAYLOAD_DESCRIPTOR)
     except OSError:
-        raise PayloadError(_NO_PAYLOAD) from None
+        return None, "descriptor 3 is not open"
     while len(payload) <= limits.PAYLOAD_BYTES:
         if not waiting.poll(max(0.0, deadline - monotonic()) * 1000):
             raise PayloadError(f"the payload on descriptor 3 did not end within {limits.PAYLOAD_SECONDS:.0f} seconds")
@@ -98,11 +112,11 @@ def _read_payload() -> bytes:
         except BlockingIOError:
             continue
         except OSError as error:
-            raise PayloadError(f"descriptor 3 cannot be read: {error.strerror}") from None
+            return None, f"descriptor 3 cannot be read: {error.strerror}"
         if not chunk:
             break
         payload += chunk
-    return bytes(payload)
+    return (bytes(payload), "") if payload else (None, "descriptor 3 is empty")
 
 
 def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from decoder import __version__
 from decoder.errors import UsageError, quoted
 
 USAGE = """\
 usage: ctd-decoder [--decryption-keys-path DIR] [--release streaming|verified]
+                   [--content-store DIR | --require-payload]
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
@@ -18,6 +20,10 @@ the layer's descriptor and keys) on descriptor 3.
                               the HMAC over the whole layer was verified (default)
   --release verified          write nothing before that; the ciphertext waits in an
                               unlinked temporary file (in TMPDIR)
+  --content-store DIR         if no payload comes, look for the layer's descriptor in the
+                              content store below DIR, a root directory of containerd
+                              (default: that of the containerd that started this program)
+  --require-payload           do not look there: a payload must come
   --help, --version
 
 Options may be written with one dash or two, and with a space or an equals sign.
@@ -29,6 +35,7 @@ layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output
 
 STREAMING = "streaming"
 VERIFIED = "verified"
+_WITH_VALUE = ("decryption-keys-path", "release", "content-store")
 
 
 class Arguments(NamedTuple):
@@ -36,6 +43,8 @@ class Arguments(NamedTuple):
 
     keys_directory: str = ""
     release: str = STREAMING
+    content_store: str = ""
+    require_payload: bool = False
     show: str = ""
 
 
@@ -45,7 +54,8 @@ def parse_arguments(arguments: list[str]) -> Arguments:
     Raises:
         UsageError: an option is unknown or has no value, or there is something else than options.
     """
-    parsed = Arguments()
+    values: dict[str, str] = {}
+    require_payload = False
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("-") or argument.strip("-") == "":
@@ -54,20 +64,21 @@ def parse_arguments(arguments: list[str]) -> Arguments:
         if name in ("help", "h"):
             return Arguments(show=USAGE)
         if name in ("version", "v"):
-            from decoder import __version__
-
             return Arguments(show=f"ctd-decoder {__version__}\n")
-        if name not in ("decryption-keys-path", "release"):
-            raise UsageError(f"unknown option {quoted(argument)}; see ctd-decoder --help")
-        if not equals:
-            try:
-                value = next(rest)
-            except StopIteration:
-                raise UsageError(f"--{name} needs a value") from None
-        if name == "decryption-keys-path":
-            parsed = parsed._replace(keys_directory=value)
-        elif value in (STREAMING, VERIFIED):
-            parsed = parsed._replace(release=value)
+        if name == "require-payload" and not equals:
+            require_payload = True
+        elif name in _WITH_VALUE:
+            values[name] = value if equals else next(rest, "-")
+            if values[name].startswith("-"):
+                raise UsageError(f"--{name} needs a value")
         else:
-            raise UsageError(f"--release is {STREAMING} or {VERIFIED}, not {quoted(value)}")
-    return parsed
+            raise UsageError(f"unknown option {quoted(argument)}; see ctd-decoder --help")
+    release = values.get("release", STREAMING)
+    if release not in (STREAMING, VERIFIED):
+        raise UsageError(f"--release is {STREAMING} or {VERIFIED}, not {quoted(release)}")
+    return Arguments(
+        keys_directory=values.get("decryption-keys-path", ""),
+        release=release,
+        content_store=values.get("content-store", ""),
+        require_payload=require_payload,
+    )

@@ -2,60 +2,96 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from decoder import keywrap, layer, stream
+from decoder import keywrap, layer, limits, stream
+from decoder.errors import LayerError, NoKeyError
 from decoder.keys import Keys
 from decoder.keysdirectory import add_directory
-from decoder.payload import parse_payload
+from decoder.payload import Descriptor, parse_payload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
+
+    from decoder.contentstore import Search
+
+
+class Settings(NamedTuple):
+    """What containerd's configuration and the machine decide, not the layer.
+
+    Attributes:
+        keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
+        buffer_bytes: how much is read and deciphered at a time, in bytes.
+        open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
+            it plaintext is released as it comes, but for its tail.
+        look_up: searches containerd's content store for the descriptor of the layer that starts with
+            these bytes.
+    """
+
+    keys_directory: str
+    buffer_bytes: int
+    open_spool: Callable[[], stream.Spool] | None
+    look_up: Callable[[bytes], Search]
 
 
 def decrypt_layer(
-    payload_bytes: bytes,
-    source: stream.Source,
-    sink: stream.Sink,
-    buffer_bytes: int,
-    keys_directory: str | None = None,
-    open_spool: Callable[[], stream.Spool] | None = None,
+    payload_bytes: bytes | None, source: stream.Source, sink: stream.Sink, settings: Settings
 ) -> list[str]:
     """Decrypt one layer as containerd asks for it.
 
     Args:
-        payload_bytes: what containerd wrote to descriptor 3, at most PAYLOAD_BYTES.
+        payload_bytes: what containerd wrote to descriptor 3, at most PAYLOAD_BYTES; None if no payload came.
         source: the ciphertext, read to its end once a key has opened the layer.
         sink: takes the plaintext; `stream` states what it gets before the verdict.
-        buffer_bytes: how much is read and deciphered at a time, in bytes.
-        keys_directory: holds keys besides those of the payload; it need not exist.
-        open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
-            it plaintext is released as it comes, but for its tail.
+        settings: everything that does not come with the layer.
 
     Returns:
         What the operator should know although the layer was decrypted: a line for each file or payload
         entry that was passed over because it holds no usable key.
 
     Raises:
-        PayloadError: the payload is not what containerd sends, or not for an encrypted layer.
+        PayloadError: the payload is not what containerd sends, or not for an encrypted layer, or no payload
+            came and the content store does not tell either.
         NoKeyError: no key opens the layer.
         LayerError: the layer, or what its annotations say, is damaged or not authentic.
         StreamError: reading, writing or spooling failed.
     """
-    payload = parse_payload(payload_bytes)
-    annotations = payload.descriptor.annotations
-    layer.check_media_type(payload.descriptor.media_type)
-    public = layer.parse_public_options(annotations)
-
+    descriptors: Iterable[Descriptor]
     keys = Keys()
-    keys.add_parameters(payload.parameters)
-    if keys_directory:
-        add_directory(keys, keys_directory)
-
-    key = layer.layer_key(public, keywrap.unwrap_any(annotations, keys))
-
-    if open_spool:
-        stream.decrypt_verified(source, sink, key, open_spool(), buffer_bytes)
+    if payload_bytes is not None:
+        payload = parse_payload(payload_bytes)
+        keys.add_parameters(payload.parameters)
+        descriptors = [payload.descriptor]
     else:
-        stream.decrypt(source, sink, key, buffer_bytes)
+        source = stream.Rewound(source, limits.STORE_WINDOW_BYTES)
+        descriptors = settings.look_up(source.head)
+    if settings.keys_directory:
+        add_directory(keys, settings.keys_directory)
+
+    key = _open_first(descriptors, keys)
+
+    if settings.open_spool:
+        stream.decrypt_verified(source, sink, key, settings.open_spool(), settings.buffer_bytes)
+    else:
+        stream.decrypt(source, sink, key, settings.buffer_bytes)
     return keys.warnings
+
+
+def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> layer.LayerKey:
+    """Open the layer by the first descriptor that a key fits; several manifests may name one blob."""
+    failures: list[NoKeyError | LayerError] = []
+    for descriptor in descriptors:
+        try:
+            return _open(descriptor, keys)
+        except (NoKeyError, LayerError) as error:
+            failures.append(error)
+    locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
+    if len(locked) > 1:
+        raise NoKeyError([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
+    raise (locked or failures)[0]
+
+
+def _open(descriptor: Descriptor, keys: Keys) -> layer.LayerKey:
+    layer.check_media_type(descriptor.media_type)
+    public = layer.parse_public_options(descriptor.annotations)
+    return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys))

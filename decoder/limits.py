@@ -15,6 +15,16 @@ JWE_BYTES = 256 * KIB
 JWE_RECIPIENTS = 64
 PRIVATE_OPTIONS_BYTES = 64 * KIB
 
+# containerd's content store, where a descriptor is looked up when no payload came.
+STORE_WINDOW_BYTES = 4 * KIB
+STORE_SECONDS = 2.0
+STORE_MANIFESTS = 4096
+STORE_LAYERS = 4096
+STORE_BATCH = 256
+MANIFEST_BYTES = 4 * MIB
+COMMAND_LINE_BYTES = 64 * KIB
+CONFIGURATION_BYTES = 1 * MIB
+
 # What the operator keeps on the node.
 KEY_FILE_BYTES = 1 * MIB
 KEYS_DIRECTORY_FILES = 4096
@@ -41,21 +51,22 @@ QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64
 JOURNAL_BYTES = 2 * KIB
 
-# OpenPGP. The memory is what decrypting may take beyond what the process has; 25 MiB of it is the library's buffer.
+# OpenPGP.
 PGP_BYTES = 256 * KIB
 PGP_RECIPIENTS = 64
 PGP_PACKETS = 16384
-PGP_MEMORY_BYTES = 128 * MIB
-PGP_SECONDS = 10
+PGP_NESTING = 4
 PGP_KEYRING_BYTES = 32 * MIB
 PGP_KEYRING_PACKETS = 1 << 18
 GPG_SECONDS = 30.0
 
 # PKCS#11. A module that hangs is ended after PKCS11_SECONDS; a blob has the length of its RSA key's modulus.
+# The time that PyYAML takes grows with the square of the depth of brackets.
 PKCS11_BYTES = 256 * KIB
 PKCS11_RECIPIENTS = 64
 PKCS11_BLOB_BYTES = 2 * KIB
 PKCS11_YAML_BYTES = 16 * KIB
+PKCS11_YAML_BRACKETS = 256
 PKCS11_PIN_BYTES = 256
 PKCS11_OBJECTS = 16
 PKCS11_REPLY_BYTES = 64 * KIB

@@ -22,6 +22,7 @@ class Descriptor(NamedTuple):
 
     media_type: str
     annotations: dict[str, str]
+    digest: str = ""
 
 
 class Payload(NamedTuple):
@@ -59,7 +60,8 @@ def parse_payload(data: bytes) -> Payload:
 def build_payload(payload: Payload) -> bytes:
     """Build the bytes that `parse_payload` reads: what a client sends to containerd."""
     parameters = {name: [wire.encode_base64(item) for item in items] for name, items in payload.parameters.items()}
-    descriptor = {"mediaType": payload.descriptor.media_type, "annotations": payload.descriptor.annotations}
+    media_type, annotations, digest = payload.descriptor
+    descriptor = {"mediaType": media_type, "digest": digest, "annotations": annotations}
     value = json.dumps({"DecryptConfig": {"Parameters": parameters}, "Descriptor": descriptor}).encode()
     url = TYPE_URL.encode()
     return b"\x0a" + _varint(len(url)) + url + b"\x12" + _varint(len(value)) + value
@@ -134,12 +136,12 @@ def parse_descriptor(value: dict[str, object]) -> Descriptor:
         ValueError: a member has a wrong type, or an annotation is over its limit.
     """
     media_type = _in("Descriptor.mediaType", wire.text_value, wire.member(value, "mediaType"))
-    _in("Descriptor.digest", wire.text_value, wire.member(value, "digest"))
+    digest = _in("Descriptor.digest", wire.text_value, wire.member(value, "digest"))
     size = wire.member(value, "size")
     if size is not None and type(size) is not int:
         raise ValueError("Descriptor.size: not an integer")
     annotations = _in("Descriptor.annotations", wire.object_value, wire.member(value, "annotations"))
-    return Descriptor(media_type, {name: _annotation(name, text) for name, text in annotations.items()})
+    return Descriptor(media_type, {name: _annotation(name, text) for name, text in annotations.items()}, digest)
 
 
 def _annotation(name: str, value: object) -> str:

@@ -49,6 +49,40 @@ class Spool(Source, Sink, Protocol):
         """Go to an offset, in bytes from the start."""
 
 
+class Rewound:
+    """A source whose start was read ahead and is read again.
+
+    Args:
+        source: what to read.
+        head_bytes: how much of it to read ahead, in bytes.
+
+    Attributes:
+        head: the first `head_bytes`, or all if there are fewer.
+
+    Raises:
+        StreamError: reading failed.
+    """
+
+    def __init__(self, source: Source, head_bytes: int) -> None:
+        head = memoryview(bytearray(head_bytes))
+        self.head = bytes(head[: fill(source, head)])
+        self._rest = memoryview(self.head)
+        self._source = source
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read from the head, then from the source."""
+        if not self._rest:
+            return self._source.readinto(buffer)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for it."""
+        return self._source.fileno()
+
+
 def decrypt(
     source: Source,
     sink: Sink,

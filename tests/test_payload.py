@@ -14,7 +14,7 @@ from tests.processes import any_bytes, payload_bytes, varint
 
 DESCRIPTOR = {"mediaType": "a/b", "digest": "sha256:0", "size": 3, "annotations": {"k": "v"}}
 VALUE: dict[str, Any] = {"DecryptConfig": {"Parameters": {"privkeys": ["AQID"]}}, "Descriptor": DESCRIPTOR}
-PARSED = Payload({"privkeys": [b"\1\2\3"]}, Descriptor("a/b", {"k": "v"}))
+PARSED = Payload({"privkeys": [b"\1\2\3"]}, Descriptor("a/b", {"k": "v"}, "sha256:0"))
 
 
 def parse(value: object) -> Payload:
