@@ -45,6 +45,10 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
         _say(f"error: internal error, please report it: {_place(error)}")
         status = DecoderError.status
+    if status:
+        from decoder.ending import fail
+
+        fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
 
 

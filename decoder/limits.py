@@ -46,6 +46,12 @@ RING_BUFFERS = 4
 THREAD_AFTER_BYTES = 4 * MIB
 PIPE_BYTES = 1 * MIB
 
+# A failure keeps standard output open until its exit status was collected: for how long at most, how often
+# it looks, and how much time whoever collected it gets to take note.
+HOLD_SECONDS = 2.0
+HOLD_POLL_SECONDS = 0.005
+HOLD_AFTER_SECONDS = 0.1
+
 # What an error may print of untrusted text.
 QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64

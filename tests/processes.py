@@ -57,16 +57,25 @@ def run_decoder(
     ]
     process.stdin.close()
     process.stdin = None
-    for feeder in feeders:
-        feeder.start()
+    results: dict[str, bytes] = {}
+    assert process.stdout is not None
+    assert process.stderr is not None
+    drains = [
+        threading.Thread(target=lambda pipe=pipe, name=name: results.update({name: pipe.read()}))
+        for name, pipe in (("plaintext", process.stdout), ("errors", process.stderr))
+    ]
+    for thread in (*feeders, *drains):
+        thread.start()
     try:
-        plaintext, errors = process.communicate(timeout=TIME_LIMIT)
+        process.wait(TIME_LIMIT)  # like containerd: not only once standard output has ended
     finally:
         process.kill()
         process.wait()
-        for feeder in feeders:
-            feeder.join()
-    return Result(process.returncode, plaintext, errors.decode(errors="replace"))
+        for thread in (*feeders, *drains):
+            thread.join()
+        process.stdout.close()
+        process.stderr.close()
+    return Result(process.returncode, results["plaintext"], results["errors"].decode(errors="replace"))
 
 
 def payload_bytes(descriptor: object, parameters: dict[str, list[bytes]] | None) -> bytes:

@@ -14,8 +14,7 @@ from tests.processes import REFERENCE, Result, payload_bytes, run_decoder
 
 VECTORS = Path(__file__).parent / "vectors"
 CASES: list[dict[str, Any]] = json.loads((VECTORS / "cases.json").read_text())
-JWE_CASES = [case for case in CASES if "pgp" not in case["name"] and "pkcs7" not in case["name"]]
-NAMES = [case["name"] for case in JWE_CASES]
+NAMES = [case["name"] for case in CASES]
 
 
 def ciphertext_of(case: dict[str, Any]) -> bytes:
@@ -49,7 +48,7 @@ def run_case(case: dict[str, Any], directory: Path, **how: Any) -> Result:
     return run_decoder(payload, ciphertext_of(case), "--decryption-keys-path", str(directory), **how)
 
 
-@pytest.mark.parametrize("case", JWE_CASES, ids=NAMES)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_vector(case: dict[str, Any], tmp_path: Path) -> None:
     result = run_case(case, tmp_path)
     if case["expect"] == "ok":
@@ -63,7 +62,7 @@ def test_vector(case: dict[str, Any], tmp_path: Path) -> None:
         assert len(result.plaintext) <= max(0, case["plain_size"] - limits.TAIL_BYTES)
 
 
-@pytest.mark.parametrize("case", JWE_CASES, ids=NAMES)
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_reference_agrees(case: dict[str, Any], tmp_path: Path) -> None:
     """The expectations are those of the reference, but for the cases that are marked to go beyond it."""
     result = run_case(case, tmp_path, program=REFERENCE)

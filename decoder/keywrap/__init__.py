@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Refused = Callable[[Describable, str], None]
 
 # In the order in which they are tried, cheapest first.
-SCHEMES = ("jwe",)
+SCHEMES = ("jwe", "pkcs7", "pgp", "pkcs11")
 
 
 class KeyWrap(Protocol):

@@ -1,0 +1,1 @@
+"""Measurements: whole processes beside the reference program, and what happens inside one."""
