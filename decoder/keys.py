@@ -46,7 +46,7 @@ class Keys(KeyFile):
         """
         for name, passwords_name in _PARAMETERS.items():
             items, passwords = parameters.get(name, ()), parameters.get(passwords_name, ())
-            if len(passwords) > len(items):
+            if name == "privkeys" and len(passwords) > len(items):  # the other list may have any length
                 raise PayloadError(f"the payload holds {len(items)} {name} but {len(passwords)} {passwords_name}")
             for index, data in enumerate(items):
                 self.add(f"{name}[{index}]", data, passwords[index] if index < len(passwords) else b"")

@@ -128,6 +128,7 @@ def test_parameters() -> None:
     assert keys.warnings == ["privkeys[1] was passed over: it holds no key of a known form"]
     with pytest.raises(PayloadError, match="1 privkeys but 2 privkeys-passwords"):
         Keys().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
+    Keys().add_parameters({"gpg-privatekeys": [], "gpg-privatekeys-passwords": [b"more"]})
 
 
 def test_a_description_names_type_size_and_fingerprint() -> None:

@@ -42,10 +42,11 @@ def run_case(case: dict[str, Any], directory: Path, **how: Any) -> Result:
         "gpg-privatekeys": [key(name) for name in case["gpg_privatekeys"]],
         "gpg-privatekeys-passwords": [password.encode() for password in case["gpg_passwords"]],
     }
+    arguments = [] if case["keydir"] is None else ["--decryption-keys-path", str(directory)]
     for name in case["keydir"] or []:
         (directory / name).write_bytes(key(name))
     payload = payload_bytes(case["descriptor"], {name: items for name, items in parameters.items() if items})
-    return run_decoder(payload, ciphertext_of(case), "--decryption-keys-path", str(directory), **how)
+    return run_decoder(payload, ciphertext_of(case), *arguments, **how)
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
