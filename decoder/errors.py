@@ -44,12 +44,6 @@ class LayerError(DecoderError):
     status = 5
 
 
-class KeyProviderError(DecoderError):
-    """A configured keyprovider failed and nothing else opened the layer."""
-
-    status = 6
-
-
 class StreamError(DecoderError):
     """Standard input, standard output or the spool file failed."""
 
@@ -70,6 +64,10 @@ class KeyFileError(DecoderError):
 
 class WrappedKeyError(DecoderError):
     """A wrapped key is malformed or outside what is accepted. Never ends the program."""
+
+
+class ProviderFailedError(WrappedKeyError):
+    """A configured keyprovider did not unwrap a key; the text names it. Never ends the program by itself."""
 
 
 class Attempt:
@@ -109,6 +107,12 @@ class NoKeyError(DecoderError):
         if len(self.notes) > limits.REPORTED_ATTEMPTS:
             lines.append(f"and {len(self.notes) - limits.REPORTED_ATTEMPTS} more notes")
         return "\n  ".join(["no key opens this layer", *lines])
+
+
+class KeyProviderError(NoKeyError):
+    """No key opens the layer, and a configured keyprovider failed on the way."""
+
+    status = 6
 
 
 def quoted(text: object) -> str:

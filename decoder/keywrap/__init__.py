@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
 from decoder import layer, limits, wire
-from decoder.errors import Attempt, LayerError, NoKeyError, WrappedKeyError
+from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
     Refused = Callable[[Describable, str], None]
 
-# In the order in which they are tried, cheapest first.
+# In the order in which they are tried, cheapest first; keyproviders come after them all.
 SCHEMES = ("jwe", "pkcs7", "pgp", "pkcs11")
+PROVIDER_PREFIX = "provider."
 
 
 class KeyWrap(Protocol):
@@ -38,7 +39,10 @@ class KeyWrap(Protocol):
 
 def load(scheme: str) -> KeyWrap:
     """Import the module of a scheme, and with it the libraries that only this scheme needs."""
-    return cast(KeyWrap, import_module(f"decoder.keywrap.{scheme}"))
+    if scheme.startswith(PROVIDER_PREFIX):
+        module = import_module("decoder.keywrap.keyprovider")
+        return cast("KeyWrap", module.KeyProvider(scheme.removeprefix(PROVIDER_PREFIX)))
+    return cast("KeyWrap", import_module(f"decoder.keywrap.{scheme}"))
 
 
 def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptions:
@@ -51,8 +55,10 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptio
     Raises:
         LayerError: wrapped keys opened, but to malformed private options only.
         NoKeyError: none opened; it holds every attempt.
+        KeyProviderError: none opened, and a configured keyprovider failed.
     """
     attempts: list[Attempt] = []
+    failure = NoKeyError
     malformed: LayerError | None = None
     deadline = time.monotonic() + limits.UNWRAP_SECONDS
     items = _in_order(layer.wrapped_keys(annotations))
@@ -63,6 +69,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptio
             opened = _unwrap(item, keys, attempts, deadline)
         except WrappedKeyError as error:
             attempts.append(Attempt(item.annotation, item.number, None, str(error)))
+            failure = KeyProviderError if isinstance(error, ProviderFailedError) else failure
             continue
         if opened is None:
             continue
@@ -70,7 +77,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptio
             return layer.parse_private_options(opened)
         except ValueError as error:
             malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
-    raise malformed or NoKeyError(attempts, keys.remarks + keys.warnings)
+    raise malformed or failure(attempts, keys.remarks + keys.warnings)
 
 
 def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
@@ -79,7 +86,7 @@ def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
 
 
 def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
-    if item.scheme not in SCHEMES:
+    if item.scheme not in SCHEMES and not item.scheme.startswith(PROVIDER_PREFIX):
         raise WrappedKeyError("this scheme is not supported")
     try:
         wrapped = wire.decode_base64(item.text)
