@@ -73,6 +73,7 @@ def _decrypt(arguments: Arguments) -> None:
     enlarged = [_enlarge_pipe(descriptor) for descriptor in (0, 1)]
     settings = Settings(
         keys_directory=arguments.keys_directory,
+        keyprovider_config=arguments.keyprovider_config or os.environ.get("OCICRYPT_KEYPROVIDER_CONFIG", ""),
         buffer_bytes=limits.BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
         open_spool=_open_spool if arguments.release == VERIFIED else None,
         look_up=lambda head: _look_up(arguments.content_store, head, why_none),

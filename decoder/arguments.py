@@ -8,14 +8,15 @@ from decoder import __version__
 from decoder.errors import UsageError, quoted
 
 USAGE = """\
-usage: ctd-decoder [--decryption-keys-path DIR] [--release streaming|verified]
-                   [--content-store DIR | --require-payload]
+usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
+                   [--release streaming|verified] [--content-store DIR | --require-payload]
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
 the layer's descriptor and keys) on descriptor 3.
 
   --decryption-keys-path DIR  look for private keys in DIR too; it need not exist
+  --keyprovider-config FILE   configures keyproviders (default: $OCICRYPT_KEYPROVIDER_CONFIG)
   --release streaming         write plaintext as it comes, and the last 10 KiB only after
                               the HMAC over the whole layer was verified (default)
   --release verified          write nothing before that; the ciphertext waits in an
@@ -35,13 +36,14 @@ layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output
 
 STREAMING = "streaming"
 VERIFIED = "verified"
-_WITH_VALUE = ("decryption-keys-path", "release", "content-store")
+_WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
 
 
 class Arguments(NamedTuple):
     """What the command line asked for; `show` is a text to print instead of decrypting."""
 
     keys_directory: str = ""
+    keyprovider_config: str = ""
     release: str = STREAMING
     content_store: str = ""
     require_payload: bool = False
@@ -78,6 +80,7 @@ def parse_arguments(arguments: list[str]) -> Arguments:
         raise UsageError(f"--release is {STREAMING} or {VERIFIED}, not {quoted(release)}")
     return Arguments(
         keys_directory=values.get("decryption-keys-path", ""),
+        keyprovider_config=values.get("keyprovider-config", ""),
         release=release,
         content_store=values.get("content-store", ""),
         require_payload=require_payload,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import keywrap, layer, limits, stream
-from decoder.errors import LayerError, NoKeyError
+from decoder.errors import KeyProviderError, LayerError, NoKeyError
 from decoder.keys import Keys
 from decoder.keysdirectory import add_directory
 from decoder.payload import Descriptor, parse_payload
@@ -21,6 +21,7 @@ class Settings(NamedTuple):
 
     Attributes:
         keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
+        keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
         buffer_bytes: how much is read and deciphered at a time, in bytes.
         open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
             it plaintext is released as it comes, but for its tail.
@@ -29,6 +30,7 @@ class Settings(NamedTuple):
     """
 
     keys_directory: str
+    keyprovider_config: str
     buffer_bytes: int
     open_spool: Callable[[], stream.Spool] | None
     look_up: Callable[[bytes], Search]
@@ -58,6 +60,7 @@ def decrypt_layer(
     """
     descriptors: Iterable[Descriptor]
     keys = Keys()
+    keys.keyprovider_config = settings.keyprovider_config
     if payload_bytes is not None:
         payload = parse_payload(payload_bytes)
         keys.add_parameters(payload.parameters)
@@ -87,7 +90,8 @@ def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> layer.LayerKey
             failures.append(error)
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
     if len(locked) > 1:
-        raise NoKeyError([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
+        kind = next((type(failure) for failure in locked if isinstance(failure, KeyProviderError)), NoKeyError)
+        raise kind([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
     raise (locked or failures)[0]
 
 

@@ -17,6 +17,8 @@ class Keys(KeyFile):
 
     Attributes:
         pkcs11_config: which PKCS#11 modules the payload allows, as YAML.
+        keyprovider_config: the file that configures keyproviders, or "".
+        parameters: those of the payload, among them one per keyprovider name.
         warnings: a line for each file or payload entry that holds no usable key.
         remarks: what else is worth knowing should no key open the layer.
     """
@@ -24,6 +26,8 @@ class Keys(KeyFile):
     def __init__(self) -> None:
         super().__init__()
         self.pkcs11_config: list[bytes] = []
+        self.keyprovider_config = ""
+        self.parameters: dict[str, list[bytes]] = {}
         self.warnings: list[str] = []
         self.remarks: list[str] = []
 
@@ -51,3 +55,4 @@ class Keys(KeyFile):
             for index, data in enumerate(items):
                 self.add(f"{name}[{index}]", data, passwords[index] if index < len(passwords) else b"")
         self.pkcs11_config += parameters.get("pkcs11-config", ())
+        self.parameters.update({name: list(items) for name, items in parameters.items()})

@@ -85,3 +85,8 @@ CERTIFICATE_BYTES = 64 * KIB
 CERTIFICATE_RSA_BITS = 2048  # the least to wrap for; a key that is there opens whatever its size
 BER_ELEMENTS = 4096  # in one SEQUENCE, SET or string, or within one of indefinite length
 BER_DEPTH = 16  # of indefinite lengths within each other
+
+# Keyproviders.
+PROVIDER_MESSAGE_BYTES = 1 * MIB
+PROVIDER_SECONDS = 30.0
+PROVIDER_ERROR_BYTES = 2 * KIB

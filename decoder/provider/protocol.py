@@ -60,11 +60,11 @@ def parse_request(data: bytes) -> Request:
     if operation == "keywrap":
         params = wire.object_value(wire.member(value, "keywrapparams"))
         config = wire.object_value(wire.member(params, "ec"))
-        return Request(operation, _bytes(params, "optsdata"), _parameters(config))
+        return Request("keywrap", _bytes(params, "optsdata"), _parameters(config))
     if operation == "keyunwrap":
         params = wire.object_value(wire.member(value, "keyunwrapparams"))
         config = wire.object_value(wire.member(params, "dc"))
-        return Request(operation, _bytes(params, "annotation"), _parameters(config))
+        return Request("keyunwrap", _bytes(params, "annotation"), _parameters(config))
     raise ValueError("the operation is neither keywrap nor keyunwrap")
 
 
