@@ -1,21 +1,41 @@
 """Keyproviders: key services that wrap and unwrap private options (ocicrypt's keyprovider protocol).
 
-One module per key service, each with a function `create(options)`; its SDK is imported when it is created.
+One module per key service, named in PROVIDERS. It has OPTIONS, the options that it understands, and a function
+`create(options, policy)` that returns a Provider; the service's SDK is imported when it is created.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from typing import Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
+from decoder.provider.policy import KeyPolicy
 
 PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11")
 
 
-class ProviderError(Exception):
-    """A key service did not do what it was asked; the text says why, and holds no secret."""
+class Option(NamedTuple):
+    """An option of a provider: `--NAME VALUE` on the command line, `"NAME": VALUE` in the configuration file.
+
+    Attributes:
+        name: in lower case with dashes.
+        help: a few words for --help.
+        many: whether it may be given several times (a list, in the configuration file).
+        also: further names that people have in their files.
+    """
+
+    name: str
+    help: str
+    many: bool = False
+    also: tuple[str, ...] = ()
+
+
+# Every provider has these.
+COMMON_OPTIONS = (
+    Option("allow-key", "a shell pattern of keys that images may use; without it only the configured key", many=True),
+)
 
 
 class Provider(Protocol):
@@ -26,7 +46,7 @@ class Provider(Protocol):
 
         Args:
             options: the private options, at most PRIVATE_OPTIONS_BYTES.
-            parameters: which keys to use: what follows `provider:NAME:`, or none.
+            parameters: the key to use: what follows `provider:NAME:`, or nothing (`Enabled` stands for nothing).
 
         Returns:
             The annotation, before its base64: what `unwrap` reads.
@@ -47,18 +67,43 @@ class Provider(Protocol):
         """
 
 
+def options_of(name: str) -> tuple[Option, ...]:
+    """List the options that a provider understands.
+
+    Raises:
+        UsageError: there is no such provider.
+    """
+    if name not in PROVIDERS:
+        raise UsageError(f"there is no provider {quoted(name)}; there are {', '.join(PROVIDERS)}")
+    module = import_module(f"decoder.provider.{name}")
+    return (*cast("tuple[Option, ...]", module.OPTIONS), *COMMON_OPTIONS)
+
+
 def create(name: str, options: Mapping[str, object]) -> Provider:
     """Create one of our own providers.
 
     Args:
         name: one of PROVIDERS.
-        options: its settings, as in the configuration file beside `native` or on the command line.
+        options: its options by name; each a string, or a list of strings where there may be several.
 
     Raises:
-        UsageError: there is no such provider, or an option is unknown, missing or malformed.
+        UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.
         ProviderError: its library is not installed, or what it needs cannot be read.
     """
-    if name not in PROVIDERS:
-        raise UsageError(f"there is no provider {quoted(name)}; there are {', '.join(PROVIDERS)}")
+    known = {spelling: option for option in options_of(name) for spelling in (option.name, *option.also)}
+    single: dict[str, str] = {}
+    allowed: list[str] = []
+    for spelling, value in options.items():
+        option = known.get(spelling)
+        if option is None:
+            raise UsageError(f"the provider {name} has no option {quoted(spelling)}; it has {', '.join(sorted(known))}")
+        values = value if isinstance(value, list) and option.many else [value]
+        if not all(isinstance(item, str) for item in values):
+            raise UsageError(f"the option {spelling} of the provider {name} must be a string")
+        if option.name == "allow-key":
+            allowed += cast("list[str]", values)
+        else:
+            single[option.name] = cast("str", values[0])
     module = import_module(f"decoder.provider.{name}")
-    return cast("Callable[[Mapping[str, object]], Provider]", module.create)(options)
+    build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", module.create)
+    return build(single, KeyPolicy(single.get("key", ""), allowed))
