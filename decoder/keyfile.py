@@ -85,7 +85,7 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
         found = KeyFile()
         if data[:1] and data[0] in _SECRET_KEY_PACKETS:
             found.pgp.append(KeyMaterial(name, data, password))
-        elif any(line.startswith(b"pkcs11:") for line in data.splitlines()):
+        elif data.startswith(b"pkcs11:") or b"\npkcs11:" in data:
             found.pkcs11.append(KeyMaterial(name, data))
     if not (found.private or found.certificates or found.pgp or found.pkcs11):
         raise KeyFileError("it holds no key of a known form" if data else "it is empty")
@@ -105,19 +105,18 @@ def read_key_file(path: str, private: bool = False) -> bytes:
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            mode = os.fstat(file).st_mode
-            if not stat.S_ISREG(mode):
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
                 raise KeyFileError("it is not a regular file")
-            if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise KeyFileError("its group or others can read it: chmod 600")
-            data = os.read(file, limits.KEY_FILE_BYTES + 1)
+            if status.st_size > limits.KEY_FILE_BYTES:
+                raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
+            return os.read(file, status.st_size)
         finally:
             os.close(file)
     except OSError as error:
         raise KeyFileError(error.strerror or "it cannot be read") from None
-    if len(data) > limits.KEY_FILE_BYTES:
-        raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
-    return data
 
 
 def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:

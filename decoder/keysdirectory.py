@@ -34,20 +34,21 @@ def add_directory(keys: Keys, directory: str) -> None:
         return
     walk = _walk(keys, directory, os.path.realpath(directory), set())
     paths = dict.fromkeys(islice(walk, limits.KEYS_DIRECTORY_FILES))
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     size = 0
     for path in paths:
         if size > limits.KEYS_DIRECTORY_BYTES:
             break
         if path.endswith(_PASSWORD_SUFFIX) and path.removesuffix(_PASSWORD_SUFFIX) in paths:
             continue
-        name = quoted(os.path.relpath(path, directory))
+        name = quoted(path.removeprefix(directory).lstrip("/"))
         try:
             data = read_key_file(path)
         except KeyFileError as error:
             keys.pass_over(name, error)
         else:
             size += len(data)
-            keys.add(name, data, _password(keys, path, path + _PASSWORD_SUFFIX in paths))
+            keys.add(name, data, _password(keys, path, path + _PASSWORD_SUFFIX in paths, credentials))
     if size > limits.KEYS_DIRECTORY_BYTES or next(walk, None):
         keys.pass_over(
             f"the rest of {quoted(directory)}",
@@ -55,12 +56,11 @@ def add_directory(keys: Keys, directory: str) -> None:
         )
 
 
-def _password(keys: Keys, path: str, is_beside: bool) -> bytes:
+def _password(keys: Keys, path: str, is_beside: bool, credentials: str) -> bytes:
     """Find the password of a key file: beside it, or among the credentials that systemd passes."""
     if is_beside:
         password_path = path + _PASSWORD_SUFFIX
     else:
-        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
         if not credentials:
             return b""
         password_path = os.path.join(credentials, os.path.basename(path) + _PASSWORD_SUFFIX)

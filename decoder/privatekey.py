@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     PrivateKeyObject = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     Form = Literal["pem", "der", "jwk", "openssh", "pkcs12"]
 
+_CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
 
 class PrivateKey:
     """A private key, parsed by `load` when it is first needed.
@@ -69,8 +71,10 @@ class PrivateKey:
 
 
 def key_type(key: PrivateKeyObject) -> str:
-    """Name the type and the size: `RSA 2048`, `EC secp256r1`."""
-    return f"RSA {key.key_size}" if isinstance(key, rsa.RSAPrivateKey) else f"EC {key.curve.name}"
+    """Name the type and the size: `RSA 2048`, `EC P-256`."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return f"RSA {key.key_size}"
+    return f"EC {_CURVE_NAMES.get(key.curve.name, key.curve.name)}"
 
 
 def fingerprint(key: PrivateKeyObject) -> str:

@@ -199,7 +199,7 @@ def test_says_what_was_tried_and_why_it_failed(tmp_path: Path) -> None:
     fails(result, 4, "no key opens this layer")
     lines = result.errors.splitlines()[1:]
     assert len(lines) == 3
-    for line, name, kind in zip(lines, ("privkeys[0]", "privkeys[1]"), ("RSA 3072", "EC secp256r1"), strict=False):
+    for line, name, kind in zip(lines, ("privkeys[0]", "privkeys[1]"), ("RSA 3072", "EC P-256"), strict=False):
         assert line.startswith(f"  {JWE_ANNOTATION}[0] with {name} ({kind}, sha256:")
         assert line.endswith(": no recipient has a key of this type and size")
     assert lines[2].startswith("  'README' was passed over: ")
