@@ -206,7 +206,7 @@ def test_says_what_was_tried_and_why_it_failed(tmp_path: Path) -> None:
 
 
 def test_no_keys_at_all_is_said(tmp_path: Path) -> None:
-    fails(run_layer(encrypted(PLAINTEXT), parameters={}), 4, "there is no private key to try")
+    fails(run_layer(encrypted(PLAINTEXT), parameters={}), 4, "there is no key of this kind to try")
     arguments = ("--decryption-keys-path", str(tmp_path / "absent"))
     fails(run_layer(encrypted(PLAINTEXT), *arguments, parameters={}), 4, "does not exist")
 
@@ -402,3 +402,31 @@ def test_memory_does_not_grow_with_the_layer() -> None:
         peaks.append(int(done.stderr) * limits.KIB)
     assert max(peaks) < 40 * limits.MIB
     assert abs(peaks[1] - peaks[0]) < 2 * limits.MIB
+
+
+def test_keys_directories_that_cannot_be_used(tmp_path: Path) -> None:
+    """A huge file is passed over, an unreadable directory is the reason in the message."""
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    with (keys / "huge.pem").open("wb") as file:
+        file.truncate(100 * limits.MIB)
+    fails(
+        run_layer(encrypted(PLAINTEXT), "--decryption-keys-path", str(keys), parameters={}), 4, "is larger than 1048576"
+    )
+    keys.chmod(0)
+    layer = encrypted(PLAINTEXT)
+    (tmp_path / "payload").write_bytes(payload_bytes(layer.descriptor, {}))
+    unprivileged = "setpriv --bounding-set=-dac_override,-dac_read_search --inh-caps=-all"
+    command = f'exec {unprivileged} "$0" --decryption-keys-path "$1" 3<"$2" </dev/null'
+    done = subprocess.run(
+        ["/bin/bash", "-c", command, PROGRAM, str(keys), str(tmp_path / "payload")],
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    keys.chmod(0o700)
+    fails(
+        Result(done.returncode, done.stdout, done.stderr.decode()),
+        4,
+        f"{str(keys)!r} was passed over: Permission denied",
+    )

@@ -98,4 +98,8 @@ def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadlin
         if time.monotonic() > deadline:
             raise WrappedKeyError(f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds")
 
-    return load(item.scheme).unwrap(wrapped, keys, refused)
+    tried_before = len(attempts)
+    opened = load(item.scheme).unwrap(wrapped, keys, refused)
+    if opened is None and len(attempts) == tried_before:
+        raise WrappedKeyError("there is no key of this kind to try")
+    return opened

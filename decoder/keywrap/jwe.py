@@ -95,11 +95,9 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
         The private options, or None.
 
     Raises:
-        WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no key to try.
+        WrappedKeyError: it is malformed, or uses an algorithm that is not accepted.
     """
     jwe = _parse(wrapped)
-    if not keys.private:
-        raise WrappedKeyError("there is no private key to try")
     key_ids = [recipient.joined.get("kid") for recipient in jwe.recipients]
     for key in sorted(keys.private, key=lambda key: key.kid not in key_ids):
         try:

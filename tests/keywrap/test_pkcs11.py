@@ -200,8 +200,8 @@ def test_opens_what_the_reference_wrapped(store: TokenStore, tmp_path: Path) -> 
             recipient = f"pkcs11:{store.directory / label}.pub.pem"
             encrypted = server.execute(
                 *("env", f"OCICRYPT_OAEP_HASHALG={hash_name}", str(containerd.CTR_IMGCRYPT)),
-                *("--address", containerd._SOCKET, "images", "encrypt", "--recipient", recipient),
-                *("--platform", "linux/amd64", containerd._IMAGE, target),
+                *("--address", containerd.SOCKET, "images", "encrypt", "--recipient", recipient),
+                *("--platform", "linux/amd64", containerd.IMAGE, target),
             )
             assert encrypted.returncode == 0, encrypted.stderr
             digest = next(

@@ -25,8 +25,8 @@ KEYS_DIRECTORY = "/etc/containerd/ocicrypt/keys"  # fixed by containerd's defaul
 _START_SECONDS = 20.0
 _CTR_SECONDS = 30
 _STOP_SECONDS = 10.0
-_SOCKET = "/run/private/containerd.sock"
-_IMAGE = f"image:{images.NAME}"
+SOCKET = "/run/private/containerd.sock"
+IMAGE = f"image:{images.NAME}"
 _CGROUP = f"ctd-decoder-test-{os.getpid()}"
 
 # Only places: what the host has there stays as it is. The stream processors are containerd's default ones.
@@ -35,7 +35,7 @@ version = 2
 root = "/run/private/root"
 state = "/run/private/state"
 [grpc]
-address = "{_SOCKET}"
+address = "{SOCKET}"
 [plugins."io.containerd.internal.v1.opt"]
 path = "/run/private/opt"
 """
@@ -75,9 +75,10 @@ class Containerd:
         directory: an empty one, for its files.
         keys: files to put into the keys directory.
         ctd_decoder: what is found on PATH under this name.
+        programs: the directory of another containerd's programs; None for the installed one.
     """
 
-    def __init__(self, directory: Path, *keys: Path, ctd_decoder: str = _LOGGING) -> None:
+    def __init__(self, directory: Path, *keys: Path, ctd_decoder: str = _LOGGING, programs: Path | None = None) -> None:
         self._directory = directory
         self._configuration = directory / "config.toml"
         self._configuration.write_text(_CONFIGURATION)
@@ -87,11 +88,11 @@ class Containerd:
             shutil.copy(key, self._keys)
         self._log = directory / "containerd.log"
         self._decoder_log = directory / "ctd-decoder.log"
-        programs = directory / "bin"
-        programs.mkdir()
-        (programs / "ctd-decoder").write_text(ctd_decoder)
-        (programs / "ctd-decoder").chmod(0o755)
-        path = f"{programs}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        own = directory / "bin"
+        own.mkdir()
+        (own / "ctd-decoder").write_text(ctd_decoder)
+        (own / "ctd-decoder").chmod(0o755)
+        path = ":".join([*map(str, filter(None, (own, programs))), os.environ["PATH"], "/usr/sbin:/sbin"])
         self._environment = {**os.environ, "PATH": path, "CTD_DECODER_LOG": str(self._decoder_log)}
 
     def __enter__(self) -> Containerd:
@@ -139,23 +140,40 @@ class Containerd:
         """The digests of all that is in the content store."""
         return set(self.ctr("content", "list", "--quiet").stdout.split())
 
-    def import_image(self, layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
+    @property
+    def store(self) -> Path:
+        """Where containerd keeps blobs by their SHA-256, as seen from outside of its namespaces."""
+        root = "run/private/root/io.containerd.content.v1.content/blobs/sha256"
+        return Path(f"/proc/{self._first_process}/root/{root}")
+
+    @property
+    def socket(self) -> Path:
+        """The socket of containerd's services, as it can be reached from the host."""
+        return Path(f"/proc/{self._first_process}/root{SOCKET}")
+
+    def import_image(
+        self, layout: Layout, *options: str, repository: str = "image", namespace: str = "default"
+    ) -> subprocess.CompletedProcess[str]:
         """Import an image with ctr, which knows nothing of encryption."""
-        archive = self._directory / "image.tar"
+        archive = self._directory / f"{namespace}-{repository}.tar"
         archive.write_bytes(layout.archive())
-        repository, _, _ = _IMAGE.partition(":")
-        return self.ctr("images", "import", *options, "--base-name", repository, str(archive))
+        return self.ctr("--namespace", namespace, "images", "import", *options, "--base-name", repository, str(archive))
+
+    def run_stock(self, image: str = IMAGE, namespace: str = "default") -> subprocess.CompletedProcess[str]:
+        """Run a container with ctr, which has the image unpacked first unless it is."""
+        options = ["--rm", "--cgroup", f"/{_CGROUP}"]
+        return self.ctr("--namespace", namespace, "run", *options, image, "container")
 
     def run(self, layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
         """Import an image, and have imgcrypt's ctr unpack it, with a payload for each layer, and run a container."""
         imported = self.import_image(layout, "--no-unpack")
         assert imported.returncode == 0, imported.stderr
-        command = [str(CTR_IMGCRYPT), "--address", _SOCKET, "run", "--rm", "--cgroup", f"/{_CGROUP}"]
-        return self.execute(*command, *options, _IMAGE, "container")
+        command = [str(CTR_IMGCRYPT), "--address", SOCKET, "run", "--rm", "--cgroup", f"/{_CGROUP}"]
+        return self.execute(*command, *options, IMAGE, "container")
 
     def ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Debian's ctr."""
-        return self.execute("ctr", "--address", _SOCKET, *arguments)
+        return self.execute("ctr", "--address", SOCKET, *arguments)
 
     def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a command in containerd's namespaces, for _CTR_SECONDS at most."""
