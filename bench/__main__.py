@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from bench import keysdirectory
 from bench.compare import GIB, MIB, Row, peak_memory, throughput, whole_process
 from bench.layer import make_layer
 from bench.programs import PIP_PROGRAM, describe_programs, write_script
@@ -65,6 +66,7 @@ def _rows(extent: _Extent) -> Iterator[Row]:
         yield whole_process(PIP_PROGRAM, "pip's program", small, extent.small_pairs, "-")
         for size in (10 * MIB, extent.huge_bytes):
             yield peak_memory(script, make_layer(size))
+        yield from keysdirectory.rows()
 
 
 def _describe_machine() -> str:
