@@ -16,9 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
-from decoder import layer, limits
+from decoder import cms, layer, limits
 from decoder.errors import KeyFileError, WrappedKeyError
-from decoder.keywrap import cms
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm

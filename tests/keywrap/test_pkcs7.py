@@ -15,11 +15,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from decoder import layer, limits, wire
+from decoder import cms, layer, limits, pkcs7, wire
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keyfile import KeyMaterial
 from decoder.keys import Keys
-from decoder.keywrap import cms, pkcs7
 from decoder.privatekey import PrivateKey
 from tests import layers
 from tests.keywrap import pkcs7_writer as writer
@@ -738,3 +737,17 @@ def test_the_largest_inputs_take_little_memory(header: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 * limits.MIB
     finally:
         tracemalloc.stop()
+
+
+def test_a_pkcs12_file_opens_what_is_wrapped_to_its_certificate(tmp_path: Path) -> None:
+    """Key and certificate come in one file, with the password of the payload."""
+    sh = ["/bin/sh", "-ec"]
+    make = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -keyout key -subj /CN=p12 -days 2 -out cert.pem;"
+        "openssl pkcs12 -export -inkey key -in cert.pem -passout pass:secret -out both.p12"
+    )
+    subprocess.run([*sh, make], cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    wrapped = pkcs7.wrap(OPTIONS, [(tmp_path / "cert.pem").read_bytes()])
+    keys = Keys()
+    keys.add("both.p12", (tmp_path / "both.p12").read_bytes(), b"secret")
+    assert pkcs7.unwrap(wrapped, keys, lambda _key, _reason: None) == OPTIONS
