@@ -16,6 +16,11 @@ def packet(tag: int, body: bytes) -> bytes:
     return bytes([0xC0 | tag, 0xFF]) + len(body).to_bytes(4) + body
 
 
+def mpi(number: int) -> bytes:
+    """Write a multiprecision integer (RFC 9580 §3.2)."""
+    return number.bit_length().to_bytes(2) + number.to_bytes((number.bit_length() + 7) // 8)
+
+
 def literal(data: bytes) -> bytes:
     """Write a literal data packet, binary and without a name."""
     return packet(11, b"b\0" + bytes(4) + data)

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,12 @@ from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keyfile import KeyMaterial
 from decoder.keys import Keys
 from decoder.keywrap import pgp
+from decoder.openpgp import keyring as keyrings
+from decoder.openpgp import packets
+from decoder.openpgp.gnupg import gnupg_keyring
+from decoder.openpgp.keyring import select
+from decoder.openpgp.message import parse_message
+from decoder.openpgp.secretkey import find_secret_keys
 from tests.keywrap import pgp_writer as writer
 from tests.keywrap.pgp_home import GnupgHome
 from tests.layers import encrypted, private_options
@@ -101,7 +108,7 @@ def rsa_secret(home: GnupgHome) -> KeyMaterial:
 @pytest.fixture(scope="module")
 def rsa_public(rsa_secret: KeyMaterial) -> tuple[rsa.RSAPublicKey, bytes]:
     """The encryption subkey of `rsa_secret` and its key ID."""
-    key = pgp._secret_keys(rsa_secret)[0]
+    key = find_secret_keys(rsa_secret)[0]
     modulus, exponent = map(int.from_bytes, key.numbers)
     return rsa.RSAPublicNumbers(exponent, modulus).public_key(), key.key_id
 
@@ -153,7 +160,7 @@ def test_opens_session_keys_with_leading_zero_bits(
     leading = set()
     for _ in range(12):
         wrapped = writer.message(writer.literal(OPTIONS), *rsa_public)
-        leading.add(next(pgp._packets(wrapped, 2)).body[12] >= 0x80)
+        leading.add(next(packets.split(wrapped, 2)).body[12] >= 0x80)
         assert unwrap(wrapped, rsa_secret) == (OPTIONS, [])
     assert False in leading
 
@@ -181,7 +188,7 @@ def test_opens_with_older_and_expired_subkeys(home: GnupgHome) -> None:
     later = "--faked-system-time=20200601T000000!"
     home.run("--passphrase=", later, "--quick-add-key", fingerprint, "cv25519", "encr", "1y")
     wrapped.append(home.encrypt(OPTIONS, "old@example.com", later))
-    assert len({pgp._parse(message).wanted() for message in wrapped}) == 2
+    assert len({parse_message(message).wanted() for message in wrapped}) == 2
     for message in wrapped:
         assert unwrap(message, secret(home, "old")) == (OPTIONS, [])
     with pytest.raises(KeyFileError, match="it expired on 2020-12-31"):
@@ -240,7 +247,7 @@ def test_passphrase_for_a_key_that_needs_none(home: GnupgHome, rsa_secret: KeyMa
 def test_says_that_a_stub_has_no_secret_part(home: GnupgHome) -> None:
     """Such as the primary key of `--export-secret-subkeys`."""
     stub = home.run("--passphrase=", "--export-secret-subkeys", "rsa@example.com")
-    primary = pgp._secret_keys(KeyMaterial("stub.gpg", stub))[-1]
+    primary = find_secret_keys(KeyMaterial("stub.gpg", stub))[-1]
     public, key_id = rsa.generate_private_key(65537, 2048).public_key(), primary.key_id
     wrapped = writer.message(writer.literal(OPTIONS), public, key_id)
     (refusal,) = unwrap(wrapped, KeyMaterial("stub.gpg", stub)).refusals
@@ -261,7 +268,7 @@ def test_opening_needs_no_library(home: GnupgHome, rsa_secret: KeyMaterial, monk
     with pytest.raises(WrappedKeyError, match=r"pip install ctd-decoder\[pgp\]"):
         pgp.wrap(OPTIONS, [home.public("rsa@example.com")])
     with pytest.raises(WrappedKeyError, match=r"pip install ctd-decoder\[pgp\]"):
-        pgp.select(home.public(), "rsa@example.com")
+        select(home.public(), "rsa@example.com")
 
 
 @pytest.mark.parametrize(
@@ -275,6 +282,10 @@ def test_opening_needs_no_library(home: GnupgHome, rsa_secret: KeyMaterial, monk
         (b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nl?==\n", "it is not an OpenPGP key: its armour holds"),
         (b"\xc0\0" * (limits.PGP_PACKETS + 1), f"it is not an OpenPGP key: it has more than {limits.PGP_PACKETS} pa"),
         (bytes(limits.KEY_FILE_BYTES + 1), f"it is larger than {limits.KEY_FILE_BYTES} bytes"),
+        (
+            writer.packet(5, b"\4" + bytes(4) + b"\1" + writer.mpi(1 << 16384) + writer.mpi(65537) + b"\0"),
+            "it is not an OpenPGP key: it has an RSA key of more than 16384 bits",
+        ),
     ],
 )
 def test_says_what_a_file_is_instead_of_a_key(home: GnupgHome, data: bytes, reason: str) -> None:
@@ -298,7 +309,7 @@ def test_refuses_what_is_not_encrypted_or_protected(
     home: GnupgHome, rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
 ) -> None:
     good = writer.message(writer.literal(OPTIONS), *rsa_public)
-    share, data = (packet.raw for packet in pgp._packets(good, 2))
+    share, data = (packet.raw for packet in packets.split(good, 2))
     assert unwrap(good, rsa_secret) == (OPTIONS, [])
     signed = home.run("--sign", "--local-user=rsa@example.com", stdin=OPTIONS)
     uncompressed = home.run("--sign", "--local-user=rsa@example.com", "--compress-algo=none", stdin=OPTIONS)
@@ -317,10 +328,8 @@ def test_refuses_what_is_not_encrypted_or_protected(
             writer.message(writer.literal(OPTIONS), *rsa_public, protected=False)
         ],
         "its encrypted data is in GnuPG's own form": [share + writer.packet(20, b"\1\x09\2\x10" + bytes(80))],
-        "its encrypted data is not of version 1": [
-            share + writer.packet(18, b"\3"),
-            share + writer.packet(18, b""),
-        ],
+        "its encrypted data is of version 2 (RFC 9580, AEAD)": [share + writer.packet(18, b"\2\x09\2\6" + bytes(80))],
+        "its encrypted data is of no known version": [share + writer.packet(18, body) for body in (b"", b"\0", b"\3")],
         "it is not encrypted to any public key": [data, symmetric, writer.packet(1, b"\2" + bytes(20)) + data],
         "it is empty": [b""],
         "a packet of type 1 is out of place": [share],
@@ -532,8 +541,15 @@ def test_wrap_refuses_a_revoked_certificate() -> None:
 
 def test_wrap_refuses_a_certificate_that_asks_for_version_6() -> None:
     """The reference reads no such message."""
-    with pytest.raises(KeyFileError, match="a certificate is for newer programs only"):
+    with pytest.raises(KeyFileError, match=r"would not be opened: .* version 2 \(RFC 9580, AEAD\)"):
         pgp.wrap(OPTIONS, [bytes(generated(pysequoia.Profile.RFC9580).extract_certificate())])
+
+
+def test_wrap_refuses_more_recipients_than_unwrap_reads(home: GnupgHome) -> None:
+    certificate = home.public("cv@example.com")
+    with pytest.raises(KeyFileError, match="a message that would not be opened: it has more than 64 recipients"):
+        pgp.wrap(OPTIONS, [certificate] * (limits.PGP_RECIPIENTS + 1))
+    assert unwrap(pgp.wrap(OPTIONS, [certificate] * limits.PGP_RECIPIENTS), secret(home, "cv")) == (OPTIONS, [])
 
 
 def test_wrap_refuses_a_certificate_that_only_signs(home: GnupgHome) -> None:
@@ -547,7 +563,7 @@ def test_wrap_refuses_a_certificate_that_only_signs(home: GnupgHome) -> None:
 
 def test_select(home: GnupgHome) -> None:
     fingerprint = home.fingerprints("rsa@example.com")[0]
-    keyring = pgp.gnupg_keyring(str(home.path))
+    keyring = gnupg_keyring(str(home.path))
     expected = home.public(fingerprint)
     spaced = " ".join(fingerprint[at : at + 4] for at in range(0, 40, 4))
     for wanted in (
@@ -561,23 +577,32 @@ def test_select(home: GnupgHome) -> None:
         spaced,
         fingerprint[-16:],
     ):
-        assert pgp.select(keyring, wanted) == expected, wanted
-    assert pgp.select(home.run("--armor", "--export"), "rsa@example.com") == expected
+        assert select(keyring, wanted) == expected, wanted
+    assert select(home.run("--armor", "--export"), "rsa@example.com") == expected
 
 
-@pytest.mark.parametrize("wanted", ["", " ", "example.com", "rsa", "nobody@example.com", "0x12345678", "*", "--help"])
+@pytest.mark.parametrize("wanted", ["Élodie Ünal", "Élodie Ünal <É@example.com>", "é@EXAMPLE.com"])
+def test_select_by_letters_outside_ascii(wanted: str) -> None:
+    key = pysequoia.Tsk.generate("Élodie Ünal <É@example.com>", profile=pysequoia.Profile.RFC4880)
+    certificate = bytes(key.extract_certificate())
+    assert select(certificate, wanted) == certificate
+
+
+@pytest.mark.parametrize(
+    "wanted", ["", " ", "example.com", "rsa", "nobody@example.com", "0x12345678", "*", "\udcff", "--help"]
+)
 def test_select_finds_nothing(home: GnupgHome, wanted: str) -> None:
     with pytest.raises(KeyFileError, match="the keyring holds no OpenPGP certificate for"):
-        pgp.select(home.public(), wanted)
+        select(home.public(), wanted)
 
 
 def test_select_refuses_several() -> None:
     keys = [generated().extract_certificate() for _ in range(2)]
     keyring = b"".join(map(bytes, keys))
     with pytest.raises(KeyFileError, match=keys[1].fingerprint.upper()):
-        pgp.select(keyring, "somebody@example.com")
-    assert pgp.select(keyring, keys[1].fingerprint) == bytes(keys[1])
-    assert pgp.select(keyring + bytes(keys[1]), keys[1].fingerprint) == bytes(keys[1])
+        select(keyring, "somebody@example.com")
+    assert select(keyring, keys[1].fingerprint) == bytes(keys[1])
+    assert select(keyring + bytes(keys[1]), keys[1].fingerprint) == bytes(keys[1])
 
 
 def test_select_passes_over_revoked_certificates() -> None:
@@ -585,41 +610,69 @@ def test_select_passes_over_revoked_certificates() -> None:
     certificate = old.extract_certificate()
     revoked = bytes(certificate) + bytes(certificate.revoke(old.certifier()))
     good = bytes(key.extract_certificate())
-    assert pgp.select(revoked + good, "somebody@example.com") == good
+    assert select(revoked + good, "somebody@example.com") == good
     with pytest.raises(KeyFileError, match="it has been revoked"):
-        pgp.select(revoked + good, certificate.fingerprint)
+        select(revoked + good, certificate.fingerprint)
 
 
 def test_select_believes_no_user_id_without_signature() -> None:
     good = bytes(generated().extract_certificate())
     forged = good + writer.packet(13, b"Boss <boss@example.com>")
     with pytest.raises(KeyFileError, match="the keyring holds no OpenPGP certificate for"):
-        pgp.select(forged, "boss@example.com")
+        select(forged, "boss@example.com")
 
 
 def test_select_refuses_what_is_no_keyring() -> None:
-    for keyring in (b"no keyring", b"\x99\xff"):
+    for keyring in (b"no keyring", b"\x99\xff", writer.packet(6, bytes(0x10000))):
         with pytest.raises(KeyFileError, match="it is not an OpenPGP keyring"):
-            pgp.select(keyring, "somebody@example.com")
-    assert not list(pgp._certificates(bytes(generated())))
+            select(keyring, "somebody@example.com")
+    assert not list(keyrings.certificates(bytes(generated())))
     with pytest.raises(KeyFileError, match="the keyring is larger than"):
-        pgp.select(bytes(limits.PGP_KEYRING_BYTES + 1), "somebody@example.com")
+        select(bytes(limits.PGP_KEYRING_BYTES + 1), "somebody@example.com")
+
+
+def test_select_from_many_blocks_of_armour() -> None:
+    """Work in proportion to the size: it once grew with its square, to 4 s and more here."""
+    block = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + b"z0AA" * 22 + b"\n-----END PGP PUBLIC KEY BLOCK-----\n"
+    started = time.process_time()
+    assert len(packets.dearmoured(block * 40_000)) == 40_000 * 66
+    assert time.process_time() - started < 1
+
+
+def test_mutated_certificates(home: GnupgHome) -> None:
+    source = home.public("cv@example.com")
+    fingerprint = home.fingerprints("cv@example.com")[0]
+    dice = random.Random(6)
+    refused = 0
+    for number in range(1500):
+        certificate = mutated(source, dice)
+        try:
+            if number % 3:
+                select(certificate, "cv@example.com" if number % 3 == 1 else fingerprint)
+            else:
+                pgp.wrap(OPTIONS, [certificate])
+        except KeyFileError:
+            refused += 1
+    assert refused > 500
 
 
 def test_gnupg_keyring_failures(home: GnupgHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyFileError, match="no-such-gpg cannot be run: No such file or directory"):
-        pgp.gnupg_keyring(str(home.path), "no-such-gpg")
+        gnupg_keyring(str(home.path), "no-such-gpg")
     with pytest.raises(KeyFileError, match="gpg --export fails with status 2"):
-        pgp.gnupg_keyring(str(tmp_path / "missing"))
+        gnupg_keyring(str(tmp_path / "missing"))
     odd = tmp_path / "--version"
     odd.mkdir(mode=0o700)
-    assert pgp.gnupg_keyring(str(odd)) == b""
+    assert gnupg_keyring(str(odd)) == b""
     monkeypatch.setattr(limits, "PGP_KEYRING_BYTES", 100)
     with pytest.raises(KeyFileError, match="gpg exports more than 100 bytes"):
-        pgp.gnupg_keyring(str(home.path))
+        gnupg_keyring(str(home.path))
     slow = tmp_path / "slow"
-    slow.write_text("#!/bin/sh\nexec sleep 60\n")
-    slow.chmod(0o700)
     monkeypatch.setattr(limits, "GPG_SECONDS", 0.2)
-    with pytest.raises(KeyFileError, match="takes longer than"):
-        pgp.gnupg_keyring(str(home.path), str(slow))
+    for script in ("exec sleep 60", "exec sleep 60 >&-"):
+        slow.write_text(f"#!/bin/sh\n{script}\n")
+        slow.chmod(0o700)
+        started = time.monotonic()
+        with pytest.raises(KeyFileError, match="takes longer than"):
+            gnupg_keyring(str(home.path), str(slow))
+        assert time.monotonic() - started < 30

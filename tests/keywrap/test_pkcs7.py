@@ -15,10 +15,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from decoder import cms, layer, limits, pkcs7, wire
+from decoder import cms, layer, limits, wire
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keyfile import KeyMaterial
 from decoder.keys import Keys
+from decoder.keywrap import pkcs7
 from decoder.privatekey import PrivateKey
 from tests import layers
 from tests.keywrap import pkcs7_writer as writer

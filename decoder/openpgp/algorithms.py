@@ -1,0 +1,55 @@
+"""The algorithms that are accepted, by their numbers (RFC 9580 §9), and what several kinds of packet use."""
+
+from __future__ import annotations
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+
+# Public keys: RSA for both uses and for encryption alone; ECDH, by its curves.
+RSA = (1, 2)
+ECDH = 18
+CURVE25519 = bytes.fromhex("2b060104019755010501")
+NIST_CURVES: dict[bytes, ec.EllipticCurve] = {
+    bytes.fromhex("2a8648ce3d030107"): ec.SECP256R1(),
+    bytes.fromhex("2b81040022"): ec.SECP384R1(),
+    bytes.fromhex("2b81040023"): ec.SECP521R1(),
+}
+
+_TRIPLE_DES, _CAST5 = 2, 3
+KEY_BYTES = {_TRIPLE_DES: 24, _CAST5: 16, 7: 16, 8: 24, 9: 32}  # of each cipher; AES from 7 on
+HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
+
+
+def block_bytes(cipher: int) -> int:
+    """Tell the block size of a cipher of KEY_BYTES."""
+    return 8 if cipher in (_TRIPLE_DES, _CAST5) else 16
+
+
+def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
+    """Decrypt in CFB mode, which by itself protects nothing from being changed.
+
+    Args:
+        cipher: one of KEY_BYTES.
+        key: of the size that is there.
+        iv: one block.
+        data: of any length.
+
+    Raises:
+        ValueError: the installed library does not have the cipher.
+    """
+    from cryptography.hazmat.decrepit.ciphers.algorithms import CAST5, TripleDES
+    from cryptography.hazmat.decrepit.ciphers.modes import CFB
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+    algorithm = {_TRIPLE_DES: TripleDES, _CAST5: CAST5}.get(cipher, AES)(key)
+    try:
+        decryptor = Cipher(algorithm, CFB(iv)).decryptor()
+    except UnsupportedAlgorithm:
+        raise ValueError("the cipher is not there") from None
+    return decryptor.update(data) + decryptor.finalize()
+
+
+def checksum(data: bytes) -> bytes:
+    """Add up all bytes, modulo 65536: the two bytes behind session keys and secret keys (RFC 9580 §5.1, §5.5.3)."""
+    return (sum(data) & 0xFFFF).to_bytes(2)
