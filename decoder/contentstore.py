@@ -21,6 +21,8 @@ BLOBS = "io.containerd.content.v1.content/blobs/sha256"
 
 _NAME_CHARACTERS = 64
 _HEX = frozenset("0123456789abcdef")
+_JSON_SPACE = b" \t\n\r"
+_ENCRYPTED_WORD = ENCRYPTED.strip("+").encode()  # some writers of JSON escape the plus sign
 
 
 class Search:
@@ -45,10 +47,15 @@ class Search:
         self._head = head
         self._media_types = frozenset((media_type,)) & DECODABLE if media_type else DECODABLE
         self._compared: dict[str, bool] = {}
+        self._offered: set[frozenset[tuple[str, str]]] = set()
+        self._outcome = ""
         self._deadline = monotonic() + limits.STORE_SECONDS
 
     def __iter__(self) -> Iterator[Descriptor]:
         """Yield descriptors whose blob begins with the head, those of newer manifests first.
+
+        Tags that share a layer mostly share its annotations too; those are yielded once. What the caller
+        does with a descriptor does not count against STORE_SECONDS.
 
         Raises:
             PayloadError: the store cannot be read, or there is no such descriptor.
@@ -61,21 +68,25 @@ class Search:
                 f"{self.why}, and the content store {quoted(folder)} cannot be read: {error.strerror}"
             ) from None
         try:
-            found = False
             for descriptor in self._search(store):
-                found = True
-                yield descriptor
+                annotations = frozenset(descriptor.annotations.items())
+                if annotations not in self._offered:
+                    self._offered.add(annotations)
+                    offered_at = monotonic()
+                    yield descriptor
+                    self._deadline += monotonic() - offered_at
         finally:
             os.close(store)
-        if not found:
+        if not self._offered:
             raise PayloadError(
-                f"{self.why}, and {quoted(folder)} has no layer that begins like this one "
-                f"({self.manifests} manifests with encrypted layers were read, {self.layers} such layers compared)"
+                f"{self.why}, and {quoted(folder)} has no layer that begins like this one ({self.manifests} manifests "
+                f"with encrypted layers were read, {self.layers} such layers compared{self._outcome})"
             )
 
     def _search(self, store: int) -> Iterator[Descriptor]:
         for name in _newest_first(store):
             if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
+                self._outcome = "; then the search was given up"
                 return
             if manifest := _read_manifest(store, name):
                 self.manifests += 1
@@ -124,11 +135,11 @@ def _newest_first(store: int) -> Iterator[str]:
 def _read_manifest(store: int, name: str) -> dict[str, object] | None:
     """Read a blob if it is JSON that names an encrypted layer; the first bytes tell most others."""
     data = _read(store, name, limits.STORE_WINDOW_BYTES)
-    if data is None or data[:1] != b"{":
+    if data is None or not data.lstrip(_JSON_SPACE).startswith(b"{"):
         return None
     if len(data) == limits.STORE_WINDOW_BYTES:
         data = _read(store, name, limits.MANIFEST_BYTES)
-    if data is None or ENCRYPTED.encode() not in data:
+    if data is None or _ENCRYPTED_WORD not in data:
         return None
     try:
         return wire.parse_object(data)

@@ -101,3 +101,13 @@ CLOUD_KMS_ATTEMPTS = 5
 GCP_KMS_PLAINTEXT_BYTES = 64 * KIB
 AWS_KMS_PLAINTEXT_BYTES = 4 * KIB
 PROVIDER_FILE_BYTES = 1 * MIB
+
+# Keyproviders, the client. A provider's own `timeout` may be longer than PROVIDER_SECONDS, up to this.
+PROVIDER_TIMEOUT_SECONDS = 600.0
+PROVIDER_WRAPPED_BYTES = 256 * KIB
+PROVIDER_DRAIN_SECONDS = 1.0  # for what the processes that a command left running still write
+PROVIDER_REAP_SECONDS = 5.0
+PROVIDER_RETRIES = 2
+PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
+PROVIDER_PROBE_SECONDS = 3.0
+CONFIGURATION_WARNINGS = 16

@@ -9,7 +9,7 @@ from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from decoder import legacy_pem
-from decoder.errors import KeyFileError
+from decoder.errors import KeyFileError, quoted
 
 if TYPE_CHECKING:
     PrivateKeyObject = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -63,8 +63,8 @@ class PrivateKey:
     def _parse(self) -> PrivateKeyObject:
         try:
             key = _parse_jwk(self._data) if self._form == "jwk" else _open(self._form, self._data, self._password)
-        except UnsupportedAlgorithm as error:
-            raise KeyFileError(f"it is of a kind that cannot be read ({error})") from None
+        except (UnsupportedAlgorithm, NotImplementedError) as error:  # the OpenSSH reader raises either
+            raise KeyFileError(f"it is of a kind that cannot be read ({quoted(str(error))})") from None
         if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
             raise KeyFileError("it is neither an RSA nor an EC private key")
         return key

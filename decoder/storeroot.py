@@ -25,8 +25,8 @@ def find_root() -> str:
     for _ in range(_ANCESTORS):
         if root := _from_open_files(process) or _from_command_line(process):
             return root
-        process = _parent(process)
-        if process <= 1:
+        process = _parent(process)  # may be 1: containerd is the first process of many a container
+        if not process:
             break
     return DEFAULT_ROOT
 

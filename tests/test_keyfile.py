@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 from pathlib import Path
@@ -218,3 +219,26 @@ def test_warnings_go_to_the_journal(tmp_path: Path) -> None:
         for _ in range(1000):  # a full queue is not waited for
             journal.warn("x", address)
     journal.warn("the listener is gone", address)
+
+
+def test_mutated_key_files_are_refused_or_loaded(folder: Path) -> None:
+    """Whatever the bytes become: a key, or a reason; never another exception."""
+    (folder / "password").write_bytes(PASSWORD)
+    seeds = []
+    for command in (PLAIN["PKCS#1 DER"], PLAIN["SEC1 PEM"], PLAIN["OpenSSH EC"], ENCRYPTED["legacy PEM aes192"]):
+        sh(folder, f"rm -f out out.pub; {command}")
+        seeds.append((folder / "out").read_bytes())
+    seeds.append(JWK.from_pyca(ec_key()).export().encode())
+    seeds.append((folder / "cert.pem").read_bytes() + (folder / "rsa.pem").read_bytes())
+    chance = random.Random(11)
+    for number in range(6000):
+        changed = bytearray(seeds[number % len(seeds)])
+        for _ in range(chance.randint(1, 4)):
+            changed[chance.randrange(len(changed))] = chance.randrange(256)
+        if chance.random() < 0.2:
+            del changed[chance.randrange(len(changed)) :]
+        try:
+            for key in recognise("mutated", bytes(changed), PASSWORD).private:
+                key.load()
+        except KeyFileError:
+            pass

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -147,3 +149,14 @@ def test_a_message_quotes_little_of_the_payload() -> None:
     with pytest.raises(PayloadError) as caught:
         parse_payload(any_bytes(b"{}", b"a" * 100_000))
     assert len(str(caught.value)) < 400
+
+
+def test_mutations_are_parsed_or_refused() -> None:
+    chance = random.Random(3)
+    payload = payload_bytes(DESCRIPTOR, {"privkeys": [b"key"], "x509s": [b""], "p": []})
+    for _ in range(20_000):
+        changed = bytearray(payload)
+        for _ in range(chance.randint(1, 3)):
+            changed[chance.randrange(len(changed))] = chance.choice(b'\0\x0a\x12\x7f\x80\xff"{}[]:,0-9e.ntf\\u')
+        with suppress(PayloadError):
+            parse_payload(bytes(changed))

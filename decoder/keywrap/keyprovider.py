@@ -1,27 +1,177 @@
-"""Keyproviders as a scheme: private options wrapped and unwrapped by a command or a service."""
+"""Keyproviders as a scheme: private options wrapped and unwrapped by a command or a service.
+
+A provider is told its own parameters alone: no private key of the payload or the node, and nothing that is meant for
+another provider.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from decoder.errors import WrappedKeyError
+from decoder import layer, limits
+from decoder.errors import KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
+from decoder.keyfile import read_key_file
+from decoder.provider import config, protocol
+from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
     from decoder.keys import Keys
     from decoder.keywrap import Refused
 
+CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
+_NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
+# Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
+_KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
+
 
 class KeyProvider:
-    """One keyprovider, by the name that annotations give it."""
+    """One keyprovider, by the name that annotations give it.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: what follows `provider.` in the annotation's name.
+        config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
+
+    Attributes:
+        warnings: what is odd about the configuration that was read for `wrap`.
+    """
+
+    def __init__(self, name: str, config_file: str = "") -> None:
         self._name = name
+        self._config_file = config_file
+        self.warnings: list[str] = []
 
-    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
-        """Ask the provider to unwrap."""
-        raise WrappedKeyError(f"no keyprovider {self._name} is configured")
+    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:  # noqa: ARG002 - other schemes try several keys
+        """Have the first configured provider unwrap that can, the one of this name before those that have it as alias.
+
+        Args:
+            wrapped: what the provider's `wrap` returned, at most PROVIDER_WRAPPED_BYTES.
+            keys: `keys.keyprovider_config` is the file, `keys.parameters` hold the provider's.
+            refused: not called; every failure is in the exception.
+
+        Raises:
+            WrappedKeyError: it is too long, or no provider is configured for it.
+            ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
+        """
+        if len(wrapped) > limits.PROVIDER_WRAPPED_BYTES:
+            raise WrappedKeyError(f"it is longer than {limits.PROVIDER_WRAPPED_BYTES} bytes")
+
+        def unwrap_with(provider: config.Configured) -> bytes:
+            parameters = self._parameters(provider, keys)
+            return _checked_options(_ask(provider, "keyunwrap", wrapped, parameters))
+
+        return self._first(keys.keyprovider_config, keys.warnings, unwrap_with)
 
     def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
-        """Ask the provider to wrap."""
-        raise WrappedKeyError(f"no keyprovider {self._name} is configured")
+        """Have the provider wrap.
+
+        Args:
+            options: the private options.
+            recipients: the parameters for the provider: what follows `provider:NAME:`, or none.
+
+        Raises:
+            WrappedKeyError: no provider is configured for the name.
+            ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
+        """
+        parameters = list(recipients) or [_NO_PARAMETER]
+        config_file = self._config_file or os.environ.get(CONFIG_VARIABLE, "")
+        return self._first(config_file, self.warnings, lambda provider: _ask(provider, "keywrap", options, parameters))
+
+    def _first(self, config_file: str, warnings: list[str], work: Callable[[config.Configured], bytes]) -> bytes:
+        failures = []
+        for provider in self._configured(config_file, warnings):
+            try:
+                return work(provider)
+            except ProviderError as error:
+                failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
+        raise ProviderFailedError("; ".join(failures))
+
+    def _configured(self, config_file: str, warnings: list[str]) -> list[config.Configured]:
+        missing = f"no keyprovider {quoted(self._name)} is configured"
+        if not config_file:
+            raise WrappedKeyError(f"{missing}: no configuration file is named ({CONFIG_VARIABLE})")
+        if not os.path.exists(config_file):
+            raise WrappedKeyError(f"{missing}: there is no file {quoted(config_file)}")
+        try:
+            found = config.parse_config(read_key_file(config_file))
+        except (ProviderError, KeyFileError) as error:
+            raise ProviderFailedError(f"the keyprovider configuration {quoted(config_file)}: {error}") from None
+        lines = [f"the keyprovider configuration {quoted(config_file)}: {warning}" for warning in found.warnings]
+        warnings += [line for line in lines if line not in warnings]
+        if providers := found.answering(self._name):
+            return providers
+        names = quoted(", ".join(provider.name for provider in found.providers)) if found.providers else "none"
+        raise WrappedKeyError(f"{missing} in {quoted(config_file)}, which has {names} (an alias can join the names)")
+
+    def _parameters(self, provider: config.Configured, keys: Keys) -> list[bytes]:
+        """Take the provider's own parameters; for an alias those that came under the annotation's name."""
+        for name in (provider.name, self._name):
+            if not name.startswith(_KEY_PARAMETERS) and name in keys.parameters:
+                return keys.parameters[name]
+        return []
+
+
+def _checked_options(opened: bytes) -> bytes:
+    """Refuse what cannot be private options: then the provider failed, and another may do better."""
+    try:
+        layer.parse_private_options(opened)
+    except ValueError as error:
+        raise ProviderError(f"it opened the wrapped key to malformed private options: {error}") from None
+    return opened
+
+
+def _ask(provider: config.Configured, operation: protocol.Operation, data: bytes, parameters: list[bytes]) -> bytes:
+    """Ask one provider.
+
+    Raises:
+        ProviderError: it failed.
+    """
+    transport, seconds = provider.transport, provider.seconds
+    if isinstance(transport, config.MalformedProvider):
+        raise ProviderError(transport.reason)
+    if isinstance(transport, config.TtrpcProvider):
+        raise ProviderError("ttrpc is not supported yet")
+    if isinstance(transport, config.NativeProvider):
+        return _ask_native(transport, operation, data, parameters, seconds)
+    request = protocol.build_request(operation, data, provider.name, parameters)
+    if len(request) > limits.PROVIDER_MESSAGE_BYTES:
+        raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
+    if isinstance(transport, config.CommandProvider):
+        from decoder.provider import command
+
+        reply = command.ask(transport, request, seconds)
+    else:
+        from decoder.provider import grpcclient
+
+        reply = grpcclient.ask(transport, operation, request, seconds)
+    try:
+        return protocol.parse_reply(operation, reply)
+    except ValueError as error:
+        raise ProviderError(f"its reply cannot be read: {error}") from None
+
+
+def _ask_native(
+    native: config.NativeProvider,
+    operation: protocol.Operation,
+    data: bytes,
+    parameters: list[bytes],
+    seconds: float,
+) -> bytes:
+    """Run one of our own providers in this process, for the same time as any other."""
+    from decoder import provider
+    from decoder.provider.timelimit import within
+
+    try:
+        texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]
+    except UnicodeDecodeError:
+        raise ProviderError("its parameter is not text") from None
+
+    def run() -> bytes:
+        try:
+            service = provider.create(native.provider, native.options)
+        except UsageError as error:
+            raise ProviderError(f"its configuration: {error}") from None
+        return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
+
+    return within(seconds, run)
