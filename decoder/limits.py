@@ -104,10 +104,16 @@ PROVIDER_FILE_BYTES = 1 * MIB
 
 # Keyproviders, the client. A provider's own `timeout` may be longer than PROVIDER_SECONDS, up to this.
 PROVIDER_TIMEOUT_SECONDS = 600.0
-PROVIDER_WRAPPED_BYTES = 256 * KIB
+PROVIDER_ANNOTATION_BYTES = 256 * KIB
 PROVIDER_DRAIN_SECONDS = 1.0  # for what the processes that a command left running still write
 PROVIDER_REAP_SECONDS = 5.0
 PROVIDER_RETRIES = 2
 PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
 PROVIDER_PROBE_SECONDS = 3.0
 CONFIGURATION_WARNINGS = 16
+
+# Keyproviders, as a server. A client's deadline may be shorter; calls beyond PROVIDER_SERVER_CALLS are refused at once.
+PROVIDER_REQUEST_SECONDS = 30.0
+PROVIDER_SERVER_CALLS = 256
+PROVIDER_SERVER_THREADS = 16
+PROVIDER_SERVER_GRACE_SECONDS = 25.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -118,7 +119,9 @@ def _load(form: Form, data: bytes, password: bytes | None) -> object:
     if form == "pkcs12":
         from cryptography.hazmat.primitives.serialization.pkcs12 import load_key_and_certificates
 
-        return load_key_and_certificates(data, password)[0]
+        with warnings.catch_warnings():  # about BER where DER belongs; standard error is for our one message
+            warnings.simplefilter("ignore")
+            return load_key_and_certificates(data, password)[0]
     if form == "pem" and password and (der := legacy_pem.decrypt_aes192(data, password)):
         return openssl.keys.load_der_private_key(der, None, None, unsafe_skip_rsa_key_validation=True)
     load = openssl.keys.load_pem_private_key if form == "pem" else openssl.keys.load_der_private_key

@@ -42,11 +42,11 @@ class KeyProvider:
         self._config_file = config_file
         self.warnings: list[str] = []
 
-    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:  # noqa: ARG002 - other schemes try several keys
+    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
         """Have the first configured provider unwrap that can, the one of this name before those that have it as alias.
 
         Args:
-            wrapped: what the provider's `wrap` returned, at most PROVIDER_WRAPPED_BYTES.
+            wrapped: what the provider's `wrap` returned, at most PROVIDER_ANNOTATION_BYTES.
             keys: `keys.keyprovider_config` is the file, `keys.parameters` hold the provider's.
             refused: not called; every failure is in the exception.
 
@@ -54,8 +54,8 @@ class KeyProvider:
             WrappedKeyError: it is too long, or no provider is configured for it.
             ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
         """
-        if len(wrapped) > limits.PROVIDER_WRAPPED_BYTES:
-            raise WrappedKeyError(f"it is longer than {limits.PROVIDER_WRAPPED_BYTES} bytes")
+        if len(wrapped) > limits.PROVIDER_ANNOTATION_BYTES:
+            raise WrappedKeyError(f"it is longer than {limits.PROVIDER_ANNOTATION_BYTES} bytes")
 
         def unwrap_with(provider: config.Configured) -> bytes:
             parameters = self._parameters(provider, keys)

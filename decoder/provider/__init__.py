@@ -79,12 +79,13 @@ def options_of(name: str) -> tuple[Option, ...]:
     return (*cast("tuple[Option, ...]", module.OPTIONS), *COMMON_OPTIONS)
 
 
-def create(name: str, options: Mapping[str, object]) -> Provider:
-    """Create one of our own providers.
+def create(name: str, options: Mapping[str, object], report: Callable[[str], None] | None = None) -> Provider:
+    """Create one of our own providers. Each of its operations leaves a line in the journal.
 
     Args:
         name: one of PROVIDERS.
         options: its options by name; each a string, or a list of strings where there may be several.
+        report: takes these lines too.
 
     Raises:
         UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.
@@ -106,4 +107,7 @@ def create(name: str, options: Mapping[str, object]) -> Provider:
             single[option.name] = cast("str", values[0])
     module = import_module(f"decoder.provider.{name}")
     build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", module.create)
-    return build(single, KeyPolicy(single.get("key", ""), allowed))
+    policy = KeyPolicy(single.get("key", ""), allowed)
+    from decoder.provider.audit import Audited
+
+    return Audited(name, build(single, policy), report)

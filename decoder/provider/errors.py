@@ -6,7 +6,18 @@ from decoder import limits
 
 
 class ProviderError(Exception):
-    """A key service did not do what it was asked; the text says why, and holds no secret and no credential."""
+    """A key service did not do what it was asked; the text says why, and holds no secret and no credential.
+
+    `reason` classes it for the audit.
+    """
+
+    reason = "failed"
+
+
+class KeyRefusedError(ProviderError):
+    """The key is not one that may be used here."""
+
+    reason = "refused"
 
 
 def excerpt(text: str) -> str:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from decoder import limits, wire
+from decoder import limits, protobuf, wire
 
 Operation = Literal["keywrap", "keyunwrap"]
 
@@ -48,7 +48,7 @@ def build_request(operation: Operation, data: bytes, name: str, parameters: Sequ
 
 
 def parse_request(data: bytes) -> Request:
-    """Read a request of any client (ocicrypt sends base64, ocicrypt-rs integers too).
+    """Read a request of any client: ocicrypt sends base64; ocicrypt-rs the private options as they are.
 
     Raises:
         ValueError: it is malformed, or over PROVIDER_MESSAGE_BYTES.
@@ -60,7 +60,7 @@ def parse_request(data: bytes) -> Request:
     if operation == "keywrap":
         params = wire.object_value(wire.member(value, "keywrapparams"))
         config = wire.object_value(wire.member(params, "ec"))
-        return Request("keywrap", _bytes(params, "optsdata"), _parameters(config))
+        return Request("keywrap", _private_options(params), _parameters(config))
     if operation == "keyunwrap":
         params = wire.object_value(wire.member(value, "keyunwrapparams"))
         config = wire.object_value(wire.member(params, "dc"))
@@ -84,6 +84,27 @@ def parse_reply(operation: Operation, data: bytes) -> bytes:
         raise ValueError(f"the reply is longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
     results, member = _RESULTS[operation]
     return _bytes(wire.object_value(wire.member(wire.parse_object(data), results)), member)
+
+
+def build_message(data: bytes) -> bytes:
+    """Write the gRPC message around a request or a reply: `bytes` in field 1, of both messages of the service."""
+    return protobuf.build_bytes(1, data)
+
+
+def parse_message(message: bytes) -> bytes:
+    """Read what `build_message` wrote.
+
+    Raises:
+        ValueError: it is not such a message.
+    """
+    return protobuf.parse_bytes(message, 1)
+
+
+def _private_options(params: dict[str, object]) -> bytes:
+    text = wire.member(params, "optsdata")
+    if isinstance(text, str) and text.startswith("{"):
+        return text.encode(errors="replace")
+    return _bytes(params, "optsdata")
 
 
 def _bytes(value: dict[str, object], name: str) -> bytes:
