@@ -34,9 +34,9 @@ _WHY_NO_PAYLOAD = (
 
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
-    gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
+    argv = sys.argv[1:]
     try:
-        status = _run(sys.argv[1:])
+        status = _run(argv)
     except DecoderError as error:
         _say(f"error: {error}")
         status = error.status
@@ -45,7 +45,7 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
         _say(f"error: internal error, please report it: {_place(error)}")
         status = DecoderError.status
-    if status:
+    if status and argv[:1] != ["keyprovider"]:
         from decoder.ending import fail
 
         fail(status)
@@ -53,6 +53,11 @@ def main() -> NoReturn:
 
 
 def _run(argv: list[str]) -> int:
+    if argv[:1] == ["keyprovider"]:
+        from decoder.provider.cli import main as keyprovider
+
+        return keyprovider(argv[1:])
+    gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
     arguments = parse_arguments(argv)
     if arguments.show:
         sys.stdout.write(arguments.show)
