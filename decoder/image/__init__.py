@@ -1,0 +1,1 @@
+"""Encrypted images: encrypt, decrypt, list and check them, wherever they are kept."""

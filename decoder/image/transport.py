@@ -1,0 +1,117 @@
+"""Where images are: what every transport can do, as a source and as a destination, and how one is chosen."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol, cast
+
+from decoder.errors import DecoderError, UsageError, quoted
+
+Descriptor = dict[str, Any]
+"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
+
+# Names as skopeo has them, with the module of each.
+TRANSPORTS = {
+    "oci": "ocilayout",
+    "oci-archive": "archive",
+    "docker-archive": "archive",
+    "docker": "registry",
+    "containerd": "containerdstore",
+}
+
+
+class ImageError(DecoderError):
+    """An image cannot be read or written; the text names the place."""
+
+    status = 7
+
+
+class DigestError(ImageError):
+    """A blob is not what its digest or size says."""
+
+    status = 5
+
+
+class BlobReader(Protocol):
+    """A blob being read; it is the caller who compares the digest, as `decoder.image.blobs` does."""
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read at most as much as fits; 0 at the end."""
+
+
+class BlobWriter(Protocol):
+    """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
+
+    def write(self, data: memoryview, /) -> int:
+        """Write, and return how much was taken."""
+
+    def commit(self, digest: str, size: int) -> None:
+        """Make the blob visible under its digest."""
+
+
+class ImageSource(Protocol):
+    """An image to read."""
+
+    def root(self) -> Descriptor:
+        """Resolve the reference: the descriptor of a manifest or an index."""
+
+    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
+        """Open a blob for reading, in a thread of its own if need be: may be called from several threads."""
+
+
+class ImageTarget(Protocol):
+    """A place to write an image to."""
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Tell whether the blob is there already, whole (a registry may mount it from elsewhere)."""
+
+    def create(self, size: int) -> AbstractContextManager[BlobWriter]:
+        """Start a blob of so many bytes: may be called from several threads."""
+
+    def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
+        """Write a manifest or index, after everything that it names."""
+
+    def publish(self, descriptor: Descriptor) -> None:
+        """Let the reference name this manifest or index: last, and at once or not at all."""
+
+
+class Options(NamedTuple):
+    """What transports need beside the reference."""
+
+    tls_verify: bool = True
+    namespace: str = "default"
+    address: str = "/run/containerd/containerd.sock"
+
+
+def open_source(reference: str, options: Options) -> AbstractContextManager[ImageSource]:
+    """Open an image for reading: `TRANSPORT:PLACE`.
+
+    Raises:
+        UsageError: the transport is unknown or the reference malformed.
+        ImageError: there is no such image.
+    """
+    module, name, place = _split(reference)
+    return cast("AbstractContextManager[ImageSource]", module.open_source(name, place, options))
+
+
+def open_target(reference: str, options: Options) -> AbstractContextManager[ImageTarget]:
+    """Open a place for writing: `TRANSPORT:PLACE`.
+
+    Raises:
+        UsageError: the transport is unknown or only for reading, or the reference is malformed.
+        ImageError: it cannot be written to.
+    """
+    module, name, place = _split(reference)
+    return cast("AbstractContextManager[ImageTarget]", module.open_target(name, place, options))
+
+
+def _split(reference: str) -> tuple[Any, str, str]:
+    from difflib import get_close_matches
+
+    name, separator, place = reference.partition(":")
+    if not separator or name not in TRANSPORTS:
+        nearest = get_close_matches(name, TRANSPORTS, 1)
+        hint = f"; did you mean {nearest[0]}:?" if nearest else ""
+        raise UsageError(f"{quoted(reference)} names no transport; there are {', '.join(TRANSPORTS)}{hint}")
+    return import_module(f"decoder.image.{TRANSPORTS[name]}"), name, place
