@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # In the order in which they are tried, cheapest first; keyproviders come after them all.
 SCHEMES = ("jwe", "pkcs7", "pgp", "pkcs11")
 PROVIDER_PREFIX = "provider."
+_GIVEN_UP = f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds"
 
 
 class KeyWrap(Protocol):
@@ -88,6 +89,8 @@ def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
 def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
     if item.scheme not in SCHEMES and not item.scheme.startswith(PROVIDER_PREFIX):
         raise WrappedKeyError("this scheme is not supported")
+    if time.monotonic() > deadline:
+        raise WrappedKeyError(_GIVEN_UP)
     try:
         wrapped = wire.decode_base64(item.text)
     except ValueError as error:
@@ -96,7 +99,7 @@ def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadlin
     def refused(key: Describable, reason: str) -> None:
         attempts.append(Attempt(item.annotation, item.number, key, reason))
         if time.monotonic() > deadline:
-            raise WrappedKeyError(f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds")
+            raise WrappedKeyError(_GIVEN_UP)
 
     tried_before = len(attempts)
     opened = load(item.scheme).unwrap(wrapped, keys, refused)

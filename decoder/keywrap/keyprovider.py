@@ -82,9 +82,12 @@ class KeyProvider:
         failures = []
         for provider in self._configured(config_file, warnings):
             try:
-                return work(provider)
+                done = work(provider)
             except ProviderError as error:
                 failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
+            else:
+                _add(warnings, failures)  # it went well, but not as it should
+                return done
         raise ProviderFailedError("; ".join(failures))
 
     def _configured(self, config_file: str, warnings: list[str]) -> list[config.Configured]:
@@ -97,8 +100,7 @@ class KeyProvider:
             found = config.parse_config(read_key_file(config_file))
         except (ProviderError, KeyFileError) as error:
             raise ProviderFailedError(f"the keyprovider configuration {quoted(config_file)}: {error}") from None
-        lines = [f"the keyprovider configuration {quoted(config_file)}: {warning}" for warning in found.warnings]
-        warnings += [line for line in lines if line not in warnings]
+        _add(warnings, [f"the keyprovider configuration {quoted(config_file)}: {text}" for text in found.warnings])
         if providers := found.answering(self._name):
             return providers
         names = quoted(", ".join(provider.name for provider in found.providers)) if found.providers else "none"
@@ -110,6 +112,11 @@ class KeyProvider:
             if not name.startswith(_KEY_PARAMETERS) and name in keys.parameters:
                 return keys.parameters[name]
         return []
+
+
+def _add(warnings: list[str], lines: list[str]) -> None:
+    """Add each line once, however many wrapped keys it comes up for."""
+    warnings += [line for line in lines if line not in warnings]
 
 
 def _checked_options(opened: bytes) -> bytes:
@@ -160,7 +167,7 @@ def _ask_native(
 ) -> bytes:
     """Run one of our own providers in this process, for the same time as any other."""
     from decoder import provider
-    from decoder.provider.timelimit import within
+    from decoder.provider.deadline import within
 
     try:
         texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]
@@ -174,4 +181,9 @@ def _ask_native(
             raise ProviderError(f"its configuration: {error}") from None
         return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
 
-    return within(seconds, run)
+    try:
+        return within(seconds, run)
+    except ProviderError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a library's; its text may hold a secret, and another provider may do better
+        raise ProviderError(f"it failed in a way that was not foreseen ({type(error).__name__})") from None

@@ -12,7 +12,7 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from decoder import keywrap, limits, wire
-from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.errors import KeyFileError, NoKeyError, WrappedKeyError
 from decoder.keys import Keys
 from decoder.keywrap import jwe
 from decoder.privatekey import PrivateKey
@@ -233,6 +233,17 @@ def test_mutations_never_open_or_crash(key: Any, content: str) -> None:
         except WrappedKeyError:
             continue
         assert opened in (None, OPTIONS)
+
+
+def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many wrapped keys there are, each of which may wait for a key service or a token."""
+    from decoder import layer
+
+    annotations = layer.build_annotations(bytes(32), {"jwe": [jwe.wrap(b"x", [public_pem(rsa_key())])] * 2})
+    monkeypatch.setattr(limits, "UNWRAP_SECONDS", -1.0)
+    with pytest.raises(NoKeyError) as caught:
+        keywrap.unwrap_any(annotations, keys_of(rsa_key()))
+    assert str(caught.value).count("given up") == 2
 
 
 def test_goes_on_within_an_annotation() -> None:

@@ -1,0 +1,69 @@
+"""As much of protobuf's wire format as short messages need: fields of varints and of bytes."""
+
+from __future__ import annotations
+
+_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
+_VARINT_BYTES = 10
+
+
+def build_bytes(number: int, value: bytes) -> bytes:
+    """Write one field of bytes, or of a string in UTF-8.
+
+    Args:
+        number: of the field.
+        value: what it holds.
+    """
+    return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
+
+
+def parse_bytes(data: bytes, number: int) -> bytes:
+    """Read one field of bytes: the last one of this number, b"" if there is none; other fields are skipped.
+
+    Raises:
+        ValueError: it is not a protobuf message, or the field is of another type.
+    """
+    found = b""
+    at = 0
+    while at < len(data):
+        tag, start = _read_varint(data, at)
+        wire_type = tag & 7
+        if not tag >> 3:
+            raise ValueError("a field has number 0")
+        start, at = _extent(data, start, wire_type)
+        if at > len(data):
+            raise ValueError("it is cut short")
+        if tag >> 3 == number:
+            if wire_type != _LENGTH_DELIMITED:
+                raise ValueError(f"field {number} has wire type {wire_type}")
+            found = data[start:at]
+    return found
+
+
+def _extent(data: bytes, at: int, wire_type: int) -> tuple[int, int]:
+    """Tell where the value of a field starts and ends."""
+    if wire_type == _VARINT:
+        return at, _read_varint(data, at)[1]
+    if wire_type == _LENGTH_DELIMITED:
+        length, at = _read_varint(data, at)
+        return at, at + length
+    if wire_type in (_FIXED32, _FIXED64):
+        return at, at + (4 if wire_type == _FIXED32 else 8)
+    raise ValueError(f"a field has wire type {wire_type}")
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift, byte in enumerate(data[at : at + _VARINT_BYTES]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, at + shift + 1
+    raise ValueError("it is cut short" if at + _VARINT_BYTES > len(data) else "a number is too long")
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)

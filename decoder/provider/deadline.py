@@ -1,0 +1,37 @@
+"""A time limit on work that a key service's library does, whatever time limits of its own that has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Thread
+from typing import TypeVar
+
+from decoder.provider.errors import ProviderError
+
+_Result = TypeVar("_Result")
+
+
+def within(seconds: float, work: Callable[[], _Result]) -> _Result:
+    """Do work in a thread, and leave it to itself when the time is over.
+
+    Raises:
+        ProviderError: it has not ended in time.
+        BaseException: what the work raised.
+    """
+    results: list[_Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - it is raised below, where it can be handled
+            errors.append(error)
+
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise ProviderError(f"no answer within {seconds:g} seconds")
+    return results[0]

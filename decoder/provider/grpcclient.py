@@ -1,0 +1,117 @@
+"""A keyprovider that is a gRPC server: package `keyprovider`, service `KeyProviderService`, WrapKey and UnWrapKey.
+
+Its two messages hold one field each, so no generated code is needed. grpcio is imported when a server is asked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits, protobuf
+from decoder.provider.deadline import within
+from decoder.provider.errors import ProviderError, excerpt
+
+if TYPE_CHECKING:
+    import grpc
+
+    from decoder.provider.config import GrpcProvider
+    from decoder.provider.protocol import Operation
+
+_METHODS: dict[Operation, str] = {
+    "keywrap": "/keyprovider.KeyProviderService/WrapKey",
+    "keyunwrap": "/keyprovider.KeyProviderService/UnWrapKey",
+}
+_FIELD = 1
+_OVERHEAD_BYTES = 16  # of a message over what its field holds
+
+
+def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: float) -> bytes:
+    """Ask a server; after UNAVAILABLE at most PROVIDER_RETRIES times more.
+
+    Args:
+        provider: where the server is, and how to speak TLS with it. A proxy is never used.
+        operation: decides the method.
+        request: at most PROVIDER_MESSAGE_BYTES.
+        seconds: how long all of it may take.
+
+    Raises:
+        ProviderError: grpcio is not installed, a file cannot be used, the server cannot be reached or trusted, does
+            not answer in time, or answers with an error, whose text is quoted, or with too much.
+    """
+    return within(seconds, lambda: _ask(provider, operation, protobuf.build_bytes(_FIELD, request), seconds))
+
+
+def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: float) -> bytes:
+    grpc = _load()
+    deadline = time.monotonic() + seconds
+    trust = None
+    if provider.tls:
+        from decoder.provider.grpctls import Trust
+
+        trust = Trust(provider.address, provider.tls, deadline)
+    for retries_left in reversed(range(limits.PROVIDER_RETRIES + 1)):
+        try:
+            reply = _call(provider, operation, message, deadline, trust.channel if trust else None)
+            return protobuf.parse_bytes(reply, _FIELD)
+        except ValueError as error:
+            raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from None
+        except grpc.RpcError as error:
+            reachable = error.code() != grpc.StatusCode.UNAVAILABLE
+            if not reachable and trust:
+                trust.check()
+            if reachable or not retries_left:
+                raise ProviderError(_cause(grpc, error, seconds)) from None
+        time.sleep(limits.PROVIDER_RETRY_SECONDS * 2 ** (limits.PROVIDER_RETRIES - retries_left))
+    raise AssertionError
+
+
+def _load() -> Any:
+    """Import grpcio so that it writes nothing to standard error, unless the operator asks for that."""
+    asked_for = os.environ.get("GRPC_VERBOSITY")
+    os.environ["GRPC_VERBOSITY"] = asked_for or "NONE"
+    try:
+        import grpc
+    except ImportError:
+        raise ProviderError("grpcio is not installed: pip install ctd-decoder[grpc]") from None
+    finally:
+        if asked_for is None:
+            del os.environ["GRPC_VERBOSITY"]  # it has been read, and is not meant for commands that are run later
+    return grpc
+
+
+def _call(
+    provider: GrpcProvider,
+    operation: Operation,
+    message: bytes,
+    deadline: float,
+    tls: tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None,
+) -> bytes:
+    import grpc
+
+    options: list[tuple[str, str | int]] = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.enable_retries", 0),  # they would not know our limit
+        ("grpc.use_local_subchannel_pool", 1),  # a retry connects anew
+        ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _OVERHEAD_BYTES),
+    ]
+    if tls:
+        channel = grpc.secure_channel(provider.address, tls[0], [*options, *tls[1]])
+    else:
+        channel = grpc.insecure_channel(provider.address, options)
+    with channel:
+        method: Callable[..., bytes] = channel.unary_unary(_METHODS[operation])
+        return method(message, timeout=max(0.0, deadline - time.monotonic()))
+
+
+def _cause(grpc: Any, error: Any, seconds: float) -> str:
+    code, text = error.code(), excerpt((error.details() or "")[: limits.PROVIDER_ERROR_BYTES])
+    if code == grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {seconds:g} seconds"
+    if code == grpc.StatusCode.UNAVAILABLE:
+        return f"it cannot be reached: {text}"
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return f"a message is too large, or it has too much to do: {text}"
+    return f"it answered {code.name}: {text}"
