@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from bench import keysdirectory
+from bench import keysdirectory, provider, store
 from bench.compare import GIB, MIB, Row, peak_memory, throughput, whole_process
 from bench.layer import make_layer
 from bench.programs import PIP_PROGRAM, describe_programs, write_script
@@ -67,6 +67,8 @@ def _rows(extent: _Extent) -> Iterator[Row]:
         for size in (10 * MIB, extent.huge_bytes):
             yield peak_memory(script, make_layer(size))
         yield from keysdirectory.rows()
+        yield from store.rows(script, extent.small_pairs)
+    yield provider.measure()
 
 
 def _describe_machine() -> str:

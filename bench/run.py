@@ -31,13 +31,14 @@ class Run(NamedTuple):
     peak: int
 
 
-def run(program: Path, layer: Layer, *, check_bytes: bool = False) -> Run:
+def run(program: Path, layer: Layer, *, check_bytes: bool = False, arguments: Sequence[str] = ()) -> Run:
     """Decrypt a layer with a program; the pipes are ready and full before the clock starts.
 
     Args:
         program: the decoder.
         layer: what to decrypt.
         check_bytes: compare the plaintext's SHA-256, which takes time, and not its length alone.
+        arguments: the program's command line.
 
     Raises:
         RunError: the exit status is not 0, or the plaintext is not the layer's.
@@ -52,7 +53,7 @@ def run(program: Path, layer: Layer, *, check_bytes: bool = False) -> Run:
         _read_line(drain)
         select.select([stdin], [], [])
         descriptors = [end.fileno() for end in (stdin, stdout, payload)]
-        launcher = _start(launch, *map(str, descriptors), str(program), pass_fds=descriptors)
+        launcher = _start(launch, *map(str, descriptors), str(program), *arguments, pass_fds=descriptors)
     figures, plain = _read_line(launcher), _read_line(drain)
     for process in (feeder, drain, launcher):
         process.wait()

@@ -48,7 +48,7 @@ class Search:
         self._media_types = frozenset((media_type,)) & DECODABLE if media_type else DECODABLE
         self._compared: dict[str, bool] = {}
         self._offered: set[frozenset[tuple[str, str]]] = set()
-        self._outcome = ""
+        self._given_up = False
         self._deadline = monotonic() + limits.STORE_SECONDS
 
     def __iter__(self) -> Iterator[Descriptor]:
@@ -78,19 +78,50 @@ class Search:
         finally:
             os.close(store)
         if not self._offered:
+            end = "; then the search was given up" if self._given_up else ""
             raise PayloadError(
                 f"{self.why}, and {quoted(folder)} has no layer that begins like this one ({self.manifests} manifests "
-                f"with encrypted layers were read, {self.layers} such layers compared{self._outcome})"
+                f"with encrypted layers were read, {self.layers} such layers compared{end})"
             )
 
     def _search(self, store: int) -> Iterator[Descriptor]:
-        for name in _newest_first(store):
-            if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
-                self._outcome = "; then the search was given up"
+        for name in self._newest_first(store):
+            if self._is_over():
                 return
             if manifest := _read_manifest(store, name):
                 self.manifests += 1
                 yield from self._matching(store, manifest)
+
+    def _newest_first(self, store: int) -> Iterator[str]:
+        """Yield the names of what may be manifests, newer ones first.
+
+        To ask for the times of 10,000 files takes longer than to decrypt a small layer. Inode numbers come
+        with the names, and those of a fresh image are often the largest: they go first. All others are put
+        in order before the next is read, for on XFS, and where numbers are used again, they tell nothing.
+        """
+        with os.scandir(store) as scan:
+            entries = sorted(scan, key=os.DirEntry.inode, reverse=True)
+        yield from self._by_time(store, entries[: limits.STORE_BATCH])
+        yield from self._by_time(store, entries[limits.STORE_BATCH :])
+
+    def _by_time(self, store: int, entries: list[os.DirEntry[str]]) -> Iterator[str]:
+        small: list[tuple[int, str]] = []
+        for entry in entries:
+            if self._is_over():
+                break
+            try:
+                status = os.stat(entry.name, dir_fd=store, follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_size <= limits.MANIFEST_BYTES:
+                small.append((status.st_mtime_ns, entry.name))
+        return (name for _, name in sorted(small, reverse=True) if _is_name(name))
+
+    def _is_over(self) -> bool:
+        """Tell whether a bound was reached, now or before."""
+        if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
+            self._given_up = True
+        return self._given_up
 
     def _matching(self, store: int, manifest: dict[str, object]) -> Iterator[Descriptor]:
         entries = manifest.get("layers")
@@ -110,26 +141,6 @@ class Search:
             self.layers += 1
             self._compared[name] = _read(store, name, limits.STORE_WINDOW_BYTES) == self._head
         return self._compared.get(name, False)
-
-
-def _newest_first(store: int) -> Iterator[str]:
-    """Yield the names of blobs, newer ones first.
-
-    To ask for the times of 10,000 files takes longer than to decrypt a small layer. A newer file mostly
-    has a larger inode number, which comes with its name, so times are asked for by the batch.
-    """
-    with os.scandir(store) as scan:
-        by_inode = sorted(((entry.inode(), entry.name) for entry in scan if _is_name(entry.name)), reverse=True)
-    for start in range(0, len(by_inode), limits.STORE_BATCH):
-        batch = []
-        for _, name in by_inode[start : start + limits.STORE_BATCH]:
-            try:
-                status = os.stat(name, dir_fd=store, follow_symlinks=False)
-            except OSError:
-                continue
-            if stat.S_ISREG(status.st_mode) and status.st_size <= limits.MANIFEST_BYTES:
-                batch.append((status.st_mtime_ns, name))
-        yield from (name for _, name in sorted(batch, reverse=True))
 
 
 def _read_manifest(store: int, name: str) -> dict[str, object] | None:

@@ -6,15 +6,12 @@ import json
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-from decoder import limits, wire
+from decoder import limits, protobuf, wire
 from decoder.errors import PayloadError, quoted
 
 Read = TypeVar("Read")
 
 TYPE_URL = "io.containerd.ocicrypt.v1.Payload"
-
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
-_VARINT_BYTES = 10
 
 
 class Descriptor(NamedTuple):
@@ -46,7 +43,7 @@ def parse_payload(data: bytes) -> Payload:
     if len(data) > limits.PAYLOAD_BYTES:
         raise PayloadError(f"the payload is larger than {limits.PAYLOAD_BYTES} bytes")
     try:
-        type_url, value = _parse_any(data)
+        type_url, value = protobuf.parse_bytes(data, 1).decode(), protobuf.parse_bytes(data, 2)
     except ValueError as error:
         raise PayloadError(f"the payload is not a protobuf Any: {error}") from None
     if type_url.rpartition("/")[2] != TYPE_URL:
@@ -63,54 +60,7 @@ def build_payload(payload: Payload) -> bytes:
     media_type, annotations, digest = payload.descriptor
     descriptor = {"mediaType": media_type, "digest": digest, "annotations": annotations}
     value = json.dumps({"DecryptConfig": {"Parameters": parameters}, "Descriptor": descriptor}).encode()
-    url = TYPE_URL.encode()
-    return b"\x0a" + _varint(len(url)) + url + b"\x12" + _varint(len(value)) + value
-
-
-def _parse_any(data: bytes) -> tuple[str, bytes]:
-    """Read fields 1 (type_url) and 2 (value); the last one wins, unknown fields are skipped."""
-    fields = {1: b"", 2: b""}
-    at = 0
-    while at < len(data):
-        tag, at = _read_varint(data, at)
-        number, wire_type = tag >> 3, tag & 7
-        if number == 0:
-            raise ValueError("a field has number 0")
-        if wire_type == _VARINT:
-            _, end = _read_varint(data, at)
-        elif wire_type == _LENGTH_DELIMITED:
-            length, at = _read_varint(data, at)
-            end = at + length
-        elif wire_type in (_FIXED32, _FIXED64):
-            end = at + (4 if wire_type == _FIXED32 else 8)
-        else:
-            raise ValueError(f"a field has wire type {wire_type}")
-        if end > len(data):
-            raise ValueError("it is cut short")
-        if number in fields:
-            if wire_type != _LENGTH_DELIMITED:
-                raise ValueError(f"field {number} has wire type {wire_type}")
-            fields[number] = data[at:end]
-        at = end
-    return fields[1].decode(), fields[2]
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift, byte in enumerate(data[at : at + _VARINT_BYTES]):
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return value, at + shift + 1
-    raise ValueError("it is cut short" if at + _VARINT_BYTES > len(data) else "a number is too long")
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    return protobuf.build_bytes(1, TYPE_URL.encode()) + protobuf.build_bytes(2, value)
 
 
 def _parse_value(text: bytes) -> Payload:

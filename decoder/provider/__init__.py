@@ -22,7 +22,8 @@ class Option(NamedTuple):
     Attributes:
         name: in lower case with dashes.
         help: a few words for --help.
-        many: whether it may be given several times (a list, in the configuration file).
+        many: whether it may be given several times (a list, in the configuration file); its values then come to
+            `create` joined by line feeds.
         also: further names that people have in their files.
     """
 
@@ -104,7 +105,7 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
         if option.name == "allow-key":
             allowed += cast("list[str]", values)
         else:
-            single[option.name] = cast("str", values[0])
+            single[option.name] = "\n".join(cast("list[str]", values))
     module = import_module(f"decoder.provider.{name}")
     build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", module.create)
     policy = KeyPolicy(single.get("key", ""), allowed)

@@ -30,7 +30,7 @@ IMAGE = f"image:{images.NAME}"
 _CGROUP = f"ctd-decoder-test-{os.getpid()}"
 
 # Only places: what the host has there stays as it is. The stream processors are containerd's default ones.
-_CONFIGURATION = f"""\
+CONFIGURATION = f"""\
 version = 2
 root = "/run/private/root"
 state = "/run/private/state"
@@ -76,12 +76,20 @@ class Containerd:
         keys: files to put into the keys directory.
         ctd_decoder: what is found on PATH under this name.
         programs: the directory of another containerd's programs; None for the installed one.
+        configuration: what its configuration file holds; the default tells it places alone.
     """
 
-    def __init__(self, directory: Path, *keys: Path, ctd_decoder: str = _LOGGING, programs: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *keys: Path,
+        ctd_decoder: str = _LOGGING,
+        programs: Path | None = None,
+        configuration: str = CONFIGURATION,
+    ) -> None:
         self._directory = directory
         self._configuration = directory / "config.toml"
-        self._configuration.write_text(_CONFIGURATION)
+        self._configuration.write_text(configuration)
         self._keys = directory / "keys"
         self._keys.mkdir()
         for key in keys:

@@ -1,0 +1,211 @@
+"""Where a keyprovider server listens, and who may connect: addresses, socket files, TLS."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple, cast
+
+import grpc
+import grpc.aio
+
+from decoder import limits
+from decoder.errors import DecoderError, UsageError, quoted
+
+_UNIX = "unix://"
+_SOCKET_PATH_BYTES = 107  # unix(7)
+
+
+class ListenError(DecoderError):
+    """The server cannot listen where, or as, it was told to."""
+
+    status = 7
+
+
+class Security(NamedTuple):
+    """Who may talk to the server: PEM files, "" for none, and whether it may do without any beyond this machine."""
+
+    certificate: str
+    key: str
+    client_ca: str
+    insecure: bool
+
+
+def check(address: str, security: Security) -> None:
+    """Refuse what would be unsafe, or cannot work.
+
+    Args:
+        address: HOST:PORT, or unix:///path.
+        security: the TLS files, which are read.
+
+    Raises:
+        UsageError: the address is malformed, or beyond this machine without TLS, or a TLS file lacks its other.
+        ListenError: a TLS file cannot be used.
+    """
+    if bool(security.certificate) != bool(security.key):
+        raise UsageError("--tls-cert and --tls-key need each other")
+    if security.client_ca and not security.certificate:
+        raise UsageError("--client-ca needs --tls-cert and --tls-key")
+    if security.certificate:
+        _check_tls(security)
+    if address.startswith(_UNIX):
+        path = address.removeprefix(_UNIX)
+        if not os.path.isabs(path) or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+            raise UsageError(f"--listen unix:// needs an absolute path of at most {_SOCKET_PATH_BYTES} bytes")
+        return
+    host, _ = _parse_address(address)
+    if not security.certificate and not security.insecure and not _is_loopback(host):
+        raise UsageError(
+            f"--listen {quoted(address)} can be reached from other machines, and keys would pass in clear text: "
+            "it needs --tls-cert and --tls-key (and --client-ca, to let in only clients with a certificate), "
+            "or --insecure"
+        )
+
+
+@contextmanager
+def listening(server: grpc.aio.Server, address: str, security: Security) -> Iterator[str]:
+    """Give the server its address, as `check` accepted it; a socket is removed at the end.
+
+    Yields:
+        Where it listens, with the port that the system chose for port 0.
+
+    Raises:
+        ListenError: it cannot listen there.
+    """
+    if address.startswith(_UNIX):
+        with _socket_file(address.removeprefix(_UNIX)) as made:
+            _add_port(server, address, address, security)
+            made()
+            yield address
+        return
+    host, port = _parse_address(address)
+    if host:
+        _try(host, port, address)
+    shown = f"[{host}]" if ":" in host else host
+    chosen = _add_port(server, f"{shown or '[::]'}:{port}", address, security)
+    yield f"{shown}:{chosen}"
+
+
+def _add_port(server: grpc.aio.Server, target: str, address: str, security: Security) -> int:
+    try:
+        if security.certificate:
+            return server.add_secure_port(target, _credentials(security))
+        return server.add_insecure_port(target)
+    except RuntimeError:  # the reason went to gRPC's own log
+        raise ListenError(f"cannot listen on {quoted(address)}") from None
+
+
+def _try(host: str, port: int, address: str) -> None:
+    """Bind to an address for a moment: the error says what gRPC would not."""
+    for family, kind, number, _, where in _resolve(host, port):
+        try:
+            with socket.socket(family, kind, number) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(where)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from None
+
+
+@contextmanager
+def _socket_file(path: str) -> Iterator[Callable[[], None]]:
+    """Make way for a socket that only this user can connect to, and remove it at the end.
+
+    Yields:
+        A function to call when the socket has been made.
+    """
+    _remove_stale(path)
+    made: list[tuple[int, int]] = []
+    before = os.umask(0o177)
+
+    def remember() -> None:
+        os.umask(before)
+        made.append(_identity(path))
+
+    try:
+        yield remember
+    finally:
+        os.umask(before)
+        with suppress(OSError):
+            if _identity(path) in made:
+                os.unlink(path)
+
+
+def _remove_stale(path: str) -> None:
+    if not os.path.isdir(os.path.dirname(path)):
+        raise ListenError(f"there is no directory for the socket {quoted(path)}")
+    if not os.path.lexists(path):
+        return
+    if not stat.S_ISSOCK(os.lstat(path).st_mode):
+        raise ListenError(f"{quoted(path)} is there already, and is no socket")
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except OSError:
+            os.unlink(path)
+        else:
+            raise ListenError(f"another server listens on {quoted(path)}")
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _credentials(security: Security) -> grpc.ServerCredentials:
+    return grpc.ssl_server_credentials(
+        [(_read(security.key), _read(security.certificate))],
+        root_certificates=_read(security.client_ca) if security.client_ca else None,
+        require_client_auth=bool(security.client_ca),
+    )
+
+
+def _check_tls(security: Security) -> None:
+    """Have OpenSSL say what is wrong; gRPC would only fail."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    path = security.certificate
+    try:
+        context.load_cert_chain(security.certificate, security.key, password="")  # or it asks the terminal
+        if path := security.client_ca:
+            context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        both = f"{path} with {security.key}" if path == security.certificate else path
+        raise ListenError(f"{both}: {error.reason or 'it is not PEM, or encrypted'}") from None
+    except OSError as error:
+        raise ListenError(f"{path} or {security.key}: {error.strerror}") from None
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(limits.KEY_FILE_BYTES)
+
+
+def _parse_address(address: str) -> tuple[str, int]:
+    host, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or host.startswith("unix:"):
+        raise UsageError(f"--listen {quoted(address)} is neither HOST:PORT nor unix:///path")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:
+        return False  # every address of this machine
+    return all(ipaddress.ip_address(where[0]).is_loopback for *_, where in _resolve(host, 0))
+
+
+def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
+    try:
+        return cast("list[Any]", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError):
+        raise ListenError(f"the host {quoted(host)} is not known") from None
+
+
+def is_open_to_others(address: str, security: Security) -> bool:
+    """Tell whether clients beyond this machine need no certificate."""
+    if address.startswith(_UNIX) or security.client_ca:
+        return False
+    return not _is_loopback(_parse_address(address)[0])

@@ -1,0 +1,91 @@
+"""AWS KMS as moto plays it, and a server that answers every request to KMS in one way."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+from moto.server import ThreadedMotoServer
+
+ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
+SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+SESSION_TOKEN = "session-token-" + "t" * 64
+REGION = "eu-west-1"
+
+
+@contextmanager
+def running_moto() -> Iterator[str]:
+    """Run moto's server on a free port, and give its URL."""
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield f"http://{host}:{port}"
+    finally:
+        server.stop()
+
+
+def kms_client(endpoint: str) -> Any:
+    """Give a client for what an administrator does."""
+    return boto3.client(
+        "kms",
+        region_name=REGION,
+        endpoint_url=endpoint,
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+
+
+class Answers:
+    """A server in KMS's place.
+
+    Attributes:
+        endpoint: its URL.
+        requests: the bodies that came.
+        answer: makes the status and the body of a reply out of a request's headers and body.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.requests: list[dict[str, object]] = []
+        self.answer: Callable[[Any, dict[str, object]], tuple[int, object]] = lambda _headers, _body: (500, {})
+
+
+@contextmanager
+def running_answers() -> Iterator[Answers]:
+    """Run the server on a free port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            answers.requests.append(body)
+            status, value = answers.answer(self.headers, body)
+            data = value if isinstance(value, bytes) else json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.1")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        def handle_error(self, *_: object) -> None:
+            """Say nothing of clients that stopped waiting."""
+
+    server = Server(("127.0.0.1", 0), Handler)
+    answers = Answers(f"http://127.0.0.1:{server.server_port}")
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield answers
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,233 @@
+"""HTTP and HTTPS servers on the loopback interface that speak what a test writes, and certificates for them."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_SECONDS = 60
+
+
+class Asked(NamedTuple):
+    """A request as a server received it; the host is the one in its header."""
+
+    method: str
+    host: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+class Answer(NamedTuple):
+    """What a server replies; with `drip` its body comes in single bytes, that many seconds apart."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] | None = None
+    drip: float = 0.0
+
+
+def json_answer(value: object, status: int = 200, **headers: str) -> Answer:
+    named = {name.replace("_", "-"): text for name, text in headers.items()}
+    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **named})
+
+
+class Authority:
+    """A certificate authority of a test."""
+
+    def __init__(self, directory: Path, name: str = "test authority") -> None:
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, None), [])
+        self.file = directory / f"{name.replace(' ', '-')}.pem"
+        self.file.write_bytes(certificate)
+
+    def server_context(self, *names: str) -> ssl.SSLContext:
+        """Make the TLS settings of a server with these names or addresses."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        certificate = self._sign(subject, key, x509.BasicConstraints(False, None), list(names))
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        file = self._directory / f"server-{names[0]}.pem"
+        file.write_bytes(certificate + private)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(file)
+        return context
+
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, constraints: x509.BasicConstraints, names: list[str]
+    ) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        day = datetime.timedelta(days=1)
+        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
+        builder = builder.add_extension(constraints, critical=True)
+        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
+        if names:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False
+            )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    with suppress(ValueError):
+        return x509.IPAddress(ip_address(name))
+    return x509.DNSName(name)
+
+
+class Loopback:
+    """A server that answers each request by a function; `None` leaves the client waiting.
+
+    Attributes:
+        asked: every request so far.
+    """
+
+    def __init__(self, answer: Callable[[Asked], Answer | None], context: ssl.SSLContext | None = None) -> None:
+        self.asked: list[Asked] = []
+        self.answer = answer
+        self._ended = threading.Event()
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            timeout = _SECONDS
+
+            def do_POST(self) -> None:  # the base class names it so
+                owner._handle(self)
+
+            do_GET = do_PUT = do_POST  # noqa: N815 - likewise
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - likewise
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def finish_request(self, request: Any, client_address: Any) -> None:
+                # A client may not accept the certificate, or not wait.
+                with suppress(OSError), _with_tls(request, context) as connection:
+                    Handler(connection, client_address, self)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server.socket.listen(64)
+        self.port = self._server.server_address[1]
+        scheme = "https" if context else "http"
+        self.url = f"{scheme}://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in handler.headers.items()}
+        asked = Asked(handler.command, headers.get("host", ""), handler.path, headers, body)
+        self.asked.append(asked)
+        answer = self.answer(asked)
+        if answer is None:
+            self._ended.wait(_SECONDS)
+            handler.close_connection = True
+            return
+        handler.send_response(answer.status)
+        for name, value in (answer.headers or {}).items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(answer.body)))
+        handler.end_headers()
+        if not answer.drip:
+            handler.wfile.write(answer.body)
+        for at in range(len(answer.body) if answer.drip else 0):
+            handler.wfile.write(answer.body[at : at + 1])
+            handler.wfile.flush()
+            if self._ended.wait(answer.drip):
+                return
+
+
+def _with_tls(connection: socket.socket, context: ssl.SSLContext | None) -> socket.socket:
+    return context.wrap_socket(connection, server_side=True) if context else connection
+
+
+class Proxy:
+    """A CONNECT proxy that leads every host to a server of a test, as if the names were its own.
+
+    Attributes:
+        hosts: which were asked for, with their ports, in order.
+    """
+
+    def __init__(self, routes: dict[str, int]) -> None:
+        self.hosts: list[str] = []
+        self._routes = routes
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._connect, args=(client,), daemon=True).start()
+
+    def _connect(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            head = b""
+            while b"\r\n\r\n" not in head:
+                if not (received := client.recv(4096)):
+                    return
+                head += received
+            host = head.split()[1].decode()
+            self.hosts.append(host)
+            if host not in self._routes:
+                client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+                return
+            with socket.create_connection(("127.0.0.1", self._routes[host])) as server:
+                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                _relay(client, server)
+
+
+def _relay(one: socket.socket, other: socket.socket) -> None:
+    to = {one: other, other: one}
+    while True:
+        readable, _, _ = select.select([one, other], [], [], _SECONDS)
+        for source in readable:
+            if not (data := source.recv(65536)):
+                return
+            to[source].sendall(data)
+        if not readable:
+            return
