@@ -129,3 +129,27 @@ ARCHIVE_ENTRIES = 65536
 ARCHIVE_HEADER_BYTES = 64 * KIB  # one extended header
 ARCHIVE_LINKS = 8
 PASSWORD_BYTES = 4 * KIB
+
+# Images in a registry. The times are of one conversation; REGISTRY_LEAST_RATE, in bytes per second, bounds a slow one.
+REGISTRY_CONNECT_SECONDS = 10.0
+REGISTRY_IDLE_SECONDS = 60.0
+REGISTRY_LEAST_RATE = 4 * KIB
+REGISTRY_COMMIT_SECONDS = 600.0  # a registry may read all of a blob before it answers
+REGISTRY_ATTEMPTS = 5
+REGISTRY_RETRY_SECONDS = 0.5  # doubled before each further attempt
+REGISTRY_RETRY_AFTER_SECONDS = 30.0
+REGISTRY_REDIRECTS = 5
+REGISTRY_ERROR_BYTES = 16 * KIB
+REGISTRY_TOKEN_BYTES = 256 * KIB
+REGISTRY_TOKEN_SECONDS = 60.0  # how long a token holds that does not say
+REGISTRY_REFERENCE_CHARACTERS = 512
+DOCKER_CONFIG_BYTES = 1 * MIB
+CREDENTIAL_HELPER_SECONDS = 30.0
+CREDENTIAL_HELPER_BYTES = 64 * KIB
+
+# Images in containerd's store. Its own messages are at most 16 MiB; a lease ends by itself if we were killed.
+CONTAINERD_SECONDS = 60.0
+CONTAINERD_MESSAGE_BYTES = 16 * MIB
+CONTAINERD_WRITE_BYTES = 1 * MIB
+CONTAINERD_WRITES_AHEAD = 4
+CONTAINERD_LEASE_SECONDS = 24 * 3600.0

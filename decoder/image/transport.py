@@ -33,6 +33,10 @@ class DigestError(ImageError):
     status = 5
 
 
+class InterruptedWriteError(ImageError):
+    """A blob was not written to its end, for a reason that may pass: it may be written again, from `create`."""
+
+
 class BlobReader(Protocol):
     """A blob being read; it is the caller who compares the digest, as `decoder.image.blobs` does."""
 
@@ -69,6 +73,9 @@ class ImageTarget(Protocol):
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
         """Start a blob of so many bytes: may be called from several threads."""
 
+    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
+        """Open a committed blob to read it back, before anything is published: may be called from several threads."""
+
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
         """Write a manifest or index, after everything that it names."""
 
@@ -77,11 +84,19 @@ class ImageTarget(Protocol):
 
 
 class Options(NamedTuple):
-    """What transports need beside the reference."""
+    """What transports need beside the reference.
+
+    Attributes:
+        tls_verify: whether a registry must speak TLS, with a certificate that is accepted.
+        namespace: of containerd.
+        address: containerd's socket.
+        mount_from: where a target's image comes from, a whole reference: a registry may have those blobs at hand.
+    """
 
     tls_verify: bool = True
     namespace: str = "default"
     address: str = "/run/containerd/containerd.sock"
+    mount_from: str = ""
 
 
 def open_source(reference: str, options: Options) -> AbstractContextManager[ImageSource]:
