@@ -69,6 +69,8 @@ class Search:
             ) from None
         try:
             for descriptor in self._search(store):
+                if len(self._offered) == limits.STORE_CANDIDATES:
+                    break
                 annotations = frozenset(descriptor.annotations.items())
                 if annotations not in self._offered:
                     self._offered.add(annotations)
