@@ -389,7 +389,9 @@ def test_a_failed_rsa_decryption_gives_a_random_content_key() -> None:
             recipient = pkcs7._Recipient(b"", rsa_padding, encrypted)
             found = {pkcs7._content_key(recipient, key, 24) for _ in range(4)}
             assert {len(content_key) for content_key in found} == {24}
-            assert len(found) == 4
+            # OpenSSL's implicit rejection makes up the same message each time, and once in some 250 keys it
+            # happens to be 24 bytes long; whatever else fails gets another key each time.
+            assert len(found) == 4 or (isinstance(rsa_padding, padding.PKCS1v15) and len(found) == 1)
 
 
 def parsed_algorithm(encoded: bytes) -> cms.Algorithm:
