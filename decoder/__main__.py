@@ -45,7 +45,7 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
         _say(f"error: internal error, please report it: {_place(error)}")
         status = DecoderError.status
-    if status and argv[:1] != ["keyprovider"]:
+    if status and argv[:1] not in (["keyprovider"], ["image"]):
         from decoder.ending import fail
 
         fail(status)
@@ -57,6 +57,10 @@ def _run(argv: list[str]) -> int:
         from decoder.provider.cli import main as keyprovider
 
         return keyprovider(argv[1:])
+    if argv[:1] == ["image"]:
+        from decoder.image.cli import main as image
+
+        return image(argv[1:])
     gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
     arguments = parse_arguments(argv)
     if arguments.show:

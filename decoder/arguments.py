@@ -10,6 +10,7 @@ from decoder.errors import UsageError, quoted
 USAGE = """\
 usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
                    [--release streaming|verified] [--content-store DIR | --require-payload]
+       ctd-decoder image encrypt|decrypt|layerinfo|check --help
        ctd-decoder keyprovider run|serve --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:

@@ -140,7 +140,9 @@ def decrypt_verified(
     decrypt(spool, sink, key, buffer_bytes, "the spool file")
 
 
-def encrypt(source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes) -> bytes:
+def encrypt(
+    source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes, buffer_bytes: int = limits.BUFFER_BYTES
+) -> bytes:
     """Encrypt a layer.
 
     Args:
@@ -148,6 +150,7 @@ def encrypt(source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes) -> b
         sink: takes the ciphertext, which has the same length.
         symmetric_key: 32 bytes, never used for another layer.
         nonce: 16 bytes, the first counter block.
+        buffer_bytes: how much is read and enciphered at a time, in bytes.
 
     Returns:
         The 32-byte HMAC-SHA256 over the ciphertext.
@@ -156,8 +159,8 @@ def encrypt(source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes) -> b
         StreamError: reading or writing failed.
     """
     cipher = Cipher(algorithms.AES(symmetric_key), modes.CTR(nonce)).encryptor()
-    plain = memoryview(bytearray(limits.BUFFER_BYTES))
-    with Authenticator(symmetric_key, limits.BUFFER_BYTES + _SLACK) as mac:
+    plain = memoryview(bytearray(buffer_bytes))
+    with Authenticator(symmetric_key, buffer_bytes + _SLACK) as mac:
         while length := fill(source, plain):
             block = mac.free_buffer()
             cipher.update_into(plain[:length], block)

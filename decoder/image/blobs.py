@@ -1,0 +1,307 @@
+"""Blobs on their way: read and compared with their digest, written under the digest that they turn out to have.
+
+Whatever reads or writes fails with an ImageError that names the blob; a reader that is no regular file, such as a
+registry's answer, may give less at a time than it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from decoder import limits, stream
+from decoder.errors import LayerError, quoted
+from decoder.image.digest import RunningDigest, split_digest
+from decoder.image.transport import DigestError, ImageError
+
+if TYPE_CHECKING:
+    from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget
+    from decoder.layer import LayerKey, PrivateOptions
+
+Advance = Callable[[int], None]
+"""Told of every so many bytes that went through; may raise to end the work."""
+
+
+class Written(NamedTuple):
+    """A blob that was written: its digest and size, and the HMAC if it was encrypted."""
+
+    digest: str
+    size: int
+    hmac: bytes = b""
+
+
+def _ignore(_count: int) -> None:
+    pass
+
+
+class CheckedReader:
+    """A source for the cipher loops that computes the digest of what they read.
+
+    Args:
+        reader: the blob.
+        descriptor: its digest and size.
+        digest: of the descriptor's algorithm, fresh.
+        advance: told of every read.
+    """
+
+    def __init__(self, reader: BlobReader, descriptor: Descriptor, digest: RunningDigest, advance: Advance) -> None:
+        self._reader = reader
+        self._descriptor = descriptor
+        self._digest = digest
+        self._advance = advance
+        self._left: int = descriptor["size"]
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read at most as much as fits; 0 at the end.
+
+        Raises:
+            DigestError: there is more than the descriptor says.
+            ImageError: reading failed.
+        """
+        self._digest.wait()
+        try:
+            count = self._reader.readinto(buffer)
+        except OSError as error:
+            raise ImageError(f"reading {self._descriptor['digest']}: {error.strerror or error}") from None
+        self._left -= count
+        if self._left < 0:
+            raise DigestError(f"{self._descriptor['digest']} is longer than {self._descriptor['size']} bytes")
+        if count:
+            self._digest.update(buffer[:count])
+            self._advance(count)
+        return count
+
+    def fileno(self) -> int:
+        """Satisfy `stream.Source`; a blob that has to be waited for blocks."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Compare size and digest, once everything was read.
+
+        Raises:
+            DigestError: one of them differs.
+        """
+        if self._left:
+            raise DigestError(f"{self._descriptor['digest']} ends {self._left} bytes early")
+        if self._digest.digest() != self._descriptor["digest"]:
+            raise DigestError(f"{self._descriptor['digest']} is damaged: its digest is another")
+
+
+class DigestingSink:
+    """A sink for the cipher loops that computes the digest of what they write.
+
+    Args:
+        digest: fresh.
+        writer: takes the blob; None to digest alone.
+    """
+
+    def __init__(self, digest: RunningDigest, writer: BlobWriter | None = None) -> None:
+        self._writer = writer
+        self._digest = digest
+        self.size = 0
+
+    def write(self, data: memoryview, /) -> int:
+        """Write everything.
+
+        Raises:
+            ImageError: writing failed.
+        """
+        self._digest.update(data)
+        if self._writer:
+            _write_all(self._writer, data)
+        self._digest.wait()  # the caller fills this buffer again
+        self.size += len(data)
+        return len(data)
+
+    def fileno(self) -> int:
+        """Satisfy `stream.Sink`; a blob that has to be waited for blocks."""
+        raise NotImplementedError
+
+
+def read_whole(source: ImageSource, descriptor: Descriptor, most: int) -> bytes:
+    """Read a small blob, such as a manifest, and compare its digest.
+
+    Args:
+        source: has it.
+        descriptor: its digest and size.
+        most: how many bytes it may have.
+
+    Raises:
+        DigestError: it is not what its descriptor says.
+        ImageError: it is larger, or cannot be read.
+    """
+    if descriptor["size"] > most:
+        raise ImageError(f"{descriptor['digest']} has {descriptor['size']} bytes; {most} are accepted here")
+    data = memoryview(bytearray(descriptor["size"] + 1))
+    with checked(source, descriptor, _ignore) as reader:
+        length = stream.fill(reader, data)
+        reader.check()
+    return bytes(data[:length])
+
+
+def copy(source: ImageSource, target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
+    """Copy a blob as it is.
+
+    Raises:
+        DigestError: it is not what its descriptor says; nothing is visible at the target.
+        ImageError: reading or writing failed.
+    """
+    buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
+    with checked(source, descriptor, advance) as reader, target.create(descriptor["size"]) as writer:
+        while length := reader.readinto(buffer):
+            _write_all(writer, buffer[:length])
+        reader.check()
+        _commit(writer, descriptor["digest"], descriptor["size"])
+
+
+def encrypt(
+    source: ImageSource, target: ImageTarget, descriptor: Descriptor, options: PrivateOptions, advance: Advance
+) -> Written:
+    """Encrypt a blob from one place to another.
+
+    Args:
+        source: has the plain layer.
+        target: gets the encrypted one.
+        descriptor: of the plain layer.
+        options: the layer's key and nonce, both fresh.
+        advance: told of every read.
+
+    Raises:
+        DigestError: the source is not what its descriptor says; nothing is visible at the target.
+        ImageError: reading or writing failed.
+    """
+    with (
+        checked(source, descriptor, advance) as reader,
+        target.create(descriptor["size"]) as writer,
+        RunningDigest() as digest,
+    ):
+        sink = DigestingSink(digest, writer)
+        hmac = stream.encrypt(reader, sink, options.symmetric_key, options.nonce, limits.IMAGE_BUFFER_BYTES)
+        reader.check()
+        written = Written(digest.digest(), sink.size, hmac)
+        _commit(writer, written.digest, written.size)
+    return written
+
+
+def decrypt(
+    source: ImageSource, target: ImageTarget, descriptor: Descriptor, key: LayerKey, plain: str, advance: Advance
+) -> Written:
+    """Decrypt a blob from one place to another.
+
+    Args:
+        source: has the encrypted layer.
+        target: gets the plain one.
+        descriptor: of the encrypted layer.
+        key: opens it.
+        plain: the digest that the plain layer must have; "" if none is known.
+        advance: told of every read.
+
+    Raises:
+        DigestError: the source is not what its descriptor says; nothing is visible at the target.
+        LayerError: the HMAC or the plain layer's digest differs; nothing is visible at the target.
+        ImageError: reading or writing failed.
+    """
+    with (
+        checked(source, descriptor, advance) as reader,
+        target.create(descriptor["size"]) as writer,
+        _plain_digest(plain) as digest,
+    ):
+        sink = DigestingSink(digest, writer)
+        stream.decrypt(reader, sink, key, limits.IMAGE_BUFFER_BYTES)
+        reader.check()
+        _compare(digest, plain, descriptor)
+        written = Written(digest.digest(), sink.size)
+        _commit(writer, written.digest, written.size)
+    return written
+
+
+def verify_encrypted(
+    target: ImageTarget, descriptor: Descriptor, key: LayerKey, plain: str, advance: Advance = _ignore
+) -> None:
+    """Read an encrypted blob back, and decrypt it as the decoder does.
+
+    Raises:
+        LayerError: the HMAC or the plain layer's digest differs.
+        ImageError: reading failed.
+    """
+    with target.open(descriptor) as blob, _plain_digest(plain) as digest:
+        stream.decrypt(_Counted(blob, descriptor, advance), DigestingSink(digest), key, limits.IMAGE_BUFFER_BYTES)
+        _compare(digest, plain, descriptor)
+
+
+def verify_plain(target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
+    """Read a blob back and compare its digest.
+
+    Raises:
+        DigestError: it differs.
+        ImageError: reading failed.
+    """
+    buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
+    with target.open(descriptor) as blob, RunningDigest(split_digest(descriptor["digest"])[0]) as digest:
+        reader = CheckedReader(blob, descriptor, digest, advance)
+        while reader.readinto(buffer):
+            pass
+        reader.check()
+
+
+@contextmanager
+def checked(source: ImageSource, descriptor: Descriptor, advance: Advance = _ignore) -> Iterator[CheckedReader]:
+    """Open a blob to read it with its digest; the caller calls `check` at its end.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+    algorithm, _ = split_digest(descriptor["digest"])
+    with source.open(descriptor) as blob, RunningDigest(algorithm) as digest:
+        yield CheckedReader(blob, descriptor, digest, advance)
+
+
+class _Counted:
+    """A source whose digest nobody needs, for there is an HMAC."""
+
+    def __init__(self, reader: BlobReader, descriptor: Descriptor, advance: Advance) -> None:
+        self._reader = reader
+        self._name = descriptor["digest"]
+        self._advance = advance
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        try:
+            count = self._reader.readinto(buffer)
+        except OSError as error:
+            raise ImageError(f"reading {self._name} back: {error.strerror or error}") from None
+        self._advance(count)
+        return count
+
+    def fileno(self) -> int:
+        raise NotImplementedError
+
+
+def _plain_digest(plain: str) -> RunningDigest:
+    """Start a digest of the algorithm that private options name; they are authenticated, but not by whom."""
+    return RunningDigest(split_digest(plain)[0]) if plain else RunningDigest()
+
+
+def _compare(digest: RunningDigest, plain: str, descriptor: Descriptor) -> None:
+    if plain and digest.digest() != plain:
+        raise LayerError(f"{descriptor['digest']} decrypts to something else than {quoted(plain)}, which it should be")
+
+
+def _write_all(writer: BlobWriter, data: memoryview) -> None:
+    while data:
+        try:
+            count = writer.write(data)
+        except OSError as error:
+            _fail_to_write(error)
+        data = data[count:]
+
+
+def _commit(writer: BlobWriter, digest: str, size: int) -> None:
+    try:
+        writer.commit(digest, size)
+    except OSError as error:
+        _fail_to_write(error)
+
+
+def _fail_to_write(error: OSError) -> NoReturn:
+    raise ImageError(f"writing a blob: {error.strerror or error}") from None

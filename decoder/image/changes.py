@@ -1,0 +1,132 @@
+"""What the two verbs that change an image share: their outcome, and layers that are one blob."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decoder import keywrap, layer
+from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
+from decoder.image import manifest
+
+if TYPE_CHECKING:
+    from decoder.image.progress import Progress
+    from decoder.image.selection import Layer
+    from decoder.image.transport import Descriptor
+    from decoder.keys import Keys
+    from decoder.layer import LayerKey
+
+
+class LockedError(DecoderError):
+    """No key opens a layer; the text names it. The status is that of the cause."""
+
+    def __init__(self, where: str, cause: NoKeyError | LayerError) -> None:
+        super().__init__(f"{where}: {cause}")
+        self.status = cause.status
+
+
+class Opened(NamedTuple):
+    """An encrypted layer that a key opened: what decrypts it, and the digest that it then has."""
+
+    key: LayerKey
+    plain: str
+
+    @property
+    def options(self) -> layer.PrivateOptions:
+        """The private options, to be wrapped for others."""
+        return layer.PrivateOptions(self.key.symmetric_key, self.key.nonce, self.plain)
+
+
+class Outcome(NamedTuple):
+    """What came of a verb: the new image, and what was done to which layer."""
+
+    descriptor: Descriptor
+    changes: list[dict[str, Any]]
+
+
+class Group(NamedTuple):
+    """Layers of one or more manifests that are the same blob, wrapped for the same recipients."""
+
+    layers: list[Layer]
+
+    @property
+    def descriptor(self) -> Descriptor:
+        """The descriptor of the first."""
+        return self.layers[0].descriptor
+
+    def describe(self) -> str:
+        """Name the layers for a message."""
+        return ", ".join(each.describe() for each in self.layers)
+
+    def change(self, media_type: str, digest: str, size: int, annotations: dict[str, str], action: str) -> list[Any]:
+        """Let the manifests name another blob, and tell what was done.
+
+        Args:
+            media_type: of the new blob.
+            digest: of it.
+            size: of it, in bytes.
+            annotations: those about encryption; the others stay.
+            action: what was done, in the past tense.
+        """
+        for node, number in self.layers:
+            kept = without_encryption(manifest.annotations_of(node.layers[number]))
+            descriptor = manifest.described(node.layers[number], media_type, digest, size)
+            descriptor.pop("annotations", None)
+            merged = {**kept, **annotations}
+            node.changed[number] = {**descriptor, **({"annotations": merged} if merged else {})}
+        return [
+            {"layer": each.number, "platform": each.node.platform, "action": action}
+            | {"from": each.descriptor["digest"], "digest": digest, "size": size}
+            for each in self.layers
+        ]
+
+
+def group(layers: Iterable[Layer]) -> list[Group]:
+    """Join layers that are one blob, the largest first, so that the last ones to finish are small."""
+    groups: dict[str, Group] = {}
+    for each in layers:
+        descriptor = each.descriptor
+        annotations = encryption_of(manifest.annotations_of(descriptor))
+        key = json.dumps([descriptor["mediaType"], descriptor["digest"], annotations], sort_keys=True)
+        groups.setdefault(key, Group([])).layers.append(each)
+    return sorted(groups.values(), key=lambda found: -int(found.descriptor["size"]))
+
+
+def encryption_of(annotations: dict[str, str]) -> dict[str, str]:
+    """Choose the annotations that are about encryption."""
+    return {
+        name: text
+        for name, text in annotations.items()
+        if name == layer.PUBLIC_OPTIONS or name.startswith(layer.KEYS_PREFIX)
+    }
+
+
+def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
+    """Leave out the annotations that are about encryption."""
+    return {name: text for name, text in annotations.items() if name not in encryption_of(annotations)}
+
+
+def open_layer(annotations: dict[str, str], keys: Keys, where: str) -> Opened:
+    """Open an encrypted layer's key as the decoder does.
+
+    Args:
+        annotations: those of its descriptor.
+        keys: all there are.
+        where: names the layer for a message.
+
+    Raises:
+        LockedError: none opens it, or what it opens is malformed.
+    """
+    try:
+        public = layer.parse_public_options(annotations)
+        private = keywrap.unwrap_any(annotations, keys)
+        return Opened(layer.layer_key(public, private), private.digest)
+    except (NoKeyError, KeyProviderError, LayerError) as error:
+        raise LockedError(where, error) from None
+
+
+def note_if_nothing_changed(outcome: list[dict[str, Any]], progress: Progress) -> None:
+    """Say so if the image was only copied."""
+    if not outcome:
+        progress.remark("no layer was changed; the image is copied as it is")

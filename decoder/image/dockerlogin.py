@@ -1,0 +1,158 @@
+"""Who one is at a registry, as `docker login` left it: in config.json, or with a credential helper that this names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+from base64 import b64decode
+from contextlib import suppress
+from threading import Timer
+from typing import Any, NamedTuple
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.image.transport import ImageError
+
+_HELPER = re.compile(r"[A-Za-z0-9._-]+")
+_TOKEN_USER = "<token>"  # noqa: S105 - what helpers call the user if the secret is an identity token
+_DOCKER_HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
+_NOT_FOUND = b"credentials not found"
+
+
+class Login(NamedTuple):
+    """What to show to a registry: a name and password, or an identity token to get others for."""
+
+    user: str
+    password: str
+    identity_token: str = ""
+
+
+def find_login(host: str) -> Login | None:
+    """Find the login for a registry: a helper for it alone, then the helper for all, then the file itself.
+
+    Args:
+        host: as references have it, with its port if that was given.
+
+    Raises:
+        ImageError: the configuration cannot be read or is malformed, or a helper fails.
+    """
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
+    path = os.path.join(folder, "config.json")
+    config = _read(path)
+    names = _DOCKER_HUB if host == "docker.io" else (host,)
+    try:
+        helpers = _object(config.get("credHelpers"))
+        helper = next((helpers[name] for name in names if name in helpers), config.get("credsStore"))
+        login = _ask(helper, names[0]) if helper else None
+        return login or _stored(_object(config.get("auths")), names)
+    except ValueError as error:
+        raise ImageError(f"{quoted(path)}: {error}") from None
+
+
+def _read(path: str) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limits.DOCKER_CONFIG_BYTES + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ImageError(f"{quoted(path)}: {error.strerror}") from None
+    if len(data) > limits.DOCKER_CONFIG_BYTES:
+        raise ImageError(f"{quoted(path)} has more than {limits.DOCKER_CONFIG_BYTES} bytes")
+    try:
+        return _object(json.loads(data))
+    except (ValueError, RecursionError):
+        raise ImageError(f"{quoted(path)} is no JSON object") from None
+
+
+def _object(value: object) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("something else where a JSON object belongs")
+    return value
+
+
+def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
+    """Find an entry by the host, or by a URL with this host, as older versions wrote them."""
+    for name in (*names, *entries):
+        if name in entries and (name in names or _host(name) in names) and (login := _entry(_object(entries[name]))):
+            return login
+    return None
+
+
+def _host(name: str) -> str:
+    return re.sub(r"^https?://", "", name).partition("/")[0]
+
+
+def _entry(entry: dict[str, Any]) -> Login | None:
+    user, password = _text(entry.get("username")), _text(entry.get("password"))
+    if encoded := _text(entry.get("auth")):
+        try:
+            user, separator, password = b64decode(encoded, validate=True).decode().rstrip("\0").partition(":")
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise ValueError("an `auth` that is not the base64 of a name and password")
+    token = _text(entry.get("identitytoken"))
+    return Login(user, password, token) if user or token else None
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _ask(helper: object, name: str) -> Login | None:
+    """Run docker-credential-HELPER: the registry on standard input, JSON on standard output."""
+    if not isinstance(helper, str) or not _HELPER.fullmatch(helper):
+        raise ValueError(f"{quoted(helper)} is no name of a credential helper")
+    program = f"docker-credential-{helper}"
+    status, output = _run(program, name.encode())
+    if status and _NOT_FOUND in output:
+        return None
+    if status or len(output) > limits.CREDENTIAL_HELPER_BYTES:
+        raise ImageError(f"{program} failed for {name}" if status else f"{program} wrote too much for {name}")
+    try:
+        reply = _object(json.loads(output))
+    except (ValueError, RecursionError):
+        raise ImageError(f"{program} did not reply with a JSON object for {name}") from None
+    user, secret = _text(reply.get("Username")), _text(reply.get("Secret"))
+    return Login("", "", secret) if user == _TOKEN_USER else Login(user, secret) if user else None
+
+
+def _run(program: str, request: bytes) -> tuple[int, bytes]:
+    """Run a helper, which has CREDENTIAL_HELPER_SECONDS; its messages are left to standard error."""
+    try:
+        process = subprocess.Popen(  # noqa: S603 - the user configured it
+            [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as error:
+        raise ImageError(f"{program} cannot be started: {error.strerror}") from None
+    assert process.stdin is not None  # noqa: S101 - both were asked for
+    assert process.stdout is not None  # noqa: S101
+    timer = Timer(limits.CREDENTIAL_HELPER_SECONDS, _kill, [process.pid])
+    with process:
+        timer.start()
+        try:
+            with suppress(BrokenPipeError):
+                process.stdin.write(request)
+                process.stdin.close()
+            output = process.stdout.read(limits.CREDENTIAL_HELPER_BYTES + 1)
+            if len(output) > limits.CREDENTIAL_HELPER_BYTES:
+                _kill(process.pid)
+            status = process.wait()
+        finally:
+            timer.cancel()
+            if process.returncode is None:
+                _kill(process.pid)
+    if status == -signal.SIGKILL and len(output) <= limits.CREDENTIAL_HELPER_BYTES:
+        raise ImageError(f"{program} did not end within {limits.CREDENTIAL_HELPER_SECONDS:g} seconds")
+    return status, output
+
+
+def _kill(group: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)

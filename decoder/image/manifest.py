@@ -1,0 +1,268 @@
+"""Manifests and indexes (image-spec, manifest.md and image-index.md): read as a tree, and written anew from the leaves.
+
+Members that are not known stay as they are. What changes in a Docker manifest becomes OCI, for only OCI has media
+types of encrypted layers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from decoder import layer, limits, wire
+from decoder.errors import quoted
+from decoder.image import blobs
+from decoder.image.digest import digest_of, split_digest
+from decoder.image.transport import ImageError
+
+if TYPE_CHECKING:
+    from decoder.image.transport import Descriptor, ImageSource
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+_DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+_IN_OCI = {_DOCKER_MANIFEST: OCI_MANIFEST, _DOCKER_LIST: OCI_INDEX, _DOCKER_CONFIG: OCI_CONFIG}
+_MANIFESTS = (OCI_MANIFEST, _DOCKER_MANIFEST)
+_INDEXES = (OCI_INDEX, _DOCKER_LIST)
+
+# The layer media types without `+encrypted`, each with the OCI type of the same compression.
+PLAIN_LAYERS = {
+    media_type.removesuffix(layer.ENCRYPTED): layer.OCI_TAR
+    + next((f"+{name}" for name in ("gzip", "zstd") if name in media_type), "")
+    for media_type in layer.DECODABLE
+}
+_ATTESTED = "vnd.docker.reference.digest"  # BuildKit: the manifest in the same index that an attestation is about
+
+
+class Node:
+    """A manifest or an index, with all that is below it.
+
+    Attributes:
+        descriptor: names it.
+        data: its bytes, of which `descriptor` has the digest.
+        value: the same, parsed.
+        platform: OS, architecture and variant, joined by slashes; "" if neither descriptor nor configuration tell.
+        children: the manifests and indexes in an index.
+        others: what else it names: configuration, or members of an index of an unknown kind.
+        layers: the descriptors of a manifest's layers.
+        changed: new descriptors of layers, by number.
+    """
+
+    def __init__(self, descriptor: Descriptor, data: bytes, value: dict[str, Any]) -> None:
+        self.descriptor = descriptor
+        self.data = data
+        self.value = value
+        self.platform = ""
+        self.config: dict[str, object] = {}
+        self.children: list[Node] = []
+        self.others: list[Descriptor] = []
+        self.layers: list[Descriptor] = []
+        self.changed: dict[int, Descriptor] = {}
+
+    @property
+    def is_image(self) -> bool:
+        """Tell a container image from other artifacts, such as attestations, which have no layers in tar archives."""
+        types = [str(each["mediaType"]) for each in self.layers]
+        is_manifest = self.descriptor["mediaType"] in _MANIFESTS
+        return is_manifest and (not types or any(is_plain(each) or is_encrypted(each) for each in types))
+
+    @property
+    def diff_ids(self) -> list[object]:
+        """The digests of the uncompressed layers, or nothing if the configuration has none."""
+        rootfs = self.config.get("rootfs")
+        found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+        return found if isinstance(found, list) else []
+
+    def walk(self) -> Iterator[Node]:
+        """Yield this one and all below, in the order of the indexes."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+
+def is_plain(media_type: str) -> bool:
+    """Tell whether a layer of this media type can be encrypted."""
+    return media_type in PLAIN_LAYERS
+
+
+def is_encrypted(media_type: str) -> bool:
+    """Tell whether a media type calls itself encrypted, known or not."""
+    return media_type.endswith(layer.ENCRYPTED)
+
+
+def load(source: ImageSource) -> Node:
+    """Read the manifests and configurations of an image, comparing every digest.
+
+    Raises:
+        ImageError: one of them is malformed, or there are too many or too deep ones.
+        DigestError: one of them is not what its descriptor says.
+    """
+    return _Loader(source).load(check_descriptor(source.root()))
+
+
+class _Loader:
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        self._count = 0
+        self._bytes = 0
+
+    def load(self, descriptor: Descriptor, path: tuple[str, ...] = ()) -> Node:
+        digest = descriptor["digest"]
+        self._count += 1
+        self._bytes += descriptor["size"]
+        if digest in path:
+            raise ImageError(f"the index {digest} names itself")
+        if len(path) > limits.IMAGE_INDEX_DEPTH:
+            raise ImageError(f"its indexes are nested more than {limits.IMAGE_INDEX_DEPTH} deep")
+        if self._count > limits.IMAGE_MANIFESTS or self._bytes > limits.IMAGE_MANIFESTS_BYTES:
+            raise ImageError(
+                f"it has more than {limits.IMAGE_MANIFESTS} manifests or {limits.IMAGE_MANIFESTS_BYTES} bytes of them"
+            )
+        data = blobs.read_whole(self._source, descriptor, limits.MANIFEST_BYTES)
+        node = Node(descriptor, data, _parse(descriptor, data))
+        if descriptor["mediaType"] in _INDEXES:
+            self._load_index(node, (*path, digest))
+        else:
+            self._load_manifest(node)
+        return node
+
+    def _load_index(self, node: Node, path: tuple[str, ...]) -> None:
+        for entry in _descriptors(node, "manifests", limits.IMAGE_MANIFESTS):
+            if entry["mediaType"] in (*_MANIFESTS, *_INDEXES):
+                node.children.append(self.load(entry, path))
+            else:
+                node.others.append(entry)
+
+    def _load_manifest(self, node: Node) -> None:
+        node.layers = _descriptors(node, "layers", limits.IMAGE_LAYERS)
+        config = check_descriptor(node.value.get("config"))
+        node.others.append(config)
+        if config["mediaType"] in (OCI_CONFIG, _DOCKER_CONFIG):
+            try:
+                node.config = wire.parse_object(blobs.read_whole(self._source, config, limits.IMAGE_CONFIG_BYTES))
+            except ValueError as error:
+                raise ImageError(f"the image configuration {config['digest']}: {error}") from None
+        node.platform = _platform(node.descriptor.get("platform")) or _platform(node.config)
+
+
+def check_descriptor(value: object) -> Descriptor:
+    """Check the members of a descriptor that everything relies on (image-spec, descriptor.md).
+
+    Raises:
+        ImageError: one of them is absent or malformed.
+    """
+    if not isinstance(value, dict):
+        raise ImageError("a descriptor is absent or no JSON object")
+    split_digest(value.get("digest"))
+    size, annotations = value.get("size"), value.get("annotations") or {}
+    if not isinstance(value.get("mediaType"), str) or type(size) is not int or size < 0:
+        raise ImageError(f"the descriptor of {value['digest']} has no media type or no size")
+    if not isinstance(annotations, dict) or not all(isinstance(text, str) for text in annotations.values()):
+        raise ImageError(f"the descriptor of {value['digest']} has malformed annotations")
+    return cast("Descriptor", value)
+
+
+def annotations_of(descriptor: Descriptor) -> dict[str, str]:
+    """Return the annotations of a checked descriptor; it may have none, or null."""
+    return descriptor.get("annotations") or {}
+
+
+def rebuild(node: Node) -> list[Node]:
+    """Write everything anew that layers were changed in, the leaves first and `node` last.
+
+    Returns:
+        All manifests and indexes, each after those that it names.
+    """
+    rebuilt: list[Node] = []
+    children: list[Descriptor] = []
+    for child in node.children:
+        rebuilt += rebuild(child)
+        children.append(rebuilt[-1].descriptor)
+    if node.changed:
+        rebuilt.append(_manifest_with_changes(node))
+    elif any(old.descriptor["digest"] != new["digest"] for old, new in zip(node.children, children, strict=True)):
+        rebuilt.append(_index_of(node, children))
+    else:
+        rebuilt.append(node)
+    return rebuilt
+
+
+def described(descriptor: Descriptor, media_type: str, digest: str, size: int) -> Descriptor:
+    """Let a descriptor name another blob, and keep what is not about the blob's bytes or place."""
+    kept = {name: value for name, value in descriptor.items() if name not in ("data", "urls")}
+    return {**kept, "mediaType": media_type, "digest": digest, "size": size}
+
+
+def _manifest_with_changes(node: Node) -> Node:
+    layers = [node.changed.get(number) or _in_oci(each, PLAIN_LAYERS) for number, each in enumerate(node.layers)]
+    value = {**node.value, "layers": layers, "config": _in_oci(node.value["config"], _IN_OCI)}
+    return _written(node.descriptor, value)
+
+
+def _index_of(node: Node, children: list[Descriptor]) -> Node:
+    """Write an index anew; what says which manifest it attests follows that manifest."""
+    new = {old.descriptor["digest"]: each["digest"] for old, each in zip(node.children, children, strict=True)}
+    rest = iter(children)
+    manifests = []
+    for old in node.value["manifests"]:
+        entry = old
+        if old["mediaType"] in (*_MANIFESTS, *_INDEXES):
+            child = next(rest)
+            entry = described(old, child["mediaType"], child["digest"], child["size"])
+        annotations = annotations_of(old)
+        if annotations.get(_ATTESTED) in new:
+            entry = {**entry, "annotations": {**annotations, _ATTESTED: new[annotations[_ATTESTED]]}}
+        manifests.append(entry)
+    return _written(node.descriptor, {**node.value, "manifests": manifests})
+
+
+def _in_oci(descriptor: Descriptor, types: dict[str, str]) -> Descriptor:
+    """Turn a Docker media type into that of OCI, and leave every other."""
+    media_type = descriptor["mediaType"]
+    if ".docker." not in media_type:
+        return descriptor
+    return {**descriptor, "mediaType": types.get(media_type, media_type)}
+
+
+def _written(descriptor: Descriptor, value: dict[str, Any]) -> Node:
+    old: str = descriptor["mediaType"]
+    media_type = _IN_OCI.get(old, old)
+    if "mediaType" in value:
+        value["mediaType"] = media_type
+    data = json.dumps(value, separators=(",", ":")).encode()
+    return Node(described(descriptor, media_type, digest_of(data), len(data)), data, value)
+
+
+def _parse(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
+    """Parse a manifest or index; one that could be taken for the other is refused (CVE-2021-41190)."""
+    media_type = descriptor["mediaType"]
+    try:
+        value: dict[str, Any] = wire.parse_object(data)
+    except ValueError as error:
+        raise ImageError(f"the manifest {descriptor['digest']}: {error}") from None
+    if media_type not in (*_MANIFESTS, *_INDEXES):
+        raise ImageError(f"{descriptor['digest']} is of the type {quoted(media_type)}, which is no manifest or index")
+    if value.get("mediaType", media_type) != media_type or ("manifests" in value and "layers" in value):
+        raise ImageError(f"{descriptor['digest']} is not the {media_type} that its descriptor says")
+    return value
+
+
+def _descriptors(node: Node, name: str, most: int) -> list[Descriptor]:
+    entries = node.value.get(name) or []
+    if not isinstance(entries, list) or len(entries) > most:
+        raise ImageError(f"{node.descriptor['digest']} has no list of {name}, or more than {most}")
+    return [check_descriptor(entry) for entry in cast("Sequence[object]", entries)]
+
+
+def _platform(value: object) -> str:
+    """Join the members of a platform, or those of the same names in a configuration (image-spec, config.md)."""
+    if not isinstance(value, dict):
+        return ""
+    parts = [value.get(name) or "" for name in ("os", "architecture", "variant")]
+    if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
+        return ""
+    return "/".join(filter(None, parts))

@@ -1,0 +1,75 @@
+"""Keys as the command line names them: `FILE[:pass=…|:file=…|:fd=…]`, `provider:NAME[:PARAM]`, and certificates."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from decoder import limits
+from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.image.recipients import split_provider
+from decoder.keyfile import read_key_file
+from decoder.keys import Keys
+from decoder.keywrap.keyprovider import CONFIG_VARIABLE
+
+_PROVIDER = "provider:"
+_NO_PARAMETER = b"Enabled"  # as clients write a keyprovider without a parameter
+_WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
+
+
+def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config: str = "") -> Keys:
+    """Read what opens layers.
+
+    Args:
+        keys: the values of --key. Keyproviders are asked only if one is named.
+        certificates: the values of --dec-recipient, with `pkcs7:` before them or without.
+        provider_config: the file that configures keyproviders, "" for that of the environment.
+
+    Raises:
+        UsageError: a file or password cannot be read, or holds no key.
+    """
+    found = Keys()
+    for text in keys:
+        if text.startswith(_PROVIDER):
+            name, parameter = split_provider(text.removeprefix(_PROVIDER))
+            if not name:
+                raise UsageError(f"--key {quoted(text)} names no keyprovider")
+            found.parameters.setdefault(name, []).append(_NO_PARAMETER if parameter is None else parameter)
+            found.keyprovider_config = provider_config or os.environ.get(CONFIG_VARIABLE, "")
+        else:
+            path, password = _split_password(text)
+            _add(found, "--key", path, password)
+    for text in certificates:
+        _add(found, "--dec-recipient", text.removeprefix("pkcs7:"))
+    return found
+
+
+def _add(keys: Keys, option: str, path: str, password: bytes = b"") -> None:
+    from decoder.keyfile import recognise
+
+    try:
+        keys.extend(recognise(path, read_key_file(path), password))
+    except KeyFileError as error:
+        raise UsageError(f"{option} {quoted(path)}: {error}") from None
+
+
+def _split_password(text: str) -> tuple[str, bytes]:
+    """Split a file from its password; no message has the text, which may hold one."""
+    match = _WITH_PASSWORD.fullmatch(text)
+    if not match:
+        return text, b""
+    path, kind, value = match.groups()
+    if kind == "pass":
+        return path, value.encode()
+    if kind == "fd" and not value.isdecimal():
+        raise UsageError(f"--key {quoted(path)}: fd= wants the number of a descriptor")
+    try:
+        # A password file is often /dev/stdin or a pipe of the shell's, so it need not be a regular one.
+        with open(int(value) if kind == "fd" else value, "rb") as file:
+            password = file.read(limits.PASSWORD_BYTES + 1)
+    except OSError as error:
+        raise UsageError(f"--key {quoted(path)}: its password cannot be read: {error.strerror}") from None
+    if len(password) > limits.PASSWORD_BYTES:
+        raise UsageError(f"--key {quoted(path)}: its password is longer than {limits.PASSWORD_BYTES} bytes")
+    return path, password.removesuffix(b"\n").removesuffix(b"\r")

@@ -1,0 +1,146 @@
+"""What is in a tar archive, and where; nothing is unpacked, so no name in it becomes the name of a file."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+import tarfile
+from io import FileIO
+from typing import NamedTuple
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.image.transport import ImageError
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
+
+
+class Place(NamedTuple):
+    """Where a file's content is in the archive, in bytes."""
+
+    offset: int
+    size: int
+
+
+class Section:
+    """A part of an open file, to read from its start to its end; others may read the same file meanwhile."""
+
+    def __init__(self, descriptor: int, place: Place) -> None:
+        self._descriptor = descriptor
+        self._at = place.offset
+        self._left = place.size
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """Read at most as much as fits; 0 at the end."""
+        count = os.preadv(self._descriptor, [buffer[: self._left]], self._at) if self._left else 0
+        self._at += count
+        self._left -= count
+        return count
+
+
+class TarIndex:
+    """The regular files of an archive by their names, and its links; of files with one name the last counts.
+
+    Args:
+        file: the archive, a regular file.
+        path: names it for messages.
+
+    Raises:
+        ImageError: it is no tar archive, damaged, cut short or compressed, has too many entries, or names that lead
+            out of it.
+    """
+
+    def __init__(self, file: FileIO, path: str) -> None:
+        self._path = path
+        self._descriptor = file.fileno()
+        self._places: dict[str, Place] = {}
+        self._links: dict[str, str] = {}
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError(f"{quoted(path)} is not a regular file")
+        head = os.pread(file.fileno(), 2, 0)
+        if head in _COMPRESSED:
+            raise ImageError(f"{quoted(path)} is compressed ({_COMPRESSED[head]}): decompress it first")
+        try:
+            with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:  # type: ignore[call-overload]
+                self._add_all(archive)
+        except (tarfile.TarError, ValueError, EOFError) as error:
+            raise ImageError(f"{quoted(path)} is no tar archive, damaged or cut short ({error})") from None
+        except OSError as error:
+            raise ImageError(f"{quoted(path)}: {error.strerror or error}") from None
+
+    def __contains__(self, name: str) -> bool:
+        return self._resolve(name) in self._places
+
+    def section(self, name: str) -> Section:
+        """Open a file in the archive.
+
+        Raises:
+            ImageError: it is not there.
+        """
+        return Section(self._descriptor, self.place(name))
+
+    def place(self, name: str) -> Place:
+        """Find a file in the archive.
+
+        Raises:
+            ImageError: it is not there.
+        """
+        place = self._places.get(self._resolve(name))
+        if place is None:
+            raise ImageError(f"{quoted(self._path)} has no file {quoted(name)}")
+        return place
+
+    def read(self, name: str, most: int) -> bytes:
+        """Read a small file in the archive.
+
+        Raises:
+            ImageError: it is not there, larger, or cut short.
+        """
+        place = self.place(name)
+        if place.size > most:
+            raise ImageError(f"{quoted(name)} in {quoted(self._path)} is longer than {most} bytes")
+        return os.pread(self._descriptor, place.size, place.offset)
+
+    def _add_all(self, archive: tarfile.TarFile) -> None:
+        count = 0
+        while (entry := archive.next()) is not None:
+            count += 1
+            if count > limits.ARCHIVE_ENTRIES:
+                raise ImageError(f"{quoted(self._path)} has more than {limits.ARCHIVE_ENTRIES} entries")
+            archive.members = []  # type: ignore[attr-defined]  # or they are all kept
+            name = self._checked(entry.name)
+            if entry.isreg() and not entry.issparse():
+                self._places[name] = Place(entry.offset_data, entry.size)
+                self._links.pop(name, None)
+            elif entry.issym():
+                self._links[name] = self._checked(posixpath.join(posixpath.dirname(entry.name), entry.linkname))
+            elif entry.islnk():
+                self._links[name] = self._checked(entry.linkname)
+
+    def _checked(self, name: str) -> str:
+        normal = posixpath.normpath(name)
+        if normal.startswith(("/", "../")) or normal == "..":
+            raise ImageError(f"{quoted(self._path)} has an entry that leads out of it: {quoted(name)}")
+        return normal
+
+    def _resolve(self, name: str) -> str:
+        for _ in range(limits.ARCHIVE_LINKS):
+            if name not in self._links:
+                return name
+            name = self._links[name]
+        raise ImageError(f"{quoted(self._path)} has links that lead too far: {quoted(name)}")
+
+
+class _Bounded:
+    """A file that gives no more than an honest header has: extended ones are read whole."""
+
+    def __init__(self, file: FileIO) -> None:
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > limits.ARCHIVE_HEADER_BYTES:
+            raise ImageError(f"it has a header that is longer than {limits.ARCHIVE_HEADER_BYTES} bytes")
+        return self._file.read(size) or b""

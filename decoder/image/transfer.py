@@ -1,0 +1,110 @@
+"""From one place to another: changed layers, every other blob, manifests, and last the name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from threading import Event
+from typing import TYPE_CHECKING
+
+from decoder.errors import DecoderError
+from decoder.image import blobs, manifest
+from decoder.image.retries import again
+
+if TYPE_CHECKING:
+    from decoder.image.blobs import Advance
+    from decoder.image.manifest import Node
+    from decoder.image.progress import Progress
+    from decoder.image.transport import Descriptor, ImageSource, ImageTarget
+
+Job = Callable[["Work"], None]
+
+
+class _StoppedError(DecoderError):
+    """Another job failed, or the user interrupted; nobody sees this one."""
+
+
+class Work:
+    """Jobs side by side, up to the cores; the first that fails ends the others.
+
+    Args:
+        progress: shows each.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self._stop = Event()
+
+    def run(self, jobs: Iterable[Job]) -> None:
+        """Run jobs to their end.
+
+        Raises:
+            DecoderError: what the first job to fail raised.
+        """
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            futures = [pool.submit(job, self) for job in jobs]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                if not _went_well(futures):
+                    self._stop.set()
+                    pool.shutdown(wait=True, cancel_futures=True)
+        failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
+        if failures:
+            raise min(failures, key=lambda error: isinstance(error, _StoppedError))
+
+    def advance(self, advance: Callable[[int], None]) -> Advance:
+        """Make what a blob tells its progress to, and is stopped by."""
+
+        def checked(count: int) -> None:
+            if self._stop.is_set():
+                raise _StoppedError
+            advance(count)
+
+        return checked
+
+
+def _went_well(futures: list[Future[None]]) -> bool:
+    return all(future.done() and not future.cancelled() and not future.exception() for future in futures)
+
+
+def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job]:
+    """Make the jobs that copy every blob which no change replaces and the target has not yet."""
+    return [_copy_job(source, target, descriptor) for descriptor in _unchanged(root)]
+
+
+def publish(target: ImageTarget, root: Node) -> Descriptor:
+    """Write the manifests, with what was changed in them, and let the target's name be theirs.
+
+    Returns:
+        The descriptor that the name now stands for.
+    """
+    nodes = manifest.rebuild(root)
+    for node in nodes:
+        target.put_manifest(node.data, node.descriptor)
+    target.publish(nodes[-1].descriptor)
+    return nodes[-1].descriptor
+
+
+def _unchanged(root: Node) -> Iterator[Descriptor]:
+    """Yield the descriptors of all blobs but manifests and changed layers, each blob once."""
+    seen = set()
+    for node in root.walk():
+        kept = [each for number, each in enumerate(node.layers) if number not in node.changed]
+        for descriptor in (*node.others, *kept):
+            if descriptor["digest"] not in seen:
+                seen.add(descriptor["digest"])
+                yield descriptor
+
+
+def _copy_job(source: ImageSource, target: ImageTarget, descriptor: Descriptor) -> Job:
+    def job(work: Work) -> None:
+        if descriptor.get("urls") and "layer" in descriptor["mediaType"]:
+            work.progress.remark(f"{descriptor['digest']} is kept elsewhere (urls) and was not copied")
+        elif not target.has(descriptor):
+            task = work.progress.task(f"copy {descriptor['digest'][:19]}", descriptor["size"])
+            again(lambda: blobs.copy(source, target, descriptor, work.advance(task.advance)))
+            task.done(f"copied {descriptor['digest']} ({descriptor['size']} bytes)")
+
+    return job
