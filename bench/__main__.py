@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from bench import keysdirectory, provider, store
+from bench import image, keysdirectory, provider, store
 from bench.compare import GIB, MIB, Row, peak_memory, throughput, whole_process
 from bench.layer import make_layer
 from bench.programs import PIP_PROGRAM, describe_programs, write_script
@@ -28,11 +28,12 @@ class _Extent(NamedTuple):
     large_pairs: int
     small_pairs: int
     huge_bytes: int
+    image_bytes: int
     benchmark_options: tuple[str, ...] = ()
 
 
-_FULL = _Extent(1 * GIB, 7, 60, 10 * GIB)
-_QUICK = _Extent(256 * MIB, 3, 20, 1 * GIB, ("--benchmark-max-time=0.2", "--benchmark-min-rounds=3"))
+_FULL = _Extent(1 * GIB, 7, 60, 10 * GIB, 512 * MIB)
+_QUICK = _Extent(256 * MIB, 3, 20, 1 * GIB, 64 * MIB, ("--benchmark-max-time=0.2", "--benchmark-min-rounds=3"))
 
 
 def main() -> int:
@@ -69,6 +70,7 @@ def _rows(extent: _Extent) -> Iterator[Row]:
         yield from keysdirectory.rows()
         yield from store.rows(script, extent.small_pairs)
     yield provider.measure()
+    yield from image.rows(extent.image_bytes)
 
 
 def _describe_machine() -> str:
