@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,9 +91,13 @@ def registry(encrypted: Layout, tmp_path_factory: pytest.TempPathFactory) -> Ite
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n"
     )
     command = ["docker-registry", "serve", "registry.yml"]
-    with subprocess.Popen(command, cwd=directory, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+    log = directory / "registry.log"  # a file: nobody would read a pipe once it listens
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, cwd=directory, stderr=errors, stdout=subprocess.DEVNULL) as process,
+    ):
         try:
-            reference = f"{_listening_at(process)}/{images.NAME}:tag"
+            reference = f"{_listening_at(log)}/{images.NAME}:tag"
             target = f"docker://{reference}"
             source = f"oci:{encrypted.directory}:{images.NAME}"
             copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", source, target]
@@ -102,13 +107,14 @@ def registry(encrypted: Layout, tmp_path_factory: pytest.TempPathFactory) -> Ite
             process.kill()
 
 
-def _listening_at(process: subprocess.Popen[bytes]) -> str:
-    assert process.stderr is not None
-    for line in process.stderr:
-        _, found, address = line.decode().partition("listening on ")
-        if found:
+def _listening_at(log: Path) -> str:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        _, found, address = log.read_text().partition("listening on ")
+        if found and '"' in address:
             return address.split('"')[0].strip()
-    raise AssertionError("the registry ended")
+        time.sleep(0.05)
+    raise AssertionError(log.read_text())
 
 
 def start(tmp_path: Path, suite: Suite, *keys: Path, ctd_decoder: str = TELLING) -> Containerd:
