@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test check system-packages bench lock clean
+.PHONY: demo test check system-packages bench packages test-packages lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/packaging
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -20,6 +20,15 @@ check: $(VENV)/.dev
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
+
+# dist/: a .deb and an .rpm, and those with the libraries of key services.
+packages:
+	packaging/build
+
+# Installs the packages into clean roots of four suites of Debian, which debootstrap makes below .cache at the first run.
+test-packages: system-packages $(VENV)/.dev $(VENV)/.program
+	tests/packaging/install-system-packages
+	$(BIN)/pytest tests/packaging
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:
