@@ -25,16 +25,14 @@ def fail(status: int) -> NoReturn:
     Args:
         status: the exit status, not 0.
     """
+    myself = os.getpid()
     with suppress(OSError):
-        myself = os.pidfd_open(os.getpid())
         if os.fork() == 0:
             _hold_standard_output(myself)
     os._exit(status)
 
 
 def _hold_standard_output(parent: int) -> NoReturn:
-    from signal import pidfd_send_signal
-
     try:
         for descriptor in (0, 2, 3):  # whoever waits for the parent waits for the end of these
             with suppress(OSError):
@@ -42,7 +40,7 @@ def _hold_standard_output(parent: int) -> NoReturn:
         deadline = monotonic() + limits.HOLD_SECONDS
         with suppress(OSError):
             while monotonic() < deadline:
-                pidfd_send_signal(parent, 0)  # succeeds until it was waited for
+                os.kill(parent, 0)  # succeeds until it was waited for
                 sleep(limits.HOLD_POLL_SECONDS)
         sleep(limits.HOLD_AFTER_SECONDS)
     finally:
