@@ -5,13 +5,13 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test check system-packages bench packages test-packages lock clean
+.PHONY: demo test check system-packages bench lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest --ignore=tests/packaging
+	$(BIN)/pytest
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -20,15 +20,6 @@ check: $(VENV)/.dev
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
-
-# dist/: a .deb and an .rpm, and those with the libraries of key services.
-packages:
-	packaging/build
-
-# Installs the packages into clean roots of four suites of Debian, which debootstrap makes below .cache at the first run.
-test-packages: system-packages $(VENV)/.dev $(VENV)/.program
-	tests/packaging/install-system-packages
-	$(BIN)/pytest tests/packaging
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:
@@ -55,4 +46,4 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache build .mypy_cache .ruff_cache .pytest_cache
