@@ -14,6 +14,7 @@ from decoder import limits
 from decoder.errors import quoted
 from decoder.image import messages
 from decoder.image.transport import ImageError
+from decoder.quietgrpc import import_grpc
 
 if TYPE_CHECKING:
     from decoder.image.messages import Fields, Value
@@ -171,17 +172,10 @@ class ContainerdClient:
 
 
 def _load() -> Any:
-    """Import grpcio so that it writes nothing to standard error, unless the user asks for that."""
-    asked_for = os.environ.get("GRPC_VERBOSITY")
-    os.environ["GRPC_VERBOSITY"] = asked_for or "NONE"
     try:
-        import grpc
+        return import_grpc()
     except ImportError:
         raise ImageError("grpcio is not installed, so there is no containerd: pip install ctd-decoder[grpc]") from None
-    finally:
-        if asked_for is None:
-            del os.environ["GRPC_VERBOSITY"]
-    return grpc
 
 
 def _check_socket(path: str) -> None:

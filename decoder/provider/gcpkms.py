@@ -23,6 +23,7 @@ from decoder.provider.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
 from decoder.provider.wrapped import build_annotation, parse_annotation
+from decoder.quietgrpc import import_grpc
 
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
@@ -92,7 +93,7 @@ class _Service:
 
     def __init__(self, options: Mapping[str, str]) -> None:
         try:
-            self._grpc = _quiet_grpc()
+            self._grpc = import_grpc()
             self._auth = import_module("google.auth")
             self._requests = import_module("google.auth.transport.requests")
             self._errors = import_module("google.api_core.exceptions")
@@ -221,17 +222,6 @@ class _Service:
 
     def _with_scope(self, credentials: Any) -> Any:
         return import_module("google.auth.credentials").with_scopes_if_required(credentials, _SCOPES)
-
-
-def _quiet_grpc() -> Any:
-    """Import grpcio so that it writes nothing to standard error, unless the operator asks for that."""
-    asked_for = os.environ.get("GRPC_VERBOSITY")
-    os.environ["GRPC_VERBOSITY"] = asked_for or "NONE"
-    try:
-        return import_module("grpc")
-    finally:
-        if asked_for is None:
-            del os.environ["GRPC_VERBOSITY"]  # it has been read, and is not meant for commands that are run later
 
 
 def crc32c(data: bytes) -> int:

@@ -5,7 +5,6 @@ Its two messages hold one field each, so no generated code is needed. grpcio is 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from decoder import limits, protobuf
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError, excerpt
+from decoder.quietgrpc import import_grpc
 
 if TYPE_CHECKING:
     import grpc
@@ -69,17 +69,10 @@ def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: 
 
 
 def _load() -> Any:
-    """Import grpcio so that it writes nothing to standard error, unless the operator asks for that."""
-    asked_for = os.environ.get("GRPC_VERBOSITY")
-    os.environ["GRPC_VERBOSITY"] = asked_for or "NONE"
     try:
-        import grpc
+        return import_grpc()
     except ImportError:
         raise ProviderError("grpcio is not installed: pip install ctd-decoder[grpc]") from None
-    finally:
-        if asked_for is None:
-            del os.environ["GRPC_VERBOSITY"]  # it has been read, and is not meant for commands that are run later
-    return grpc
 
 
 def _call(

@@ -1,0 +1,24 @@
+"""grpcio, imported when it is needed and without a voice of its own."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+_VERBOSITY = "GRPC_VERBOSITY"
+
+
+def import_grpc() -> Any:
+    """Import grpcio so that it writes nothing to standard error, unless the operator asks for that.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    asked_for = os.environ.get(_VERBOSITY)
+    os.environ[_VERBOSITY] = asked_for or "NONE"
+    try:
+        return import_module("grpc")
+    finally:
+        if asked_for is None:
+            del os.environ[_VERBOSITY]  # it has been read, and is not meant for commands that are run later
