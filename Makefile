@@ -1,25 +1,33 @@
-# The targets that people use: demo, test, bench, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, bench, packages, test-packages, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test check system-packages bench lock clean
+.PHONY: demo test check system-packages bench packages test-packages lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/packaging
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=packaging $(BIN)/mypy packaging/assemble
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
+
+packages:
+	packaging/build
+
+test-packages: system-packages $(VENV)/.dev $(VENV)/.program
+	tests/packaging/install-system-packages
+	$(BIN)/pytest tests/packaging
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:
@@ -46,4 +54,4 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
 
 clean:
-	rm -rf $(VENV) .cache build .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache

@@ -10,7 +10,7 @@ from fcntl import fcntl
 from io import FileIO
 from select import POLLIN, poll
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.arguments import VERIFIED, Arguments, parse_arguments
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
     from decoder.contentstore import Search
 
+_COMMANDS = {
+    "image": "decoder.image.cli",
+    "keyprovider": "decoder.provider.cli",
+    "config": "decoder.configuration",
+    "doctor": "decoder.doctor",
+}
 _PAYLOAD_DESCRIPTOR = 3
 _INTERRUPTED = 130
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
@@ -45,7 +51,7 @@ def main() -> NoReturn:
     except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
         _say(f"error: internal error, please report it: {_place(error)}")
         status = DecoderError.status
-    if status and argv[:1] not in (["keyprovider"], ["image"]):
+    if status and "".join(argv[:1]) not in _COMMANDS:
         from decoder.ending import fail
 
         fail(status)
@@ -53,14 +59,10 @@ def main() -> NoReturn:
 
 
 def _run(argv: list[str]) -> int:
-    if argv[:1] == ["keyprovider"]:
-        from decoder.provider.cli import main as keyprovider
+    if argv and argv[0] in _COMMANDS:
+        from importlib import import_module
 
-        return keyprovider(argv[1:])
-    if argv[:1] == ["image"]:
-        from decoder.image.cli import main as image
-
-        return image(argv[1:])
+        return cast("int", import_module(_COMMANDS[argv[0]]).main(argv[1:]))
     gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
     arguments = parse_arguments(argv)
     if arguments.show:

@@ -12,6 +12,8 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
                    [--release streaming|verified] [--content-store DIR | --require-payload]
        ctd-decoder image encrypt|decrypt|layerinfo|check --help
        ctd-decoder keyprovider run|serve --help
+       ctd-decoder config containerd --help
+       ctd-decoder doctor --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with

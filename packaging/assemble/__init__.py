@@ -1,0 +1,1 @@
+"""Builds the packages: what packaging/build starts."""

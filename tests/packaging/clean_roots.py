@@ -1,0 +1,45 @@
+"""Root file systems that debootstrap makes: a minimal Debian each, without Python, below .cache."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.processes import ROOT
+
+_SECONDS = 600
+SUITES = ("bullseye", "bookworm", "trixie", "forky")
+
+
+def pristine(suite: str) -> Path:
+    """Return the minimal root of a suite; it is made at its first use, and nobody changes it."""
+    root = ROOT / ".cache/roots" / suite
+    if not root.is_dir():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        partial = root.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        script = "/usr/share/debootstrap/scripts/sid"  # suites that are newer than debootstrap are made like it
+        _run("debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
+        partial.rename(root)
+    assert not list(root.glob("usr/bin/python3*")), "a clean root has no Python"
+    return root
+
+
+def copy(suite: str, directory: Path) -> Path:
+    """Copy the root of a suite, to be changed."""
+    target = directory / suite
+    _run("cp", "--archive", "--reflink=auto", pristine(suite), target)
+    return target
+
+
+def _mirror() -> str:
+    """Return Debian's mirror as this system has it."""
+    command = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Identifier: Packages"]
+    listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    return next(address for address in listed if address.rstrip("/").endswith("/debian"))
+
+
+def _run(*command: str | Path) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]

@@ -1,0 +1,50 @@
+"""The packages, built once, and a layer for the node whose key is `KEY`."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests import layers
+from tests.processes import ROOT, payload_bytes
+
+_BUILD_SECONDS = 900
+
+
+class Built(NamedTuple):
+    """The packages of one build."""
+
+    directory: Path
+
+    def find(self, pattern: str) -> Path:
+        """Return the one package of this name."""
+        (package,) = self.directory.glob(pattern)
+        return package
+
+
+def build(directory: Path, *architectures: str) -> Built:
+    """Build the packages."""
+    command: list[str | Path] = [ROOT / "packaging/build", "--output", directory, *architectures]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return Built(directory)
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="session")
+def layer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the files of one layer: ciphertext, plaintext, payload, and the key that opens it."""
+    directory = tmp_path_factory.mktemp("layer")
+    layer = layers.encrypted(b"plain text of a layer\n" * 1000)
+    (directory / "ciphertext").write_bytes(layer.ciphertext)
+    (directory / "plaintext").write_bytes(layer.plaintext)
+    (directory / "payload").write_bytes(payload_bytes(layer.descriptor, None))
+    (directory / "key.pem").write_bytes(layers.pem(layers.rsa_key()))
+    return directory
