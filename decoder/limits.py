@@ -13,6 +13,7 @@ ANNOTATION_BYTES = 4 * MIB
 WRAPPED_KEYS = 256
 JWE_BYTES = 256 * KIB
 JWE_RECIPIENTS = 64
+JWE_KEY_ID_CHARACTERS = 200
 PRIVATE_OPTIONS_BYTES = 64 * KIB
 
 # containerd's content store, where a descriptor is looked up when no payload came.
@@ -111,6 +112,7 @@ PROVIDER_REAP_SECONDS = 5.0
 PROVIDER_RETRIES = 2
 PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
 PROVIDER_PROBE_SECONDS = 3.0
+DOCTOR_SECONDS = 10.0  # for a program that only tells something
 CONFIGURATION_WARNINGS = 16
 
 # Keyproviders, as a server. A client's deadline may be shorter; calls beyond PROVIDER_SERVER_CALLS are refused at once.
@@ -155,3 +157,32 @@ CONTAINERD_MESSAGE_BYTES = 16 * MIB
 CONTAINERD_WRITE_BYTES = 1 * MIB
 CONTAINERD_WRITES_AHEAD = 4
 CONTAINERD_LEASE_SECONDS = 24 * 3600.0
+
+# Confidential Containers: packets and where their keys come from. Three sources that hang fit into PROVIDER_SECONDS.
+COCO_KID_CHARACTERS = 1024
+COCO_RESOURCE_BYTES = 4 * KIB  # a key has 32; what is larger is not read to its end
+COCO_SOURCE_SECONDS = 8.0
+COCO_SOURCES = 16
+DENY_RULES = 256
+
+# Confidential Containers: what agents in the guest say.
+TTRPC_MESSAGE_BYTES = 4 * MIB  # the most that the framing allows
+AGENT_TOKEN_BYTES = 64 * KIB
+
+# Confidential Containers: key brokers. A token is made for each key that is registered.
+KBS_ADMIN_TOKEN_SECONDS = 300
+
+# The resident agent. A client's request holds its command line and environment; one that waits longer than
+# packaging/client/client.c says decrypts by itself. AGENT_SPARE_WORKERS wait for a layer, AGENT_WORKERS is the most.
+AGENT_REQUEST_BYTES = 128 * KIB
+AGENT_REQUEST_SECONDS = 1.0
+AGENT_BACKLOG = 64
+AGENT_SPARE_WORKERS = 4
+AGENT_WORKERS = 32
+AGENT_RESPAWN_SECONDS = 1.0  # after a worker ended before it had anything to do
+AGENT_KEEPERS = 4
+AGENT_KEEPER_SECONDS = 60.0  # how long a provider, or a connection to one, is used again after it was made
+AGENT_KEEPER_BYTES = 2 * MIB
+AGENT_SWEEP_SECONDS = 1.0
+AGENT_OPENED_KEYS = 256
+AGENT_OPENED_SECONDS = 3600.0  # the longest time to live that can be asked for

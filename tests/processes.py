@@ -14,7 +14,8 @@ from typing import NamedTuple
 from decoder import wire
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = str(Path(sys.executable).parent / "ctd-decoder")
+# The program in the virtual environment, or another installation of it that is to be tested.
+PROGRAM = os.environ.get("CTD_DECODER_PROGRAM") or str(Path(sys.executable).parent / "ctd-decoder")
 REFERENCE = str(ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder")
 CONTAINERD_WRITE_BYTES = 32 * 1024
 TIME_LIMIT = 60.0

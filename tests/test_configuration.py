@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from decoder import configuration
 from decoder.errors import UsageError
+from decoder.provider import PROVIDERS, config, options_of
 from tests.processes import ROOT
 
 _FILES = {2: "containerd-v2.toml", 3: "containerd-v3.toml", 4: "containerd-v4.toml"}
@@ -45,3 +48,34 @@ def test_the_keys_path_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
 def test_wrong_command_lines(arguments: list[str], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
         configuration.main(arguments)
+
+
+def test_the_sample_of_keyproviders_has_each_of_them() -> None:
+    parsed = config.parse_config((ROOT / "config/ocicrypt_keyprovider.sample.conf").read_bytes())
+    assert not parsed.warnings
+    transports = [provider.transport for provider in parsed.providers]
+    natives = [transport for transport in transports if isinstance(transport, config.NativeProvider)]
+    assert {native.provider for native in natives} == set(PROVIDERS)
+    for native in natives:
+        known = {spelling for option in options_of(native.provider) for spelling in (option.name, *option.also)}
+        assert set(native.options) <= known, native.provider
+    assert {type(transport) for transport in transports} == {
+        config.NativeProvider,
+        config.CommandProvider,
+        config.GrpcProvider,
+    }
+
+
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "packaging/man/ocicrypt_keyprovider.conf.5", ROOT / "config/keyproviders.md"],
+    ids=lambda page: page.name,
+)
+def test_examples_in_documents_can_be_read(page: Path) -> None:
+    examples = re.findall(r"(?:```json|\.Bd -literal)\n(.*?)(?:```|\.Ed)", page.read_text(), re.DOTALL)
+    parsed = [config.parse_config(example.encode()) for example in examples if "key-providers" in example]
+    assert parsed
+    for file in parsed:
+        assert not file.warnings
+        for provider in file.providers:
+            assert not isinstance(provider.transport, config.MalformedProvider), provider.name

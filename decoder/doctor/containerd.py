@@ -14,7 +14,6 @@ from decoder.doctor.finding import Finding
 from decoder.errors import quoted
 
 DEFAULT_FILE = "/etc/containerd/config.toml"
-COMMAND_SECONDS = 10.0
 # What systemd gives services, if no containerd runs that could be asked.
 _SERVICE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -107,7 +106,7 @@ def _dump(program: str, file: str, findings: list[Finding]) -> dict[str, object]
 
 
 def run(command: list[str]) -> tuple[str, str]:
-    """Run a program that only tells something, for COMMAND_SECONDS at most.
+    """Run a program that only tells something, for DOCTOR_SECONDS at most.
 
     Returns:
         Its standard output, and why it failed, or "".
@@ -117,11 +116,11 @@ def run(command: list[str]) -> tuple[str, str]:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=COMMAND_SECONDS,
+            timeout=limits.DOCTOR_SECONDS,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return "", f"it did not end within {COMMAND_SECONDS:.0f} seconds"
+        return "", f"it did not end within {limits.DOCTOR_SECONDS:.0f} seconds"
     except OSError as error:
         return "", error.strerror or type(error).__name__
     output, errors = (text.decode(errors="replace") for text in (result.stdout, result.stderr))

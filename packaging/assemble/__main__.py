@@ -38,7 +38,8 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
     stage = CACHE / f"stage-{architecture}"
     shutil.rmtree(stage, ignore_errors=True)
     tree, providers, share = stage / "tree", stage / "providers", stage / "share"
-    shutil.copytree(_lay_interpreter(architecture), tree, symlinks=True)
+    unless_run = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_lay_interpreter(architecture), tree, symlinks=True, ignore=unless_run)
     core = dependencies.resolve(wheel, _CORE_EXTRAS & dependencies.extras(), architecture)
     every = dependencies.resolve(wheel, dependencies.extras(), architecture)
     site, beside = tree / LIBRARY / "site-packages", providers / LIBRARY / "provider-packages"

@@ -91,16 +91,51 @@ def test_the_libraries_of_key_services_are_found(built: Built, bookworm: Machine
     assert "grpcio" not in bookworm.run(*serve, expect=2)
 
 
+def test_an_upgrade_keeps_what_is_the_operator_s(
+    built: Built, layer_files: Path, bookworm: Machine, tmp_path: Path
+) -> None:
+    current = bookworm.add(built.find("ctd-decoder_*.deb"))
+    bookworm.run("dpkg", "--install", bookworm.add(_repack(built, tmp_path, ("Version: ", "Version: 0~"))))
+    key, configuration = bookworm.root / KEYS / "mine.pem", bookworm.root / _CONFIGURATION
+    key.write_text("a key")
+    configuration.write_text('{"key-providers": {"mine": {"native": "local"}}}')
+    bookworm.run("dpkg", "--install", current)
+    assert key.read_text() == "a key"
+    assert "mine" in configuration.read_text()
+    assert bookworm.decrypt(layer_files)
+    assert bookworm.run("dpkg-divert", "--list", "/usr/bin/ctd-decoder").count("\n") == 1
+    stale = [name for name in bookworm.files() if name.endswith((".dpkg-new", ".dpkg-tmp"))]
+    assert not stale
+
+
 def test_another_architecture_is_refused(built: Built, bookworm: Machine, tmp_path: Path) -> None:
-    foreign = tmp_path / "foreign.deb"
-    tree = tmp_path / "tree"
+    foreign = bookworm.add(_repack(built, tmp_path, ("Architecture: amd64", "Architecture: arm64")))
+    refused = bookworm.run("dpkg", "--install", foreign, expect=1)
+    assert "package architecture (arm64) does not match system (amd64)" in refused
+
+
+def test_a_system_without_glibc_is_refused_before_anything_is_unpacked(built: Built, bookworm: Machine) -> None:
+    """Even when somebody forces what the dependency forbids."""
+    before = bookworm.files()
+    getconf = bookworm.root / "usr/bin/getconf"
+    getconf.write_text("#!/bin/sh\necho 'getconf: GNU_LIBC_VERSION: unknown variable' >&2\nexit 1\n")
+    package = bookworm.add(built.find("ctd-decoder_*.deb"))
+    refused = bookworm.run("dpkg", "--force-depends", "--install", package, expect=1)
+    assert "needs the GNU C library" in refused
+    left = bookworm.files().keys() - before.keys()
+    assert left == {package.removeprefix("/")}
+
+
+def _repack(built: Built, directory: Path, change: tuple[str, str]) -> Path:
+    """Pack the package again with something else in its control file."""
+    tree, package = directory / "tree", directory / "repacked.deb"
     subprocess.run(["dpkg-deb", "--raw-extract", built.find("ctd-decoder_*.deb"), tree], check=True)
     control = tree / "DEBIAN/control"
-    control.write_text(control.read_text().replace("Architecture: amd64", "Architecture: arm64"))
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, foreign], check=True)
-    assert "package architecture (arm64) does not match system (amd64)" in bookworm.run(
-        "dpkg", "--install", bookworm.add(foreign), expect=1
-    )
+    text = control.read_text()
+    assert change[0] in text
+    control.write_text(text.replace(*change))
+    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, package], check=True)
+    return package
 
 
 def _package_of_imgcrypt(directory: Path) -> Path:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import ROOT
+from tests.processes import PROGRAM, ROOT
 from tests.system import images
+from tests.system.containerd import CONFIGURATION, Containerd
+from tests.system.roots import SUITES, Suite
+
+if TYPE_CHECKING:
+    from tests.system.conftest import KeyPair
+    from tests.system.images import Layout
 
 TAR = "io.containerd.ocicrypt.decoder.v1.tar"
 GZIP = "io.containerd.ocicrypt.decoder.v1.tar.gzip"
@@ -39,3 +46,58 @@ def test_containerd_reads_the_snippet(program: str, snippet: str, tmp_path: Path
         )
     plugin = "io.containerd.cri.v1.images" if "v3" in snippet else "io.containerd.grpc.v1.cri"
     assert configuration["plugins"][plugin]["image_decryption"]["key_model"] == "node"
+
+
+@pytest.fixture(scope="module")
+def compressed(
+    plain: dict[str, Layout], keys: dict[str, KeyPair], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Layout]:
+    """The encrypted image by the compression of its layers."""
+    directory = tmp_path_factory.mktemp("compressed")
+    zstd = directory / "plain"
+    _run(
+        *("skopeo", "--insecure-policy", "copy", "--dest-compress", "--dest-compress-format", "zstd"),
+        *(f"oci:{plain[images.TAR].directory}:{images.NAME}", f"oci:{zstd}:{images.NAME}"),
+    )
+    sources = {"tar": plain[images.TAR].directory, "gzip": plain[images.GZIP].directory, "zstd": zstd}
+    for name, source in sources.items():
+        target = directory / name
+        _run(
+            *(PROGRAM, "image", "encrypt", f"oci:{source}:{images.NAME}", f"oci:{target}:{images.NAME}"),
+            *("--recipient", f"jwe:{keys['p256'].public}"),
+        )
+    return {name: images.Layout(directory / name) for name in sources}
+
+
+@pytest.mark.parametrize("compression", ["tar", "gzip", "zstd"])
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_images_run_with_the_snippet(
+    suite: Suite, compression: str, compressed: dict[str, Layout], keys: dict[str, KeyPair], tmp_path: Path
+) -> None:
+    """Read as containerd reads a directory of drop-ins; the file itself says no more than where this test's things are."""
+    layout = compressed[compression]
+    suffix = {"tar": "", "gzip": "+gzip", "zstd": "+zstd"}[compression]
+    assert {layer["mediaType"] for layer in layout.layers} == {f"{images.TAR}{suffix}+encrypted"}
+    version, snippet = (3, "conf.d/ctd-decoder.toml") if suite.version >= (2, 0) else (2, "containerd-v2.toml")
+    drop_ins = tmp_path / "conf.d"
+    drop_ins.mkdir()
+    (drop_ins / "ctd-decoder.toml").write_bytes((ROOT / "config" / snippet).read_bytes())
+    configuration = CONFIGURATION.replace("version = 2\n", f'version = {version}\nimports = ["{drop_ins}/*.toml"]\n')
+    with Containerd(tmp_path, keys["p256"].private, programs=suite.programs, configuration=configuration) as containerd:
+        assert set(containerd.configuration["stream_processors"][GZIP]["accepts"]) == set(
+            tomllib.loads((ROOT / "config" / snippet).read_text())["stream_processors"][GZIP]["accepts"]
+        )
+        with_payload = containerd.run(layout, "--skip-decrypt-auth")
+        assert (with_payload.returncode, with_payload.stdout) == (0, images.expected_output()), with_payload.stderr
+        runs = len(containerd.decoder_runs)
+        assert runs == len(layout.layers)
+        imported = containerd.import_image(layout, namespace="other")
+        assert imported.returncode == 0, imported.stderr
+        without = containerd.run_stock(namespace="other")
+        assert (without.returncode, without.stdout) == (0, images.expected_output()), without.stderr
+        assert len(containerd.decoder_runs) == 2 * runs
+
+
+def _run(*command: str | Path) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
