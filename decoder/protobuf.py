@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 _VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
 _VARINT_BYTES = 10
 
@@ -16,27 +18,68 @@ def build_bytes(number: int, value: bytes) -> bytes:
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
 
 
+def build_varint(number: int, value: int) -> bytes:
+    """Write one field of an integer.
+
+    Args:
+        number: of the field.
+        value: 0 or more.
+    """
+    return _varint(number << 3 | _VARINT) + _varint(value)
+
+
 def parse_bytes(data: bytes, number: int) -> bytes:
     """Read one field of bytes: the last one of this number, b"" if there is none; other fields are skipped.
 
     Raises:
         ValueError: it is not a protobuf message, or the field is of another type.
     """
-    found = b""
+    start, end = _last(data, number, _LENGTH_DELIMITED)
+    return data[start:end]
+
+
+def parse_varint(data: bytes, number: int) -> int:
+    """Read one field of an integer: the last one of this number, 0 if there is none; other fields are skipped.
+
+    Raises:
+        ValueError: it is not a protobuf message, or the field is of another type.
+    """
+    start, end = _last(data, number, _VARINT)
+    return _read_varint(data, start)[0] if end else 0
+
+
+def parse_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Yield the number and the value of each field: an integer for a varint, bytes for any other.
+
+    Raises:
+        ValueError: it is not a protobuf message.
+    """
+    for number, wire_type, start, end in _extents(data):
+        yield number, _read_varint(data, start)[0] if wire_type == _VARINT else data[start:end]
+
+
+def _last(data: bytes, number: int, wire_type: int) -> tuple[int, int]:
+    """Tell where the value of the last field of this number starts and ends; at 0 and 0 if there is none."""
+    found = 0, 0
+    for field, its_type, start, end in _extents(data):
+        if field == number:
+            if its_type != wire_type:
+                raise ValueError(f"field {number} has wire type {its_type}")
+            found = start, end
+    return found
+
+
+def _extents(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each field: number, wire type, and where its value starts and ends."""
     at = 0
     while at < len(data):
         tag, start = _read_varint(data, at)
-        wire_type = tag & 7
         if not tag >> 3:
             raise ValueError("a field has number 0")
-        start, at = _extent(data, start, wire_type)
+        start, at = _extent(data, start, tag & 7)
         if at > len(data):
             raise ValueError("it is cut short")
-        if tag >> 3 == number:
-            if wire_type != _LENGTH_DELIMITED:
-                raise ValueError(f"field {number} has wire type {wire_type}")
-            found = data[start:at]
-    return found
+        yield tag >> 3, tag & 7, start, at
 
 
 def _extent(data: bytes, at: int, wire_type: int) -> tuple[int, int]:

@@ -16,6 +16,15 @@ def test_reads_what_it_wrote(number: int, value: bytes) -> None:
     assert protobuf.parse_bytes(protobuf.build_bytes(number, value), number) == value
 
 
+@given(st.integers(1, 100_000), st.integers(0, 2**63 - 1))
+def test_reads_the_integer_it_wrote(number: int, value: int) -> None:
+    data = protobuf.build_bytes(number + 1, b"x") + protobuf.build_varint(number, value)
+    assert protobuf.parse_varint(data, number) == value
+    assert protobuf.parse_varint(data, number + 2) == 0
+    with pytest.raises(ValueError, match=r"wire type"):
+        protobuf.parse_varint(data, number + 1)
+
+
 @given(st.binary(max_size=100))
 def test_whatever_comes_is_read_or_refused(data: bytes) -> None:
     with suppress(ValueError):

@@ -59,7 +59,6 @@ class CheckedReader:
             DigestError: there is more than the descriptor says.
             ImageError: reading failed.
         """
-        self._digest.wait()
         try:
             count = self._reader.readinto(buffer)
         except OSError as error:
@@ -110,7 +109,6 @@ class DigestingSink:
         self._digest.update(data)
         if self._writer:
             _write_all(self._writer, data)
-        self._digest.wait()  # the caller fills this buffer again
         self.size += len(data)
         return len(data)
 
@@ -177,7 +175,7 @@ def encrypt(
         RunningDigest() as digest,
     ):
         sink = DigestingSink(digest, writer)
-        hmac = stream.encrypt(reader, sink, options.symmetric_key, options.nonce, limits.IMAGE_BUFFER_BYTES)
+        hmac = stream.encrypt(reader, sink, options.symmetric_key, options.nonce)
         reader.check()
         written = Written(digest.digest(), sink.size, hmac)
         _commit(writer, written.digest, written.size)

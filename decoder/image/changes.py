@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decoder import keywrap, layer
-from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
+from decoder.errors import DecoderError, DeniedError, LayerError, NoKeyError
 from decoder.image import manifest
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class LockedError(DecoderError):
     """No key opens a layer; the text names it. The status is that of the cause."""
 
-    def __init__(self, where: str, cause: NoKeyError | LayerError) -> None:
+    def __init__(self, where: str, cause: NoKeyError | DeniedError | LayerError) -> None:
         super().__init__(f"{where}: {cause}")
         self.status = cause.status
 
@@ -107,22 +107,23 @@ def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in annotations.items() if name not in encryption_of(annotations)}
 
 
-def open_layer(annotations: dict[str, str], keys: Keys, where: str) -> Opened:
+def open_layer(annotations: dict[str, str], media_type: str, keys: Keys, where: str) -> Opened:
     """Open an encrypted layer's key as the decoder does.
 
     Args:
         annotations: those of its descriptor.
+        media_type: that of its descriptor.
         keys: all there are.
         where: names the layer for a message.
 
     Raises:
-        LockedError: none opens it, or what it opens is malformed.
+        LockedError: none opens it or may be tried, or what it opens is malformed.
     """
     try:
         public = layer.parse_public_options(annotations)
-        private = keywrap.unwrap_any(annotations, keys)
+        private = keywrap.unwrap_any(annotations, keys, media_type)
         return Opened(layer.layer_key(public, private), private.digest)
-    except (NoKeyError, KeyProviderError, LayerError) as error:
+    except (NoKeyError, DeniedError, LayerError) as error:
         raise LockedError(where, error) from None
 
 

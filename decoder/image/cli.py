@@ -29,6 +29,11 @@ _PLACES = """\
 images: oci:DIR[:REF], oci-archive:FILE[:REF], docker-archive:FILE[:NAME] (to read),
 docker://HOST[:PORT]/REPO[:TAG|@DIGEST], containerd:REF
 
+registries: logins are those of docker, podman and skopeo: in the file of $REGISTRY_AUTH_FILE, or else in
+$XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json or ~/.docker/config.json, the first that knows
+the registry; certificates are the system's and those of certs.d/HOST[:PORT]/ (*.crt, and NAME.cert with NAME.key) in
+~/.config/containers, /etc/containers or /etc/docker, the first that has that directory
+
 layers: 0 is the lowest and -1 the top; 0-2, -2.. and ..1 are ranges
 
 exit status: 0 done; 2 usage; 4 no key opens a layer; 5 a blob is damaged or not authentic;
@@ -78,7 +83,7 @@ def _encrypt(parsed: Namespace) -> None:
     with ExitStack() as stack:
         base = _source(stack, parsed, parsed.skip_base) if parsed.skip_base else None
         request = encrypt.Request(
-            recipients=Recipients(parsed.recipient, keyring, parsed.keyprovider_config),
+            recipients=Recipients(parsed.recipient, keyring, parsed.keyprovider_config, _broker(parsed)),
             ranges=[selection.parse_range(text) for text in parsed.layer],
             platforms=selection.parse_platforms(parsed.platform),
             base=base,
@@ -87,9 +92,10 @@ def _encrypt(parsed: Namespace) -> None:
             verify=parsed.verify,
         )
         source, progress = _source(stack, parsed, parsed.source), stack.enter_context(progresses.choose(parsed.json))
+        stack.callback(lambda: _warn(request.recipients.warnings, progress))
         target = stack.enter_context(transport.open_target(parsed.destination, _target_options(parsed)))
         outcome = encrypt.encrypt_image(source, target, request, progress)
-        _warn(request.keys, progress)
+        _warn(request.keys.warnings if request.keys else [], progress)
     _tell(parsed, outcome, progress)
 
 
@@ -106,7 +112,7 @@ def _decrypt(parsed: Namespace) -> None:
         source, progress = _source(stack, parsed, parsed.source), stack.enter_context(progresses.choose(parsed.json))
         target = stack.enter_context(transport.open_target(parsed.destination, _target_options(parsed)))
         outcome = decrypt.decrypt_image(source, target, request, progress)
-        _warn(request.keys, progress)
+        _warn(request.keys.warnings, progress)
     _tell(parsed, outcome, progress)
 
 
@@ -156,6 +162,17 @@ def _required_keys(parsed: Namespace) -> Keys:
     return read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config)
 
 
+def _broker(parsed: Namespace) -> dict[str, object]:
+    """Collect what was said of a key broker, as options of the provider attestation-agent."""
+    said = {
+        "kbs": parsed.kbs,
+        "kbs-auth-key": parsed.kbs_auth_key,
+        "kbs-ca": parsed.kbs_ca,
+        "kbs-claim": parsed.kbs_claim,
+    }
+    return {name: value for name, value in said.items() if value}
+
+
 def _removed(texts: list[str]) -> Callable[[Recipient], bool]:
     from decoder.image.names import selector
 
@@ -163,8 +180,8 @@ def _removed(texts: list[str]) -> Callable[[Recipient], bool]:
     return lambda recipient: any(is_removed(recipient) for is_removed in selectors)
 
 
-def _warn(keys: Keys | None, progress: Progress) -> None:
-    for warning in keys.warnings if keys else ():
+def _warn(warnings: list[str], progress: Progress) -> None:
+    for warning in warnings:
         progress.remark(f"warning: {warning}")
 
 
@@ -252,6 +269,11 @@ def _add_recipients(parser: ArgumentParser) -> None:
     rings = parser.add_mutually_exclusive_group()
     rings.add_argument("--gpg-homedir", default="", metavar="DIR", help="the GnuPG home with the keys for pgp:")
     rings.add_argument("--gpg-keyring", default="", metavar="FILE", help="a file with the keys for pgp:")
+    add("--kbs", default="", metavar="URL", help="for provider:attestation-agent: register the keys at this key broker")
+    add("--kbs-auth-key", default="", metavar="FILE", help="its administrator's private key, Ed25519 or P-256 in PEM")
+    text = "in the administrator's token (iss=ctd-decoder sub=admin aud=KBS role=admin); may be repeated"
+    add("--kbs-claim", action="append", default=[], metavar="NAME=VALUE", help=text)
+    add("--kbs-ca", default="", metavar="FILE", help="the certificates to accept of it instead of the system's")
     add("--gpg-version", help=SUPPRESS)  # ctr-enc has it; every version exports alike
 
 

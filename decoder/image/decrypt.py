@@ -84,7 +84,8 @@ class _Decryption:
 
         def job(_work: Work) -> None:
             annotations = manifest.annotations_of(layers.descriptor)
-            self._opened[id(layers.layers)] = open_layer(annotations, self._request.keys, layers.describe())
+            media_type, keys = layers.descriptor["mediaType"], self._request.keys
+            self._opened[id(layers.layers)] = open_layer(annotations, media_type, keys, layers.describe())
 
         return job
 
@@ -98,7 +99,8 @@ class _Decryption:
             task = work.progress.task(f"decrypt {layers.describe()}", size * (2 if self._request.verify else 1))
             advance = work.advance(task.advance)
             written = again(
-                lambda: blobs.decrypt(self._source, self._target, descriptor, opened.key, opened.plain, advance)
+                lambda: blobs.decrypt(self._source, self._target, descriptor, opened.key, opened.plain, advance),
+                task,
             )
             media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"].removesuffix(layer.ENCRYPTED)]
             self.changes += layers.change(media_type, written.digest, written.size, {}, "decrypted")

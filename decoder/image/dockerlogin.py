@@ -1,4 +1,10 @@
-"""Who one is at a registry, as `docker login` left it: in config.json, or with a credential helper that this names."""
+"""Who one is at a registry, as `docker login`, `podman login` or `skopeo login` left it.
+
+That is in the file of $REGISTRY_AUTH_FILE and no other, or else in the first of these that knows the registry, in the
+order of containers-auth.json(5): $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without that
+variable), $XDG_CONFIG_HOME/containers/auth.json (~/.config without it), $DOCKER_CONFIG/config.json (~/.docker without
+it). Each may name credential helpers.
+"""
 
 from __future__ import annotations
 
@@ -30,26 +36,50 @@ class Login(NamedTuple):
     identity_token: str = ""
 
 
-def find_login(host: str) -> Login | None:
-    """Find the login for a registry: a helper for it alone, then the helper for all, then the file itself.
+def find_login(host: str, repository: str) -> Login | None:
+    """Find the login for a repository.
+
+    In each file: a helper for the registry alone, then the helper for all, then the entry of the repository, of what it
+    is below (`podman login HOST/FOLDER`), or of the registry.
 
     Args:
         host: as references have it, with its port if that was given.
+        repository: its name at the registry.
 
     Raises:
-        ImageError: the configuration cannot be read or is malformed, or a helper fails.
+        ImageError: a file cannot be read or is malformed, or a helper fails.
     """
-    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(os.path.expanduser("~"), ".docker")
-    path = os.path.join(folder, "config.json")
-    config = _read(path)
     names = _DOCKER_HUB if host == "docker.io" else (host,)
-    try:
-        helpers = _object(config.get("credHelpers"))
-        helper = next((helpers[name] for name in names if name in helpers), config.get("credsStore"))
-        login = _ask(helper, names[0]) if helper else None
-        return login or _stored(_object(config.get("auths")), names)
-    except ValueError as error:
-        raise ImageError(f"{quoted(path)}: {error}") from None
+    parts = repository.split("/")
+    folders = [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
+    for path in _paths():
+        try:
+            if login := _in_file(_read(path), names, folders):
+                return login
+        except ValueError as error:
+            raise ImageError(f"{quoted(path)}: {error}") from None
+    return None
+
+
+def _paths() -> list[str]:
+    variable, home = os.environ.get, os.path.expanduser("~")
+    if path := variable("REGISTRY_AUTH_FILE"):
+        return [path]
+    runtime = variable("XDG_RUNTIME_DIR")
+    return [
+        f"{runtime}/containers/auth.json" if runtime else f"/run/containers/{os.getuid()}/auth.json",
+        f"{variable('XDG_CONFIG_HOME') or f'{home}/.config'}/containers/auth.json",
+        f"{variable('DOCKER_CONFIG') or f'{home}/.docker'}/config.json",
+    ]
+
+
+def _in_file(config: dict[str, Any], names: tuple[str, ...], folders: list[str]) -> Login | None:
+    helpers = _object(config.get("credHelpers"))
+    helper = next((helpers[name] for name in names if name in helpers), config.get("credsStore"))
+    login = _ask(helper, names[0]) if helper else None
+    entries = _object(config.get("auths"))
+    below = (_entry(_object(entries[folder])) for folder in folders if folder in entries)
+    return login or next(filter(None, below), None) or _stored(entries, names)
 
 
 def _read(path: str) -> dict[str, Any]:
@@ -77,7 +107,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
-    """Find an entry by the host, or by a URL with this host, as older versions wrote them."""
+    """Find an entry by the host, or by a URL with this host, as older versions of docker wrote them."""
     for name in (*names, *entries):
         if name in entries and (name in names or _host(name) in names) and (login := _entry(_object(entries[name]))):
             return login
@@ -85,7 +115,9 @@ def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
 
 
 def _host(name: str) -> str:
-    return re.sub(r"^https?://", "", name).partition("/")[0]
+    """Take the host from a URL; what is none may name a repository, whose login is for that alone."""
+    scheme, separator, rest = name.partition("://")
+    return rest.partition("/")[0] if separator and scheme in ("http", "https") else ""
 
 
 def _entry(entry: dict[str, Any]) -> Login | None:

@@ -10,7 +10,8 @@ from decoder import layer, limits
 from decoder.errors import LayerError, UsageError, WrappedKeyError, quoted
 from decoder.image import blobs, manifest, names, selection, transfer
 from decoder.image.changes import Group, Outcome, encryption_of, group, note_if_nothing_changed, open_layer
-from decoder.image.recipients import Recipients, add_wrapped
+from decoder.image.recipients import Recipients, Wrapped, add_wrapped
+from decoder.image.retries import again
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
@@ -86,16 +87,14 @@ class _Encryption:
         self._source = source
         self._target = target
         self._request = request
-        self._wrapped: dict[int, tuple[layer.PrivateOptions, dict[str, list[bytes]]]] = {}
+        self._wrapped: dict[int, tuple[layer.PrivateOptions, Wrapped]] = {}
         self.changes: list[dict[str, Any]] = []
 
     def wrapping_job(self, layers: Group) -> Job:
         """Make a key for a plain layer, and wrap it."""
 
         def job(_work: Work) -> None:
-            key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
-            options = layer.PrivateOptions(key, nonce, layers.descriptor["digest"])
-            self._wrapped[id(layers.layers)] = options, self._request.recipients.wrap(options)
+            self._wrapped[id(layers.layers)] = self._wrap(layers)
 
         return job
 
@@ -103,12 +102,18 @@ class _Encryption:
         """Encrypt a plain layer, and read it back."""
 
         def job(work: Work) -> None:
-            options, wrapped = self._wrapped[id(layers.layers)]
             descriptor = layers.descriptor
             size = descriptor["size"]
             task = work.progress.task(f"encrypt {layers.describe()}", size * (2 if self._request.verify else 1))
             advance = work.advance(task.advance)
-            written = blobs.encrypt(self._source, self._target, descriptor, options, advance)
+
+            def attempt() -> tuple[layer.PrivateOptions, Wrapped, blobs.Written]:
+                # Somebody may have what was written before, so another attempt has a key and nonce of its own.
+                unused = self._wrapped.pop(id(layers.layers), None)
+                options, wrapped = unused or self._wrap(layers)
+                return options, wrapped, blobs.encrypt(self._source, self._target, descriptor, options, advance)
+
+            options, wrapped, written = again(attempt, task)
             media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"]] + layer.ENCRYPTED
             annotations = layer.build_annotations(written.hmac, wrapped)
             self.changes += layers.change(media_type, written.digest, written.size, annotations, "encrypted")
@@ -129,25 +134,35 @@ class _Encryption:
             assert keys is not None  # noqa: S101 - for the type checker: see _sorted_out
             descriptor = layers.descriptor
             before = encryption_of(manifest.annotations_of(descriptor))
-            opened = open_layer(before, keys, where)
+            media_type = descriptor["mediaType"]
+            opened = open_layer(before, media_type, keys, where)
             after = before
             if removed:
                 after = _without(before, keys, removed)
                 if after == before:
                     work.progress.remark(f"{where}: no such recipient to remove")
-            after = add_wrapped(after, self._request.recipients.wrap(opened.options))
+            wrapped, known = self._request.recipients.wrap_to_others(opened.options, names.identities(after))
+            for text in known:
+                work.progress.remark(
+                    f"{where}: {quoted(text)} is among its recipients already, and was not added again"
+                )
+            after = add_wrapped(after, wrapped)
             if after == before:
                 return
-            if open_layer(after, keys, f"{where}, with its new recipients").key != opened.key:
+            if open_layer(after, media_type, keys, f"{where}, with its new recipients").key != opened.key:
                 raise LayerError(f"{where}: with its new recipients it opens to something else")
-            media_type = descriptor["mediaType"].removesuffix(layer.ENCRYPTED)
-            media_type = manifest.PLAIN_LAYERS[media_type] + layer.ENCRYPTED
+            media_type = manifest.PLAIN_LAYERS[media_type.removesuffix(layer.ENCRYPTED)] + layer.ENCRYPTED
             self.changes += layers.change(
                 media_type, descriptor["digest"], descriptor["size"], after, "recipients changed"
             )
             work.progress.finished(f"changed the recipients of {where}: {descriptor['digest']}")
 
         return job
+
+    def _wrap(self, layers: Group) -> tuple[layer.PrivateOptions, Wrapped]:
+        key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
+        options = layer.PrivateOptions(key, nonce, layers.descriptor["digest"])
+        return options, self._request.recipients.wrap(options)
 
 
 def _chosen(root: manifest.Node, request: Request) -> list[Layer]:

@@ -113,7 +113,7 @@ def why_locked(each: Layer, keys: Keys) -> tuple[bool, str]:
     if media_type not in layer.DECODABLE:
         return False, f"{each.describe()}: the decoder does not know its media type"
     try:
-        open_layer(manifest.annotations_of(each.descriptor), keys, each.describe())
+        open_layer(manifest.annotations_of(each.descriptor), media_type, keys, each.describe())
     except LockedError as error:
         return False, str(error)
     return True, ""

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-_VARINT, _FIXED64, _LENGTH_DELIMITED, _FIXED32 = 0, 1, 2, 5
-_FIXED_BYTES = {_FIXED64: 8, _FIXED32: 4}
-_VARINT_BYTES = 10
+from decoder import protobuf
 
 Value = int | str | bytes | Mapping[str, str]
 Fields = dict[int, list[int | bytes]]
@@ -25,12 +23,10 @@ def build(fields: Mapping[int, Value]) -> bytes:
     for number, value in fields.items():
         if isinstance(value, int):
             if value:
-                parts += [_varint(number << 3 | _VARINT), _varint(value)]
+                parts.append(protobuf.build_varint(number, value))
             continue
         entries = [build({1: k, 2: v}) for k, v in value.items()] if isinstance(value, Mapping) else [_encoded(value)]
-        for entry in entries:
-            if entry:
-                parts += [_varint(number << 3 | _LENGTH_DELIMITED), _varint(len(entry)), entry]
+        parts += [protobuf.build_bytes(number, entry) for entry in entries if entry]
     return b"".join(parts)
 
 
@@ -41,22 +37,8 @@ def parse(message: bytes) -> Fields:
         ValueError: it is no protobuf message.
     """
     fields: Fields = {}
-    at = 0
-    while at < len(message):
-        tag, at = _read_varint(message, at)
-        value: int | bytes
-        if tag & 7 == _VARINT:
-            value, at = _read_varint(message, at)
-        else:
-            if tag & 7 == _LENGTH_DELIMITED:
-                length, at = _read_varint(message, at)
-            else:
-                length = _FIXED_BYTES.get(tag & 7, len(message))
-            value = message[at : at + length]
-            at += length
-            if len(value) != length:
-                raise ValueError("a message is cut short")
-        fields.setdefault(tag >> 3, []).append(value)
+    for number, value in protobuf.parse_fields(message):
+        fields.setdefault(number, []).append(value)
     return fields
 
 
@@ -94,21 +76,3 @@ def mapping(fields: Fields, number: int) -> dict[str, str]:
 
 def _encoded(value: str | bytes) -> bytes:
     return value.encode() if isinstance(value, str) else value
-
-
-def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    value = 0
-    for shift, byte in enumerate(message[at : at + _VARINT_BYTES]):
-        value |= (byte & 0x7F) << 7 * shift
-        if byte < 0x80:
-            return value, at + shift + 1
-    raise ValueError("a number is cut short or too long")
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -7,6 +7,7 @@ RFC 9580 §5.1), so each can be taken out; what is left opens as before.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ from decoder.openpgp import packets
 from decoder.openpgp.message import parse_message
 from decoder.openpgp.sessionkey import parse_session_key
 
+_HIDDEN = "hidden recipient"
+_SIZE = re.compile(r"\d+ bytes")
 _NAME_MEMBERS = ("key_url", "kid", "key_id", "keyid", "kbs_uri")
 # RFC 4514 §3, and the e-mail address that old certificates have in their names.
 _ATTRIBUTES = {
@@ -37,6 +40,8 @@ _ATTRIBUTES = {
 Subjects = Mapping[bytes, str]
 """Names of certificates that are known, by their identifiers in CMS."""
 Keep = Callable[[str], bool]
+Identity = tuple[str, str]
+"""A scheme, and a name that stands for one key alone."""
 
 
 class Recipient(NamedTuple):
@@ -70,6 +75,15 @@ def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Re
             names = [f"malformed: {error}"]
         found += [Recipient(item.scheme, item.number, name) for name in names]
     return found
+
+
+def identities(annotations: Mapping[str, str]) -> frozenset[Identity]:
+    """Tell whom a layer is wrapped to, as far as wrapped keys have names that stand for one key each.
+
+    Raises:
+        LayerError: there are more than WRAPPED_KEYS.
+    """
+    return frozenset((each.scheme, each.name) for each in recipients_of(annotations, {}) if _identifies(each))
 
 
 def without(
@@ -110,6 +124,18 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
         if identifiers.key_identifier:
             subjects[identifiers.key_identifier] = name
     return subjects
+
+
+def _identifies(recipient: Recipient) -> bool:
+    """Tell whether a name, as `_sifted` makes it, stands for one key alone; what was cut short does not."""
+    name = recipient.name
+    if name.startswith("malformed: ") or "…" in name or recipient.scheme == "pkcs11":
+        return False
+    if recipient.scheme == "jwe":
+        return name.startswith("kid ")
+    if recipient.scheme == "pgp":
+        return name != _HIDDEN
+    return not _SIZE.fullmatch(name)
 
 
 def _item_without(item: layer.WrappedKey, subjects: Subjects, is_removed: Callable[[Recipient], bool]) -> str:
@@ -220,7 +246,7 @@ def _pgp(wrapped: bytes, keep: Keep) -> tuple[list[str], Callable[[], bytes]]:
     for packet in packets.split(wrapped, limits.PGP_PACKETS):
         if packet.tag == packets.PKESK and packet.body[:1] == b"\3":
             key_id = parse_session_key(packet.body).key_id
-            names.append(key_id.hex().upper() if any(key_id) else "hidden recipient")
+            names.append(key_id.hex().upper() if any(key_id) else _HIDDEN)
             if not keep(names[-1]):
                 continue
         left.append(packet.raw)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 REFERENCE = "org.opencontainers.image.ref.name"
 _IMAGE_NAME = "io.containerd.image.name"  # what ctr and nerdctl save, with the registry's name
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR)  # open(2); NFS, FUSE, overlayfs of older kernels
 
 
 @contextmanager
@@ -228,7 +229,7 @@ def unnamed_file(directory: str) -> Iterator[tuple[FileIO, Callable[[str], None]
         try:
             descriptor = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL):
+            if error.errno not in _NO_UNNAMED_FILES:
                 raise
             hidden = _hidden_name(directory)
             descriptor = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)

@@ -30,13 +30,14 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
         UsageError: a file or password cannot be read, or holds no key.
     """
     found = Keys()
+    found.deny_config = provider_config or os.environ.get(CONFIG_VARIABLE, "")
     for text in keys:
         if text.startswith(_PROVIDER):
             name, parameter = split_provider(text.removeprefix(_PROVIDER))
             if not name:
                 raise UsageError(f"--key {quoted(text)} names no keyprovider")
             found.parameters.setdefault(name, []).append(_NO_PARAMETER if parameter is None else parameter)
-            found.keyprovider_config = provider_config or os.environ.get(CONFIG_VARIABLE, "")
+            found.keyprovider_config = found.deny_config
         else:
             path, password = _split_password(text)
             _add(found, "--key", path, password)

@@ -20,6 +20,9 @@ class Task(Protocol):
     def advance(self, count: int) -> None:
         """Tell that so many more bytes went through."""
 
+    def restart(self, reason: str) -> None:
+        """Tell that none of them counts, for it begins anew, and why."""
+
     def done(self, text: str) -> None:
         """Tell that it is finished, and what came of it."""
 
@@ -52,7 +55,7 @@ class Progress:
 
     def task(self, label: str, size: int) -> Task:
         """Start a blob of so many bytes."""
-        return _Line(self)
+        return _Line(self, label)
 
     def finished(self, text: str) -> None:
         """Say that a blob is finished."""
@@ -94,7 +97,7 @@ class Bars(Progress):
 
     def task(self, label: str, size: int) -> Task:
         """Start a bar."""
-        return _Bar(self, self._bars, self._bars.add_task(label, total=size))
+        return _Bar(self, label, self._bars, self._bars.add_task(label, total=size))
 
     def _say(self, text: str) -> None:
         self._bars.console.print(f"ctd-decoder: {text}", markup=False, highlight=False, soft_wrap=True)
@@ -111,25 +114,33 @@ def choose(for_programs: bool) -> Progress:
 
 
 class _Line:
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, label: str) -> None:
         self._progress = progress
+        self._label = label
 
     def advance(self, count: int) -> None:
         pass
+
+    def restart(self, reason: str) -> None:
+        self._progress.finished(f"{self._label} begins anew: {reason}")
 
     def done(self, text: str) -> None:
         self._progress.finished(text)
 
 
-class _Bar:
-    def __init__(self, progress: Progress, bars: RichProgress, task: TaskID) -> None:
-        self._progress = progress
+class _Bar(_Line):
+    def __init__(self, progress: Progress, label: str, bars: RichProgress, task: TaskID) -> None:
+        super().__init__(progress, label)
         self._bars = bars
         self._task = task
 
     def advance(self, count: int) -> None:
         self._bars.advance(self._task, count)
 
+    def restart(self, reason: str) -> None:
+        self._bars.reset(self._task)
+        super().restart(reason)
+
     def done(self, text: str) -> None:
         self._bars.remove_task(self._task)
-        self._progress.finished(text)
+        super().done(text)

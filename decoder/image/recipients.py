@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import keywrap, layer, limits
 from decoder.errors import DecoderError, KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
+from decoder.image import names
 from decoder.keyfile import read_key_file
 
 if TYPE_CHECKING:
+    from decoder.keywrap.keyprovider import KeyProvider
     from decoder.layer import PrivateOptions
 
 PROTOCOLS = ("jwe", "pkcs7", "pgp", "pkcs11", "provider")
 _FORMS = "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE, provider:NAME[:PARAM]"
+_ATTESTATION_AGENT = f"{keywrap.PROVIDER_PREFIX}attestation-agent"
 _PROBE = layer.build_private_options(
     layer.PrivateOptions(bytes(limits.SYMMETRIC_KEY_BYTES), bytes(limits.NONCE_BYTES), f"sha256:{'0' * 64}")
 )
@@ -55,6 +58,22 @@ class Keyring(NamedTuple):
             raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from None
 
 
+class _Recipient(NamedTuple):
+    """One that was named.
+
+    Attributes:
+        text: names it, `PROTOCOL:VALUE`.
+        scheme: what wraps to it.
+        material: what the scheme's `wrap` takes for it; nothing for a keyprovider without a parameter.
+        identities: by which wrapped keys name it; none if they do not, or only a keyprovider knows.
+    """
+
+    text: str
+    scheme: str
+    material: list[bytes]
+    identities: frozenset[names.Identity]
+
+
 class Recipients:
     """Everybody that layers are to be encrypted to.
 
@@ -62,23 +81,35 @@ class Recipients:
         texts: `PROTOCOL:VALUE`.
         keyring: for OpenPGP; only read for a recipient that is `pgp:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
+        broker: options of our own attestation-agent, which then wraps whatever is configured; none if it is empty.
 
     Raises:
         UsageError: a protocol is unknown, or a value cannot be used with it; the text says why.
     """
 
-    def __init__(self, texts: Sequence[str], keyring: Keyring, provider_config: str = "") -> None:
-        self._provider_config = provider_config
-        self._by_scheme: dict[str, list[bytes]] = {}
+    def __init__(
+        self,
+        texts: Sequence[str],
+        keyring: Keyring,
+        provider_config: str = "",
+        broker: Mapping[str, object] | None = None,
+    ) -> None:
+        self._recipients: list[_Recipient] = []
         certificates = _Once(keyring.read)
         for text in texts:
             scheme, material = _parse(text, certificates)
-            if not scheme.startswith(keywrap.PROVIDER_PREFIX):
-                _check(text, scheme, material[0])
-            self._by_scheme.setdefault(scheme, []).extend(material)
+            is_provider = scheme.startswith(keywrap.PROVIDER_PREFIX)
+            identities = frozenset() if is_provider else _check(text, scheme, material[0])
+            self._recipients.append(_Recipient(text, scheme, material, identities))
+        self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker)
 
     def __bool__(self) -> bool:
-        return bool(self._by_scheme)
+        return bool(self._recipients)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the keyproviders that have wrapped so far, or about their configuration."""
+        return [warning for provider in self._providers.values() for warning in provider.warnings]
 
     def wrap(self, options: PrivateOptions) -> Wrapped:
         """Wrap private options to everybody: once per scheme and keyprovider.
@@ -87,29 +118,50 @@ class Recipients:
             UsageError: a scheme cannot wrap.
             WrapError: a keyprovider failed.
         """
+        return self._wrap_to(self._recipients, options)
+
+    def wrap_to_others(self, options: PrivateOptions, present: Set[names.Identity]) -> tuple[Wrapped, list[str]]:
+        """Wrap private options to everybody but those whom they are wrapped to already.
+
+        Args:
+            options: the private options.
+            present: who that is, as `names.identities` has it: by name, for nothing authenticates recipients.
+
+        Returns:
+            The wrapped keys, and the texts of the recipients that were left out.
+
+        Raises:
+            UsageError: a scheme cannot wrap.
+            WrapError: a keyprovider failed.
+        """
+        known = [each for each in self._recipients if each.identities and each.identities <= present]
+        wrapped = self._wrap_to([each for each in self._recipients if each not in known], options)
+        for scheme in self._providers.keys() & wrapped:
+            identities = names.identities(_annotations({scheme: wrapped[scheme]}))
+            if identities and identities <= present:
+                del wrapped[scheme]
+                known += [each for each in self._recipients if each.scheme == scheme]
+        return wrapped, [each.text for each in known]
+
+    def _wrap_to(self, recipients: Sequence[_Recipient], options: PrivateOptions) -> Wrapped:
+        by_scheme: dict[str, list[bytes]] = {}
+        for each in recipients:
+            by_scheme.setdefault(each.scheme, []).extend(each.material)
         text = layer.build_private_options(options)
-        return {scheme: [self._wrap(scheme, text, material)] for scheme, material in self._by_scheme.items()}
+        return {scheme: [self._wrap(scheme, text, material)] for scheme, material in by_scheme.items()}
 
     def _wrap(self, scheme: str, options: bytes, material: Sequence[bytes]) -> bytes:
         try:
-            return self._scheme(scheme).wrap(options, material)
+            return (self._providers.get(scheme) or keywrap.load(scheme)).wrap(options, material)
         except ProviderFailedError as error:
             raise WrapError(str(error)) from None
         except (KeyFileError, WrappedKeyError) as error:
             raise UsageError(f"{scheme}: {error}") from None
 
-    def _scheme(self, scheme: str) -> keywrap.KeyWrap:
-        if not scheme.startswith(keywrap.PROVIDER_PREFIX):
-            return keywrap.load(scheme)
-        from decoder.keywrap.keyprovider import KeyProvider
-
-        return KeyProvider(scheme.removeprefix(keywrap.PROVIDER_PREFIX), self._provider_config)
-
 
 def add_wrapped(annotations: Mapping[str, str], wrapped: Wrapped) -> dict[str, str]:
     """Add wrapped keys to those that a layer has."""
-    added = layer.build_annotations(bytes(limits.HMAC_BYTES), wrapped)
-    del added[layer.PUBLIC_OPTIONS]
+    added = _annotations(wrapped)
     return {**annotations, **{name: ",".join(filter(None, (annotations.get(name), added[name]))) for name in added}}
 
 
@@ -166,9 +218,30 @@ def _parse(text: str, keyring: _Once) -> tuple[str, list[bytes]]:
         raise UsageError(f"--recipient {quoted(text)}: {error}") from None
 
 
-def _check(text: str, scheme: str, material: bytes) -> None:
-    """Wrap something to a recipient alone, so that the one which cannot be used is named."""
+def _check(text: str, scheme: str, material: bytes) -> frozenset[names.Identity]:
+    """Wrap something to a recipient alone, so that the one which cannot be used is named; tell what identifies it."""
     try:
-        keywrap.load(scheme).wrap(_PROBE, [material])
+        wrapped = keywrap.load(scheme).wrap(_PROBE, [material])
     except (KeyFileError, WrappedKeyError) as error:
         raise UsageError(f"--recipient {quoted(text)}: {error}") from None
+    return names.identities(_annotations({scheme: [wrapped]}))
+
+
+def _annotations(wrapped: Wrapped) -> dict[str, str]:
+    """Write wrapped keys into annotations, without any other."""
+    annotations = layer.build_annotations(bytes(limits.HMAC_BYTES), wrapped)
+    del annotations[layer.PUBLIC_OPTIONS]
+    return annotations
+
+
+def _providers(schemes: Set[str], config_file: str, broker: Mapping[str, object] | None) -> dict[str, KeyProvider]:
+    if broker and _ATTESTATION_AGENT not in schemes:
+        raise UsageError(f"--{next(iter(broker))} is for a --recipient provider:attestation-agent, and there is none")
+    found = {}
+    for scheme in schemes:
+        if scheme.startswith(keywrap.PROVIDER_PREFIX):
+            from decoder.keywrap.keyprovider import KeyProvider
+
+            own = broker if broker and scheme == _ATTESTATION_AGENT else None
+            found[scheme] = KeyProvider(scheme.removeprefix(keywrap.PROVIDER_PREFIX), config_file, own)
+    return found

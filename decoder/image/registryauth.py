@@ -63,13 +63,17 @@ class Authorization:
     Args:
         web: asks for tokens.
         host: of the registry, as `docker login` knows it.
+        repository: its name there.
         scopes: what tokens are asked for.
         check: raises an ImageError for an origin that secrets may not be sent to.
     """
 
-    def __init__(self, web: Web, host: str, scopes: list[str], check: Callable[[Origin], None]) -> None:
+    def __init__(
+        self, web: Web, host: str, repository: str, scopes: list[str], check: Callable[[Origin], None]
+    ) -> None:
         self._web = web
         self._host = host
+        self._repository = repository
         self._scopes = scopes
         self._check = check
         self._lock = Lock()
@@ -109,7 +113,7 @@ class Authorization:
             if challenge.scheme == "bearer":
                 self._renew(challenge)
                 return True
-            login = find_login(self._host)
+            login = find_login(self._host, self._repository)
             if not login or not login.user:
                 return False
             self._header = _basic(login)
@@ -128,7 +132,7 @@ class Authorization:
         known = challenge.parameters.get("scope", "").split()
         scopes = [*self._scopes, *(scope for scope in known if scope not in self._scopes)]
         service = challenge.parameters.get("service", "")
-        login = find_login(self._host)
+        login = find_login(self._host, self._repository)
         if login and login.identity_token:
             reply = self._post(realm, service, scopes, login.identity_token)
         else:
@@ -157,7 +161,7 @@ class Authorization:
         with with_retries(lambda: self._web.request(method, url, headers, body)) as response:
             if response.status in (400, 401, 403):
                 known = "Authorization" in headers or body
-                which = "the credentials of `docker login`" if known else "no credentials: see `docker login`"
+                which = "the credentials that are stored for it" if known else "no credentials: see `docker login`"
                 raise ImageError(f"{place} refuses a token for {self._host} (HTTP {response.status}), with {which}")
             if response.status != 200:
                 why = "is too busy to give" if is_busy(response) else "gives no"

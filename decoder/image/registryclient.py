@@ -9,6 +9,7 @@ from urllib.parse import urljoin
 
 from decoder import limits
 from decoder.errors import quoted
+from decoder.image.certificates import tls_context
 from decoder.image.hosts import Origin, RefusedError, UnreachableError, origin_of
 from decoder.image.registryauth import Authorization
 from decoder.image.registryhttp import Response, Sending, Web, is_busy, with_retries
@@ -32,14 +33,17 @@ class RegistryClient:
         reference: names registry and repository.
         tls_verify: whether TLS and its certificates are insisted on.
         scopes: what a token is asked for, such as `repository:NAME:pull`.
+
+    Raises:
+        ImageError: a certificate that is kept for the registry cannot be used.
     """
 
     def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str]) -> None:
         self.reference = reference
         self._tls_verify = tls_verify
-        self._web = Web(tls_verify)
+        self._web = Web(tls_context(reference.api_host, tls_verify))
         self._origin = origin_of(f"https://{reference.api_host}")
-        self._authorization = Authorization(self._web, reference.host, scopes, self.check)
+        self._authorization = Authorization(self._web, reference.host, reference.name, scopes, self.check)
 
     def __enter__(self) -> RegistryClient:
         """Find out how the registry wants to be spoken to.
@@ -140,7 +144,7 @@ class RegistryClient:
         """
         where = f"{self.reference.host}/{self.reference.name}"
         if response.status == 401:
-            what = "the registry wants other credentials than `docker login` left, or any at all"
+            what = "the registry wants other credentials than `docker login` or `podman login` left, or any at all"
         elif response.status == 403:
             what = "access is denied"
         elif response.status == 429:

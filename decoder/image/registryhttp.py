@@ -7,7 +7,6 @@ and httpx pull bodies from an iterator and so need a thread for each blob, and a
 from __future__ import annotations
 
 import http.client
-import ssl
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from decoder.image.retries import pauses
 from decoder.image.transport import ImageError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
 _BUSY = (408, 429, 500, 502, 503, 504)
@@ -132,14 +132,11 @@ class Web:
     """Connections to the hosts that one registry leads to; for several threads.
 
     Args:
-        tls_verify: whether certificates are checked; by those of the system, or of SSL_CERT_FILE.
+        tls: whose certificates are accepted, and which is shown.
     """
 
-    def __init__(self, tls_verify: bool) -> None:
-        self._tls = ssl.create_default_context()
-        if not tls_verify:
-            self._tls.check_hostname = False
-            self._tls.verify_mode = ssl.CERT_NONE
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._tls = tls
         self._lock = Lock()
         self._idle: list[tuple[Origin, http.client.HTTPConnection]] = []
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from time import sleep
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from decoder import limits
 from decoder.image.transport import InterruptedWriteError
+
+if TYPE_CHECKING:
+    from decoder.image.progress import Task
 
 _Result = TypeVar("_Result")
 
@@ -21,8 +24,12 @@ def pauses() -> Iterator[float]:
         longest *= 2
 
 
-def again(work: Callable[[], _Result]) -> _Result:
-    """Do work that writes a blob; do all of it again while its writing is interrupted.
+def again(work: Callable[[], _Result], task: Task) -> _Result:
+    """Do work that writes a blob; do all of it again while its writing is interrupted, REGISTRY_ATTEMPTS times in all.
+
+    Args:
+        work: starts from the beginning each time.
+        task: is told that it does.
 
     Raises:
         InterruptedWriteError: the last attempt was, too.
@@ -31,6 +38,7 @@ def again(work: Callable[[], _Result]) -> _Result:
     for pause in pauses():
         try:
             return work()
-        except InterruptedWriteError:
+        except InterruptedWriteError as error:
+            task.restart(str(error))
             sleep(pause)
     return work()

@@ -104,7 +104,7 @@ def _copy_job(source: ImageSource, target: ImageTarget, descriptor: Descriptor) 
             work.progress.remark(f"{descriptor['digest']} is kept elsewhere (urls) and was not copied")
         elif not target.has(descriptor):
             task = work.progress.task(f"copy {descriptor['digest'][:19]}", descriptor["size"])
-            again(lambda: blobs.copy(source, target, descriptor, work.advance(task.advance)))
+            again(lambda: blobs.copy(source, target, descriptor, work.advance(task.advance)), task)
             task.done(f"copied {descriptor['digest']} ({descriptor['size']} bytes)")
 
     return job

@@ -66,20 +66,25 @@ class _DoesNotFitError(Exception):
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     """Wrap private options to public keys: one JWE in JSON serialization for all of them, A256GCM inside.
 
+    Each recipient has a `kid`, so that it can be told from others: that of its JWK, or else the fingerprint by which
+    messages name keys.
+
     Args:
         options: the private options.
-        recipients: public keys or certificates in PEM or DER, or JWKs; RSA gets RSA-OAEP and EC gets
-            ECDH-ES+A256KW, but for a JWK whose `alg` is one of the five that are accepted.
+        recipients: 1 to JWE_RECIPIENTS public keys or certificates in PEM or DER, or JWKs; RSA gets RSA-OAEP and
+            EC gets ECDH-ES+A256KW, but for a JWK whose `alg` is one of the five that are accepted.
 
     Raises:
-        KeyFileError: a recipient is not a usable public key.
+        KeyFileError: a recipient is not a usable public key, or there are too few or too many.
     """
     from jwcrypto.jwe import JWE
 
+    if not 1 <= len(recipients) <= limits.JWE_RECIPIENTS:
+        raise KeyFileError(f"JWE is for 1 to {limits.JWE_RECIPIENTS} recipients, not {len(recipients)}")
     keys = [_public_jwk(recipient) for recipient in recipients]
     token = JWE(options, protected='{"enc":"A256GCM"}')
     for key in keys:
-        token.add_recipient(key, header=f'{{"alg":"{_algorithm(key)}"}}')
+        token.add_recipient(key, header=json.dumps({"alg": _algorithm(key), "kid": key["kid"]}))
     return str(token.serialize()).encode()
 
 
@@ -240,13 +245,16 @@ def _open_with_jwcrypto(jwe: _Jwe, recipient: _Recipient, key: PrivateKeyObject)
 
 
 def _public_jwk(data: bytes) -> JWK:
+    """Read a public key, and give it a `kid` of at most JWE_KEY_ID_CHARACTERS: its own if it came as a JWK."""
     from cryptography.hazmat.primitives.serialization import load_der_public_key
     from jwcrypto.common import JWException
     from jwcrypto.jwk import JWK
 
     try:
+        own_id = None
         if data.lstrip()[:1] == b"{":
             key = JWK.from_json(data.decode())
+            own_id = key.get("kid")
         elif PEM_BEGIN in data:
             key = JWK.from_pem(data)
         else:
@@ -258,6 +266,8 @@ def _public_jwk(data: bytes) -> JWK:
         raise KeyFileError("it is not a public key in PEM, DER or JWK form") from None
     if key.get("kty") not in _DEFAULT_ALGORITHM:
         raise KeyFileError("it is neither an RSA nor an EC key")
+    is_usable = isinstance(own_id, str) and 0 < len(own_id) <= limits.JWE_KEY_ID_CHARACTERS
+    key["kid"] = own_id if is_usable else _fingerprint(key)
     return key
 
 
@@ -266,3 +276,13 @@ def _algorithm(key: JWK) -> str:
     fitting = _RSA_HASHES if key["kty"] == "RSA" else _ECDH_KEY_BYTES
     own = str(key.get("alg"))
     return own if own in fitting else _DEFAULT_ALGORITHM[str(key["kty"])]
+
+
+def _fingerprint(key: JWK) -> str:
+    """Name the key as messages do: see `privatekey.fingerprint`."""
+    from hashlib import sha256
+
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+    public = load_pem_public_key(key.export_to_pem())
+    return f"sha256:{sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()}"

@@ -56,11 +56,13 @@ class FaultyRegistry:
 
     Attributes:
         asked: every request so far.
+        uploads: as much of each blob as was taken.
         host: to use in place of the registry's.
     """
 
     def __init__(self, host: str, rule: Rule) -> None:
         self.asked: list[Asked] = []
+        self.uploads: list[bytes] = []
         self.rule = rule
         self._ended = threading.Event()
         owner = self
@@ -103,16 +105,16 @@ class FaultyRegistry:
         if fault.drip:
             self._drip(handler, fault.drip)
         elif fault.cut_upload >= 0:
-            handler.rfile.read(fault.cut_upload)
+            self.uploads.append(handler.rfile.read(fault.cut_upload))
             _hang_up(handler)
         elif fault.status:
-            handler.rfile.read(int(headers.get("content-length", 0)))
+            self._body(handler, asked)
             _answer(handler, fault.status, fault.headers or {}, fault.body, -1)
         else:
             self._forward(handler, asked, host, fault)
 
     def _forward(self, handler: BaseHTTPRequestHandler, asked: Asked, host: str, fault: Fault) -> None:
-        body = handler.rfile.read(int(asked.headers.get("content-length", 0)))
+        body = self._body(handler, asked)
         upstream = http.client.HTTPConnection(host, timeout=_SECONDS)
         upstream.request(asked.method, asked.path, body, asked.headers)
         response = upstream.getresponse()
@@ -124,6 +126,12 @@ class FaultyRegistry:
         if asked.method == "HEAD":
             headers["Content-Length"] = response.headers.get("Content-Length", "0")
         _answer(handler, response.status, headers, content, fault.cut)
+
+    def _body(self, handler: BaseHTTPRequestHandler, asked: Asked) -> bytes:
+        body = handler.rfile.read(int(asked.headers.get("content-length", 0)))
+        if asked.method == "PATCH":
+            self.uploads.append(body)
+        return body
 
     def _drip(self, handler: BaseHTTPRequestHandler, seconds: float) -> None:
         for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n0123456789":

@@ -69,6 +69,12 @@ def test_command_lines_that_cannot_be_understood(
     assert_refused(oci(gzipped), target, options, 2, reason)
 
 
+def test_a_layer_out_of_range_is_not_decrypted(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:
+    ended = image("decrypt", oci(gzipped), oci(target), "--key", keys["p256"].private, "--layer", "3")
+    assert (ended.status, "--layer 3 is out of range" in ended.errors) == (2, True)
+    assert not (target.directory / "index.json").exists()
+
+
 def test_a_public_key_is_no_certificate(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:
     options = ["--recipient", f"pkcs7:{keys['rsa2048'].public}"]
     assert_refused(oci(gzipped), target, options, 2, "it is not a certificate, which PKCS#7 needs, not a public key")
@@ -122,6 +128,16 @@ def test_a_damaged_layer_is_noticed_while_it_is_read(
     for options in ([], ["--layer", str(1 - number)]):  # encrypted, and copied
         assert_refused(oci(source), target, [*recipient, *options], status, digest.removeprefix("sha256:"))
     assert digest.removeprefix("sha256:") not in "".join(files_below(target.directory))
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_damaged_layer_of_an_archive(
+    number: int, source: Layout, tmp_path: Path, target: Layout, recipient: list[str]
+) -> None:
+    whole, blob = source.archive(), source.read(source.layers[number])
+    assert whole.count(blob) == 1
+    (tmp_path / "damaged.tar").write_bytes(whole.replace(blob, blob[:-1] + bytes([blob[-1] ^ 1])))
+    assert_refused(f"oci-archive:{tmp_path}/damaged.tar", target, recipient, 5, source.layers[number]["digest"])
 
 
 def test_damaged_manifests_and_configurations(source: Layout, target: Layout, recipient: list[str]) -> None:

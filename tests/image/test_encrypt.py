@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from jwcrypto.jwk import JWK
 
-from decoder import keywrap, layer
+from decoder import keywrap, layer, wire
 from decoder.image.manifest import PLAIN_LAYERS
+from decoder.image.selection import own_platform
 from decoder.keys import Keys
 from tests.image import layouts
-from tests.image.program import blobs, done, files_below, image, oci
+from tests.image.conftest import EMAIL
+from tests.image.program import blobs, done, files_below, image, oci, run
 from tests.system import images
 from tests.system.images import Layout
 
 if TYPE_CHECKING:
     from tests.image.conftest import Party
+    from tests.keywrap.pgp_home import GnupgHome
     from tests.system.conftest import KeyPair
 
 ENCRYPTED = layer.OCI_TAR + "+gzip" + layer.ENCRYPTED
@@ -202,6 +207,94 @@ def test_recipients_are_added_without_touching_blobs(
     assert target.layers == after
 
 
+def provider_config(directory: Path, **members: object) -> dict[str, str]:
+    """Configure the keyprovider `files` of our own, which has two key files, and return the environment for it."""
+    for name in ("one", "two"):
+        (directory / f"{name}.key").write_bytes(os.urandom(32))
+        (directory / f"{name}.key").chmod(0o600)
+    files = {"native": "local", "keys": str(directory)}
+    (directory / "providers.json").write_text(json.dumps({"key-providers": {"files": files}, **members}))
+    return {"OCICRYPT_KEYPROVIDER_CONFIG": str(directory / "providers.json")}
+
+
+@pytest.mark.parametrize("protocol", ["jwe", "jwk", "pkcs7", "pgp", "provider"])
+def test_a_recipient_that_is_there_is_not_added_again(
+    protocol: str, gzipped: Layout, target: Layout, keys: dict[str, KeyPair], tmp_path: Path, gnupg: GnupgHome
+) -> None:
+    certificate, jwk = tmp_path / "cert.pem", tmp_path / "key.jwk"
+    run("openssl", "req", "-x509", "-new", "-key", keys["rsa4096"].private, "-subj", "/CN=x", "-out", certificate)
+    jwk.write_text(json.dumps({**json.loads(JWK.from_pem(keys["p384"].public.read_bytes()).export()), "kid": "me"}))
+    names = {"jwe": keys["p384"].public, "jwk": jwk, "pkcs7": certificate, "pgp": EMAIL, "provider": "files:one.key"}
+    text = f"{protocol.replace('jwk', 'jwe')}:{names[protocol]}"
+    environment, home = provider_config(tmp_path), ["--gpg-homedir", str(gnupg.path)]
+    first = f"jwe:{keys['p256'].public}"
+    recipients = ["--recipient", text, "--recipient", first]
+    key = ["--key", str(keys["p256"].private)]
+    done("encrypt", oci(gzipped), oci(target), *recipients, *home, **environment)
+    before = target.manifest
+
+    again = done("encrypt", oci(target), oci(target), "--recipient", text, *home, *key, "--json", **environment)
+    assert again.value["layers"] == []
+    said = [
+        f"layer {n} ({own_platform()}): '{text}' is among its recipients already, and was not added again"
+        for n in range(3)
+    ]
+    assert sorted(again.value["remarks"])[:3] == said
+    assert target.manifest == before
+
+    other = f"jwe:{keys['rsa2048'].public}"
+    both = ["--recipient", text, "--recipient", other]
+    mixed = done("encrypt", oci(target), oci(target), *both, *home, *key, "--json", **environment)
+    assert [each["action"] for each in mixed.value["layers"]] == ["recipients changed"] * 3
+    assert sorted(mixed.value["remarks"]) == said
+    done("check", oci(target), "--key", keys["rsa2048"].private)
+    scheme = text.partition(":")[0]
+    found = done("layerinfo", oci(target), "--json").value["layers"][0]["recipients"]
+    assert len([each for each in found if each["scheme"].startswith(scheme)]) == (3 if scheme == "jwe" else 1)
+
+
+def test_a_recipient_that_may_be_another_is_added(
+    gzipped: Layout, target: Layout, keys: dict[str, KeyPair], tmp_path: Path
+) -> None:
+    """What was removed in the same run, another key of the same keyprovider, and what no name tells from others."""
+    environment = provider_config(tmp_path)
+    first, key = f"jwe:{keys['p256'].public}", ["--key", str(keys["p256"].private)]
+    done(
+        "encrypt",
+        oci(gzipped),
+        oci(target),
+        "--recipient",
+        first,
+        "--recipient",
+        "provider:files:one.key",
+        **environment,
+    )
+    value = target.manifest
+    for each in value["layers"]:
+        name = layer.KEYS_PREFIX + "jwe"
+        jwe = json.loads(wire.decode_base64(each["annotations"][name]))
+        del jwe["header"]["kid"]
+        each["annotations"][name] = wire.encode_base64(json.dumps(jwe).encode())
+    layouts.publish(target, target.add(layouts.to_json(value), layouts.MANIFEST))
+    options = ["--recipient", first, "--recipient", "provider:files:two.key", "--remove-recipient", "provider:files"]
+    ended = done("encrypt", oci(target), oci(target), *options, *key, "--json", **environment)
+    assert not any("already" in remark for remark in ended.value["remarks"])
+    found = done("layerinfo", oci(target), "--json").value["layers"][0]["recipients"]
+    assert [each["scheme"] for each in found] == ["jwe", "jwe", "provider.files"]
+
+
+def test_warnings_of_a_keyprovider_are_shown_once(gzipped: Layout, target: Layout, tmp_path: Path) -> None:
+    environment = provider_config(tmp_path, unknown=1)
+    recipient = ["--recipient", "provider:files:one.key"]
+    ended = done("encrypt", oci(gzipped), oci(target), *recipient, **environment)
+    lines = [line for line in ended.errors.splitlines() if "warning" in line]
+    assert len(lines) == 1
+    assert "unknown" in lines[0]
+    failed = image("encrypt", oci(gzipped), oci(target), "--recipient", "provider:files:absent.key", **environment)
+    assert failed.status == 6
+    assert [line for line in failed.errors.splitlines() if "warning" in line] == lines, failed.errors
+
+
 def test_recipients_are_removed_by_name(
     gzipped: Layout, target: Layout, key: list[str], parties: dict[str, Party], keys: dict[str, KeyPair]
 ) -> None:
@@ -221,6 +314,16 @@ def test_recipients_are_removed_by_name(
     absent = done("encrypt", oci(target), oci(target), "--remove-recipient", "pgp", *key)
     assert "no such recipient to remove" in absent.errors
     assert image("encrypt", oci(target), oci(target), "--remove-recipient", "jwe").status == 2
+
+
+def test_openpgp_keys_in_a_file(gzipped: Layout, target: Layout, gnupg: GnupgHome, parties: dict[str, Party]) -> None:
+    ring = target.directory.parent / "ring.gpg"
+    ring.write_bytes(gnupg.public(EMAIL))
+    done("encrypt", oci(gzipped), oci(target), "--recipient", f"pgp:{EMAIL}", "--gpg-keyring", ring)
+    done("check", oci(target), *parties["pgp"].ours)
+    ring.write_bytes(b"")
+    empty = image("encrypt", oci(gzipped), oci(target), "--recipient", f"pgp:{EMAIL}", "--gpg-keyring", ring)
+    assert empty.status == 2
 
 
 def test_what_is_written_opens_as_a_whole(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from jwcrypto.jwk import JWK
 
 from decoder import layer
 from tests.image.program import blobs, done, oci, run
@@ -19,6 +21,7 @@ from tests.system.images import Layout
 if TYPE_CHECKING:
     from tests.image.conftest import Party
     from tests.keywrap.pgp_home import GnupgHome
+    from tests.system.conftest import KeyPair
 
 PROTOCOLS = ["jwe", "pkcs7", "pgp"]
 DOCKER = images.DOCKER_GZIP
@@ -51,6 +54,23 @@ def test_others_open_what_ours_encrypts(
         payload = payload_bytes(descriptor, party.parameters)
         result = run_decoder(payload, target.read(descriptor), program=REFERENCE)
         assert (result.status, result.plaintext) == (0, plaintext), result.errors
+
+
+def test_skopeo_opens_what_has_key_ids(
+    keys: dict[str, KeyPair], gzipped: Layout, gnupg: GnupgHome, target: Layout, tmp_path: Path
+) -> None:
+    """Several JWE recipients, one of them a JWK with an ID of its own."""
+    jwk = tmp_path / "key.jwk"
+    jwk.write_text(json.dumps({**json.loads(JWK.from_pem(keys["rsa2048"].public.read_bytes()).export()), "kid": "me"}))
+    recipients = [f"jwe:{jwk}", f"jwe:{keys['p384'].public}", f"jwe:{keys['rsa4096'].public}"]
+    options = [part for text in recipients for part in ("--recipient", text)]
+    done("encrypt", oci(gzipped, images.NAME), oci(target, "new"), *options)
+    (first, *_) = done("layerinfo", oci(target), "--json").value["layers"]
+    assert [each["name"].split()[1][:7] for each in first["recipients"]] == ["me", "sha256:", "sha256:"]
+    for number, name in enumerate(("rsa2048", "rsa4096")):
+        decrypted = Layout(tmp_path / str(number))
+        skopeo(gnupg, "--decryption-key", str(keys[name].private), oci(target, "new"), oci(decrypted, "plain"))
+        assert blobs(decrypted) == blobs(gzipped)
 
 
 @pytest.mark.parametrize(

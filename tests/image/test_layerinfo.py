@@ -55,7 +55,12 @@ def names_of(place: str, *options: str) -> list[str]:
 
 
 def test_recipients_by_name(
-    gzipped: Layout, target: Layout, parties: dict[str, Party], gnupg: GnupgHome, provider: dict[str, str]
+    gzipped: Layout,
+    target: Layout,
+    parties: dict[str, Party],
+    gnupg: GnupgHome,
+    provider: dict[str, str],
+    tmp_path: Path,
 ) -> None:
     texts = [party.recipient for party in parties.values()]
     texts.append("provider:vault:transit://keys/image")
@@ -65,7 +70,10 @@ def test_recipients_by_name(
     serial = run("openssl", "x509", "-in", certificate, "-noout", "-serial").strip().partition("=")[2]
     serial = serial.lower().lstrip("0")
     _, subkey = gnupg.fingerprints("images@example.com")
-    jwe, rest = "jwe: RSA-OAEP", [f"pgp: {subkey[-16:]}"]
+    public = parties["jwe"].recipient.removeprefix("jwe:")
+    run("openssl", "pkey", "-pubin", "-in", public, "-outform", "der", "-out", tmp_path / "public.der")
+    fingerprint = run("sha256sum", tmp_path / "public.der").split()[0]
+    jwe, rest = f"jwe: kid sha256:{fingerprint} RSA-OAEP", [f"pgp: {subkey[-16:]}"]
     provided = "provider.vault: transit://keys/image"
     assert names_of(oci(target)) == [jwe, *rest, f"pkcs7: issuer CN=image,O=Works serial {serial}", provided]
     known = names_of(oci(target), "--dec-recipient", str(certificate))

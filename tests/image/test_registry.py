@@ -21,6 +21,7 @@ from decoder.errors import UsageError
 from decoder.image import registryauth, registryclient, transport
 from decoder.image.dockerreference import parse_reference
 from decoder.image.hosts import Origin
+from decoder.image.progress import Quiet
 from decoder.image.retries import again
 from decoder.image.transport import Descriptor, DigestError, ImageError, InterruptedWriteError, Options
 from tests.image import registries
@@ -66,8 +67,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty configuration, and short pauses."""
     directory = tmp_path / "docker"
     directory.mkdir()
-    monkeypatch.setenv("DOCKER_CONFIG", str(directory))
-    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    for variable in ("SSL_CERT_FILE", "REGISTRY_AUTH_FILE", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    for variable in ("DOCKER_CONFIG", "HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(directory))
     monkeypatch.setattr(limits, "REGISTRY_RETRY_SECONDS", 0.01)
     return directory
 
@@ -509,7 +512,7 @@ def test_an_interrupted_upload_may_be_made_again(fault: Fault, registry: Registr
         with pytest.raises(InterruptedWriteError):
             registries.write(target, blob, descriptor["digest"])
         assert not target.has(descriptor)
-        again(lambda: registries.write(target, blob, descriptor["digest"]))
+        again(lambda: registries.write(target, blob, descriptor["digest"]), Quiet().task("upload", len(blob)))
         assert registries.read(target, descriptor) == blob
     assert not faults
 
@@ -521,7 +524,7 @@ def test_an_upload_is_given_up(registry: Registry) -> None:
             transport.open_target(f"docker://{proxy.host}/interrupted", Options()) as target,
             pytest.raises(InterruptedWriteError),
         ):
-            again(lambda: registries.write(target, blob, images.digest_of(blob)))
+            again(lambda: registries.write(target, blob, images.digest_of(blob)), Quiet().task("upload", len(blob)))
         assert proxy.count("PATCH", "") == limits.REGISTRY_ATTEMPTS
 
 

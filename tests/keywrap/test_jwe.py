@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
@@ -15,8 +16,10 @@ from decoder import keywrap, limits, wire
 from decoder.errors import KeyFileError, NoKeyError, WrappedKeyError
 from decoder.keys import Keys
 from decoder.keywrap import jwe
-from decoder.privatekey import PrivateKey
+from decoder.privatekey import PrivateKey, fingerprint
+from tests import layers
 from tests.layers import ec_key, pem, public_pem, rsa_key
+from tests.processes import REFERENCE, payload_bytes, run_decoder
 
 KEY_ALGORITHMS = ["RSA-OAEP", "RSA-OAEP-256", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW"]
 CONTENTS = ["A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512"]
@@ -92,6 +95,59 @@ def test_wrap_honours_the_algorithm_of_a_jwk() -> None:
         written = json.loads(wrapped)["header"]["alg"]
         assert written == ("RSA-OAEP" if algorithm == "RSA1_5" else algorithm)
         assert unwrap(wrapped, key)[0] == OPTIONS
+
+
+def public_jwk(key: Any, **members: object) -> bytes:
+    exported = json.loads(JWK.from_pyca(key.public_key()).export())
+    del exported["kid"]
+    return json.dumps({**exported, **members}).encode()
+
+
+def key_ids(wrapped: bytes) -> list[str]:
+    value = json.loads(wrapped)
+    return [each["header"]["kid"] for each in value.get("recipients", [value])]
+
+
+def test_wrap_names_each_key() -> None:
+    """A JWK by its own ID, everything else by the fingerprint that messages have."""
+    names = [fingerprint(key) for key in (rsa_key(), ec_key())]
+    der = ec_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    recipients = [public_pem(rsa_key()), der, public_jwk(rsa_key(), kid='Zoë "1"'), public_jwk(ec_key())]
+    assert key_ids(jwe.wrap(OPTIONS, recipients)) == [*names, 'Zoë "1"', names[1]]
+    for kid in ("", 7, None, "k" * (limits.JWE_KEY_ID_CHARACTERS + 1)):
+        assert key_ids(jwe.wrap(OPTIONS, [public_jwk(rsa_key(), kid=kid)])) == [names[0]]
+
+
+def test_the_key_with_the_id_is_tried_first() -> None:
+    keys = keys_of(rsa_key(3072))
+    keys.add("jwk", json.dumps({**json.loads(JWK.from_pyca(rsa_key()).export()), "kid": "image"}).encode())
+    reasons: list[str] = []
+    wrapped = jwe.wrap(OPTIONS, [public_pem(rsa_key(4096)), public_jwk(rsa_key(), kid="image")])
+    assert jwe.unwrap(wrapped, keys, lambda _key, reason: reasons.append(reason)) == OPTIONS
+    assert reasons == []
+
+
+@pytest.mark.parametrize("kid", [None, "image", "else"])
+@pytest.mark.parametrize("key", [rsa_key(), ec_key()], ids=["RSA", "EC"])
+def test_the_reference_opens_what_has_key_ids(key: Any, kid: str | None) -> None:
+    """One recipient or several, whatever ID the private key has, if any."""
+    secret = {**json.loads(JWK.from_pyca(key).export()), "kid": kid or ""}
+    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    own = public_jwk(key, kid="image")
+    for recipients in ([own], [public_pem(key)], [public_pem(ec_key(ec.SECP521R1)), public_pem(rsa_key(3072)), own]):
+        encrypted = layers.encrypted(b"something", {"jwe": [jwe.wrap(layers.private_options(), recipients)]})
+        for private in (pkcs8, json.dumps(secret).encode()):
+            payload = payload_bytes(encrypted.descriptor, {"privkeys": [private], "privkeys-passwords": [b""]})
+            result = run_decoder(payload, encrypted.ciphertext, program=REFERENCE)
+            assert (result.status, result.plaintext) == (0, b"something"), result.errors
+
+
+def test_wrap_bounds_the_recipients() -> None:
+    most = [public_pem(ec_key())] * limits.JWE_RECIPIENTS
+    assert unwrap(jwe.wrap(OPTIONS, most), ec_key()) == (OPTIONS, [])
+    for recipients in ([], [*most, most[0]]):
+        with pytest.raises(KeyFileError, match=f"for 1 to 64 recipients, not {len(recipients)}"):
+            jwe.wrap(OPTIONS, recipients)
 
 
 @pytest.mark.parametrize(
