@@ -55,12 +55,13 @@ def decrypt_layer(
         PayloadError: the payload is not what containerd sends, or not for an encrypted layer, or no payload
             came and the content store does not tell either.
         NoKeyError: no key opens the layer.
+        DeniedError: the configuration denies it to this host.
         LayerError: the layer, or what its annotations say, is damaged or not authentic.
         StreamError: reading, writing or spooling failed.
     """
     descriptors: Iterable[Descriptor]
     keys = Keys()
-    keys.keyprovider_config = settings.keyprovider_config
+    keys.keyprovider_config = keys.deny_config = settings.keyprovider_config
     if payload_bytes is not None:
         payload = parse_payload(payload_bytes)
         keys.add_parameters(payload.parameters)
@@ -98,4 +99,4 @@ def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> layer.LayerKey
 def _open(descriptor: Descriptor, keys: Keys) -> layer.LayerKey:
     layer.check_media_type(descriptor.media_type)
     public = layer.parse_public_options(descriptor.annotations)
-    return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys))
+    return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys, descriptor.media_type))

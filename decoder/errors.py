@@ -38,6 +38,12 @@ class PayloadError(DecoderError):
     status = 3
 
 
+class DeniedError(DecoderError):
+    """The operator's configuration denies the layer to this host."""
+
+    status = 4
+
+
 class LayerError(DecoderError):
     """The layer, or what its descriptor says of it, is damaged or not authentic."""
 

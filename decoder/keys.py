@@ -18,6 +18,7 @@ class Keys(KeyFile):
     Attributes:
         pkcs11_config: which PKCS#11 modules the payload allows, as YAML.
         keyprovider_config: the file that configures keyproviders, or "".
+        deny_config: the file whose deny rules hold, or ""; the same one, also where no keyprovider is asked.
         parameters: those of the payload, among them one per keyprovider name.
         warnings: a line for each file or payload entry that holds no usable key.
         remarks: what else is worth knowing should no key open the layer.
@@ -27,6 +28,7 @@ class Keys(KeyFile):
         super().__init__()
         self.pkcs11_config: list[bytes] = []
         self.keyprovider_config = ""
+        self.deny_config = ""
         self.parameters: dict[str, list[bytes]] = {}
         self.warnings: list[str] = []
         self.remarks: list[str] = []

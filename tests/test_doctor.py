@@ -156,14 +156,18 @@ def test_a_keys_directory_that_others_can_read(place: Place) -> None:
 
 
 def test_keyproviders(place: Place, tmp_path: Path) -> None:
-    with socket.socket() as listener, socket.socket() as closed:
+    with socket.socket() as listener, socket.socket() as closed, socket.socket(socket.AF_UNIX) as ttrpc:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
+        ttrpc.bind(str(tmp_path / "ttrpc.sock"))
+        ttrpc.listen()
         closed.bind(("127.0.0.1", 0))
         providers = {
             "there": {"grpc": f"127.0.0.1:{listener.getsockname()[1]}"},
             "closed": {"grpc": f"127.0.0.1:{closed.getsockname()[1]}"},
             "socket": {"grpc": f"unix://{tmp_path}/none.sock"},
+            "ttrpc": {"ttrpc": f"unix://{tmp_path}/ttrpc.sock"},
+            "no ttrpc": {"ttrpc": f"{tmp_path}/none.sock"},
             "command": {"cmd": {"path": "/bin/cat", "args": []}},
             "absent": {"cmd": {"path": "/nowhere/cat", "args": []}},
             "malformed": {"timeout": 3},
@@ -177,8 +181,9 @@ def test_keyproviders(place: Place, tmp_path: Path) -> None:
         if finding["subject"].startswith("keyprovider ")
     }
     assert status == 1
-    assert {name for name, level in levels.items() if level == "ok"} == {"there", "command"}
-    assert {name for name, level in levels.items() if level == "error"} == set(providers) - {"there", "command"}
+    reached = {"there", "ttrpc", "command"}
+    assert {name for name, level in levels.items() if level == "ok"} == reached
+    assert {name for name, level in levels.items() if level == "error"} == set(providers) - reached
 
 
 def test_a_keyprovider_file_that_is_no_json(place: Place) -> None:

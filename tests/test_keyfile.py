@@ -113,6 +113,7 @@ def test_jwk_set_and_key_ids() -> None:
         '{"kty":"EC","crv":"P-256","x":"AA","y":"AA","d":"AA"}',
         '{"kty":["RSA"]}',
     ],
+    ids=["public", "symmetric", "X25519", "empty", "RSA", "RSA-numbers", "EC-off-curve", "kty-list"],
 )
 def test_unusable_jwks_say_so(jwk: str) -> None:
     with pytest.raises(KeyFileError, match="JWK"):

@@ -54,13 +54,13 @@ def _reach(provider: config.Configured, path: str) -> Finding:
     transport = provider.transport
     if isinstance(transport, config.MalformedProvider):
         return Finding("error", subject, transport.reason, "correct its entry")
-    if isinstance(transport, config.TtrpcProvider):
-        return Finding("error", subject, "ttrpc is not supported", "use grpc or cmd")
     try:
         if isinstance(transport, config.CommandProvider):
             _find(transport, path)
         elif isinstance(transport, config.GrpcProvider):
             _connect(transport)
+        elif isinstance(transport, config.TtrpcProvider):
+            _connect_socket(transport.address)
         else:
             _create(transport)
     except _UnreachableError as error:
@@ -87,14 +87,21 @@ def _connect(grpc: config.GrpcProvider) -> None:
             raise _UnreachableError(f"the file {quoted(file)} cannot be read")
     try:
         if grpc.address.startswith(_UNIX):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(limits.PROVIDER_PROBE_SECONDS)
-                connection.connect(grpc.address.removeprefix(_UNIX).removeprefix("//"))
+            _connect_socket(grpc.address)
         else:
             host, _, port = grpc.address.removeprefix("dns:").lstrip("/").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), limits.PROVIDER_PROBE_SECONDS).close()
     except (OSError, ValueError) as error:
         raise _UnreachableError(f"no connection: {getattr(error, 'strerror', None) or error}") from None
+
+
+def _connect_socket(address: str) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(limits.PROVIDER_PROBE_SECONDS)
+            connection.connect(address.removeprefix(_UNIX).removeprefix("//"))
+    except OSError as error:
+        raise _UnreachableError(f"no connection: {error.strerror or error}") from None
 
 
 def _create(native: config.NativeProvider) -> None:

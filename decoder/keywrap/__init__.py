@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -46,18 +47,24 @@ def load(scheme: str) -> KeyWrap:
     return cast("KeyWrap", import_module(f"decoder.keywrap.{scheme}"))
 
 
-def unwrap_any(annotations: Mapping[str, str], keys: Keys) -> layer.PrivateOptions:
-    """Open the private options of a layer with any key, whatever fails before.
+def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "") -> layer.PrivateOptions:
+    """Open the private options of a layer with any key, whatever fails before, unless the layer is denied.
 
     Args:
         annotations: those of the layer's descriptor.
         keys: every key there is.
+        media_type: of the layer, for the rules that deny it.
 
     Raises:
+        DeniedError: a rule of the configuration denies it; no key was tried.
         LayerError: wrapped keys opened, but to malformed private options only.
         NoKeyError: none opened; it holds every attempt.
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
+    if keys.deny_config and os.path.isfile(keys.deny_config):
+        from decoder import deny  # most hosts have no such file, and pay nothing for it
+
+        deny.check(keys.deny_config, media_type, annotations)
     attempts: list[Attempt] = []
     failure = NoKeyError
     malformed: LayerError | None = None

@@ -6,8 +6,9 @@ another provider.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import layer, limits
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
     from decoder.keywrap import Refused
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
+# Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
+_WITHOUT_ENTRY = ("attestation-agent",)
 _NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
+
+# Set in the agent's workers: has the process that keeps providers ask one, and returns None where that failed.
+ask_keeper: Callable[[config.Configured, protocol.Operation, bytes, list[bytes]], bytes | None] | None = None
 
 
 class KeyProvider:
@@ -32,14 +38,16 @@ class KeyProvider:
     Args:
         name: what follows `provider.` in the annotation's name.
         config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
+        own: options of our own provider of this name, which then wraps whatever is configured.
 
     Attributes:
         warnings: what is odd about the configuration that was read for `wrap`.
     """
 
-    def __init__(self, name: str, config_file: str = "") -> None:
+    def __init__(self, name: str, config_file: str = "", own: Mapping[str, object] | None = None) -> None:
         self._name = name
         self._config_file = config_file
+        self._own = own
         self.warnings: list[str] = []
 
     def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
@@ -61,10 +69,10 @@ class KeyProvider:
             parameters = self._parameters(provider, keys)
             return _checked_options(_ask(provider, "keyunwrap", wrapped, parameters))
 
-        return self._first(keys.keyprovider_config, keys.warnings, unwrap_with)
+        return _first(self._configured(keys.keyprovider_config, keys.warnings), keys.warnings, unwrap_with)
 
     def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
-        """Have the provider wrap.
+        """Have the provider wrap; attestation-agent does without an entry in the configuration.
 
         Args:
             options: the private options.
@@ -75,20 +83,21 @@ class KeyProvider:
             ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
         """
         parameters = list(recipients) or [_NO_PARAMETER]
-        config_file = self._config_file or os.environ.get(CONFIG_VARIABLE, "")
-        return self._first(config_file, self.warnings, lambda provider: _ask(provider, "keywrap", options, parameters))
+        providers = self._to_wrap()
+        return _first(providers, self.warnings, lambda provider: _ask(provider, "keywrap", options, parameters))
 
-    def _first(self, config_file: str, warnings: list[str], work: Callable[[config.Configured], bytes]) -> bytes:
-        failures = []
-        for provider in self._configured(config_file, warnings):
-            try:
-                done = work(provider)
-            except ProviderError as error:
-                failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
-            else:
-                _add(warnings, failures)  # it went well, but not as it should
-                return done
-        raise ProviderFailedError("; ".join(failures))
+    def _to_wrap(self) -> list[config.Configured]:
+        if self._own is not None:
+            return [config.Configured(self._name, config.NativeProvider(self._name, dict(self._own)))]
+        try:
+            return self._configured(self._config_file or os.environ.get(CONFIG_VARIABLE, ""), self.warnings)
+        except ProviderFailedError:
+            raise
+        except WrappedKeyError:
+            is_misnamed = self._config_file and not os.path.exists(self._config_file)
+            if is_misnamed or self._name not in _WITHOUT_ENTRY:
+                raise
+            return [config.Configured(self._name, config.NativeProvider(self._name, {}))]
 
     def _configured(self, config_file: str, warnings: list[str]) -> list[config.Configured]:
         missing = f"no keyprovider {quoted(self._name)} is configured"
@@ -114,6 +123,21 @@ class KeyProvider:
         return []
 
 
+def _first(
+    providers: list[config.Configured], warnings: list[str], work: Callable[[config.Configured], bytes]
+) -> bytes:
+    failures = []
+    for provider in providers:
+        try:
+            done = work(provider)
+        except ProviderError as error:
+            failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
+        else:
+            _add(warnings, failures)  # it went well, but not as it should
+            return done
+    raise ProviderFailedError("; ".join(failures))
+
+
 def _add(warnings: list[str], lines: list[str]) -> None:
     """Add each line once, however many wrapped keys it comes up for."""
     warnings += [line for line in lines if line not in warnings]
@@ -129,7 +153,18 @@ def _checked_options(opened: bytes) -> bytes:
 
 
 def _ask(provider: config.Configured, operation: protocol.Operation, data: bytes, parameters: list[bytes]) -> bytes:
-    """Ask one provider.
+    done = ask_keeper(provider, operation, data, parameters) if ask_keeper else None
+    return ask(provider, operation, data, parameters) if done is None else done
+
+
+def ask(provider: config.Configured, operation: protocol.Operation, data: bytes, parameters: list[bytes]) -> bytes:
+    """Ask one provider from this process.
+
+    Args:
+        provider: its entry in the configuration.
+        operation: whether to wrap or to unwrap.
+        data: what to wrap or to unwrap.
+        parameters: what the client has for this provider.
 
     Raises:
         ProviderError: it failed.
@@ -137,8 +172,6 @@ def _ask(provider: config.Configured, operation: protocol.Operation, data: bytes
     transport, seconds = provider.transport, provider.seconds
     if isinstance(transport, config.MalformedProvider):
         raise ProviderError(transport.reason)
-    if isinstance(transport, config.TtrpcProvider):
-        raise ProviderError("ttrpc is not supported yet")
     if isinstance(transport, config.NativeProvider):
         return _ask_native(transport, operation, data, parameters, seconds)
     request = protocol.build_request(operation, data, provider.name, parameters)
@@ -148,6 +181,10 @@ def _ask(provider: config.Configured, operation: protocol.Operation, data: bytes
         from decoder.provider import command
 
         reply = command.ask(transport, request, seconds)
+    elif isinstance(transport, config.TtrpcProvider):
+        from decoder.provider import ttrpcclient
+
+        reply = ttrpcclient.ask(transport, operation, request, seconds)
     else:
         from decoder.provider import grpcclient
 
@@ -168,18 +205,22 @@ def _ask_native(
     """Run one of our own providers in this process, for the same time as any other."""
     from decoder import provider
     from decoder.provider.deadline import within
+    from decoder.provider.held import held
 
     try:
         texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]
     except UnicodeDecodeError:
         raise ProviderError("its parameter is not text") from None
 
-    def run() -> bytes:
+    def create() -> provider.Provider:
         try:
-            service = provider.create(native.provider, native.options)
+            return provider.create(native.provider, native.options)
         except UsageError as error:
             raise ProviderError(f"its configuration: {error}") from None
-        return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
+
+    def run() -> bytes:
+        with held((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
+            return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
 
     try:
         return within(seconds, run)

@@ -1,19 +1,20 @@
 """Keyproviders: key services that wrap and unwrap private options (ocicrypt's keyprovider protocol).
 
-One module per key service, named in PROVIDERS. It has OPTIONS, the options that it understands, and a function
-`create(options, policy)` that returns a Provider; the service's SDK is imported when it is created.
+One module per key service, named in PROVIDERS (with `_` for its dash). It has OPTIONS, the options that it understands,
+and a function `create(options, policy)` that returns a Provider; the service's SDK is imported when it is created.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
 from decoder.provider.policy import KeyPolicy
 
-PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11")
+PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
 
 
 class Option(NamedTuple):
@@ -25,12 +26,14 @@ class Option(NamedTuple):
         many: whether it may be given several times (a list, in the configuration file); its values then come to
             `create` joined by line feeds.
         also: further names that people have in their files.
+        serving: the value that it has in a server that is not given it, which answers others' requests.
     """
 
     name: str
     help: str
     many: bool = False
     also: tuple[str, ...] = ()
+    serving: str | None = None
 
 
 # Every provider has these.
@@ -76,8 +79,7 @@ def options_of(name: str) -> tuple[Option, ...]:
     """
     if name not in PROVIDERS:
         raise UsageError(f"there is no provider {quoted(name)}; there are {', '.join(PROVIDERS)}")
-    module = import_module(f"decoder.provider.{name}")
-    return (*cast("tuple[Option, ...]", module.OPTIONS), *COMMON_OPTIONS)
+    return (*cast("tuple[Option, ...]", _module(name).OPTIONS), *COMMON_OPTIONS)
 
 
 def create(name: str, options: Mapping[str, object], report: Callable[[str], None] | None = None) -> Provider:
@@ -106,9 +108,12 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
             allowed += cast("list[str]", values)
         else:
             single[option.name] = "\n".join(cast("list[str]", values))
-    module = import_module(f"decoder.provider.{name}")
-    build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", module.create)
+    build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", _module(name).create)
     policy = KeyPolicy(single.get("key", ""), allowed)
     from decoder.provider.audit import Audited
 
     return Audited(name, build(single, policy), report)
+
+
+def _module(name: str) -> ModuleType:
+    return import_module(f"decoder.provider.{name.replace('-', '_')}")

@@ -88,7 +88,10 @@ def main(arguments: list[str]) -> int:
         if getattr(parsed, _destination(option)) is not None
     }
     try:
-        return _run(name, options, parsed) if verb == "run" else _serve(name, options, parsed)
+        if verb == "run":
+            return _run(name, options, parsed)
+        serving = {option.name: option.serving for option in provider_options if option.serving is not None}
+        return _serve(name, {**serving, **options}, parsed)
     except ProviderError as error:
         raise ServiceFailedError(f"keyprovider {name}: {error}") from None
 

@@ -6,6 +6,7 @@ r"""The file that configures keyproviders (ocicrypt's OCICRYPT_KEYPROVIDER_CONFI
         "NAME": {"grpc": "host:port", "grpc-tls": {"root-ca-file": "…", "cert-file": "…", "key-file": "…",
                                                    "server-name": "…", "insecure-skip-verify": false}},
         "NAME": {"grpc": "unix:///run/keys.sock"},
+        "NAME": {"ttrpc": "unix:///run/keys.sock"},
         "NAME": {"native": "gcpkms", "allow-key": ["…"]}}}
 
 Each may have `timeout` (seconds) and `aliases` (further names in annotations for which it answers). `env` is all that
@@ -90,7 +91,7 @@ class NativeProvider(NamedTuple):
 
 
 class TtrpcProvider(NamedTuple):
-    """A ttrpc server, as only ocicrypt-rs has them."""
+    """A ttrpc server, as only ocicrypt-rs has them: `unix:///path` or a path."""
 
     address: str
 
@@ -152,7 +153,7 @@ def parse_config(data: bytes) -> ProviderConfig:
     warnings: list[str] = []
     try:
         value = wire.object_value(_parse_json(data))
-        _warn_of_unknown(value, ("key-providers",), "", warnings)
+        _warn_of_unknown(value, ("key-providers", "deny"), "", warnings)
         entries = wire.object_value(wire.member(value, "key-providers"))
     except ValueError as error:
         raise ProviderError(str(error)) from None

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from decoder import limits, protobuf
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError, excerpt
+from decoder.provider.held import held
 from decoder.quietgrpc import import_grpc
 
 if TYPE_CHECKING:
     import grpc
 
     from decoder.provider.config import GrpcProvider
+    from decoder.provider.grpctls import Trust
     from decoder.provider.protocol import Operation
 
 _METHODS: dict[Operation, str] = {
@@ -47,21 +49,27 @@ def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: f
 def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: float) -> bytes:
     grpc = _load()
     deadline = time.monotonic() + seconds
-    trust = None
-    if provider.tls:
-        from decoder.provider.grpctls import Trust
+    trust: list[Trust] = []
 
-        trust = Trust(provider.address, provider.tls, deadline)
+    def connect() -> Any:
+        if provider.tls and not trust:
+            from decoder.provider.grpctls import Trust
+
+            trust.append(Trust(provider.address, provider.tls, deadline))
+        return _connect(provider.address, trust[0].channel if trust else None)
+
     for retries_left in reversed(range(limits.PROVIDER_RETRIES + 1)):
         try:
-            reply = _call(provider, operation, message, deadline, trust.channel if trust else None)
+            with held(provider, connect, lambda channel: channel.close()) as channel:
+                method: Callable[..., bytes] = channel.unary_unary(_METHODS[operation])
+                reply = method(message, timeout=max(0.0, deadline - time.monotonic()))
             return protobuf.parse_bytes(reply, _FIELD)
         except ValueError as error:
             raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from None
         except grpc.RpcError as error:
             reachable = error.code() != grpc.StatusCode.UNAVAILABLE
             if not reachable and trust:
-                trust.check()
+                trust[0].check()
             if reachable or not retries_left:
                 raise ProviderError(_cause(grpc, error, seconds)) from None
         time.sleep(limits.PROVIDER_RETRY_SECONDS * 2 ** (limits.PROVIDER_RETRIES - retries_left))
@@ -75,13 +83,7 @@ def _load() -> Any:
         raise ProviderError("grpcio is not installed: pip install ctd-decoder[grpc]") from None
 
 
-def _call(
-    provider: GrpcProvider,
-    operation: Operation,
-    message: bytes,
-    deadline: float,
-    tls: tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None,
-) -> bytes:
+def _connect(address: str, tls: tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None) -> grpc.Channel:
     import grpc
 
     options: list[tuple[str, str | int]] = [
@@ -91,12 +93,8 @@ def _call(
         ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _OVERHEAD_BYTES),
     ]
     if tls:
-        channel = grpc.secure_channel(provider.address, tls[0], [*options, *tls[1]])
-    else:
-        channel = grpc.insecure_channel(provider.address, options)
-    with channel:
-        method: Callable[..., bytes] = channel.unary_unary(_METHODS[operation])
-        return method(message, timeout=max(0.0, deadline - time.monotonic()))
+        return grpc.secure_channel(address, tls[0], [*options, *tls[1]])
+    return grpc.insecure_channel(address, options)
 
 
 def _cause(grpc: Any, error: Any, seconds: float) -> str:

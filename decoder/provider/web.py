@@ -34,23 +34,25 @@ _CHUNK_BYTES = 64 * limits.KIB
 _operation = threading.local()
 
 
-def within_limit(work: Callable[[], _Result]) -> _Result:
-    """Do something for at most PROVIDER_SECONDS, all its requests, retries and logins together.
+def within_limit(work: Callable[[], _Result], seconds: float | None = None) -> _Result:
+    """Do something for so many seconds at most, all its requests, retries and logins together.
 
     Args:
         work: what to do, with a `Session`, whose reads end at the same time.
+        seconds: how long it may take; PROVIDER_SECONDS without.
 
     Raises:
         ProviderError: it took longer.
         BaseException: what the work raised.
     """
-    deadline = monotonic() + limits.PROVIDER_SECONDS
+    seconds = limits.PROVIDER_SECONDS if seconds is None else seconds
+    deadline = monotonic() + seconds
 
     def run() -> _Result:
         _operation.deadline = deadline
         return work()
 
-    return within(limits.PROVIDER_SECONDS, run)
+    return within(seconds, run)
 
 
 class Session(requests.Session):

@@ -223,7 +223,7 @@ BAD = {
     "no options": (answering(b"garbage"), "it opened the wrapped key to malformed private options: not JSON"),
     "no such user": ({**shell("true"), "user": "no such user"}, "there is no user 'no such user' to run it as"),
     "native": ({"native": "vault"}, "(our own 'vault'): its configuration: there is no provider 'vault'"),
-    "ttrpc": ({"ttrpc": "unix:///run/cdh.sock"}, "(ttrpc at 'unix:///run/cdh.sock'): ttrpc is not supported yet"),
+    "ttrpc": ({"ttrpc": "unix:///none/x.sock"}, "(ttrpc at 'unix:///none/x.sock'): it cannot be reached: No such file"),
 }  # fmt: skip
 
 

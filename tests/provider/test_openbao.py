@@ -532,3 +532,13 @@ def test_plain_http_to_other_hosts_must_be_allowed() -> None:
     assert create("openbao", {"address": "http://bao.example:8200", "insecure-http": "yes"})
     for host in ("127.0.0.1:8200", "[::1]:8200", "localhost", "127.9.9.9"):
         assert create("openbao", {"address": f"http://{host}"})
+
+
+def test_plain_http_goes_to_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy would see the token."""
+    monkeypatch.setenv("BAO_TOKEN", TOKEN)
+    with Loopback(encrypted) as server, Loopback(lambda _: json_answer({})) as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url)
+        create("openbao", {"address": server.url, "key": "layers"}).wrap(private_options(), [])
+        assert len(server.asked) == 1
+        assert proxy.asked == []

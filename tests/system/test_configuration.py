@@ -74,7 +74,7 @@ def compressed(
 def test_images_run_with_the_snippet(
     suite: Suite, compression: str, compressed: dict[str, Layout], keys: dict[str, KeyPair], tmp_path: Path
 ) -> None:
-    """Read as containerd reads a directory of drop-ins; the file itself says no more than where this test's things are."""
+    """Read as containerd reads drop-ins; the configuration itself tells no more than where this test's things are."""
     layout = compressed[compression]
     suffix = {"tar": "", "gzip": "+gzip", "zstd": "+zstd"}[compression]
     assert {layer["mediaType"] for layer in layout.layers} == {f"{images.TAR}{suffix}+encrypted"}

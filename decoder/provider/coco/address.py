@@ -1,0 +1,40 @@
+"""Addresses of agents and brokers: beyond this machine they need TLS, for keys and tokens come from there."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from decoder.errors import UsageError, quoted
+
+
+def base_url(text: str, what: str) -> str:
+    """Check the address of a server, and return it without a slash at its end.
+
+    Args:
+        text: `https://HOST[:PORT][/PATH]`, or with `http` on a loopback address.
+        what: names it in messages.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    try:
+        url = urlsplit(text)
+        host, _ = url.hostname or "", url.port
+    except ValueError:
+        host = ""
+    if not host or url.scheme not in ("http", "https") or "@" in url.netloc or url.query or url.fragment:
+        raise UsageError(f"{what} is not https://HOST:PORT")  # it may hold a password
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise UsageError(f"{what} holds characters that no URL has")
+    if url.scheme == "http" and not is_loopback(host):
+        raise UsageError(f"{what} {quoted(text)} is not https, which it must be beyond this machine")
+    return text.rstrip("/")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, without brackets, is this machine's loopback interface."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
