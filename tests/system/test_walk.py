@@ -1,0 +1,126 @@
+"""The commands of config/walk.md, in their order: from two plain images to containers that run only with the key."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.image import registries
+from tests.processes import ROOT
+from tests.system import images
+from tests.system.containerd import KEYS_DIRECTORY, SOCKET, Containerd
+from tests.system.images import GZIP, Layout
+from tests.system.roots import SUITES, Suite
+
+PAGE = (ROOT / "config/walk.md").read_text()
+HOST = "localhost:5000"  # as the page has it
+LAYERS = 21
+GREETINGS = {"rest": "hello from rest", "www": "hello from www"}
+NAMESPACE = f"walk-{os.getpid()}"  # also the name of the cgroup that containerd makes for its containers
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+KEY_PAIR, BEFORE, PUSH, AFTER, NODE, RUN, CARRY, BACK = blocks("sh")
+TABLE_BEFORE, TABLE_AFTER, REFUSAL = blocks("text")
+
+
+class Shell:
+    """A shell where a containerd runs, in the directory with the images."""
+
+    def __init__(self, containerd: Containerd, directory: Path, registry: str) -> None:
+        self._containerd = containerd
+        self._directory = directory
+        self._registry = registry
+
+    def run(self, block: str) -> str:
+        """Run a block of the page, which must succeed, and return its output."""
+        status, output, errors = self.try_to_run(block)
+        assert status == 0, errors
+        return output
+
+    def try_to_run(self, block: str) -> tuple[int, str, str]:
+        """Run a block of the page up to its first failure, and return status, output and errors."""
+        script = f"set -e\ncd '{self._directory}'\n{block.replace(HOST, self._registry)}"
+        ended = self._containerd.execute("sh", "-c", script)
+        return ended.returncode, ended.stdout, ended.stderr
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> dict[str, Layout]:
+    """The two images: `rest` has as many layers as the table of those who took this walk before."""
+    busybox, noise, _ = images.rootfs_layers()
+    greet = {name: images.tar_of({"greet": images.script(text)}) for name, text in GREETINGS.items()}
+    more = [images.tar_of({f"file-{number}": b"x" * 1000 * number}) for number in range(LAYERS - 3)]
+    tars = {
+        "rest": [busybox, noise, *more, greet["rest"]],
+        "www": [greet["www"], busybox, noise],  # its lowest layer differs, so it shares no snapshot with the other
+    }
+    return {
+        name: images.write_layers(tmp_path / name, [images.packed(tar, GZIP) for tar in each])
+        for name, each in tars.items()
+    }
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let ctr find our containerd by itself; what its containers leave of cgroups is removed."""
+    monkeypatch.setenv("CONTAINERD_ADDRESS", SOCKET)
+    monkeypatch.setenv("CONTAINERD_NAMESPACE", NAMESPACE)
+    yield
+    hierarchies = Path("/sys/fs/cgroup")
+    for cgroup in [*hierarchies.glob(NAMESPACE), *hierarchies.glob(f"*/{NAMESPACE}")]:
+        cgroup.rmdir()
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_the_walk(suite: Suite, plain: dict[str, Layout], tmp_path: Path) -> None:
+    plain_digests = {descriptor["digest"] for layout in plain.values() for descriptor in layout.layers}
+    nodes = [tmp_path / name for name in ("without-key", "with-key")]
+    for node in nodes:
+        node.mkdir()
+    with registries.serving(tmp_path / "registry") as registry:
+        with Containerd(nodes[0], programs=suite.programs) as containerd:
+            shell = Shell(containerd, tmp_path, registry.host)
+            shell.run(KEY_PAIR)
+            before = shell.run(BEFORE).splitlines()
+            shell.run(PUSH)
+            *after, verdict = shell.run(AFTER).splitlines()
+            check_tables(before, after, plain["rest"])
+            assert verdict == f"all of {LAYERS} encrypted layers open ({LAYERS} layers)"
+            assert registry.blobs.isdisjoint(plain_digests)
+            status, _, errors = shell.try_to_run(RUN)
+            assert status != 0
+            assert REFUSAL.strip() in errors
+        with Containerd(nodes[1], programs=suite.programs) as containerd:
+            shell = Shell(containerd, tmp_path, registry.host)
+            shell.run(NODE)
+            output = shell.run(RUN)
+            assert all(images.expected_output(greeting) in output for greeting in GREETINGS.values())
+            decrypted = [run for run in containerd.decoder_runs if run == f"--decryption-keys-path {KEYS_DIRECTORY}"]
+            assert len(decrypted) == sum(len(layout.layers) for layout in plain.values())
+            assert containerd.blobs
+            assert containerd.blobs.isdisjoint(plain_digests)
+            shell.run(CARRY)
+            shell.run(BACK)
+    assert Layout(tmp_path / "rest.back").layers == plain["rest"].layers
+
+
+def check_tables(before: list[str], after: list[str], layout: Layout) -> None:
+    """Compare what layerinfo printed of an image, plain and encrypted, with each other and with the page's tables."""
+    assert before[0].split() == TABLE_BEFORE.splitlines()[0].split()
+    assert after[0].split() == TABLE_AFTER.splitlines()[0].split()
+    assert len(before) == len(after) == LAYERS + 1
+    for number, (old, new, descriptor) in enumerate(zip(before[1:], after[1:], layout.layers, strict=True)):
+        plain_number, digest, platform, size = old.split()
+        assert (plain_number, digest, size) == (str(number), descriptor["digest"], str(descriptor["size"]))
+        words = new.split()
+        assert [words[0], *words[2:6], words[-1]] == [str(number), platform, size, "jwe", "jwe:", "yes"]
+        assert words[1] != digest
