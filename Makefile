@@ -17,7 +17,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	MYPYPATH=packaging $(BIN)/mypy packaging/assemble
+	MYPYPATH=packaging $(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench

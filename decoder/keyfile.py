@@ -97,7 +97,7 @@ def read_key_file(path: str, private: bool = False) -> bytes:
 
     Args:
         path: the file.
-        private: refuse a file that its group or others may read.
+        private: refuse a file that its group or others may read; of a file of root's, our own group may be the reader.
 
     Raises:
         KeyFileError: it cannot be opened, is not a regular file, is larger, or is not private.
@@ -108,7 +108,7 @@ def read_key_file(path: str, private: bool = False) -> bytes:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise KeyFileError("it is not a regular file")
-            if private and status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            if private and status.st_mode & _too_open(status):
                 raise KeyFileError("its group or others can read it: chmod 600")
             if status.st_size > limits.KEY_FILE_BYTES:
                 raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
@@ -117,6 +117,13 @@ def read_key_file(path: str, private: bool = False) -> bytes:
             os.close(file)
     except OSError as error:
         raise KeyFileError(error.strerror or "it cannot be read") from None
+
+
+def _too_open(status: os.stat_result) -> int:
+    """Return the permissions that a private file must not give; Kubernetes mounts Secrets as root's, with our group."""
+    if status.st_uid == 0 and os.geteuid() != 0:
+        return stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
+    return stat.S_IRWXG | stat.S_IRWXO
 
 
 def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:

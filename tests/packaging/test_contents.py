@@ -51,6 +51,31 @@ def test_no_program_or_library_needs_a_newer_libc(tree: Path) -> None:
         assert max(versions, default=(0, 0)) <= _GLIBC, program
 
 
+@pytest.mark.parametrize(
+    ("package", "libraries"),
+    [
+        ("ctd-decoder_", {"libgcc_s.so.1"}),
+        ("ctd-decoder-providers_", {"libgcc_s.so.1", "libstdc++.so.6"}),
+    ],
+)
+def test_what_is_linked_and_not_bundled_is_a_dependency(
+    package: str, libraries: set[str], built: Built, tmp_path: Path
+) -> None:
+    subprocess.run(["dpkg-deb", "--extract", built.find(f"{package}*.deb"), tmp_path], check=True)
+    programs = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes()[:4] == b"\x7fELF"]
+    bundled = {path.name for path in programs}
+    needed = set()
+    for program in programs:
+        shown = subprocess.run(["objdump", "-p", program], check=True, capture_output=True, text=True).stdout
+        needed |= set(re.findall(r"^ +NEEDED +(\S+)$", shown, re.MULTILINE))
+    of_libc = {"libc.so.6", "libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1", "libutil.so.1"}
+    assert {name for name in needed - bundled - of_libc if not name.startswith("ld-linux")} == libraries
+    field: list[str | Path] = ["dpkg-deb", "--field", built.find(f"{package}*.deb"), "Depends"]
+    depends = subprocess.run(field, check=True, capture_output=True, text=True).stdout
+    for library, of_debian in (("libgcc_s.so.1", "libgcc-s1"), ("libstdc++.so.6", "libstdc++6")):
+        assert (of_debian in depends) == (library in libraries)
+
+
 def test_everything_bundled_is_named_with_its_licence(tree: Path) -> None:
     documents = tree / "usr/share/doc"
     for package, bill in (("ctd-decoder", "sbom"), ("ctd-decoder-providers", "providers-sbom")):
