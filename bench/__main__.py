@@ -1,90 +1,151 @@
-"""`python -m bench [--quick]`: print the figures as a Markdown table. It reports, and never judges."""
+"""`python -m bench`: print the figures as Markdown, and keep and draw them. It reports, and never judges."""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from bench import image, keysdirectory, provider, store
-from bench.compare import GIB, MIB, Row, peak_memory, throughput, whole_process
-from bench.layer import make_layer
-from bench.programs import PIP_PROGRAM, describe_programs, write_script
+from bench import image, instructions, keysdirectory, parts, provider, store, table
+from bench.compare import GIB, MIB, Row
+from bench.figures import Figure, Report, read_report, write_report
+from bench.parts import PARTS, SMALL_BYTES, Programs
+from bench.plot import draw
+from bench.programs import PIP_PROGRAM, all_programs, describe_programs
 from bench.run import RunError
 
-_SMALL_BYTES = 246
+_HERE = Path(__file__).parent
+_PARTIAL = _HERE.parent / ".cache/bench"
+_FIGURES, _PLOT = "figures.json", "speed.png"
+_INSIDE = "inside"
 
 
 class _Extent(NamedTuple):
-    """How much is measured: layer sizes in bytes, and the number of paired runs."""
+    """How much is measured: of the parts, and of ours alone."""
 
-    large_bytes: int
-    large_pairs: int
-    small_pairs: int
-    huge_bytes: int
+    parts: parts.Extent
+    store_pairs: int
     image_bytes: int
     benchmark_options: tuple[str, ...] = ()
 
 
-_FULL = _Extent(1 * GIB, 7, 60, 10 * GIB, 512 * MIB)
-_QUICK = _Extent(256 * MIB, 3, 20, 1 * GIB, 64 * MIB, ("--benchmark-max-time=0.2", "--benchmark-min-rounds=3"))
+_FULL = _Extent(
+    parts.Extent(
+        single=(0, SMALL_BYTES, 64 * 1024, MIB, 16 * MIB, 128 * MIB, GIB),
+        single_rounds=parts.Rounds(15, 3, 1, 1),
+        growing=(MIB, 16 * MIB, 128 * MIB, GIB, 10 * GIB),
+        growing_rounds=parts.Rounds(15, 5, 5, 1),
+        layers=(1, 10, 50, 200),
+        parallel=(1, 2, 4, 8, 16),
+        parallel_bytes=64 * MIB,
+        image=7,
+        several=3,
+    ),
+    store_pairs=20,
+    image_bytes=512 * MIB,
+)
+_QUICK = _Extent(
+    parts.Extent(
+        single=(0, SMALL_BYTES, MIB, 16 * MIB),
+        single_rounds=parts.Rounds(3, 1, 1, 1),
+        growing=(MIB, 64 * MIB, 256 * MIB),
+        growing_rounds=parts.Rounds(3, 3, 3, 1),
+        layers=(1, 10),
+        parallel=(1, 2, 4),
+        parallel_bytes=16 * MIB,
+        image=2,
+        several=2,
+    ),
+    store_pairs=5,
+    image_bytes=64 * MIB,
+    benchmark_options=("--benchmark-max-time=0.2", "--benchmark-min-rounds=3"),
+)
+
+# What is measured of ours alone, or beside other programs than the reference decoder.
+_ROWS: dict[str, Callable[[Programs, _Extent], Iterable[Row]]] = {
+    "instructions": lambda programs, _: instructions.rows(programs),
+    "keys": lambda _programs, _extent: keysdirectory.rows(),
+    "store": lambda _, extent: store.rows(PIP_PROGRAM, extent.store_pairs),
+    "keyprovider": lambda _programs, _extent: [provider.measure()],
+    "encrypt": lambda _, extent: image.rows(extent.image_bytes),
+}
+_NAMES = (*PARTS, *_ROWS, _INSIDE)
+_LEGEND = """\
+Medians and quartiles of the runs of each in turn, and the ratio of ours to the reference's, which is the median of the
+rounds: below 1, ours is faster or smaller."""
 
 
 def main() -> int:
     """Measure, and return the exit status: 0 whatever the figures, 1 if a decoder failed."""
     parser = ArgumentParser(prog="bench", description="compare with the reference program, pair by pair")
     parser.add_argument("--quick", action="store_true", help="smaller layers and fewer runs")
-    extent = _QUICK if parser.parse_args().quick else _FULL
-    print(f"{_describe_machine()}; {describe_programs()}.")
-    print(
-        f"Medians of {extent.large_pairs} (throughput) and {extent.small_pairs} (whole process) runs of each in turn;"
-    )
-    print("the ratio is ours to the reference's, pair by pair.\n")
-    print("| what | reference | ours | ratio | target |")
-    print("| --- | --- | --- | --- | --- |", flush=True)
+    parser.add_argument("--only", action="append", choices=_NAMES, help="this part alone; may be repeated")
+    parser.add_argument("--plot-only", action="store_true", help="draw the figures of the last full run again")
+    arguments = parser.parse_args()
+    names = arguments.only or _NAMES
+    # What the README shows is made by a full run and by nothing less.
+    target = _PARTIAL if arguments.quick or arguments.only else _HERE
     try:
-        for row in _rows(extent):
-            print(row, flush=True)
-    except RunError as error:
+        if arguments.plot_only:
+            draw(read_report(_HERE / _FIGURES), _HERE / _PLOT)
+        else:
+            return _measure(names, _QUICK if arguments.quick else _FULL, target)
+    except (OSError, RunError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
-    print(flush=True)
-    return _run_benchmarks(extent.benchmark_options)
+    return 0
 
 
-def _rows(extent: _Extent) -> Iterator[Row]:
-    with TemporaryDirectory() as directory:
-        script = write_script(Path(directory))
-        yield throughput(script, make_layer(extent.large_bytes), extent.large_pairs)
-        small = make_layer(_SMALL_BYTES)
-        yield whole_process(script, "`python -IS` script", small, extent.small_pairs, "at most 4.5")
-        yield whole_process(PIP_PROGRAM, "pip's program", small, extent.small_pairs, "-")
-        for size in (10 * MIB, extent.huge_bytes):
-            yield peak_memory(script, make_layer(size))
-        yield from keysdirectory.rows()
-        yield from store.rows(script, extent.small_pairs)
-    yield provider.measure()
-    yield from image.rows(extent.image_bytes)
+def _measure(names: Iterable[str], extent: _Extent, target: Path) -> int:
+    machine = f"{_describe_machine()}; {describe_programs()}"
+    print(f"{machine}.\n\n{_LEGEND}\n", flush=True)
+    with all_programs() as programs:
+        report = Report(machine, list(_figures(names, programs, extent)))
+        if report.figures:
+            target.mkdir(parents=True, exist_ok=True)
+            write_report(target / _FIGURES, report)
+            draw(report, target / _PLOT)
+        _print_rows(names, programs, extent)
+    return _run_benchmarks(extent.benchmark_options) if _INSIDE in names else 0
+
+
+def _figures(names: Iterable[str], programs: Programs, extent: _Extent) -> Iterator[Figure]:
+    chosen = [measure for name, measure in PARTS.items() if name in names]
+    if chosen:
+        print(table.header(list(programs)), flush=True)
+    for measure in chosen:
+        for figure in measure(programs, extent.parts):
+            print(*table.rows(figure, list(programs)), sep="\n", flush=True)
+            yield figure
+
+
+def _print_rows(names: Iterable[str], programs: Mapping[str, Path], extent: _Extent) -> None:
+    chosen = [rows for name, rows in _ROWS.items() if name in names]
+    if chosen:
+        print("\n| what | reference | ours | ratio | target |\n| --- | --- | --- | --- | --- |", flush=True)
+    for rows in chosen:
+        print(*rows(programs, extent), sep="\n", flush=True)
 
 
 def _describe_machine() -> str:
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return f"{models[0] if models else os.uname().machine}, {len(os.sched_getaffinity(0))} cores"
+    cores = len(os.sched_getaffinity(0))
+    load = os.getloadavg()[0]
+    return f"{models[0] if models else platform.machine()}, {cores} cores, load {load:.1f}, Linux {platform.release()}"
 
 
 def _run_benchmarks(options: tuple[str, ...]) -> int:
     """Measure what happens inside a process with pytest-benchmark."""
     columns = "--benchmark-columns=min,median,max,rounds"
-    here = Path(__file__).parent
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", here, "--benchmark-only", columns, *options],
-        cwd=here.parent,
+        [sys.executable, "-m", "pytest", "-q", _HERE, "--benchmark-only", columns, *options],
+        cwd=_HERE.parent,
         check=False,
     ).returncode
 

@@ -38,7 +38,7 @@ def measure(calls: int = 2000, workers: int = 4) -> Row:
         annotation = create("local", {"key": str(key)}).wrap(_OPTIONS, [])
         request = Path(directory) / "request"
         request.write_bytes(protocol.build_message(protocol.build_request("keyunwrap", annotation, "bench", [])))
-        target = running.enter_context(_server(key, Path(directory) / "log"))
+        target = running.enter_context(server(key, Path(directory) / "log"))
         command = [sys.executable, "-m", "bench.provider", target, str(request), str(calls // workers)]
         clients = [running.enter_context(_client(command)) for _ in range(workers)]
         before = time.monotonic()
@@ -71,7 +71,7 @@ def ask_again_and_again(target: str, request: bytes, calls: int) -> None:
 
 
 @contextmanager
-def _server(key: Path, log: Path) -> Iterator[str]:
+def server(key: Path, log: Path) -> Iterator[str]:
     """Serve, and yield where; afterwards it must end by itself."""
     arguments = ["keyprovider", "serve", "--provider", "local", "--key", str(key), "--listen", "127.0.0.1:0"]
     command = [sys.executable, "-m", "decoder", *arguments]

@@ -108,8 +108,8 @@ class _Connection:
         self._seconds = seconds
         self._deadline = monotonic() + seconds
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(seconds)
         try:
-            self._limit()
             self._socket.connect(path)
         except OSError as error:
             self.close()

@@ -12,7 +12,7 @@ from assemble import dependencies, documents, interpreter, inventory
 from assemble.places import CACHE, GLIBC, LIBRARY, MACHINES, MAINTAINER, NATIVE, PACKAGING, ROOT, run, tool
 
 # What belongs to the program itself. All other extras are for key services: the second package.
-_CORE_EXTRAS = {"pgp", "pkcs11", "openssh", "image"}
+_CORE_EXTRAS = {"pgp", "pkcs11", "openssh", "image", "agent"}
 
 
 def main() -> None:

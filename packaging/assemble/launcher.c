@@ -83,7 +83,8 @@ static void set_path(PyConfig *config, wchar_t **field, const char *prefix, cons
                                                     : PyStatus_NoMemory());
 }
 
-int main(int argc, char **argv) {
+int main(int argc, char **argv, char **environment) {
+    environ = environment; /* this linker gives the program an `environ` of its own, which the C library does not fill */
     char executable[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", executable, sizeof executable - 1);
     const char *name = argc ? argv[0] : "";

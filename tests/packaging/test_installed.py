@@ -13,7 +13,13 @@ from tests.processes import ROOT
 if TYPE_CHECKING:
     from tests.packaging.conftest import Built
 
-_TESTS = ("tests/system/test_containerd.py", "tests/system/test_configuration.py", "tests/test_vectors.py")
+_TESTS = (
+    "tests/system/test_containerd.py",
+    "tests/system/test_configuration.py",
+    "tests/test_vectors.py",
+    "tests/provider/test_client_command.py",
+    "tests/provider/test_client_grpc.py",
+)
 _SECONDS = 600
 
 
