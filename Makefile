@@ -1,17 +1,17 @@
-# The targets that people use: demo, test, bench, packages, test-packages, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, bench, packages, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test check system-packages bench packages test-packages lock clean
+.PHONY: demo test check system-packages bench packages lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest --ignore=tests/packaging
+	$(BIN)/pytest --numprocesses logical --dist loadgroup --no-loadscope-reorder -p no:benchmark
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -24,10 +24,6 @@ bench: system-packages $(VENV)/.dev $(VENV)/.program
 
 packages:
 	packaging/build
-
-test-packages: system-packages $(VENV)/.dev $(VENV)/.program
-	tests/packaging/install-system-packages
-	$(BIN)/pytest tests/packaging
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:
