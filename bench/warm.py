@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from tempfile import TemporaryDirectory
 from bench.run import RunError
 
 WARM = "warm"
-_CLIENT = Path(__file__).parent.parent / "packaging/client/client.c"
+_PROJECT = Path(__file__).parent.parent
+_CLIENT = _PROJECT / "packaging/client/client.c"
 _SECONDS = 60.0
 
 
@@ -47,7 +49,10 @@ def warm_program(program: Path) -> Iterator[dict[str, Path]]:
 
 def _build(client: Path, socket: Path, program: Path) -> None:
     macros = [f'-DAGENT_SOCKET="{socket}"', f'-DPROGRAM="{program}"']
-    command = ["cc", "-O2", "-static", *macros, str(_CLIENT), "-o", str(client)]
+    # As the package's own client is built, by what has just built the package.
+    zig: list[str | Path] = [_PROJECT / ".cache/packaging/venv/bin/python", "-m", "ziglang", "cc"]
+    target = ["-target", f"{platform.machine()}-linux-musl", "-Os", "-static", "-s"]
+    command: list[str | Path] = [*zig, *target, *macros, _CLIENT, "-o", client]
     try:
         subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError) as error:

@@ -26,6 +26,7 @@ _COMMANDS = {
     "keyprovider": "decoder.provider.cli",
     "config": "decoder.configuration",
     "doctor": "decoder.doctor",
+    "agent": "decoder.agent.cli",
 }
 _PAYLOAD_DESCRIPTOR = 3
 _INTERRUPTED = 130
@@ -41,21 +42,33 @@ _WHY_NO_PAYLOAD = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
-    try:
-        status = _run(argv)
-    except DecoderError as error:
-        _say(f"error: {error}")
-        status = error.status
-    except KeyboardInterrupt:
-        status = _INTERRUPTED
-    except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
-        _say(f"error: internal error, please report it: {_place(error)}")
-        status = DecoderError.status
+    status = run(argv)
     if status and "".join(argv[:1]) not in _COMMANDS:
         from decoder.ending import fail
 
         fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
+
+
+def run(argv: list[str]) -> int:
+    """Do what the command line asks for, on the descriptors of this process, and say what fails.
+
+    Args:
+        argv: the command line, without the name of the program.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        return _run(argv)
+    except DecoderError as error:
+        _say(f"error: {error}")
+        return error.status
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
+        _say(f"error: internal error, please report it: {_place(error)}")
+        return DecoderError.status
 
 
 def _run(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
        ctd-decoder keyprovider run|serve --help
        ctd-decoder config containerd --help
        ctd-decoder doctor --help
+       ctd-decoder agent --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with

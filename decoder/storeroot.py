@@ -10,6 +10,7 @@ from decoder.contentstore import BLOBS
 DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIGURATION = "/etc/containerd/config.toml"
 _ANCESTORS = 3  # a wrapper script may stand between containerd and us
+started_for = 0  # the process in whose place the agent does its work, or 0
 
 
 def find_root() -> str:
@@ -21,7 +22,7 @@ def find_root() -> str:
     Returns:
         The directory; nothing has been looked for in it yet.
     """
-    process = os.getppid()
+    process = _parent(started_for) if started_for else os.getppid()
     for _ in range(_ANCESTORS):
         if root := _from_open_files(process) or _from_command_line(process):
             return root

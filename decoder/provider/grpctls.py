@@ -93,6 +93,8 @@ class Trust:
                 return connection.getpeercert(binary_form=True) or b""
         except ssl.SSLError as error:
             raise ProviderError(f"TLS with it failed: {_meaning(error)}") from None
+        except TimeoutError:
+            raise ProviderError("it cannot be reached: timed out") from None
         except OSError as error:
             raise ProviderError(f"it cannot be reached: {error.strerror or type(error).__name__}") from None
 

@@ -74,7 +74,7 @@ def _lay_interpreter(architecture: str) -> Path:
     tree = CACHE / f"tree-{architecture}"
     sources = [
         PACKAGING / "fetch-interpreter",
-        *(PACKAGING / "assemble" / name for name in ("launcher.c", "interpreter.py")),
+        *(PACKAGING / name for name in ("assemble/launcher.c", "assemble/interpreter.py", "client/client.c")),
     ]
     stamp = CACHE / f"tree-{architecture}.stamp"
     content = "\n".join(path.read_text() for path in sources)

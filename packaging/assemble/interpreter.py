@@ -43,6 +43,7 @@ def build(architecture: str, tree: Path) -> None:
     static = debian / f"usr/lib/{machine}-linux-gnu"
     (tree / PREFIX / "bin").mkdir(parents=True)
     _link_program(machine, debian, static, tree / PREFIX / "bin/ctd-decoder")
+    _zig(f"{machine}-linux-musl", "-Os", "-static", PACKAGING / "client/client.c", "-o", tree / PREFIX / "bin/client")
     (tree / PREFIX / "bin/python3").symlink_to("ctd-decoder")
     libraries = _link_libraries(machine, static, tree / PREFIX / "lib")
     for name, file in _COPIED.items():
@@ -71,8 +72,11 @@ def strip_all(directory: Path, architecture: str) -> None:
     run(f"{MACHINES[architecture]}-linux-gnu-strip", "--strip-unneeded", *libraries)
 
 
-def _zig(machine: str, *arguments: str | Path) -> None:
-    target = f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
+def _gnu(machine: str) -> str:
+    return f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
+
+
+def _zig(target: str, *arguments: str | Path) -> None:
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
     run(sys.executable, "-m", "ziglang", "cc", "-target", target, "-s", *arguments, environment=cache)
 
@@ -83,7 +87,7 @@ def _link_program(machine: str, debian: Path, static: Path, program: Path) -> No
     define = f'-DPYTHON="{PYTHON}"'
     libraries = ["-lm", "-ldl", "-lpthread", "-lutil"]
     source = PACKAGING / "assemble/launcher.c"
-    _zig(machine, "-O2", "-rdynamic", define, *includes, source, *archives, *libraries, "-o", program)
+    _zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, source, *archives, *libraries, "-o", program)
 
 
 def _link_libraries(machine: str, static: Path, directory: Path) -> dict[str, str]:
@@ -104,7 +108,7 @@ def _link_libraries(machine: str, static: Path, directory: Path) -> dict[str, st
         archive: list[str | Path] = ["-Wl,--whole-archive", static / f"{name}.a", "-Wl,--no-whole-archive"]
         others = [directory / f"libctd-{other.removeprefix('lib')}.so" for other in needs]
         options = ["-shared", f"-Wl,-soname,{own}", f"-Wl,--version-script={script}"]
-        _zig(machine, *options, *archive, *others, "-ldl", "-lpthread", "-o", directory / own)
+        _zig(_gnu(machine), *options, *archive, *others, "-ldl", "-lpthread", "-o", directory / own)
         run(tool("patchelf"), "--set-rpath", "$ORIGIN", directory / own)
         made[name] = own
     return made

@@ -46,7 +46,8 @@ def test_no_program_or_library_needs_a_newer_libc(tree: Path) -> None:
     programs = [path for path in tree.rglob("*") if path.is_file() and path.read_bytes()[:4] == b"\x7fELF"]
     assert len(programs) > 20
     for program in programs:
-        needs = subprocess.run(["objdump", "-T", program], check=True, capture_output=True, text=True).stdout
+        needs = subprocess.run(["objdump", "-T", program], check=False, capture_output=True, text=True).stdout
+        assert "no symbols" not in needs or program.name == "client", program  # that one has no libraries
         versions = {(int(major), int(minor)) for major, minor in re.findall(r"GLIBC_([0-9]+)\.([0-9]+)", needs)}
         assert max(versions, default=(0, 0)) <= _GLIBC, program
 
@@ -113,6 +114,17 @@ def test_completions_name_every_option(file: str) -> None:
     text = (ROOT / "packaging/completions" / file).read_text()
     for option in set(re.findall(r"--([a-z-]+)", USAGE)):
         assert re.search(rf"(--|-l ){option}\b", text), option
+
+
+def test_the_units_of_the_agent_are_valid(tree: Path) -> None:
+    units = [f"ctd-decoder-agent.{kind}" for kind in ("socket", "service")]
+    verified = subprocess.run(
+        ["systemd-analyze", "--root", tree, "--man=no", "--recursive-errors=no", "verify", *units],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
 
 
 def test_the_unit_is_valid_and_confined(tree: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 
 _CONFIGURATION = "etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
 _IMGCRYPT = ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder"
+
+
+_THROUGH_THE_AGENT = f"""
+set -e
+cd /layer
+mkdir -p /run/ctd-decoder
+{PROGRAM} agent --listen /run/ctd-decoder/agent.sock &
+agent=$!
+while [ ! -S /run/ctd-decoder/agent.sock ]; do kill -0 $agent; sleep 0.05; done
+mv /usr/lib/ctd-decoder/bin/ctd-decoder /usr/lib/ctd-decoder/bin/moved
+{PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >decrypted
+kill $agent
+wait $agent
+! {PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >/dev/null
+"""
 
 
 @pytest.fixture
@@ -80,6 +96,15 @@ def test_imgcrypt_steps_aside_and_comes_back(
     bookworm.run("dpkg", "--remove", "ctd-decoder")
     assert program.read_bytes() == theirs
     assert "ctd-decoder" not in bookworm.run("dpkg-divert", "--list", "*ctd-decoder*")
+
+
+def test_the_agent_decrypts_for_the_installed_program(built: Built, layer_files: Path, bookworm: Machine) -> None:
+    """With the program itself moved away only the agent can; without both there is an error."""
+    bookworm.run("dpkg", "--install", bookworm.add(built.find("ctd-decoder_*.deb")))
+    shutil.copytree(layer_files, bookworm.root / "layer")
+    shutil.copy(layer_files / "key.pem", bookworm.root / KEYS)
+    bookworm.run("/bin/sh", "-c", _THROUGH_THE_AGENT)
+    assert (bookworm.root / "layer/decrypted").read_bytes() == (layer_files / "plaintext").read_bytes()
 
 
 def test_the_libraries_of_key_services_are_found(built: Built, bookworm: Machine) -> None:

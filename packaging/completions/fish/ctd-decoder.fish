@@ -1,5 +1,5 @@
 # fish completion for ctd-decoder
-set -l commands keyprovider config doctor
+set -l commands image keyprovider config doctor agent
 complete -c ctd-decoder -f
 complete -c ctd-decoder -n "not __fish_seen_subcommand_from $commands" -a "$commands"
 complete -c ctd-decoder -n "not __fish_seen_subcommand_from $commands" -l decryption-keys-path -r -a "(__fish_complete_directories)" -d "look for keys there"
@@ -17,3 +17,14 @@ complete -c ctd-decoder -n "__fish_seen_subcommand_from config" -l config-versio
 complete -c ctd-decoder -n "__fish_seen_subcommand_from config" -l keys-path -r -a "(__fish_complete_directories)"
 complete -c ctd-decoder -n "__fish_seen_subcommand_from doctor" -l json -d "print JSON"
 complete -c ctd-decoder -n "__fish_seen_subcommand_from doctor" -l containerd-config -rF
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -a "encrypt decrypt layerinfo check"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l recipient -x -d "whom to encrypt to"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l key -rF -d "opens layers"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l keyprovider-config -rF -d "configures keyproviders"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l layer -x -d "which layers"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l platform -x -d "which platforms"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from image" -l json -d "print JSON"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from agent" -l listen -rF -d "make this socket"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from agent" -l idle -x -d "end when idle for so long"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from agent" -l workers -x -d "layers at a time"
+complete -c ctd-decoder -n "__fish_seen_subcommand_from agent" -l keep-opened -x -d "use opened keys again for so long"

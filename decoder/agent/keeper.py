@@ -1,0 +1,111 @@
+"""A keeper: a process that asks keyproviders for workers, and keeps what those need long to make.
+
+There is one for each environment and current directory that clients have, so that a provider finds there what it would
+find in the client's place. When anything fails it just ends the conversation: the worker then asks the provider itself.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import select
+import socket
+import threading
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import msgpack  # type: ignore[import-untyped]
+
+from decoder import journal, limits
+from decoder.agent import keeping, messages
+from decoder.agent.openedkeys import OpenedKeys
+from decoder.keywrap import keyprovider
+from decoder.provider import held
+
+if TYPE_CHECKING:
+    from decoder.provider.config import Configured
+    from decoder.provider.protocol import Operation
+
+
+def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoReturn:
+    """Answer workers until there are none for a while, or the agent ends; then end this process.
+
+    Args:
+        requests: each message on it brings a connection to a worker.
+        lifeline: a pipe that ends with the agent.
+        opened_seconds: how long an opened key is used again; 0 for not at all.
+    """
+    gc.enable()
+    held.seconds = limits.AGENT_KEEPER_SECONDS
+    keeper = _Keeper(_opened_keys(opened_seconds))
+    waiting = select.poll()
+    waiting.register(requests, select.POLLIN)
+    waiting.register(lifeline, 0)
+    end = monotonic() + limits.AGENT_KEEPER_SECONDS
+    while monotonic() <= end or threading.active_count() > 1:
+        events = waiting.poll(limits.AGENT_SWEEP_SECONDS * 1000)
+        keeper.sweep()
+        if any(descriptor == lifeline for descriptor, _ in events):
+            break
+        if events:
+            end = monotonic() + max(limits.AGENT_KEEPER_SECONDS, opened_seconds)
+            keeper.begin(socket.recv_fds(requests, 1, 1, socket.MSG_CMSG_CLOEXEC)[1])
+    os._exit(0)
+
+
+def _opened_keys(seconds: float) -> OpenedKeys | None:
+    try:
+        return OpenedKeys(seconds) if seconds else None
+    except OSError as error:
+        journal.warn(f"opened keys are not kept: the memory for them cannot be locked: {error.strerror}")
+        return None
+
+
+class _Keeper:
+    def __init__(self, opened: OpenedKeys | None) -> None:
+        self._opened = opened
+        self._lock = threading.Lock()
+        self._is_settled = False
+
+    def sweep(self) -> None:
+        """Wipe the opened keys whose time is over."""
+        if self._opened:
+            with self._lock:
+                self._opened.sweep()
+
+    def begin(self, descriptors: list[int]) -> None:
+        """Answer a worker, in a thread."""
+        for descriptor in descriptors:
+            threading.Thread(target=self._answer, args=[socket.socket(fileno=descriptor)], daemon=True).start()
+
+    def _answer(self, connection: socket.socket) -> None:
+        with connection, suppress(Exception):  # whatever it is, the worker will meet and report it
+            _, surroundings, provider, question = messages.receive(
+                connection, limits.AGENT_KEEPER_BYTES, limits.AGENT_REQUEST_SECONDS
+            )
+            self._settle(*cast("tuple[bytes, dict[bytes, bytes]]", surroundings))
+            configured = keeping.unpack(cast("list[object]", provider))
+            connection.settimeout(limits.AGENT_REQUEST_SECONDS)
+            messages.send(connection, self._ask(configured, *cast("tuple[Operation, bytes, list[bytes]]", question)))
+
+    def _settle(self, directory: bytes, environment: dict[bytes, bytes]) -> None:
+        with self._lock:
+            if not self._is_settled:
+                os.chdir(directory)
+                os.environb.clear()
+                os.environb.update(environment)
+                self._is_settled = True
+
+    def _ask(self, provider: Configured, operation: Operation, data: bytes, parameters: list[bytes]) -> bytes:
+        if not self._opened or operation != "keyunwrap":
+            return keyprovider.ask(provider, operation, data, parameters)
+        asked = hashlib.sha256(cast("bytes", msgpack.packb([keeping.pack(provider), data, parameters]))).digest()
+        with self._lock:
+            opened = self._opened.get(asked)
+        if opened is None:
+            opened = keyprovider.ask(provider, operation, data, parameters)
+            with self._lock:
+                self._opened.put(asked, opened)
+        return opened

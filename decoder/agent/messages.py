@@ -1,0 +1,153 @@
+"""Messages on the agent's sockets: a 32-bit big-endian length, then a msgpack array that starts with VERSION.
+
+To a client: `[VERSION, READY | STARTED | ENDED, exit status]`. From a client: `[VERSION, arguments, environment,
+open descriptors]` with its descriptors. packaging/client/client.c says in which order, and is the other half.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from time import monotonic
+from typing import NamedTuple, cast
+
+import msgpack  # type: ignore[import-untyped]
+
+from decoder import limits
+
+VERSION = 1
+READY, STARTED, ENDED = range(3)
+STREAMS = 4  # descriptors 0 to 3: ciphertext, plaintext, messages, payload
+_LENGTH_BYTES = 4
+_PASSED = STREAMS + 1  # and the current directory
+
+
+class MessageError(Exception):
+    """The other end does not speak as it must, or not in time."""
+
+
+class Request(NamedTuple):
+    """A layer that a client hands over.
+
+    Attributes:
+        arguments: its command line, without the name of the program.
+        environment: all of its environment.
+        streams: our copies of its descriptors 0 to 3; those that it does not have are absent.
+        directory: its current directory.
+    """
+
+    arguments: list[str]
+    environment: dict[str, str]
+    streams: dict[int, int]
+    directory: int
+
+
+def send(connection: socket.socket, *items: object) -> None:
+    """Send one message.
+
+    Raises:
+        OSError: it cannot be sent, or not within the socket's time limit.
+    """
+    connection.sendall(_frame(items))
+
+
+def receive(connection: socket.socket, most: int, seconds: float) -> list[object]:
+    """Receive one message that comes without descriptors.
+
+    Args:
+        connection: a socket.
+        most: the length that is accepted, in bytes.
+        seconds: how long it may take.
+
+    Raises:
+        MessageError: it does not come in time, is too long, malformed, or of another version.
+    """
+    data, descriptors = _receive(connection, most, seconds, 0)
+    _close(descriptors)
+    return _unpack(data)
+
+
+def receive_request(connection: socket.socket) -> Request:
+    """Receive what a client hands over, within AGENT_REQUEST_BYTES and AGENT_REQUEST_SECONDS.
+
+    Raises:
+        MessageError: it is not a request of this version, or did not come in time; its descriptors are closed.
+    """
+    data, descriptors = _receive(connection, limits.AGENT_REQUEST_BYTES, limits.AGENT_REQUEST_SECONDS, _PASSED)
+    try:
+        return _parse_request(_unpack(data), descriptors)
+    except MessageError:
+        _close(descriptors)
+        raise
+
+
+def _parse_request(items: list[object], descriptors: list[int]) -> Request:
+    if len(items) != 4 or type(items[3]) is not int or not 0 <= items[3] < 1 << STREAMS:
+        raise MessageError("not a request")
+    places = [place for place in range(STREAMS) if items[3] & 1 << place]
+    if len(descriptors) != len(places) + 1:
+        raise MessageError("not as many descriptors as the request says")
+    environment = dict(entry.split("=", 1) for entry in _texts(items[2]) if entry.find("=") > 0)
+    streams = dict(zip(places, descriptors, strict=False))
+    return Request(_texts(items[1]), environment, streams, descriptors[-1])
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(type(item) is bytes for item in value):
+        raise MessageError("something else where strings belong")
+    return [os.fsdecode(item) for item in value]
+
+
+def _frame(items: tuple[object, ...]) -> bytes:
+    body = cast("bytes", msgpack.packb([VERSION, *items]))
+    return len(body).to_bytes(_LENGTH_BYTES) + body
+
+
+def _unpack(data: bytes) -> list[object]:
+    try:
+        value = msgpack.unpackb(data)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise MessageError(f"not msgpack ({type(error).__name__})") from None
+    if not isinstance(value, list) or value[:1] != [VERSION]:
+        raise MessageError("not a message of this version")
+    return value
+
+
+def _receive(connection: socket.socket, most: int, seconds: float, passed: int) -> tuple[bytes, list[int]]:
+    """Return one message without its length, and the descriptors that came with it, at most `passed`."""
+    deadline = monotonic() + seconds
+    descriptors: list[int] = []
+    try:
+        length = int.from_bytes(_exactly(connection, _LENGTH_BYTES, deadline, passed, descriptors))
+        _check_length(length, most)
+        return _exactly(connection, length, deadline, passed, descriptors), descriptors
+    except OSError as error:
+        _close(descriptors)
+        raise MessageError(str(error)) from None
+    except MessageError:
+        _close(descriptors)
+        raise
+
+
+def _exactly(connection: socket.socket, length: int, deadline: float, passed: int, descriptors: list[int]) -> bytes:
+    data = b""
+    while len(data) < length:
+        connection.settimeout(max(0.001, deadline - monotonic()))
+        chunk, more, flags, _ = socket.recv_fds(connection, length - len(data), passed, socket.MSG_CMSG_CLOEXEC)
+        descriptors += more
+        data += chunk
+        if not chunk or flags & socket.MSG_CTRUNC or len(descriptors) > passed:
+            raise MessageError("it ends too early, or brings too many descriptors")
+        if monotonic() > deadline:
+            raise MessageError("it did not come in time")
+    return data
+
+
+def _check_length(length: int, most: int) -> None:
+    if not 0 < length <= most:
+        raise MessageError(f"it is empty or longer than {most} bytes")
+
+
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

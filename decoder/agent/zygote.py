@@ -1,0 +1,237 @@
+"""The zygote: has everything imported, forks workers ahead, and sees nothing of any layer."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from time import monotonic
+from typing import NamedTuple, NoReturn
+
+import decoder
+from decoder import limits
+from decoder.agent import keeper, worker
+from decoder.agent.notices import Notices
+from decoder.agent.rehearsal import Rehearsal
+from decoder.errors import DecoderError
+
+
+class Settings(NamedTuple):
+    """How the agent was started.
+
+    Attributes:
+        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
+        workers: how many layers at most are worked on at a time.
+        opened_seconds: how long a key that a keyprovider has opened is used again; 0 for not at all.
+    """
+
+    idle_seconds: float = 0.0
+    workers: int = limits.AGENT_WORKERS
+    opened_seconds: float = 0.0
+
+
+def serve(listener: socket.socket, settings: Settings) -> None:
+    """Serve clients until SIGTERM or SIGINT, until the program is replaced, or until it was idle for long.
+
+    Layers that are being worked on then come to their end first.
+
+    Args:
+        listener: a listening Unix socket, of which only this user may make use.
+        settings: as above.
+    """
+    _keep_memory_to_ourselves()
+    _preload()
+    _Zygote(listener, settings).run()
+
+
+def _keep_memory_to_ourselves() -> None:
+    """Switch core dumps off; where a program takes them, the limit does not count, so leave nothing to take."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError), open("/proc/self/coredump_filter", "w", encoding="ascii") as file:  # core(5)
+        file.write("0")
+
+
+def _preload() -> None:
+    """Import what layers need, but for what is rare or heavy."""
+    gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
+    for name in ("queue", "tempfile", "decoder.journal", "decoder.contentstore", "decoder.storeroot"):
+        import_module(name)
+    for scheme in ("jwe", "pkcs7", "pgp", "pkcs11", "keyprovider"):
+        import_module(f"decoder.keywrap.{scheme}")
+
+
+def _signature() -> tuple[int, ...]:
+    """What changes when a package manager or pip replaces this program."""
+    try:
+        status = os.stat(str(decoder.__file__))
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):
+        os.write(2, f"ctd-decoder: {text}\n".encode())
+
+
+class _Zygote:
+    """The loop, and the processes that it has forked."""
+
+    def __init__(self, listener: socket.socket, settings: Settings) -> None:
+        self._listener, self._settings = listener, settings
+        self._notices = Notices()
+        self._lifeline, self._life = os.pipe()
+        self._signature = _signature()
+        self._surroundings = worker.surroundings(os.getpid(), dict(os.environ))
+        os.environ.clear()  # a worker gets its client's
+        self._rehearsal = Rehearsal()
+        self._rehearsal.play()
+        self._waiting: set[int] = set()
+        self._working: set[int] = set()
+        self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
+        self._refill_at = self._respawn_at = 0.0
+        self._active_at = monotonic()
+        self._signals, wakeup = os.pipe()
+        for descriptor in (self._signals, wakeup):
+            os.set_blocking(descriptor, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+
+    def run(self) -> None:
+        events = select.poll()
+        for waited_for in (self._notices, self._signals):
+            events.register(waited_for, select.POLLIN)
+        while self._is_wanted():
+            self._fork_workers()
+            events.poll(self._milliseconds())
+            self._read_notices()
+            self._read_signals()
+        self._drain(events)
+
+    def _is_wanted(self) -> bool:
+        idle = self._settings.idle_seconds
+        return bool(self._life) and (not idle or bool(self._working) or monotonic() < self._active_at + idle)
+
+    def _milliseconds(self) -> float | None:
+        """How long there may be nothing to do."""
+        now = monotonic()
+        if len(self._waiting) < self._spare():
+            return max(0.0, self._respawn_at - now, self._refill_at - now) * 1000 + 1
+        if self._settings.idle_seconds and not self._working:
+            return max(0.0, self._active_at + self._settings.idle_seconds - now) * 1000 + 1
+        return None
+
+    def _spare(self) -> int:
+        return min(limits.AGENT_SPARE_WORKERS, self._settings.workers - len(self._working))
+
+    def _fork_workers(self) -> None:
+        while len(self._waiting) < self._spare() and self._may_fork():
+            self._waiting.add(self._fork(self._be_worker))
+
+    def _fork(self, be: Callable[[], NoReturn]) -> int:
+        """Start a child, which never comes back to the zygote's code, and return its number."""
+        process = os.fork()
+        if process:
+            return process
+        try:
+            os.close(self._life)
+            worker.forget_the_zygote()
+            be()
+        finally:
+            os._exit(DecoderError.status)
+
+    def _be_worker(self) -> NoReturn:
+        self._rehearsal.play()
+        worker.work(self._listener, self._lifeline, self._notices, self._surroundings, self._is_current)
+
+    def _may_fork(self) -> bool:
+        """Forking takes time from the layer that has just begun: there is no hurry while half of them wait."""
+        is_urgent = len(self._waiting) < self._spare() // 2
+        return monotonic() >= max(self._respawn_at, 0.0 if is_urgent else self._refill_at)
+
+    def _is_current(self) -> bool:
+        return _signature() == self._signature
+
+    def _read_notices(self) -> None:
+        while notice := self._notices.read():
+            kind, content, descriptors = notice
+            if kind == "taken":
+                self._active_at = monotonic()
+                self._refill_at = self._active_at + limits.AGENT_REFILL_SECONDS
+                process = int(content)
+                if process in self._waiting:
+                    self._waiting.remove(process)
+                    self._working.add(process)
+            elif kind == "outdated":
+                self._end_life()
+            elif descriptors:
+                self._hand_to_keeper(content, descriptors[0])
+
+    def _hand_to_keeper(self, identity: bytes, connection: int) -> None:
+        try:
+            if identity not in self._keepers and len(self._keepers) < limits.AGENT_KEEPERS:
+                self._keepers[identity] = self._fork_keeper(connection)
+            if identity in self._keepers:
+                with suppress(OSError):  # it has just ended
+                    socket.send_fds(self._keepers[identity][1], [b"c"], [connection])
+        finally:
+            os.close(connection)  # the worker finds out, and does without
+
+    def _fork_keeper(self, connection: int) -> tuple[int, socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+        def be_keeper() -> NoReturn:
+            os.close(connection)  # it comes by the socket, and must end when the keeper closes that one
+            self._listener.close()
+            keeper.keep(theirs, self._lifeline, self._settings.opened_seconds)
+
+        process = self._fork(be_keeper)
+        theirs.close()
+        ours.setblocking(False)
+        return process, ours
+
+    def _read_signals(self) -> None:
+        try:
+            received = os.read(self._signals, 512)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in received or signal.SIGINT in received:
+            self._end_life()
+        while ended := self._reap():
+            self._read_notices()  # what it had to tell, it told before it ended
+            if ended in self._waiting and self._life:
+                self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
+                _say("a worker ended before it had anything to do")
+            self._waiting.discard(ended)
+            self._working.discard(ended)
+            self._keepers = {key: value for key, value in self._keepers.items() if value[0] != ended}
+
+    def _reap(self) -> int:
+        try:
+            return os.waitpid(-1, os.WNOHANG)[0]
+        except ChildProcessError:
+            return 0
+
+    def _end_life(self) -> None:
+        """Tell all who wait that there is no more work."""
+        if self._life:
+            os.close(self._life)
+            self._life = 0
+
+    def _drain(self, events: select.poll) -> None:
+        """Wait for the layers that are being worked on; whoever else comes is sent away at once."""
+        self._end_life()
+        events.register(self._listener, select.POLLIN)
+        while self._waiting or self._working or self._keepers:
+            events.poll()
+            with suppress(BlockingIOError, ConnectionAbortedError):
+                self._listener.accept()[0].close()
+            self._read_notices()
+            self._read_signals()

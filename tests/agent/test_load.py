@@ -1,0 +1,91 @@
+"""Many layers at once, slow ones among them, and many in a row."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.agent.resident import Agent, Place, Running, wait_until
+from tests.agent.test_faults import MIB, works
+from tests.layers import encrypted, pem, rsa_key
+from tests.processes import payload_bytes
+from tests.test_program import run_layer
+
+CLIENTS = 64
+LAYERS = 2000  # 10,000 take five minutes, and show no more
+MEMORY_GROWTH_KIB = 1024
+
+
+def test_64_clients_at_once(place: Place) -> None:
+    """Nobody fails; who would wait for too long decrypts without the agent."""
+    layers = [encrypted(os.urandom(100_000)) for _ in range(CLIENTS)]
+    with Agent(place) as agent, ThreadPoolExecutor(CLIENTS) as pool:
+        results = list(pool.map(lambda layer: run_layer(layer, program=place.client), layers))
+        assert results == [(0, layer.plaintext, "") for layer in layers]
+        assert place.fallbacks < CLIENTS
+        wait_until(lambda: works(place))
+        assert agent.process.poll() is None
+
+
+def test_a_slow_reader_keeps_nobody_else_out(place: Place) -> None:
+    layer = encrypted(os.urandom(3 * MIB))
+    with Agent(place):
+        running = Running(place.client, layer)
+        feeder = threading.Thread(target=lambda: (running.stdin.write(layer.ciphertext), running.stdin.close()))
+        feeder.start()
+        plaintext = b""
+        others = 0
+        while chunk := running.stdout.read(MIB // 2):
+            plaintext += chunk
+            others += works(place)
+            time.sleep(0.1)
+        feeder.join()
+        assert (running.process.wait(20), plaintext) == (0, layer.plaintext)
+        assert others >= 6
+        running.stdout.close()
+        assert running.process.stderr is not None
+        running.process.stderr.close()
+
+
+def test_many_layers_leave_nothing_behind(place: Place) -> None:
+    """Neither memory nor descriptors nor processes grow with the number of layers."""
+    layer = encrypted(b"a small layer")
+    payload, ciphertext = place.directory / "payload", place.directory / "layer"
+    payload.write_bytes(payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())]}))
+    ciphertext.write_bytes(layer.ciphertext)
+    with Agent(place) as agent:
+        run_many(place, payload, ciphertext, layer.plaintext, LAYERS // 10)
+        before = usage(agent)
+        run_many(place, payload, ciphertext, layer.plaintext, LAYERS)
+        after = usage(agent)
+    assert place.fallbacks == 0
+    assert after[0] <= before[0] + MEMORY_GROWTH_KIB
+    assert after[1:] == before[1:]
+
+
+def run_many(place: Place, payload: Path, ciphertext: Path, plaintext: bytes, count: int) -> None:
+    out = place.directory / "out"
+    opened = (os.POSIX_SPAWN_OPEN, 0, str(ciphertext), os.O_RDONLY, 0)
+    actions = [opened, (os.POSIX_SPAWN_OPEN, 1, str(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)]
+    actions.append((os.POSIX_SPAWN_OPEN, 3, str(payload), os.O_RDONLY, 0))
+    for _ in range(count):
+        process = os.posix_spawn(place.client, [place.client], os.environ, file_actions=actions)
+        assert os.waitpid(process, 0)[1] == 0
+        assert out.read_bytes() == plaintext
+
+
+def usage(agent: Agent) -> tuple[int, int, int]:
+    """Return the memory of the zygote in KiB, the number of its descriptors and of its processes, once all is quiet."""
+    counts: list[int] = []
+
+    def is_quiet() -> bool:
+        counts.append(len(agent.children))
+        return len(set(counts[-50:])) == 1 and len(counts) > 50
+
+    wait_until(is_quiet)
+    status = Path(f"/proc/{agent.process.pid}/status").read_text()
+    resident = int(status.partition("VmRSS:")[2].split()[0])
+    return resident, len(os.listdir(f"/proc/{agent.process.pid}/fd")), counts[-1]
