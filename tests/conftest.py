@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # what reads the groups must find them
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         is_package = "packaging" in item.path.parts

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.agent import listening
+from decoder.commandline import Parser
 from decoder.errors import DecoderError, UsageError
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from decoder.agent.zygote import Settings
 
 _DESCRIPTION = """\
@@ -25,11 +23,6 @@ class AgentError(DecoderError):
     """The agent cannot run."""
 
     status = 7
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: list[str]) -> int:
@@ -62,8 +55,8 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--listen", default="", metavar="PATH", help="make this socket (default: systemd passes one)")
     parser.add_argument("--idle", type=float, default=0.0, metavar="SECONDS", help="end when idle for so long")
     parser.add_argument(

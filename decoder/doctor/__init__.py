@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from argparse import ArgumentParser
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from decoder.errors import UsageError
+from decoder.commandline import Parser
 
 if TYPE_CHECKING:
     from decoder.doctor.finding import Finding
-
-
-class _Parser(ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +24,7 @@ def main(arguments: list[str]) -> int:
     Raises:
         UsageError: the command line cannot be understood.
     """
-    parser = _Parser(prog="ctd-decoder doctor", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="ctd-decoder doctor", description=__doc__, allow_abbrev=False)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--containerd-config", default="", metavar="FILE", help="containerd's configuration file")
     try:

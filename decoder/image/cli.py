@@ -8,6 +8,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpForm
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from decoder.commandline import Parser
 from decoder.errors import StreamError, UsageError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
@@ -16,7 +17,6 @@ from decoder.image.recipients import Keyring, Recipients
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import NoReturn
 
     from decoder.image.changes import Outcome
     from decoder.image.names import Recipient
@@ -40,13 +40,6 @@ exit status: 0 done; 2 usage; 4 no key opens a layer; 5 a blob is damaged or not
 6 keyprovider failed; 7 an image cannot be read or written; 70 a defect of this program
 """
 _VALUES_WITH_DASH = ("--layer",)
-
-
-class _Parser(ArgumentParser):
-    """Says what is wrong by an exception."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: list[str]) -> int:
@@ -214,7 +207,7 @@ def _joined(arguments: list[str]) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=_PROGRAM,
         description=_DESCRIPTION,
         epilog=_PLACES,

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from contextlib import suppress
 from select import POLLIN, poll
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
+from decoder.commandline import Parser
 from decoder.errors import DecoderError, StreamError, UsageError, quoted
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
 from decoder.provider.service import RequestError, Service
 
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from decoder.provider import Option
 
 _PROGRAM = "ctd-decoder keyprovider"
@@ -43,13 +42,6 @@ class ServiceFailedError(DecoderError):
     """The provider failed, or what it was asked is no request."""
 
     status = 6
-
-
-class _Parser(ArgumentParser):
-    """Says what is wrong by an exception, and quotes no values: a misspelt option may have a secret."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(arguments: list[str]) -> int:
@@ -140,13 +132,13 @@ def _with_two_dashes(arguments: list[str]) -> list[str]:
 
 
 def _provider_name(verb: str, arguments: list[str]) -> str:
-    first = _Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    first = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
     first.add_argument("--provider", default="")
     return str(first.parse_known_args(arguments)[0].provider)
 
 
-def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> _Parser:
-    parser = _Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parser:
+    parser = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
     parser.add_argument("--provider", required=True, metavar="NAME", help="the provider; --help lists its options")
     parser.add_argument("--help", "-h", action="store_true", help="show this and exit")
     parser.add_argument(
@@ -174,7 +166,7 @@ def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> _Pars
     return parser
 
 
-def _add_server_options(parser: _Parser) -> set[str]:
+def _add_server_options(parser: Parser) -> set[str]:
     """Add the options of `serve`, and return their names."""
     group = parser.add_argument_group("options of the server")
     group.add_argument("--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to make")
@@ -190,7 +182,7 @@ def _destination(option: Option) -> str:
     return f"option {option.name}"
 
 
-def _parse(parser: _Parser, arguments: list[str]) -> Namespace:
+def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
         what = unknown[0].partition("=")[0]
