@@ -20,7 +20,8 @@ def pristine(suite: str) -> Path:
         partial = root.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         script = "/usr/share/debootstrap/scripts/sid"  # suites that are newer than debootstrap are made like it
-        _run("debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
+        # It mounts /proc and more, which must not stay if it is stopped.
+        _run("unshare", "--mount", "debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
         partial.rename(root)
     assert not list(root.glob("usr/bin/python3*")), "a clean root has no Python"
     return root
