@@ -11,7 +11,7 @@ demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest --numprocesses logical --dist loadgroup --no-loadscope-reorder -p no:benchmark
+	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,16 +16,22 @@ SUITES = ("bullseye", "bookworm", "trixie", "forky")
 def pristine(suite: str) -> Path:
     """Return the minimal root of a suite; it is made at its first use, and nobody changes it."""
     root = ROOT / ".cache/roots" / suite
-    if not root.is_dir():
-        root.parent.mkdir(parents=True, exist_ok=True)
-        partial = root.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        script = "/usr/share/debootstrap/scripts/sid"  # suites that are newer than debootstrap are made like it
-        # It mounts /proc and more, which must not stay if it is stopped.
-        _run("unshare", "--mount", "debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
-        partial.rename(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with root.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the tests may want it too
+        if not root.is_dir():
+            _make(suite, root)
     assert not list(root.glob("usr/bin/python3*")), "a clean root has no Python"
     return root
+
+
+def _make(suite: str, root: Path) -> None:
+    partial = root.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    script = "/usr/share/debootstrap/scripts/sid"  # suites that are newer than debootstrap are made like it
+    # It mounts /proc and more, which must not stay if it is stopped.
+    _run("unshare", "--mount", "debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
+    partial.rename(root)
 
 
 def copy(suite: str, directory: Path) -> Path:
