@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
-from ipaddress import ip_address
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 from decoder import limits, wire
 from decoder.errors import UsageError, quoted
 from decoder.provider import Option
+from decoder.provider.address import is_loopback
 from decoder.provider.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
@@ -229,17 +229,8 @@ def _check_endpoint(endpoint: str) -> None:
         return
     try:
         url = urlsplit(endpoint)
-        secure = url.scheme == "https" or (url.scheme == "http" and _is_loopback(url.hostname or ""))
+        secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
     except ValueError:
         secure = False
     if not secure or url.username is not None:
         raise UsageError("the option endpoint must be an https:// URL without a user (http:// on this machine alone)")
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -6,15 +6,14 @@ import os
 import re
 import threading
 from collections.abc import Callable, Mapping
-from ipaddress import ip_address
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
-from urllib.parse import urlsplit
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keyfile import read_key_file
 from decoder.provider import Option
+from decoder.provider.address import is_loopback, split_url
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -106,23 +105,10 @@ def _checked_host(address: str, insecure: str) -> str:
         raise UsageError("the option insecure-http is neither yes nor no")
     if not address:
         raise UsageError("openbao needs the option address, BAO_ADDR or VAULT_ADDR")
-    try:
-        url = urlsplit(address)
-        host, _ = url.hostname or "", url.port
-    except ValueError:
-        host = ""
-    if not host or url.scheme not in ("http", "https") or "@" in url.netloc or url.query or url.fragment:
-        raise UsageError("the address of the server is not https://HOST:PORT")  # it may hold a password
-    if url.scheme == "http" and insecure == "no" and not _is_loopback(host):
+    url = split_url(address, "the address of the server")
+    if url.scheme == "http" and insecure == "no" and not is_loopback(url.hostname or ""):
         raise UsageError(f"the address {quoted(address)} is not https; insecure-http yes allows it")
     return url.netloc
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _login(options: Mapping[str, str]) -> Login:

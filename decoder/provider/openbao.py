@@ -76,8 +76,6 @@ class OpenBao:
         self._policy = policy
         # A sealed server stays sealed until somebody comes; the texts of both programs have the word.
         self._session: Session = Session(server.ca_file, final=(b"sealed",))
-        if server.address.startswith("http:"):
-            self._session.trust_env = False  # a proxy would see the token
         self._login = baologin.CachedLogin(server.login)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:

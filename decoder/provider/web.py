@@ -72,6 +72,14 @@ class Session(requests.Session):
         self.auth = lambda request: request  # or else a password from ~/.netrc would replace the SDK's token
         self._final = final
 
+    def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
+        """Keep plain HTTP from proxies, which would see what is sent, and prefer our CA file to the environment's."""
+        verify = self.verify if verify is None else verify
+        settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
+        if urlsplit(url).scheme == "http":
+            settings["proxies"] = {}
+        return settings
+
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         """Send a request, again if the service is busy.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from decoder import limits, wire
-from decoder.provider.coco.address import base_url
+from decoder.provider.address import base_url
 from decoder.provider.coco.apiserver import get
 from decoder.provider.errors import ProviderError
 
@@ -34,8 +34,13 @@ def fetch_token(url: str) -> tuple[str, bytes]:
         token, pem = wire.text_value(value.get("token")), wire.text_value(value.get("tee_keypair"))
     except ValueError as error:
         raise ProviderError(f"its reply cannot be read: {error}") from None
-    if len(token) > limits.AGENT_TOKEN_BYTES or not _JWT.fullmatch(token):
+    if not is_token(token):
         raise ProviderError("its reply holds no token")
     if len(pem) > limits.KEY_FILE_BYTES or not pem.startswith(_PEM):
         raise ProviderError("its reply holds no key pair beside the token")
     return token, pem.encode(errors="replace")
+
+
+def is_token(text: str) -> bool:
+    """Tell whether a text has the form of a token, at most AGENT_TOKEN_BYTES."""
+    return len(text) <= limits.AGENT_TOKEN_BYTES and bool(_JWT.fullmatch(text))

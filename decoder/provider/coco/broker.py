@@ -72,8 +72,6 @@ class Conversation:
 
         self._url = url
         self._session = Session(ca_file)
-        # What is not to leave this machine unencrypted may not go to a proxy either.
-        self._session.trust_env = url.startswith("https:")
 
     def __enter__(self) -> Self:
         return self
@@ -137,7 +135,6 @@ class Conversation:
             f"{self._url}{_PREFIX}{path}",
             headers=headers,
             data=data,
-            verify=self._session.verify,  # or else REQUESTS_CA_BUNDLE would go before it
         )
         if not 200 <= response.status_code < 300:
             raise _refusal(response, [*secrets, token] if token else secrets)

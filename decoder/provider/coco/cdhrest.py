@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from decoder import limits
-from decoder.provider.coco.address import base_url
+from decoder.provider.address import base_url
 from decoder.provider.coco.apiserver import get
 from decoder.provider.coco.kid import PLUGIN, ResourceId
 from decoder.provider.errors import ProviderError

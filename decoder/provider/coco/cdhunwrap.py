@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.provider import protocol
-from decoder.provider.coco.address import is_loopback
+from decoder.provider.address import is_loopback
 from decoder.provider.coco.packet import build_packet, parse_packet
 from decoder.provider.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError

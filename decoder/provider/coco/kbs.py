@@ -6,7 +6,6 @@ attestation agent. For development there is the handshake with the sample attest
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +13,8 @@ from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keyfile import read_key_file
 from decoder.provider import Option
-from decoder.provider.coco.address import base_url
+from decoder.provider.address import base_url
+from decoder.provider.coco.aatoken import fetch_token, is_token
 from decoder.provider.coco.broker import Conversation, RefusedError
 from decoder.provider.errors import ProviderError
 
@@ -33,7 +33,6 @@ ATTESTING = ("kbs-token", "aa-url", "tee")
 
 _AGENT = "http://127.0.0.1:8006"
 _SAMPLE = "sample"
-_TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 
 class Passport(NamedTuple):
@@ -125,14 +124,12 @@ class Kbs:
 
     def _read_passport(self) -> Passport:
         token = _read(self._token_file, "kbs-token").decode(errors="replace").strip()
-        if len(token) > limits.AGENT_TOKEN_BYTES or not _TOKEN.fullmatch(token):
+        if not is_token(token):
             raise ProviderError(f"the kbs-token {quoted(self._token_file)} does not hold a token")
         return Passport(token, _read(self._key_file, "tee-key", private=True))
 
 
 def _ask_agent(url: str) -> Passport:
-    from decoder.provider.coco.aatoken import fetch_token
-
     try:
         return Passport(*fetch_token(url))
     except ProviderError as error:

@@ -13,8 +13,8 @@ from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keyfile import read_key_file
 from decoder.provider import Option
+from decoder.provider.address import base_url
 from decoder.provider.coco import kbs
-from decoder.provider.coco.address import base_url
 from decoder.provider.coco.broker import Conversation, RefusedError
 from decoder.provider.errors import ProviderError
 
