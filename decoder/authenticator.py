@@ -13,6 +13,7 @@ from decoder import limits
 from decoder.errors import LayerError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from queue import SimpleQueue
     from threading import Thread
     from types import TracebackType
@@ -34,7 +35,7 @@ class Authenticator:
         self._hmac = HMAC(key, hashes.SHA256())
         self._buffer = bytearray(buffer_bytes)
         self._bytes_seen = 0
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
     def __enter__(self) -> Authenticator:
         return self
@@ -57,7 +58,7 @@ class Authenticator:
         self._hmac.update(block)
         self._bytes_seen += len(block)
         if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = _Worker(self._hmac, self._buffer)
+            self._worker = Worker(self._hmac.update, self._buffer)
 
     def verify(self, expected: bytes) -> None:
         """Compare the HMAC with the expected 32 bytes in constant time.
@@ -79,10 +80,19 @@ class Authenticator:
         return self._hmac.finalize()
 
 
-class _Worker:
-    """The second thread, and the ring of buffers that goes round between it and the caller."""
+class Worker:
+    """The second thread, and the ring of buffers that goes round between it and the caller.
 
-    def __init__(self, hmac: HMAC, first_buffer: bytearray) -> None:
+    Args:
+        update: takes each block, in the second thread.
+        first_buffer: is in the ring, with RING_BUFFERS - 1 of its size.
+
+    Attributes:
+        blocks: what is to be worked on, each the front part of a buffer of the ring.
+        free: buffers to fill.
+    """
+
+    def __init__(self, update: Callable[[memoryview], object], first_buffer: bytearray) -> None:
         from queue import SimpleQueue  # 2 ms that a small layer does not pay
         from threading import Thread
 
@@ -91,13 +101,13 @@ class _Worker:
         self.free.put(memoryview(first_buffer))
         for _ in range(limits.RING_BUFFERS - 1):
             self.free.put(memoryview(bytearray(len(first_buffer))))
-        self._hmac = hmac
+        self._update = update
         self._failure: Exception | None = None
         self._thread: Thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until every block is authenticated, and end the thread. May be called again."""
+        """Wait until every block is worked on, and end the thread. May be called again."""
         self.blocks.put(None)
         self._thread.join()
         if self._failure:
@@ -106,7 +116,7 @@ class _Worker:
     def _run(self) -> None:
         while (block := self.blocks.get()) is not None:
             try:
-                self._hmac.update(block)
+                self._update(block)
             except Exception as error:  # noqa: BLE001 - the caller waits for its buffer, whatever happened
                 self._failure = error
             self.free.put(memoryview(block.obj))

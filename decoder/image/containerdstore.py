@@ -11,7 +11,7 @@ import datetime
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -97,13 +97,8 @@ class _Blobs:
         self._client = client
         self._name = name
 
-    @contextmanager
-    def open(self, descriptor: Descriptor) -> Iterator[BlobReader]:
-        blob = _Download(self._client, descriptor)
-        try:
-            yield blob
-        finally:
-            blob.close()
+    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
+        return closing(_Download(self._client, descriptor))
 
 
 class _Source(_Blobs):

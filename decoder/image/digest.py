@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from typing import TYPE_CHECKING
 
 from decoder import limits
+from decoder.authenticator import Worker
 from decoder.errors import quoted
 from decoder.image.transport import ImageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from queue import SimpleQueue
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
@@ -49,7 +45,7 @@ class RunningDigest:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
         self._bytes_seen = 0
-        self._worker: _Worker | None = None
+        self._worker: Worker | None = None
 
     def __enter__(self) -> RunningDigest:
         return self
@@ -61,12 +57,12 @@ class RunningDigest:
     def update(self, block: memoryview) -> None:
         """Take a block, which may change afterwards."""
         if self._worker:
-            self._worker.update(block)
+            self._lend(self._worker, block)
             return
         self._hash.update(block)
         self._bytes_seen += len(block)
         if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = _Worker(self._hash.update)
+            self._worker = Worker(self._hash.update, bytearray(limits.IMAGE_BUFFER_BYTES))
 
     def digest(self) -> str:
         """Return the digest of everything, algorithm first; no block may follow."""
@@ -74,37 +70,12 @@ class RunningDigest:
             self._worker.join()
         return f"{self._algorithm}:{self._hash.hexdigest()}"
 
-
-class _Worker:
-    """The second thread, and the ring of buffers that goes round between it and the caller."""
-
-    def __init__(self, update: Callable[[memoryview], object]) -> None:
-        from queue import SimpleQueue
-        from threading import Thread
-
-        self._update = update
-        self._blocks: SimpleQueue[memoryview | None] = SimpleQueue()
-        self._free: SimpleQueue[memoryview] = SimpleQueue()
-        for _ in range(limits.RING_BUFFERS):
-            self._free.put(memoryview(bytearray(limits.IMAGE_BUFFER_BYTES)))
-        self._thread = Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def update(self, block: memoryview) -> None:
-        """Copy a block, as soon as there is room."""
+    @staticmethod
+    def _lend(worker: Worker, block: memoryview) -> None:
+        """Copy a block into free buffers, as soon as there are any."""
         while block:
-            buffer = self._free.get()
+            buffer = worker.free.get()
             length = min(len(block), len(buffer))
             buffer[:length] = block[:length]
-            self._blocks.put(buffer[:length])
+            worker.blocks.put(buffer[:length])
             block = block[length:]
-
-    def join(self) -> None:
-        """Wait until every block is digested, and end the thread. May be called again."""
-        self._blocks.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (block := self._blocks.get()) is not None:
-            self._update(block)
-            self._free.put(memoryview(block.obj))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
@@ -94,13 +94,8 @@ class _Blobs:
         self._client = client
         self._reference = client.reference
 
-    @contextmanager
-    def open(self, descriptor: Descriptor) -> Iterator[BlobReader]:
-        blob = _Download(self._client, descriptor)
-        try:
-            yield blob
-        finally:
-            blob.close()
+    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
+        return closing(_Download(self._client, descriptor))
 
 
 class _Source(_Blobs):
