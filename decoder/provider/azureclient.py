@@ -53,7 +53,10 @@ class Vaults:
             logging.getLogger(name).addHandler(logging.NullHandler())
         # The session bounds and repeats requests; closing a client must not close it.
         self._transport = RequestsTransport(
-            session=Session(ca_file), session_owner=False, connection_verify=ca_file or True
+            # Managed identities are asked by plain HTTP, through whatever proxy the machine has for it.
+            session=Session(ca_file, http_by_proxy=True),
+            session_owner=False,
+            connection_verify=ca_file or True,
         )
         excluded = {f"exclude_{name}_credential": True for name in _DEVELOPERS}
         self._credential = DefaultAzureCredential(transport=self._transport, **excluded)

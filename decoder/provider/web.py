@@ -64,19 +64,21 @@ class Session(requests.Session):
     Args:
         ca_file: certificates to accept instead of the system's, or "".
         final: a reply with one of these in it is not waited for, whatever its status.
+        http_by_proxy: send plain HTTP to a proxy of the environment, which then sees it.
     """
 
-    def __init__(self, ca_file: str, final: tuple[bytes, ...] = ()) -> None:
+    def __init__(self, ca_file: str, final: tuple[bytes, ...] = (), http_by_proxy: bool = False) -> None:
         super().__init__()
         self.verify = ca_file or True
         self.auth = lambda request: request  # or else a password from ~/.netrc would replace the SDK's token
         self._final = final
+        self._http_by_proxy = http_by_proxy
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
         """Keep plain HTTP from proxies, which would see what is sent, and prefer our CA file to the environment's."""
         verify = self.verify if verify is None else verify
         settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
-        if urlsplit(url).scheme == "http":
+        if urlsplit(url).scheme == "http" and not self._http_by_proxy:
             settings["proxies"] = {}
         return settings
 
