@@ -30,6 +30,7 @@ def feed(size: int) -> None:
         written = os.write(1, block)
         while written < len(block):
             written += os.write(1, block[written:])
+    os.close(1)  # the decoder sees the end now, and not when this interpreter is torn down
 
 
 def drain() -> str:

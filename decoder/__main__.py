@@ -98,7 +98,7 @@ def _decrypt(arguments: Arguments) -> None:
     settings = Settings(
         keys_directory=arguments.keys_directory,
         keyprovider_config=arguments.keyprovider_config or os.environ.get("OCICRYPT_KEYPROVIDER_CONFIG", ""),
-        buffer_bytes=limits.BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
+        buffer_bytes=limits.LARGE_BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
         open_spool=_open_spool if arguments.release == VERIFIED else None,
         look_up=lambda head: _look_up(arguments.content_store, head, why_none),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
+def new_buffer(size: int) -> memoryview:
+    """Return a buffer of `size` bytes, whose memory is taken only as it is written to; a bytearray's is at once."""
+    return memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))
+
+
 class Authenticator:
     """HMAC-SHA256 over the blocks that `update` lends to it.
 
@@ -29,11 +35,14 @@ class Authenticator:
     Args:
         key: the 32-byte HMAC key.
         buffer_bytes: the size of every buffer handed out, in bytes.
+        first_bytes: how much of them is handed out before LARGE_AFTER_BYTES have been seen, if less: large
+            buffers cost fewer changes between processes, small ones let them all begin earlier.
     """
 
-    def __init__(self, key: bytes, buffer_bytes: int) -> None:
+    def __init__(self, key: bytes, buffer_bytes: int, first_bytes: int | None = None) -> None:
         self._hmac = HMAC(key, hashes.SHA256())
-        self._buffer = bytearray(buffer_bytes)
+        self._buffer = new_buffer(buffer_bytes)
+        self._first_bytes = first_bytes
         self._bytes_seen = 0
         self._worker: Worker | None = None
 
@@ -48,15 +57,16 @@ class Authenticator:
 
     def free_buffer(self) -> memoryview:
         """Return a buffer to fill, as soon as no block in it is still to be authenticated."""
-        return self._worker.free.get() if self._worker else memoryview(self._buffer)
+        buffer = self._worker.free.get() if self._worker else self._buffer
+        return buffer if self._bytes_seen >= limits.LARGE_AFTER_BYTES else buffer[: self._first_bytes]
 
     def update(self, block: memoryview) -> None:
         """Authenticate a block: the front part of what `free_buffer` returned last."""
+        self._bytes_seen += len(block)
         if self._worker:
             self._worker.blocks.put(block)
             return
         self._hmac.update(block)
-        self._bytes_seen += len(block)
         if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
             self._worker = Worker(self._hmac.update, self._buffer)
 
@@ -92,15 +102,15 @@ class Worker:
         free: buffers to fill.
     """
 
-    def __init__(self, update: Callable[[memoryview], object], first_buffer: bytearray) -> None:
+    def __init__(self, update: Callable[[memoryview], object], first_buffer: memoryview) -> None:
         from queue import SimpleQueue  # 2 ms that a small layer does not pay
         from threading import Thread
 
         self.blocks: SimpleQueue[memoryview | None] = SimpleQueue()
         self.free: SimpleQueue[memoryview] = SimpleQueue()
-        self.free.put(memoryview(first_buffer))
+        self.free.put(first_buffer)
         for _ in range(limits.RING_BUFFERS - 1):
-            self.free.put(memoryview(bytearray(len(first_buffer))))
+            self.free.put(new_buffer(len(first_buffer)))
         self._update = update
         self._failure: Exception | None = None
         self._thread: Thread = Thread(target=self._run, daemon=True)

@@ -22,7 +22,7 @@ class Settings(NamedTuple):
     Attributes:
         keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
         keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
-        buffer_bytes: how much is read and deciphered at a time, in bytes.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
         open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
             it plaintext is released as it comes, but for its tail.
         look_up: searches containerd's content store for the descriptor of the layer that starts with

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from decoder import limits
-from decoder.authenticator import Authenticator
+from decoder.authenticator import Authenticator, new_buffer
 from decoder.errors import StreamError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def decrypt(
         source: the ciphertext, read to its end.
         sink: takes the plaintext, which has the same length.
         key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
-        buffer_bytes: how much is read and deciphered at a time, in bytes.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
         source_name: what a StreamError calls the source.
 
     Raises:
@@ -104,9 +104,9 @@ def decrypt(
         StreamError: reading or writing failed.
     """
     cipher = Cipher(algorithms.AES(key.symmetric_key), modes.CTR(key.nonce)).decryptor()
-    plain = memoryview(bytearray(limits.TAIL_BYTES + buffer_bytes + _SLACK))
+    plain = new_buffer(limits.TAIL_BYTES + buffer_bytes + _SLACK)
     held = 0
-    with Authenticator(key.symmetric_key, buffer_bytes) as mac:
+    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
         while length := fill(source, block := mac.free_buffer(), source_name):
             mac.update(block[:length])
             held += cipher.update_into(block[:length], plain[held:])
@@ -125,13 +125,13 @@ def decrypt_verified(
         sink: takes the plaintext, after the verdict.
         key: as for `decrypt`.
         spool: an empty file that only this process can read; it takes the ciphertext.
-        buffer_bytes: how much is read and deciphered at a time, in bytes.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
 
     Raises:
         LayerError: the HMAC differs; nothing was written to `sink`.
         StreamError: reading, writing or spooling failed.
     """
-    with Authenticator(key.symmetric_key, buffer_bytes) as mac:
+    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
         while length := fill(source, block := mac.free_buffer()):
             write_all(spool, block[:length], "the spool file")
             mac.update(block[:length])
@@ -159,7 +159,7 @@ def encrypt(
         StreamError: reading or writing failed.
     """
     cipher = Cipher(algorithms.AES(symmetric_key), modes.CTR(nonce)).encryptor()
-    plain = memoryview(bytearray(buffer_bytes))
+    plain = new_buffer(buffer_bytes)
     with Authenticator(symmetric_key, buffer_bytes + _SLACK) as mac:
         while length := fill(source, plain):
             block = mac.free_buffer()

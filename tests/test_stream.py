@@ -24,6 +24,7 @@ BUFFER = limits.BUFFER_BYTES
 LENGTHS = [0, 1, 15, 16, 17]
 LENGTHS += [n + d for n in (TAIL, 65536, BUFFER, 2 * BUFFER, limits.THREAD_AFTER_BYTES) for d in (-1, 0, 1)]
 LENGTHS += [limits.THREAD_AFTER_BYTES + limits.RING_BUFFERS * BUFFER * 3 + 7, BUFFER + TAIL, BUFFER + TAIL + 1]
+LENGTHS += [limits.LARGE_AFTER_BYTES + limits.RING_BUFFERS * limits.LARGE_BUFFER_BYTES * 2 + 7]
 
 
 def by_hand(plaintext: bytes) -> tuple[bytes, LayerKey]:
@@ -32,14 +33,14 @@ def by_hand(plaintext: bytes) -> tuple[bytes, LayerKey]:
     return ciphertext, LayerKey(SYMMETRIC_KEY, NONCE, hmac.digest(SYMMETRIC_KEY, ciphertext, "sha256"))
 
 
-def decrypted(ciphertext: bytes, key: LayerKey, buffer_bytes: int = BUFFER) -> bytes:
+def decrypted(ciphertext: bytes, key: LayerKey, buffer_bytes: int = limits.LARGE_BUFFER_BYTES) -> bytes:
     sink = MemoryFile()
     stream.decrypt(source_of(ciphertext), sink_of(sink), key, buffer_bytes)
     return sink.getvalue()
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("buffer_bytes", [limits.SMALL_PIPE_BUFFER_BYTES, BUFFER])
+@pytest.mark.parametrize("buffer_bytes", [limits.SMALL_PIPE_BUFFER_BYTES, BUFFER, limits.LARGE_BUFFER_BYTES])
 def test_decrypts_every_length(length: int, buffer_bytes: int) -> None:
     plaintext = random.Random(length).randbytes(length)
     ciphertext, key = by_hand(plaintext)
@@ -178,6 +179,23 @@ def test_short_and_unready_reads_and_writes(always_ready: int) -> None:
         cast("stream.Source", Reluctant(ciphertext, always_ready)), cast("stream.Sink", sink), key, buffer_bytes=100
     )
     assert sink.getvalue() == plaintext
+
+
+def test_reads_more_at_a_time_once_a_layer_is_large() -> None:
+    """Small reads first, for the rest of the machine to have work early; never more than is allowed."""
+    asked: list[int] = []
+
+    class Noting(MemoryFile):
+        def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]
+            asked.append(len(buffer))
+            return super().readinto(buffer)
+
+    ciphertext, key = by_hand(bytes(2 * limits.LARGE_AFTER_BYTES))
+    source = cast("stream.Source", Noting(ciphertext))
+    stream.decrypt(source, sink_of(MemoryFile()), key, limits.LARGE_BUFFER_BYTES)
+    small = limits.LARGE_AFTER_BYTES // BUFFER
+    assert set(asked[:small]) == {BUFFER}
+    assert set(asked[small:]) == {limits.LARGE_BUFFER_BYTES}
 
 
 def test_a_failing_thread_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 
 from decoder import limits
-from decoder.authenticator import Worker
+from decoder.authenticator import Worker, new_buffer
 from decoder.errors import quoted
 from decoder.image.transport import ImageError
 
@@ -62,7 +62,7 @@ class RunningDigest:
         self._hash.update(block)
         self._bytes_seen += len(block)
         if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = Worker(self._hash.update, bytearray(limits.IMAGE_BUFFER_BYTES))
+            self._worker = Worker(self._hash.update, new_buffer(limits.IMAGE_BUFFER_BYTES))
 
     def digest(self) -> str:
         """Return the digest of everything, algorithm first; no block may follow."""
