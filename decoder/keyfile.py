@@ -28,11 +28,13 @@ class KeyMaterial(NamedTuple):
         name: where it came from, for messages: `x509s[0]` or the name of a file.
         data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
         password: opens an encrypted key; not looked at for any other.
+        file: the path of the key file that it was read from, or "".
     """
 
     name: str
     data: bytes
     password: bytes = b""
+    file: str = ""
 
     def describe(self) -> str:
         """Name it for a message."""
@@ -61,6 +63,12 @@ class KeyFile:
         self.certificates += other.certificates
         self.pgp += other.pgp
         self.pkcs11 += other.pkcs11
+
+    def came_from(self, file: str) -> None:
+        """Note the path of the key file that all of it was read from."""
+        for key in self.private:
+            key.file = file
+        self.pgp = [key._replace(file=file) for key in self.pgp]
 
 
 def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:

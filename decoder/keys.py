@@ -33,12 +33,15 @@ class Keys(KeyFile):
         self.warnings: list[str] = []
         self.remarks: list[str] = []
 
-    def add(self, name: str, data: bytes, password: bytes = b"") -> None:
-        """Add the keys in one file or payload entry, or a warning that says why there is none."""
+    def add(self, name: str, data: bytes, password: bytes = b"", file: str = "") -> None:
+        """Add the keys in one file (with its path) or payload entry, or a warning that says why there is none."""
         try:
-            self.extend(recognise(name, data, password))
+            found = recognise(name, data, password)
         except KeyFileError as error:
             self.pass_over(name, error)
+        else:
+            found.came_from(file)
+            self.extend(found)
 
     def pass_over(self, name: str, reason: object) -> None:
         """Remember that something which might have been a key is not used."""

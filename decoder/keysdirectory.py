@@ -48,7 +48,8 @@ def add_directory(keys: Keys, directory: str) -> None:
             keys.pass_over(name, error)
         else:
             size += len(data)
-            keys.add(name, data, _password(keys, path, path + _PASSWORD_SUFFIX in paths, credentials))
+            password = _password(keys, path, path + _PASSWORD_SUFFIX in paths, credentials)
+            keys.add(name, data, password, path)
     if size > limits.KEYS_DIRECTORY_BYTES or next(walk, None):
         keys.pass_over(
             f"the rest of {quoted(directory)}",

@@ -187,5 +187,7 @@ AGENT_KEEPERS = 4
 AGENT_KEEPER_SECONDS = 60.0  # how long a provider, or a connection to one, is used again after it was made
 AGENT_KEEPER_BYTES = 2 * MIB
 AGENT_SWEEP_SECONDS = 1.0
+AGENT_NOTICE_BYTES = 32 * KIB
+AGENT_PARSED_KEYS = 64
 AGENT_OPENED_KEYS = 256
 AGENT_OPENED_SECONDS = 3600.0  # the longest time to live that can be asked for

@@ -9,7 +9,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
-from decoder import legacy_pem
+from decoder import keptkeys, legacy_pem
 from decoder.errors import KeyFileError, quoted
 
 if TYPE_CHECKING:
@@ -28,11 +28,15 @@ class PrivateKey:
         data: one PEM block, DER (PKCS#1, PKCS#8, SEC1), one JWK (RFC 7517), an OpenSSH key, or PKCS#12.
         password: opens an encrypted key; not looked at for any other.
         kid: the key ID that a JWK has, or "".
+
+    Attributes:
+        file: the path of the key file that it was read from, or "".
     """
 
     def __init__(self, name: str, form: Form, data: bytes, password: bytes, kid: str = "") -> None:
         self.name = name
         self.kid = kid
+        self.file = ""
         self._form = form
         self._data = data
         self._password = password
@@ -46,7 +50,8 @@ class PrivateKey:
         """
         if self._loaded is None:
             try:
-                self._loaded = self._parse()
+                sources = [self._form.encode(), self._data, self._password]
+                self._loaded = keptkeys.parsed(self.file, sources, self._parse)
             except KeyFileError as error:
                 self._loaded = error
         if isinstance(self._loaded, KeyFileError):

@@ -1,4 +1,4 @@
-"""What workers tell the zygote: that they have a client, that the program was replaced, that they want a keeper."""
+"""What workers tell the zygote: of a client, a key that they parsed, a new program, that they want a keeper."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 import socket
 from contextlib import suppress
 
-_TAKEN, _OUTDATED, _KEEPER = b"t", b"o", b"k"
-_BYTES = 64
+from decoder import limits
+
+_TAKEN, _PARSED, _OUTDATED, _KEEPER = b"t", b"p", b"o", b"k"
 
 
 class Notices:
@@ -24,6 +25,11 @@ class Notices:
     def taken(self) -> None:
         """Tell that this worker has a client."""
         self._send(_TAKEN + str(os.getpid()).encode())
+
+    def parsed(self, key: bytes) -> None:
+        """Tell of a parsed key, unless it is too long for a notice."""
+        if len(key) < limits.AGENT_NOTICE_BYTES:
+            self._send(_PARSED + key)
 
     def outdated(self) -> None:
         """Tell that the program on the disk is another one now."""
@@ -45,8 +51,9 @@ class Notices:
     def read(self) -> tuple[str, bytes, list[int]] | None:
         """Return what the next notice is, its content and its descriptors; None if there is no more."""
         try:
-            notice, descriptors, _, _ = socket.recv_fds(self._reading, _BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+            received = socket.recv_fds(self._reading, limits.AGENT_NOTICE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
-        names = {_TAKEN: "taken", _OUTDATED: "outdated", _KEEPER: "keeper"}
+        notice, descriptors, _, _ = received
+        names = {_TAKEN: "taken", _PARSED: "parsed", _OUTDATED: "outdated", _KEEPER: "keeper"}
         return names[notice[:1]], notice[1:], descriptors

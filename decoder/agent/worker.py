@@ -61,7 +61,7 @@ def work(
 
     Args:
         listener: the agent's socket, which all workers share.
-        lifeline: a pipe that ends when the agent takes no more work.
+        lifeline: a pipe that ends when this worker is no more wanted.
         notices: for the zygote.
         ours: what a client's surroundings must be like.
         is_current: tells whether the program on the disk is still the one that is running.

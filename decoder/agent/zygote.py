@@ -1,4 +1,4 @@
-"""The zygote: has everything imported, forks workers ahead, and sees nothing of any layer."""
+"""The zygote: has everything imported, forks workers ahead, and sees nothing of any layer but parsed keys of files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import decoder
 from decoder import limits
 from decoder.agent import keeper, worker
 from decoder.agent.notices import Notices
+from decoder.agent.parsedkeys import ParsedKeys
 from decoder.agent.rehearsal import Rehearsal
 from decoder.errors import DecoderError
 
@@ -80,22 +81,40 @@ def _say(text: str) -> None:
         os.write(2, f"ctd-decoder: {text}\n".encode())
 
 
+class _Lifeline:
+    """A pipe that ends for whoever waits at `reading` when what it stands for ends."""
+
+    def __init__(self) -> None:
+        self.reading, self._writing = os.pipe()
+
+    def __bool__(self) -> bool:
+        return bool(self._writing)
+
+    def end(self) -> None:
+        if self._writing:
+            os.close(self._writing)
+            self._writing = 0
+
+
 class _Zygote:
     """The loop, and the processes that it has forked."""
 
     def __init__(self, listener: socket.socket, settings: Settings) -> None:
         self._listener, self._settings = listener, settings
         self._notices = Notices()
-        self._lifeline, self._life = os.pipe()
+        self._life, self._shift = _Lifeline(), _Lifeline()
+        self._parsed_keys = ParsedKeys()
         self._signature = _signature()
         self._surroundings = worker.surroundings(os.getpid(), dict(os.environ))
         os.environ.clear()  # a worker gets its client's
         self._rehearsal = Rehearsal()
         self._rehearsal.play()
         self._waiting: set[int] = set()
+        self._leaving: set[int] = set()  # those of an earlier shift
         self._working: set[int] = set()
+        self._is_stale = False  # who waits does not have the parsed keys of now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
-        self._refill_at = self._respawn_at = 0.0
+        self._refill_at = self._respawn_at = self._sweep_at = 0.0
         self._active_at = monotonic()
         self._signals, wakeup = os.pipe()
         for descriptor in (self._signals, wakeup):
@@ -113,6 +132,7 @@ class _Zygote:
             events.poll(self._milliseconds())
             self._read_notices()
             self._read_signals()
+            self._sweep()
         self._drain(events)
 
     def _is_wanted(self) -> bool:
@@ -121,19 +141,37 @@ class _Zygote:
 
     def _milliseconds(self) -> float | None:
         """How long there may be nothing to do."""
-        now = monotonic()
-        if len(self._waiting) < self._spare():
-            return max(0.0, self._respawn_at - now, self._refill_at - now) * 1000 + 1
+        moments = []
+        if self._is_stale or len(self._waiting) < self._spare():
+            moments.append(max(self._respawn_at, self._refill_at))
+        if self._parsed_keys:
+            moments.append(self._sweep_at)
         if self._settings.idle_seconds and not self._working:
-            return max(0.0, self._active_at + self._settings.idle_seconds - now) * 1000 + 1
-        return None
+            moments.append(self._active_at + self._settings.idle_seconds)
+        return max(0.0, min(moments) - monotonic()) * 1000 + 1 if moments else None
 
     def _spare(self) -> int:
         return min(limits.AGENT_SPARE_WORKERS, self._settings.workers - len(self._working))
 
     def _fork_workers(self) -> None:
+        if self._is_stale and self._may_fork():
+            self._change_shift()
         while len(self._waiting) < self._spare() and self._may_fork():
             self._waiting.add(self._fork(self._be_worker))
+
+    def _change_shift(self) -> None:
+        """Send away who waits, unless a client has just come; others take their places."""
+        self._shift.end()
+        os.close(self._shift.reading)
+        self._shift = _Lifeline()
+        self._leaving |= self._waiting
+        self._waiting.clear()
+        self._is_stale = False
+
+    def _sweep(self) -> None:
+        if self._parsed_keys and monotonic() >= self._sweep_at:
+            self._sweep_at = monotonic() + limits.AGENT_SWEEP_SECONDS
+            self._is_stale |= self._parsed_keys.drop_changed()
 
     def _fork(self, be: Callable[[], NoReturn]) -> int:
         """Start a child, which never comes back to the zygote's code, and return its number."""
@@ -141,7 +179,8 @@ class _Zygote:
         if process:
             return process
         try:
-            os.close(self._life)
+            self._life.end()
+            self._shift.end()
             worker.forget_the_zygote()
             be()
         finally:
@@ -149,7 +188,8 @@ class _Zygote:
 
     def _be_worker(self) -> NoReturn:
         self._rehearsal.play()
-        worker.work(self._listener, self._lifeline, self._notices, self._surroundings, self._is_current)
+        self._parsed_keys.use(self._notices)
+        worker.work(self._listener, self._shift.reading, self._notices, self._surroundings, self._is_current)
 
     def _may_fork(self) -> bool:
         """Forking takes time from the layer that has just begun: there is no hurry while half of them wait."""
@@ -166,9 +206,13 @@ class _Zygote:
                 self._active_at = monotonic()
                 self._refill_at = self._active_at + limits.AGENT_REFILL_SECONDS
                 process = int(content)
-                if process in self._waiting:
-                    self._waiting.remove(process)
+                if process in self._waiting | self._leaving:
+                    self._waiting.discard(process)
+                    self._leaving.discard(process)
                     self._working.add(process)
+            elif kind == "parsed":
+                self._parsed_keys.add(content)
+                self._is_stale = True
             elif kind == "outdated":
                 self._end_life()
             elif descriptors:
@@ -190,7 +234,8 @@ class _Zygote:
         def be_keeper() -> NoReturn:
             os.close(connection)  # it comes by the socket, and must end when the keeper closes that one
             self._listener.close()
-            keeper.keep(theirs, self._lifeline, self._settings.opened_seconds)
+            self._parsed_keys.clear()
+            keeper.keep(theirs, self._life.reading, self._settings.opened_seconds)
 
         process = self._fork(be_keeper)
         theirs.close()
@@ -210,6 +255,7 @@ class _Zygote:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
                 _say("a worker ended before it had anything to do")
             self._waiting.discard(ended)
+            self._leaving.discard(ended)
             self._working.discard(ended)
             self._keepers = {key: value for key, value in self._keepers.items() if value[0] != ended}
 
@@ -221,15 +267,14 @@ class _Zygote:
 
     def _end_life(self) -> None:
         """Tell all who wait that there is no more work."""
-        if self._life:
-            os.close(self._life)
-            self._life = 0
+        self._shift.end()
+        self._life.end()
 
     def _drain(self, events: select.poll) -> None:
         """Wait for the layers that are being worked on; whoever else comes is sent away at once."""
         self._end_life()
         events.register(self._listener, select.POLLIN)
-        while self._waiting or self._working or self._keepers:
+        while self._waiting or self._leaving or self._working or self._keepers:
             events.poll()
             with suppress(BlockingIOError, ConnectionAbortedError):
                 self._listener.accept()[0].close()

@@ -6,7 +6,7 @@ import hashlib
 from hmac import compare_digest
 from typing import TYPE_CHECKING
 
-from decoder import limits
+from decoder import keptkeys, limits
 from decoder.errors import KeyFileError
 from decoder.openpgp import packets
 from decoder.openpgp.algorithms import (
@@ -114,6 +114,11 @@ def unlock(key: SecretKey) -> list[bytes]:
     Raises:
         KeyFileError: they are malformed, elsewhere, protected in an unknown way or by another passphrase.
     """
+    sources = [bytes([key.algorithm]), key.secret, key.material.password]
+    return keptkeys.parsed(key.material.file, sources, lambda: _unlock(key))
+
+
+def _unlock(key: SecretKey) -> list[bytes]:
     try:
         usage = byte(key.secret, 0)
         if usage == 0:

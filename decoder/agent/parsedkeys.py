@@ -1,0 +1,107 @@
+"""Parsed keys of key files, which the zygote has and its workers inherit: dropped when the file changes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+
+import msgpack  # type: ignore[import-untyped]
+from cryptography.exceptions import InternalError
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from decoder import keptkeys, limits
+from decoder.errors import KeyFileError
+from decoder.privatekey import PrivateKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from decoder.agent.notices import Notices
+    from decoder.privatekey import PrivateKeyObject
+
+    Value = PrivateKeyObject | list[bytes]
+
+Parsed = TypeVar("Parsed")
+
+
+class _Kept(NamedTuple):
+    value: Value
+    file: str
+    signature: tuple[int, ...]
+
+
+class ParsedKeys:
+    """At most AGENT_PARSED_KEYS of them; the oldest makes room.
+
+    Each is found again by all that it was parsed from, its password too. So nobody gets a key whose file or password
+    was not read for the layer, and one that has changed is never used: dropping it only clears memory.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, _Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Forget them all."""
+        self._kept.clear()
+
+    def add(self, notice: bytes) -> None:
+        """Keep a key that a worker has parsed, as `use` has it told."""
+        identity, file, packed = msgpack.unpackb(notice)
+        try:
+            value = _unpack(packed)
+        except KeyFileError:
+            return
+        if len(self._kept) >= limits.AGENT_PARSED_KEYS:
+            del self._kept[next(iter(self._kept))]
+        self._kept[identity] = _Kept(value, file, _signature(file))
+
+    def drop_changed(self) -> bool:
+        """Forget those whose files have changed or are gone; tell whether there was one."""
+        changed = [identity for identity, kept in self._kept.items() if _signature(kept.file) != kept.signature]
+        for identity in changed:
+            del self._kept[identity]
+        return bool(changed)
+
+    def use(self, notices: Notices) -> None:
+        """Have this process, a worker, look here for parsed keys, and tell the zygote of those that it must parse."""
+        keptkeys.keeper = _Keeper({identity: kept.value for identity, kept in self._kept.items()}, notices)
+
+
+class _Keeper:
+    def __init__(self, kept: dict[bytes, Value], notices: Notices) -> None:
+        self._kept, self._notices = kept, notices
+
+    def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+        identity = hashlib.sha256(cast("bytes", msgpack.packb(sources))).digest()
+        if identity in self._kept:
+            return cast("Parsed", self._kept[identity])
+        parsed = parse()
+        with suppress(ValueError, InternalError):  # a key that computes nonsense: it is parsed for each layer anew
+            packed = _pack(cast("Value", parsed))
+            self._notices.parsed(cast("bytes", msgpack.packb([identity, os.path.abspath(file), packed])))
+        return parsed
+
+
+def _pack(value: Value) -> bytes | list[bytes]:
+    """Write a private key so that it can be sent; the secret numbers of an OpenPGP key can as they are."""
+    if isinstance(value, list):
+        return value
+    return value.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _unpack(packed: bytes | list[bytes]) -> Value:
+    return packed if isinstance(packed, list) else PrivateKey("", "der", packed, b"").load()
+
+
+def _signature(file: str) -> tuple[int, ...]:
+    """Tell what changes when a file is written to or replaced."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
