@@ -81,6 +81,22 @@ def receive_request(connection: socket.socket) -> Request:
         raise
 
 
+def send_request(connection: socket.socket, request: Request) -> None:
+    """Hand a layer over, as packaging/client/client.c does, and close its descriptors here.
+
+    Raises:
+        OSError: it cannot be sent.
+    """
+    arguments = [os.fsencode(argument) for argument in request.arguments]
+    environment = [os.fsencode(f"{name}={value}") for name, value in request.environment.items()]
+    mask = sum(1 << place for place in request.streams)
+    descriptors = [*request.streams.values(), request.directory]
+    try:
+        socket.send_fds(connection, [_frame((arguments, environment, mask))], descriptors)
+    finally:
+        _close(descriptors)
+
+
 def _parse_request(items: list[object], descriptors: list[int]) -> Request:
     if len(items) != 4 or type(items[3]) is not int or not 0 <= items[3] < 1 << STREAMS:
         raise MessageError("not a request")

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from decoder import decrypt, layer, limits, stream, wire
+from decoder.agent.messages import Request
 from decoder.payload import Descriptor, Payload, build_payload
 
 _PLAINTEXT = bytes(2 * limits.TAIL_BYTES)
@@ -46,6 +47,19 @@ class Rehearsal:
         """Decrypt it as if containerd had sent it."""
         source, sink = cast("stream.Source", io.BytesIO(self._ciphertext)), cast("stream.Sink", io.BytesIO())
         decrypt.decrypt_layer(self._payload, source, sink, _SETTINGS)
+
+    def request(self) -> Request:
+        """Make a request for it, such as a client sends; its descriptors are open."""
+        null = os.open(os.devnull, os.O_WRONLY)
+        streams = {0: _file(self._ciphertext), 1: null, 2: os.dup(2), 3: _file(self._payload)}
+        return Request([], {"PATH": os.defpath}, streams, os.open("/", os.O_PATH | os.O_DIRECTORY))
+
+
+def _file(content: bytes) -> int:
+    file = os.memfd_create("rehearsal")
+    os.write(file, content)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
 
 
 def _wrap(options: bytes, key: rsa.RSAPublicKey) -> bytes:

@@ -19,6 +19,7 @@ from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError
 if TYPE_CHECKING:
     from decoder.agent.messages import Request
     from decoder.agent.notices import Notices
+    from decoder.agent.rehearsal import Rehearsal
 
 _PEER = struct.Struct("3i")  # struct ucred, unix(7)
 # What decides how paths, addresses and process numbers are understood, below /proc/PID.
@@ -78,6 +79,23 @@ def work(
             _serve(connection, client, request, notices)
     notices.taken()  # by now, of no use
     os._exit(0)
+
+
+def rehearse(rehearsal: Rehearsal) -> None:
+    """Do once what a client will ask for: memory that is written to then need not be copied while a client waits."""
+    from decoder import __main__ as program
+
+    client, connection = socket.socketpair()
+    with client, connection:
+        messages.send_request(client, rehearsal.request())
+        request = messages.receive_request(connection)
+    surroundings(os.getpid(), request.environment)
+    _become(request)
+    program.run(request.arguments)
+    null = os.open(os.devnull, os.O_RDWR)
+    for place in set(range(STREAMS)) - {2}:
+        os.dup2(null, place)
+    os.close(null)
 
 
 def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:

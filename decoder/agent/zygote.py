@@ -47,6 +47,7 @@ def serve(listener: socket.socket, settings: Settings) -> None:
         settings: as above.
     """
     _keep_memory_to_ourselves()
+    _step_back()
     _preload()
     _Zygote(listener, settings).run()
 
@@ -56,6 +57,12 @@ def _keep_memory_to_ourselves() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/coredump_filter", "w", encoding="ascii") as file:  # core(5)
         file.write("0")
+
+
+def _step_back() -> None:
+    """Have a worker's notice not interrupt that worker, which costs 0.3 ms of a layer; children are as they were."""
+    with suppress(OSError):  # not allowed: then it does
+        os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
 
 
 def _preload() -> None:
@@ -187,7 +194,7 @@ class _Zygote:
             os._exit(DecoderError.status)
 
     def _be_worker(self) -> NoReturn:
-        self._rehearsal.play()
+        worker.rehearse(self._rehearsal)
         self._parsed_keys.use(self._notices)
         worker.work(self._listener, self._shift.reading, self._notices, self._surroundings, self._is_current)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -128,6 +129,7 @@ def test_keys_of_payloads_are_not_kept(place: Place) -> None:
         workers = shift(agent)
         for _ in range(3):
             assert run_layer(encrypted(b"x"), parameters=parameters, program=place.client).status == 0
+        time.sleep(10 * limits.AGENT_REFILL_SECONDS)
         assert len(workers & shift(agent)) == limits.AGENT_SPARE_WORKERS - 3
 
 
