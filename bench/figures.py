@@ -17,6 +17,7 @@ CPU: Quantity = attrgetter("cpu")
 PEAK: Quantity = attrgetter("peak")
 REFERENCE = "reference"
 HMAC_ALONE = "HMAC-SHA256 alone"
+BOUND = "what the cores allow"
 
 
 class Figure(NamedTuple):

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from time import perf_counter, process_time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.hmac import HMAC
-
+from bench.alone import bound, hmac_alone
 from bench.compare import GIB, MIB, Work, at_once, in_turn, one_after_another
-from bench.figures import HMAC_ALONE, Figure
+from bench.figures import BOUND, HMAC_ALONE, Figure
 from bench.layer import make_layer
-from bench.run import Run
 from bench.schemes import schemes
+
+if TYPE_CHECKING:
+    from bench.run import Run
 
 SMALL_BYTES = 246
 RSA = "JWE RSA"
@@ -25,7 +24,6 @@ IMAGE_BYTES = (54926871, 5153100, 10871687, 54566834, 196447011, 6290533, 168141
 # Above this the bytes are not compared, which would take longer than the measurement; the length is.
 _CHECKED_BYTES = 256 * MIB
 _MANY_LAYERS = 100  # their sum evens out by itself what rounds are there for
-_HMAC_BYTES = 256 * 1024
 
 Programs = Mapping[str, Path]
 
@@ -89,10 +87,11 @@ def single(programs: Programs, extent: Extent) -> Iterator[Figure]:
 
 
 def size(programs: Programs, extent: Extent) -> Iterator[Figure]:
-    """Decrypt ever larger layers, and compute the HMAC of as many bytes in memory in the same turns."""
+    """Decrypt ever larger layers, and in the same turns measure what cannot be left out of that."""
     for size in extent.growing:
-        work = at_once(make_layer(size), 1)
-        also = {HMAC_ALONE: partial(_hmac_alone, size)}
+        layer = make_layer(size)
+        work = at_once(layer, 1)
+        also = {HMAC_ALONE: partial(hmac_alone, size), BOUND: partial(bound, layer)}
         runs = _measure(programs, work, extent.growing_rounds.of(size), check_bytes=size <= _CHECKED_BYTES, also=also)
         yield Figure("size", RSA, size, runs)
 
@@ -135,15 +134,3 @@ def _measure(
             work(program, True)
     takers = {name: partial(work, program, False) for name, program in programs.items()}
     return in_turn({**takers, **also}, rounds)
-
-
-def _hmac_alone(size: int) -> Run:
-    """Authenticate as many bytes, the same ones in the processor's cache over and over: as fast as OpenSSL can."""
-    block = memoryview(bytes(_HMAC_BYTES))
-    hmac = HMAC(bytes(32), hashes.SHA256())
-    wall, cpu = perf_counter(), process_time()
-    for _ in range(size // len(block)):
-        hmac.update(block)
-    hmac.update(block[: size % len(block)])
-    hmac.finalize()
-    return Run(perf_counter() - wall, process_time() - cpu, 0)

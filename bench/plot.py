@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
 from bench.compare import size_text
-from bench.figures import HMAC_ALONE, REFERENCE, Figure, Report, of_part
+from bench.figures import BOUND, HMAC_ALONE, REFERENCE, Figure, Report, of_part
 from bench.parts import RSA, SMALL_BYTES
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ _COLOURS = {
     "pip": "#2aa198",
     "warm": "#a371f7",
     HMAC_ALONE: _INK,
+    BOUND: "#b58900",
 }
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -115,7 +116,7 @@ def _growth(part: str, title: str, axes: Axes, figures: Sequence[Figure]) -> Non
     amounts = [figure.amount for figure in chosen]
     for program in chosen[0].runs if chosen else ():
         low, middle, high = zip(*(figure.spread(program) for figure in chosen), strict=True)
-        dashes = "--" if program == HMAC_ALONE else "-"
+        dashes = "--" if program in (HMAC_ALONE, BOUND) else "-"
         axes.plot(amounts, middle, dashes, marker="o", color=_COLOURS[program], label=program)
         axes.fill_between(amounts, low, high, color=_COLOURS[program], alpha=0.2, linewidth=0)
     axes.set_xscale("log")
