@@ -15,12 +15,18 @@ from time import monotonic
 from typing import NamedTuple, NoReturn
 
 import decoder
-from decoder import limits
+from decoder import keywrap, limits
 from decoder.agent import keeper, worker
 from decoder.agent.notices import Notices
 from decoder.agent.parsedkeys import ParsedKeys
 from decoder.agent.rehearsal import Rehearsal
 from decoder.errors import DecoderError
+
+_PRELOADED = (
+    *("queue", "tempfile", "cryptography.hazmat.primitives.kdf.concatkdf"),
+    *("decoder.contentstore", "decoder.deny", "decoder.journal", "decoder.provider.command", "decoder.storeroot"),
+    *(f"decoder.keywrap.{scheme}" for scheme in (*keywrap.SCHEMES, "keyprovider")),
+)
 
 
 class Settings(NamedTuple):
@@ -68,10 +74,8 @@ def _step_back() -> None:
 def _preload() -> None:
     """Import what layers need, but for what is rare or heavy."""
     gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
-    for name in ("queue", "tempfile", "decoder.journal", "decoder.contentstore", "decoder.storeroot"):
+    for name in _PRELOADED:
         import_module(name)
-    for scheme in ("jwe", "pkcs7", "pgp", "pkcs11", "keyprovider"):
-        import_module(f"decoder.keywrap.{scheme}")
 
 
 def _signature() -> tuple[int, ...]:
