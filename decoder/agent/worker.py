@@ -129,8 +129,8 @@ def _serve(connection: socket.socket, client: int, request: Request, notices: No
     messages.send(connection, STARTED, 0)
     notices.taken()
     status = program.run(request.arguments)
-    _let_go()  # before the client ends, or whoever waits for the end of its descriptors would wait for ours
     messages.send(connection, ENDED, status)
+    _let_go()  # after that: whoever reads to the end of the layer would take the processor from the client and from us
 
 
 def _end_with(connection: socket.socket) -> None:
