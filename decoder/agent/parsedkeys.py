@@ -32,6 +32,15 @@ class _Kept(NamedTuple):
     signature: tuple[int, ...]
 
 
+def signature(file: str) -> tuple[int, ...]:
+    """Tell what changes when a file is written to or replaced."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class ParsedKeys:
     """At most AGENT_PARSED_KEYS of them; the oldest makes room.
 
@@ -58,11 +67,11 @@ class ParsedKeys:
             return
         if len(self._kept) >= limits.AGENT_PARSED_KEYS:
             del self._kept[next(iter(self._kept))]
-        self._kept[identity] = _Kept(value, file, _signature(file))
+        self._kept[identity] = _Kept(value, file, signature(file))
 
     def drop_changed(self) -> bool:
         """Forget those whose files have changed or are gone; tell whether there was one."""
-        changed = [identity for identity, kept in self._kept.items() if _signature(kept.file) != kept.signature]
+        changed = [identity for identity, kept in self._kept.items() if signature(kept.file) != kept.signature]
         for identity in changed:
             del self._kept[identity]
         return bool(changed)
@@ -96,12 +105,3 @@ def _pack(value: Value) -> bytes | list[bytes]:
 
 def _unpack(packed: bytes | list[bytes]) -> Value:
     return packed if isinstance(packed, list) else PrivateKey("", "der", packed, b"").load()
-
-
-def _signature(file: str) -> tuple[int, ...]:
-    """Tell what changes when a file is written to or replaced."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

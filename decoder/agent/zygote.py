@@ -18,10 +18,11 @@ import decoder
 from decoder import keywrap, limits
 from decoder.agent import keeper, worker
 from decoder.agent.notices import Notices
-from decoder.agent.parsedkeys import ParsedKeys
+from decoder.agent.parsedkeys import ParsedKeys, signature
 from decoder.agent.rehearsal import Rehearsal
 from decoder.errors import DecoderError
 
+_PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
 _PRELOADED = (
     *("queue", "tempfile", "cryptography.hazmat.primitives.kdf.concatkdf"),
     *("decoder.contentstore", "decoder.deny", "decoder.journal", "decoder.provider.command", "decoder.storeroot"),
@@ -78,15 +79,6 @@ def _preload() -> None:
         import_module(name)
 
 
-def _signature() -> tuple[int, ...]:
-    """What changes when a package manager or pip replaces this program."""
-    try:
-        status = os.stat(str(decoder.__file__))
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def _say(text: str) -> None:
     with suppress(OSError):
         os.write(2, f"ctd-decoder: {text}\n".encode())
@@ -115,7 +107,7 @@ class _Zygote:
         self._notices = Notices()
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()
-        self._signature = _signature()
+        self._signature = signature(_PROGRAM)
         self._surroundings = worker.surroundings(os.getpid(), dict(os.environ))
         os.environ.clear()  # a worker gets its client's
         self._rehearsal = Rehearsal()
@@ -208,7 +200,7 @@ class _Zygote:
         return monotonic() >= max(self._respawn_at, 0.0 if is_urgent else self._refill_at)
 
     def _is_current(self) -> bool:
-        return _signature() == self._signature
+        return signature(_PROGRAM) == self._signature
 
     def _read_notices(self) -> None:
         while notice := self._notices.read():
