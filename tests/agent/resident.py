@@ -150,10 +150,15 @@ def _reads(process: int) -> str:
 
 def is_running(process: int) -> bool:
     """Tell whether a process is there and has not ended."""
+    return state_of(process) not in ("", "Z")
+
+
+def state_of(process: int) -> str:
+    """Return the letter of proc(5) for a process's state, or nothing if it is gone."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return ""
 
 
 def kill(*processes: int, number: int = signal.SIGKILL) -> None:

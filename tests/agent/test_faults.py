@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.agent.resident import Agent, Place, Running, is_running, kill, wait_until, worker_of
+from tests.agent.resident import Agent, Place, Running, is_running, kill, state_of, wait_until, worker_of
 from tests.layers import encrypted
 from tests.test_program import PLAINTEXT, run_layer
 
@@ -66,10 +66,12 @@ def test_no_worker_outlives_the_agent(place: Place) -> None:
 def test_an_agent_that_hangs(place: Place) -> None:
     with Agent(place) as agent:
         assert works(place)
-        processes = [agent.process.pid, *agent.children]
-        kill(*processes, number=signal.SIGSTOP)
+        kill(agent.process.pid, number=signal.SIGSTOP)
+        wait_until(lambda: state_of(agent.process.pid) == "T")  # it forks no more
+        workers = agent.children
+        kill(*workers, number=signal.SIGSTOP)
         assert not works(place)
-        kill(*processes, number=signal.SIGCONT)
+        kill(agent.process.pid, *workers, number=signal.SIGCONT)
         wait_until(lambda: works(place))
 
 
