@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings._rust import openssl
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decoder import keptkeys, legacy_pem
 from decoder.errors import KeyFileError, quoted
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     PrivateKeyObject = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     Form = Literal["pem", "der", "jwk", "openssh", "pkcs12"]
 
-_CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 
 class PrivateKey:
@@ -71,16 +73,20 @@ class PrivateKey:
             key = _parse_jwk(self._data) if self._form == "jwk" else _open(self._form, self._data, self._password)
         except (UnsupportedAlgorithm, NotImplementedError) as error:  # the OpenSSH reader raises either
             raise KeyFileError(f"it is of a kind that cannot be read ({quoted(str(error))})") from None
-        if not isinstance(key, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey):
-            raise KeyFileError("it is neither an RSA nor an EC private key")
-        return key
+        if isinstance(key, rsa.RSAPrivateKey):
+            return key
+        from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not pay
+
+        if isinstance(key, ec.EllipticCurvePrivateKey):
+            return key
+        raise KeyFileError("it is neither an RSA nor an EC private key")
 
 
 def key_type(key: PrivateKeyObject) -> str:
     """Name the type and the size: `RSA 2048`, `EC P-256`."""
     if isinstance(key, rsa.RSAPrivateKey):
         return f"RSA {key.key_size}"
-    return f"EC {_CURVE_NAMES.get(key.curve.name, key.curve.name)}"
+    return f"EC {CURVE_NAMES.get(key.curve.name, key.curve.name)}"
 
 
 def fingerprint(key: PrivateKeyObject) -> str:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from decoder import limits, wire
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.keyfile import PEM_BEGIN
+from decoder.privatekey import CURVE_NAMES
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
     from jwcrypto.jwk import JWK
 
     from decoder.keys import Keys
@@ -33,7 +35,6 @@ _ECDH_KEY_BYTES = {"ECDH-ES+A128KW": 16, "ECDH-ES+A192KW": 24, "ECDH-ES+A256KW":
 _DEFAULT_ALGORITHM = {"RSA": "RSA-OAEP", "EC": "ECDH-ES+A256KW"}
 _GCM_KEY_BYTES = {"A128GCM": 16, "A192GCM": 24, "A256GCM": 32}
 _CBC_HS = ("A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512")
-_CURVES: dict[str, type[ec.EllipticCurve]] = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}
 _GCM_IV_BYTES = 12
 _GCM_TAG_BYTES = 16
 
@@ -191,7 +192,7 @@ def _could_fit(header: dict[str, object], encrypted_key: bytes, key: PrivateKeyO
     """Tell by what is public whether the key can be the recipient's, before any work with it."""
     if isinstance(key, rsa.RSAPrivateKey):
         return header["alg"] in _RSA_HASHES and len(encrypted_key) == (key.key_size + 7) // 8
-    return header["alg"] in _ECDH_KEY_BYTES and isinstance(key.curve, _CURVES.get(_epk(header, "crv"), ()))
+    return header["alg"] in _ECDH_KEY_BYTES and CURVE_NAMES.get(key.curve.name) == _epk(header, "crv")
 
 
 def _content_key(header: dict[str, object], encrypted_key: bytes, key: PrivateKeyObject) -> bytes:
@@ -204,6 +205,7 @@ def _content_key(header: dict[str, object], encrypted_key: bytes, key: PrivateKe
 
 def _agreed_key(header: dict[str, object], algorithm: str, key: ec.EllipticCurvePrivateKey) -> bytes:
     """Derive the key-encryption key (RFC 7518 §4.6)."""
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
 
     x, y = (int.from_bytes(wire.decode_base64url(_epk(header, name))) for name in ("x", "y"))
@@ -246,6 +248,7 @@ def _open_with_jwcrypto(jwe: _Jwe, recipient: _Recipient, key: PrivateKeyObject)
 
 def _public_jwk(data: bytes) -> JWK:
     """Read a public key, and give it a `kid` of at most JWE_KEY_ID_CHARACTERS: its own if it came as a JWK."""
+    from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_der_public_key
     from jwcrypto.common import JWException
     from jwcrypto.jwk import JWK
