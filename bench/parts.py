@@ -89,9 +89,8 @@ def single(programs: Programs, extent: Extent) -> Iterator[Figure]:
 def size(programs: Programs, extent: Extent) -> Iterator[Figure]:
     """Decrypt ever larger layers, and in the same turns measure what cannot be left out of that."""
     for size in extent.growing:
-        layer = make_layer(size)
-        work = at_once(layer, 1)
-        also = {HMAC_ALONE: partial(hmac_alone, size), BOUND: partial(bound, layer)}
+        work = at_once(make_layer(size), 1)
+        also = {HMAC_ALONE: partial(hmac_alone, size), BOUND: partial(bound, size)}
         runs = _measure(programs, work, extent.growing_rounds.of(size), check_bytes=size <= _CHECKED_BYTES, also=also)
         yield Figure("size", RSA, size, runs)
 

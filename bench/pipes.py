@@ -9,11 +9,9 @@ needs no disk.
 import os
 import sys
 from collections.abc import Iterator
-from fcntl import F_SETPIPE_SZ, fcntl
 from signal import SIG_DFL, SIGPIPE, signal
 
 BLOCK = memoryview(bytes(range(256)) * 128)  # 32 KiB, as containerd writes
-_PIPE_BYTES = 1024 * 1024
 _SPLICE_BYTES = 1024 * 1024
 
 
@@ -33,17 +31,6 @@ def feed(size: int) -> None:
         while written < len(block):
             written += os.write(1, block[written:])
     os.close(1)  # the decoder sees the end now, and not when this interpreter is torn down
-
-
-def copy() -> None:
-    """Copy standard input to standard output, both enlarged as a decoder may, and do nothing else."""
-    for descriptor in (0, 1):
-        fcntl(descriptor, F_SETPIPE_SZ, _PIPE_BYTES)
-    buffer = memoryview(bytearray(_PIPE_BYTES))
-    while count := os.readv(0, [buffer]):
-        written = 0
-        while written < count:
-            written += os.write(1, buffer[written:count])
 
 
 def drain() -> str:
@@ -68,8 +55,6 @@ def digest() -> str:
 if __name__ == "__main__":
     if sys.argv[1] == "feed":
         feed(int(sys.argv[2]))
-    elif sys.argv[1] == "copy":
-        copy()
     else:
         print("ready", flush=True)
         print(digest() if sys.argv[1] == "digest" else drain())
