@@ -10,8 +10,9 @@ SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
+# One process more than there are processors, for there is always a test that waits for something.
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest --numprocesses logical --dist loadfile --no-loadscope-reorder -p no:benchmark
+	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder -p no:benchmark
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

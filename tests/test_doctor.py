@@ -220,9 +220,10 @@ def _examine(
         hide_containerd: make the service path of the system find none either.
     """
     command: list[str | Path] = [sys.executable, "-c", _RUN, "--json", "--containerd-config", place.configuration]
-    if hide_containerd:  # in a mount namespace of its own
+    if hide_containerd:  # in namespaces of its own, where no other test's containerd runs either
         hide = 'mount --bind /dev/null "$(command -v containerd)"; '
-        command = ["unshare", "--mount", "sh", "-c", f'{hide} PATH="$0" exec "$@"', path, *command]
+        alone = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command = [*alone, "sh", "-c", f'{hide} PATH="$0" exec "$@"', path, *command]
     result = subprocess.run(
         command,
         capture_output=True,

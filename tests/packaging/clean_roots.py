@@ -1,4 +1,4 @@
-"""Root file systems that debootstrap makes: a minimal Debian each, without Python, below .cache."""
+"""Root file systems that mmdebstrap makes: a minimal Debian each, without Python, below .cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from tests.processes import ROOT
 
 _SECONDS = 600
+# As installed systems have it; the packages of older suites would put directories there.
+_MERGE_USR = 'for name in bin sbin lib lib64; do mkdir -p "$1/usr/$name" && ln -s "usr/$name" "$1/$name"; done'
 SUITES = ("bullseye", "bookworm", "trixie", "forky")
 
 
@@ -28,9 +30,12 @@ def pristine(suite: str) -> Path:
 def _make(suite: str, root: Path) -> None:
     partial = root.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    script = "/usr/share/debootstrap/scripts/sid"  # suites that are newer than debootstrap are made like it
+    options = ["--quiet", "--mode=root", "--format=directory", f"--setup-hook={_MERGE_USR}"]
+    options += ["--variant=essential", "--include=libstdc++6"]
+    # A mirror that is frozen is good enough here.
+    options.append('--aptopt=Acquire::Check-Valid-Until "false"')
     # It mounts /proc and more, which must not stay if it is stopped.
-    _run("unshare", "--mount", "debootstrap", "--variant=minbase", suite, partial, _mirror(), script)
+    _run("unshare", "--mount", "mmdebstrap", *options, suite, partial, _mirror())
     partial.rename(root)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -34,8 +35,15 @@ def build(directory: Path, *architectures: str) -> Built:
 
 
 @pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(tmp_path_factory.mktemp("packages"))
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Built:
+    """Build them in the first process of this run of the tests that needs them; the others wait for it."""
+    own = tmp_path_factory.getbasetemp()
+    directory = (own if worker_id == "master" else own.parent) / "packages"
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not directory.is_dir():
+            build(directory.with_suffix(".partial")).directory.rename(directory)
+    return Built(directory)
 
 
 @pytest.fixture(scope="session")

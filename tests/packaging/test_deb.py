@@ -173,5 +173,6 @@ def _package_of_imgcrypt(directory: Path) -> Path:
     control = "Package: imgcrypt\nVersion: 1\nArchitecture: amd64\nMaintainer: a <a@b.c>\nDescription: d\n"
     (tree / "DEBIAN/control").write_text(control)
     package = directory / "imgcrypt.deb"
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", tree, package], check=True, capture_output=True)
+    command: list[str | Path] = ["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, package]
+    subprocess.run(command, check=True, capture_output=True)
     return package

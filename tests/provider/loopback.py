@@ -218,10 +218,11 @@ class Proxy:
                 return
             with socket.create_connection(("127.0.0.1", self._routes[host])) as server:
                 client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                _relay(client, server)
+                relay(client, server)
 
 
-def _relay(one: socket.socket, other: socket.socket) -> None:
+def relay(one: socket.socket, other: socket.socket) -> None:
+    """Pass on what either of two connections has to say, until one of them ends."""
     to = {one: other, other: one}
     while True:
         readable, _, _ = select.select([one, other], [], [], _SECONDS)

@@ -27,6 +27,7 @@ from tests.provider.aws_server import (
     kms_client,
     running_answers,
     running_moto,
+    use_test_account,
 )
 
 LAYER_KEY = bytes(range(100, 132))
@@ -65,14 +66,7 @@ def answers() -> Iterator[Answers]:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Configure AWS by the environment alone."""
-    for name in ("AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_KMS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", ACCESS_KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET_KEY)
+    use_test_account(monkeypatch, tmp_path)
     monkeypatch.setenv("AWS_SESSION_TOKEN", SESSION_TOKEN)
 
 
