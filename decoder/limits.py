@@ -188,6 +188,6 @@ AGENT_KEEPER_SECONDS = 60.0  # how long a provider, or a connection to one, is u
 AGENT_KEEPER_BYTES = 2 * MIB
 AGENT_SWEEP_SECONDS = 1.0
 AGENT_NOTICE_BYTES = 32 * KIB
-AGENT_PARSED_KEYS = 64
+AGENT_PARSED_KEYS = 256
 AGENT_OPENED_KEYS = 256
 AGENT_OPENED_SECONDS = 3600.0  # the longest time to live that can be asked for

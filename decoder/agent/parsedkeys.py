@@ -42,7 +42,7 @@ def signature(file: str) -> tuple[int, ...]:
 
 
 class ParsedKeys:
-    """At most AGENT_PARSED_KEYS of them; the oldest makes room.
+    """At most AGENT_PARSED_KEYS of them; further ones are parsed for each layer.
 
     Each is found again by all that it was parsed from, its password too. So nobody gets a key whose file or password
     was not read for the layer, and one that has changed is never used: dropping it only clears memory.
@@ -58,16 +58,14 @@ class ParsedKeys:
         """Forget them all."""
         self._kept.clear()
 
-    def add(self, notice: bytes) -> None:
-        """Keep a key that a worker has parsed, as `use` has it told."""
+    def add(self, notice: bytes) -> bool:
+        """Keep a key that a worker has parsed, as `use` has it told; tell whether that is news."""
         identity, file, packed = msgpack.unpackb(notice)
-        try:
-            value = _unpack(packed)
-        except KeyFileError:
-            return
-        if len(self._kept) >= limits.AGENT_PARSED_KEYS:
-            del self._kept[next(iter(self._kept))]
-        self._kept[identity] = _Kept(value, file, signature(file))
+        if identity in self._kept or len(self._kept) >= limits.AGENT_PARSED_KEYS:
+            return False
+        with suppress(KeyFileError):
+            self._kept[identity] = _Kept(_unpack(packed), file, signature(file))
+        return identity in self._kept
 
     def drop_changed(self) -> bool:
         """Forget those whose files have changed or are gone; tell whether there was one."""

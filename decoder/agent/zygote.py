@@ -214,8 +214,7 @@ class _Zygote:
                     self._leaving.discard(process)
                     self._working.add(process)
             elif kind == "parsed":
-                self._parsed_keys.add(content)
-                self._is_stale = True
+                self._is_stale |= self._parsed_keys.add(content)
             elif kind == "outdated":
                 self._end_life()
             elif descriptors:

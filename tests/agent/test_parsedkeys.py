@@ -137,22 +137,29 @@ def notice(file: Path, number: int) -> bytes:
     return cast("bytes", msgpack.packb([b"%d" % number, str(file), [b"a number"]]))
 
 
-def test_the_oldest_makes_room_and_changed_ones_are_dropped(tmp_path: Path) -> None:
-    parsed, files = ParsedKeys(), [tmp_path / str(number) for number in range(limits.AGENT_PARSED_KEYS + 3)]
+def test_there_are_not_too_many_and_changed_ones_are_dropped(tmp_path: Path) -> None:
+    """What is known already, or does not find room, is no news: nobody is sent away for it."""
+    parsed, files = ParsedKeys(), [tmp_path / str(number) for number in range(limits.AGENT_PARSED_KEYS)]
     for number, file in enumerate(files):
         file.write_text("a key")
-        parsed.add(notice(file, number))
-    assert len(parsed) == limits.AGENT_PARSED_KEYS
+        assert parsed.add(notice(file, number))
+        assert not parsed.add(notice(file, number))
+    assert not parsed.add(notice(files[0], len(files)))
+    assert len(parsed) == len(files)
     assert not parsed.drop_changed()
-    files[0].unlink()  # made room before
-    assert not parsed.drop_changed()
-    files[-1].unlink()
-    files[-2].write_text("another")
-    os.utime(files[-3], ns=(1, 1))
+    files[0].unlink()
+    files[1].write_text("another")
+    os.utime(files[2], ns=(1, 1))
     assert parsed.drop_changed()
-    assert len(parsed) == limits.AGENT_PARSED_KEYS - 3
+    assert len(parsed) == len(files) - 3
     parsed.clear()
     assert not parsed.drop_changed()
+
+
+def test_a_key_that_cannot_be_parsed_again_is_not_kept(tmp_path: Path) -> None:
+    parsed = ParsedKeys()
+    assert not parsed.add(cast("bytes", msgpack.packb([b"1", str(tmp_path), b"no key"])))
+    assert len(parsed) == 0
 
 
 def test_a_notice_that_is_too_long_is_not_sent() -> None:
