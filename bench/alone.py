@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from bench import pipes
 from bench.run import Run
+from decoder import limits
 
 _BLOCK_BYTES = 256 * 1024  # stay in the processor's cache
-_PIPE_BYTES = 1024 * 1024
 
 
 def hmac_alone(size: int) -> Run:
@@ -44,7 +44,7 @@ def _pipes_alone(size: int) -> Run:
     (source, feed), (drain, sink) = os.pipe(), os.pipe()
     null, buffer = os.open(os.devnull, os.O_WRONLY), memoryview(bytearray(_BLOCK_BYTES))
     for descriptor in (source, sink):
-        fcntl(descriptor, F_SETPIPE_SZ, _PIPE_BYTES)
+        fcntl(descriptor, F_SETPIPE_SZ, limits.PIPE_BYTES)
 
     def carry(block: memoryview) -> None:
         for start in range(0, len(block), len(pipes.BLOCK)):

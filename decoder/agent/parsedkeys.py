@@ -76,17 +76,17 @@ class ParsedKeys:
 
     def use(self, notices: Notices) -> None:
         """Have this process, a worker, look here for parsed keys, and tell the zygote of those that it must parse."""
-        keptkeys.keeper = _Keeper({identity: kept.value for identity, kept in self._kept.items()}, notices)
+        keptkeys.keeper = _Keeper(self._kept, notices)
 
 
 class _Keeper:
-    def __init__(self, kept: dict[bytes, Value], notices: Notices) -> None:
+    def __init__(self, kept: dict[bytes, _Kept], notices: Notices) -> None:
         self._kept, self._notices = kept, notices
 
     def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
         identity = hashlib.sha256(cast("bytes", msgpack.packb(sources))).digest()
         if identity in self._kept:
-            return cast("Parsed", self._kept[identity])
+            return cast("Parsed", self._kept[identity].value)
         parsed = parse()
         with suppress(ValueError, InternalError):  # a key that computes nonsense: it is parsed for each layer anew
             packed = _pack(cast("Value", parsed))

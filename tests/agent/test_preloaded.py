@@ -15,7 +15,7 @@ _PROGRAM = """\
 #!{python}
 import sys
 from decoder import __main__ as program
-from decoder.agent import keeping, zygote
+from decoder.agent import zygote
 from decoder.agent.rehearsal import Rehearsal
 zygote._preload()
 Rehearsal().play()
