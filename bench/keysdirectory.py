@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from bench.compare import Row
-from decoder.keys import Keys
-from decoder.keysdirectory import add_directory
+from decoder.keys.directory import add_directory
+from decoder.keys.keyring import Keys
 from decoder.keywrap import jwe
 
 _FILES = 200

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from bench.pipes import ciphertext
 from bench.schemes import Wrap, jwe_rsa
-from decoder.layer import ENCRYPTED, OCI_TAR, PrivateOptions, build_annotations, build_private_options
-from decoder.payload import Descriptor, Payload, build_payload
+from decoder.layer.annotations import ENCRYPTED, OCI_TAR, PrivateOptions, build_annotations, build_private_options
+from decoder.layer.payload import Descriptor, Payload, build_payload
 
 LAYER_KEY, LAYER_NONCE = bytes(range(32)), bytes(range(16))
 

@@ -17,7 +17,8 @@ from typing import IO, Any, cast
 
 from bench.compare import Row
 from bench.run import RunError
-from decoder.provider import create, protocol
+from decoder.provider import create
+from decoder.provider.client import protocol
 
 _ROOT = Path(__file__).parent.parent
 _METHOD = "/keyprovider.KeyProviderService/UnWrapKey"

@@ -15,9 +15,9 @@ from bench.provider import server
 from decoder.keywrap import jwe
 from decoder.keywrap import pkcs7 as cms
 from decoder.provider import create
-from tests.keywrap.pgp_home import GnupgHome
-from tests.keywrap.pkcs7_writer import certificate
-from tests.layers import ec_key, pem, public_pem, rsa_key
+from tests.support.layers import ec_key, pem, public_pem, rsa_key
+from tests.support.pgp_home import GnupgHome
+from tests.support.pkcs7_writer import certificate
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa

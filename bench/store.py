@@ -14,8 +14,8 @@ from bench.compare import Row
 from bench.layer import Layer, make_layer
 from bench.pipes import ciphertext
 from bench.run import run
-from decoder.contentstore import BLOBS
-from decoder.payload import Payload, build_payload, parse_payload
+from decoder.layer.payload import Payload, build_payload, parse_payload
+from decoder.node.contentstore import BLOBS
 
 _BLOBS = 10_000
 _LAYER_BYTES = 246

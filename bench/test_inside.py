@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.layer import LAYER_KEY, LAYER_NONCE, make_layer
 from bench.pipes import ciphertext
-from decoder import stream
-from decoder.keys import Keys
+from decoder.keys.keyring import Keys
 from decoder.keywrap import jwe
-from decoder.layer import LayerKey, parse_public_options
+from decoder.layer import stream
+from decoder.layer.annotations import LayerKey, parse_public_options
+from decoder.layer.payload import parse_payload
 from decoder.limits import MIB
-from decoder.payload import parse_payload
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

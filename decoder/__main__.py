@@ -19,12 +19,12 @@ from decoder.errors import DecoderError, PayloadError, StreamError
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from decoder.contentstore import Search
+    from decoder.node.contentstore import Search
 
 _COMMANDS = {
     "image": "decoder.image.cli",
-    "keyprovider": "decoder.provider.cli",
-    "config": "decoder.configuration",
+    "keyprovider": "decoder.provider.server.cli",
+    "config": "decoder.node.configuration",
     "doctor": "decoder.doctor",
     "agent": "decoder.agent.cli",
 }
@@ -44,7 +44,7 @@ def main() -> NoReturn:
     argv = sys.argv[1:]
     status = run(argv)
     if status and "".join(argv[:1]) not in _COMMANDS:
-        from decoder.ending import fail
+        from decoder.node.ending import fail
 
         fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
@@ -104,7 +104,7 @@ def _decrypt(arguments: Arguments) -> None:
     )
     warnings = decrypt_layer(payload, source, sink, settings)
     if warnings:
-        from decoder import journal
+        from decoder.node import journal
 
         text = "; ".join(warnings)
         _say(f"warning: {text}")
@@ -112,8 +112,8 @@ def _decrypt(arguments: Arguments) -> None:
 
 
 def _look_up(root: str, head: bytes, why_none: str) -> Search:
-    from decoder.contentstore import Search
-    from decoder.storeroot import find_root
+    from decoder.node.contentstore import Search
+    from decoder.node.storeroot import find_root
 
     media_type = os.environ.get("STREAM_PROCESSOR_MEDIATYPE", "")
     return Search(root or find_root(), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")

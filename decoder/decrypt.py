@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from decoder import keywrap, layer, limits, stream
+from decoder import keywrap, limits
 from decoder.errors import KeyProviderError, LayerError, NoKeyError
-from decoder.keys import Keys
-from decoder.keysdirectory import add_directory
-from decoder.payload import Descriptor, parse_payload
+from decoder.keys.directory import add_directory
+from decoder.keys.keyring import Keys
+from decoder.layer import annotations as layer
+from decoder.layer import stream
+from decoder.layer.payload import Descriptor, parse_payload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from decoder.contentstore import Search
+    from decoder.node.contentstore import Search
 
 
 class Settings(NamedTuple):

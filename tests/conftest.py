@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-_FIRST = ("tests/packaging/test_contents.py",)  # it builds the packages
+_FIRST = ("tests/system/packaging/test_contents.py",)  # it builds the packages
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,9 +11,9 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from decoder.layer import ENCRYPTED, OCI_TAR
-from tests.layers import Layer, encrypted, pem, rsa_key
-from tests.processes import PROGRAM, ROOT, payload_bytes, run_decoder
+from decoder.layer.annotations import ENCRYPTED, OCI_TAR
+from tests.support.layers import Layer, encrypted, pem, rsa_key
+from tests.support.processes import PROGRAM, ROOT, payload_bytes, run_decoder
 
 DEMO = ROOT / "build" / "demo"
 

@@ -18,15 +18,16 @@ from typing import TYPE_CHECKING, NoReturn, cast
 
 import msgpack  # type: ignore[import-untyped]
 
-from decoder import journal, limits
+from decoder import limits
 from decoder.agent import keeping, messages
 from decoder.agent.openedkeys import OpenedKeys
 from decoder.keywrap import keyprovider
-from decoder.provider import held
+from decoder.node import journal
+from decoder.provider.client import held
 
 if TYPE_CHECKING:
-    from decoder.provider.config import Configured
-    from decoder.provider.protocol import Operation
+    from decoder.provider.client.config import Configured
+    from decoder.provider.client.protocol import Operation
 
 
 def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoReturn:

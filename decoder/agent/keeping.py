@@ -14,12 +14,12 @@ import msgpack  # type: ignore[import-untyped]
 from decoder import limits
 from decoder.agent import messages
 from decoder.keywrap import keyprovider
-from decoder.provider.config import Configured, GrpcProvider, GrpcTls, NativeProvider
+from decoder.provider.client.config import Configured, GrpcProvider, GrpcTls, NativeProvider
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
     from decoder.agent.notices import Notices
-    from decoder.provider.protocol import Operation
+    from decoder.provider.client.protocol import Operation
 
 _OF_THE_LAYER = b"STREAM_PROCESSOR_MEDIATYPE"  # the only variable that differs from layer to layer
 

@@ -11,15 +11,16 @@ import msgpack  # type: ignore[import-untyped]
 from cryptography.exceptions import InternalError
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from decoder import keptkeys, limits
+from decoder import limits
 from decoder.errors import KeyFileError
-from decoder.privatekey import PrivateKey
+from decoder.keys import kept as keptkeys
+from decoder.keys.privatekey import PrivateKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from decoder.agent.notices import Notices
-    from decoder.privatekey import PrivateKeyObject
+    from decoder.keys.privatekey import PrivateKeyObject
 
     Value = PrivateKeyObject | list[bytes]
 

@@ -12,9 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from decoder import decrypt, layer, limits, stream, wire
+from decoder import decrypt, limits
 from decoder.agent.messages import Request
-from decoder.payload import Descriptor, Payload, build_payload
+from decoder.formats import wire
+from decoder.layer import annotations as layer
+from decoder.layer import stream
+from decoder.layer.payload import Descriptor, Payload, build_payload
 
 _PLAINTEXT = bytes(2 * limits.TAIL_BYTES)
 _KEY_BITS = 1024  # the least that the library makes; nothing depends on this key

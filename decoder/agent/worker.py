@@ -119,8 +119,8 @@ def _client_of(connection: socket.socket) -> int:
 
 def _serve(connection: socket.socket, client: int, request: Request, notices: Notices) -> None:
     from decoder import __main__ as program
-    from decoder import storeroot
     from decoder.agent import keeping
+    from decoder.node import storeroot
 
     _end_with(connection)
     _become(request)

@@ -25,7 +25,13 @@ from decoder.errors import DecoderError
 _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
 _PRELOADED = (
     *("queue", "tempfile", "cryptography.hazmat.primitives.kdf.concatkdf"),
-    *("decoder.contentstore", "decoder.deny", "decoder.journal", "decoder.provider.command", "decoder.storeroot"),
+    *(
+        "decoder.node.contentstore",
+        "decoder.keywrap.deny",
+        "decoder.node.journal",
+        "decoder.provider.client.command",
+        "decoder.node.storeroot",
+    ),
     *(f"decoder.keywrap.{scheme}" for scheme in (*keywrap.SCHEMES, "keyprovider")),
 )
 

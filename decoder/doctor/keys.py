@@ -7,8 +7,8 @@ import stat
 
 from decoder.doctor.finding import Finding
 from decoder.errors import KeyFileError
-from decoder.keys import Keys
-from decoder.keysdirectory import add_directory
+from decoder.keys.directory import add_directory
+from decoder.keys.keyring import Keys
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

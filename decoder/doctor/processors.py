@@ -6,9 +6,13 @@ import os
 import shutil
 from typing import NamedTuple, cast
 
-from decoder import __version__, configuration
+from decoder import __version__
 from decoder.arguments import parse_arguments
-from decoder.configuration import (
+from decoder.doctor.containerd import Containerd, run
+from decoder.doctor.finding import Finding, Level
+from decoder.errors import UsageError, quoted
+from decoder.node import configuration
+from decoder.node.configuration import (
     CRI_PLUGINS,
     KEYPROVIDER_FILE,
     KEYPROVIDER_VARIABLE,
@@ -16,9 +20,6 @@ from decoder.configuration import (
     PROCESSORS,
     PROGRAM,
 )
-from decoder.doctor.containerd import Containerd, run
-from decoder.doctor.finding import Finding, Level
-from decoder.errors import UsageError, quoted
 
 _PRINT = "compare with what `ctd-decoder config containerd` prints"
 _CRI_WITHOUT_PAYLOAD = (2, 1)

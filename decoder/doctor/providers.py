@@ -10,8 +10,8 @@ import stat
 from decoder import limits
 from decoder.doctor.finding import Finding
 from decoder.errors import DecoderError, KeyFileError, quoted
-from decoder.keyfile import read_key_file
-from decoder.provider import config
+from decoder.keys.file import read_key_file
+from decoder.provider.client import config
 from decoder.provider.errors import ProviderError
 
 _UNIX = "unix:"

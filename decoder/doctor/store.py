@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from decoder.contentstore import BLOBS
 from decoder.doctor.finding import Finding
-from decoder.storeroot import DEFAULT_ROOT
+from decoder.node.contentstore import BLOBS
+from decoder.node.storeroot import DEFAULT_ROOT
 
 if TYPE_CHECKING:
     from decoder.doctor.containerd import Containerd

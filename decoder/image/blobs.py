@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from decoder import limits, stream
+from decoder import limits
 from decoder.errors import LayerError, quoted
-from decoder.image.digest import RunningDigest, split_digest
 from decoder.image.transport import DigestError, ImageError
+from decoder.layer import stream
+from decoder.layer.digest import RunningDigest, split_digest
 
 if TYPE_CHECKING:
     from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget
-    from decoder.layer import LayerKey, PrivateOptions
+    from decoder.layer.annotations import LayerKey, PrivateOptions
 
 Advance = Callable[[int], None]
 """Told of every so many bytes that went through; may raise to end the work."""

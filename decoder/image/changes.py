@@ -6,16 +6,17 @@ import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoder import keywrap, layer
+from decoder import keywrap
 from decoder.errors import DecoderError, DeniedError, LayerError, NoKeyError
 from decoder.image import manifest
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.selection import Layer
     from decoder.image.transport import Descriptor
-    from decoder.keys import Keys
-    from decoder.layer import LayerKey
+    from decoder.keys.keyring import Keys
+    from decoder.layer.annotations import LayerKey
 
 
 class LockedError(DecoderError):

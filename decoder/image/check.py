@@ -15,7 +15,7 @@ from decoder.image.layerinfo import why_locked
 
 if TYPE_CHECKING:
     from decoder.image.transport import ImageSource
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
 
 class NotAuthorizedError(DecoderError):

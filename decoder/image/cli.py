@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.image.changes import Outcome
     from decoder.image.names import Recipient
     from decoder.image.progress import Progress
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
 _PROGRAM = "ctd-decoder image"
 _DESCRIPTION = "Encrypt, decrypt and examine the layers of container images."

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoder import layer
 from decoder.errors import quoted
 from decoder.image import blobs, manifest, selection, transfer
 from decoder.image.changes import Group, Opened, Outcome, group, note_if_nothing_changed, open_layer
 from decoder.image.retries import again
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.selection import LayerRange
     from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource, ImageTarget
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
 
 class Request(NamedTuple):

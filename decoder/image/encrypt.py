@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoder import layer, limits
+from decoder import limits
 from decoder.errors import LayerError, UsageError, WrappedKeyError, quoted
 from decoder.image import blobs, manifest, names, selection, transfer
 from decoder.image.changes import Group, Outcome, encryption_of, group, note_if_nothing_changed, open_layer
 from decoder.image.recipients import Recipients, Wrapped, add_wrapped
 from decoder.image.retries import again
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from decoder.image.selection import Layer, LayerRange
     from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource, ImageTarget
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
 _STILL_OPEN = (
     "recipients were removed from this image's manifest alone: whoever has pulled it before keeps the old one, which "

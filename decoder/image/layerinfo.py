@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from decoder import layer
 from decoder.errors import LayerError
 from decoder.image import manifest, names, selection
 from decoder.image.changes import LockedError, open_layer
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
     from decoder.image.selection import Layer
     from decoder.image.transport import Descriptor, ImageSource
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
 _HEADINGS = ("#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS", "OPENS")
 _RIGHT = ("#", "SIZE")

@@ -10,11 +10,13 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from decoder import layer, limits, wire
+from decoder import limits
 from decoder.errors import quoted
+from decoder.formats import wire
 from decoder.image import blobs
-from decoder.image.digest import digest_of, split_digest
 from decoder.image.transport import ImageError
+from decoder.layer import annotations as layer
+from decoder.layer.digest import digest_of, split_digest
 
 if TYPE_CHECKING:
     from decoder.image.transport import Descriptor, ImageSource

@@ -11,11 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from decoder import cms, keywrap, layer, limits, wire
+from decoder import keywrap, limits
 from decoder.errors import WrappedKeyError, quoted
-from decoder.openpgp import packets
-from decoder.openpgp.message import parse_message
-from decoder.openpgp.sessionkey import parse_session_key
+from decoder.formats import wire
+from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.message import parse_message
+from decoder.keywrap.pgp.sessionkey import parse_session_key
+from decoder.keywrap.pkcs7 import cms
+from decoder.layer import annotations as layer
 
 _HIDDEN = "hidden recipient"
 _SIZE = re.compile(r"\d+ bytes")
@@ -109,7 +112,7 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
     """Name certificates by their subjects; what cannot be parsed has no name."""
     from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
 
-    from decoder.keyfile import PEM_BEGIN
+    from decoder.keys.file import PEM_BEGIN
 
     subjects = {}
     for data in certificates:

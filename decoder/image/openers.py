@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import split_provider
-from decoder.keyfile import read_key_file
-from decoder.keys import Keys
+from decoder.keys.file import read_key_file
+from decoder.keys.keyring import Keys
 from decoder.keywrap.keyprovider import CONFIG_VARIABLE
 
 _PROVIDER = "provider:"
@@ -47,7 +47,7 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
 
 
 def _add(keys: Keys, option: str, path: str, password: bytes = b"") -> None:
-    from decoder.keyfile import recognise
+    from decoder.keys.file import recognise
 
     try:
         keys.extend(recognise(path, read_key_file(path), password))

@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NamedTuple
 
-from decoder import keywrap, layer, limits
+from decoder import keywrap, limits
 from decoder.errors import DecoderError, KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
 from decoder.image import names
-from decoder.keyfile import read_key_file
+from decoder.keys.file import read_key_file
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.keywrap.keyprovider import KeyProvider
-    from decoder.layer import PrivateOptions
+    from decoder.layer.annotations import PrivateOptions
 
 PROTOCOLS = ("jwe", "pkcs7", "pgp", "pkcs11", "provider")
 _FORMS = "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE, provider:NAME[:PARAM]"
@@ -44,7 +45,7 @@ class Keyring(NamedTuple):
         Raises:
             UsageError: they cannot be read.
         """
-        from decoder.openpgp.gnupg import gnupg_keyring
+        from decoder.keywrap.pgp.gnupg import gnupg_keyring
 
         if not self.file:
             try:
@@ -210,7 +211,7 @@ def _parse(text: str, keyring: _Once) -> tuple[str, list[bytes]]:
         return keywrap.PROVIDER_PREFIX + name, [] if parameter is None else [parameter]
     try:
         if protocol == "pgp":
-            from decoder.openpgp.keyring import select
+            from decoder.keywrap.pgp.keyring import select
 
             return protocol, [select(keyring.get(), value)]
         return protocol, [read_key_file(value)]

@@ -14,12 +14,12 @@ from urllib.parse import quote, urlencode
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
-from decoder.image.digest import RunningDigest, split_digest
-from decoder.image.dockerreference import Reference, parse_reference
-from decoder.image.hosts import UnreachableError
-from decoder.image.registryclient import RegistryClient
-from decoder.image.registryhttp import Response, is_busy
 from decoder.image.transport import DigestError, ImageError, InterruptedWriteError
+from decoder.layer.digest import RunningDigest, split_digest
+from decoder.registry.client import RegistryClient
+from decoder.registry.hosts import UnreachableError
+from decoder.registry.http import Response, is_busy
+from decoder.registry.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

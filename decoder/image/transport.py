@@ -13,11 +13,11 @@ Descriptor = dict[str, Any]
 
 # Names as skopeo has them, with the module of each.
 TRANSPORTS = {
-    "oci": "ocilayout",
-    "oci-archive": "archive",
-    "docker-archive": "archive",
+    "oci": "files.ocilayout",
+    "oci-archive": "files.archive",
+    "docker-archive": "files.archive",
     "docker": "registry",
-    "containerd": "containerdstore",
+    "containerd": "containerd.store",
 }
 
 

@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, cast
 
-from decoder import layer, limits, wire
+from decoder import limits
 from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
+from decoder.formats import wire
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from decoder.errors import Describable
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
 
     Refused = Callable[[Describable, str], None]
 
@@ -62,7 +64,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
     if keys.deny_config and os.path.isfile(keys.deny_config):
-        from decoder import deny  # most hosts have no such file, and pay nothing for it
+        from decoder.keywrap import deny  # most hosts have no such file, and pay nothing for it
 
         deny.check(keys.deny_config, media_type, annotations)
     attempts: list[Attempt] = []

@@ -17,18 +17,19 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
-from decoder import limits, wire
+from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
-from decoder.keyfile import PEM_BEGIN
-from decoder.privatekey import CURVE_NAMES
+from decoder.formats import wire
+from decoder.keys.file import PEM_BEGIN
+from decoder.keys.privatekey import CURVE_NAMES
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from jwcrypto.jwk import JWK
 
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
+    from decoder.keys.privatekey import PrivateKeyObject
     from decoder.keywrap import Refused
-    from decoder.privatekey import PrivateKeyObject
 
 _RSA_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"RSA-OAEP": hashes.SHA1, "RSA-OAEP-256": hashes.SHA256}
 _ECDH_KEY_BYTES = {"ECDH-ES+A128KW": 16, "ECDH-ES+A192KW": 24, "ECDH-ES+A256KW": 32}

@@ -11,14 +11,15 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decoder import layer, limits
+from decoder import limits
 from decoder.errors import KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
-from decoder.keyfile import read_key_file
-from decoder.provider import config, protocol
+from decoder.keys.file import read_key_file
+from decoder.layer import annotations as layer
+from decoder.provider.client import config, protocol
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
-    from decoder.keys import Keys
+    from decoder.keys.keyring import Keys
     from decoder.keywrap import Refused
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
@@ -178,15 +179,15 @@ def ask(provider: config.Configured, operation: protocol.Operation, data: bytes,
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
     if isinstance(transport, config.CommandProvider):
-        from decoder.provider import command
+        from decoder.provider.client import command
 
         reply = command.ask(transport, request, seconds)
     elif isinstance(transport, config.TtrpcProvider):
-        from decoder.provider import ttrpcclient
+        from decoder.provider.client import ttrpc as ttrpcclient
 
         reply = ttrpcclient.ask(transport, operation, request, seconds)
     else:
-        from decoder.provider import grpcclient
+        from decoder.provider.client import grpc as grpcclient
 
         reply = grpcclient.ask(transport, operation, request, seconds)
     try:
@@ -204,8 +205,8 @@ def _ask_native(
 ) -> bytes:
     """Run one of our own providers in this process, for the same time as any other."""
     from decoder import provider
+    from decoder.provider.client.held import held
     from decoder.provider.deadline import within
-    from decoder.provider.held import held
 
     try:
         texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]

@@ -116,4 +116,4 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
 
 
 def _module(name: str) -> ModuleType:
-    return import_module(f"decoder.provider.{name.replace('-', '_')}")
+    return import_module(f"decoder.provider.services.{name.replace('-', '_')}")

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from decoder import journal, limits
+from decoder import limits
+from decoder.node import journal
 from decoder.provider.errors import ProviderError
 from decoder.provider.policy import key_in_use
 

@@ -187,7 +187,7 @@ static int ask_agent(char **arguments) {
     return status;
 }
 
-/* End with a failure that containerd cannot miss: decoder/ending.py says why and how. */
+/* End with a failure that containerd cannot miss: decoder/node/ending.py says why and how. */
 static void hold_standard_output(pid_t parent) {
     close(0);
     close(2);

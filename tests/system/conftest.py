@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.system import images
-from tests.system.images import Layout
+from tests.support import images
+from tests.support.images import Layout
 
 _SECONDS = 60
 

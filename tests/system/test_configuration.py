@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import PROGRAM, ROOT
-from tests.system import images
-from tests.system.containerd import CONFIGURATION, Containerd
-from tests.system.roots import SUITES, Suite
+from tests.support import images
+from tests.support.containerd import CONFIGURATION, Containerd
+from tests.support.processes import PROGRAM, ROOT
+from tests.support.roots import SUITES, Suite
 
 if TYPE_CHECKING:
+    from tests.support.images import Layout
     from tests.system.conftest import KeyPair
-    from tests.system.images import Layout
 
 TAR = "io.containerd.ocicrypt.decoder.v1.tar"
 GZIP = "io.containerd.ocicrypt.decoder.v1.tar.gzip"

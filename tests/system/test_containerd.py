@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import payload_bytes, run_decoder
-from tests.system import images
-from tests.system.containerd import KEYS_DIRECTORY, Containerd
+from tests.support import images
+from tests.support.containerd import KEYS_DIRECTORY, Containerd
+from tests.support.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
+    from tests.support.images import Layout
     from tests.system.conftest import Encrypt, KeyPair
-    from tests.system.images import Layout
 
 MEDIA_TYPES = [images.TAR, images.GZIP]
 ALL_LAYERS = [f"--decryption-keys-path {KEYS_DIRECTORY}"] * 3

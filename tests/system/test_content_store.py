@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 import pytest
 
-from decoder import limits, wire
-from tests.processes import PROGRAM
-from tests.system import cri, images
-from tests.system.containerd import CONFIGURATION, Containerd
-from tests.system.images import Layout
-from tests.system.roots import SUITES, Suite
+from decoder import limits
+from decoder.formats import wire
+from tests.support import cri, images
+from tests.support.containerd import CONFIGURATION, Containerd
+from tests.support.images import Layout
+from tests.support.processes import PROGRAM
+from tests.support.roots import SUITES, Suite
 from tests.system.test_tampering import HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from decoder import layer, stream
 from decoder.keywrap.keyprovider import KeyProvider
-from tests.layers import MemoryFile, sink_of, source_of
-from tests.provider.client_parts import NAME, CommandParts, configuration, serving, shell, turning_command
-from tests.system import images
-from tests.system.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.system.images import Layout
+from decoder.layer import annotations as layer
+from decoder.layer import stream
+from tests.support import images
+from tests.support.client_parts import NAME, CommandParts, configuration, serving, shell, turning_command
+from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.images import Layout
+from tests.support.layers import MemoryFile, sink_of, source_of
 
 CONFIGURATION = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"  # fixed by containerd's default configuration
 PLAIN = images.GZIP

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from decoder import layer, stream
 from decoder.keywrap import load
-from decoder.layer import PrivateOptions
-from tests.keywrap.pgp_home import GnupgHome
-from tests.layers import MemoryFile, sink_of, source_of
-from tests.processes import REFERENCE, payload_bytes, run_decoder
-from tests.system import images
-from tests.system.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.system.images import Layout
+from decoder.layer import annotations as layer
+from decoder.layer import stream
+from decoder.layer.annotations import PrivateOptions
+from tests.support import images
+from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.images import Layout
+from tests.support.layers import MemoryFile, sink_of, source_of
+from tests.support.pgp_home import GnupgHome
+from tests.support.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from tests.system.conftest import KeyPair

@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.processes import REFERENCE, ROOT, payload_bytes, run_decoder
-from tests.provider.serving import Server, configure, write_command, write_key
-from tests.system import images
-from tests.system.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.system.images import Layout
+from tests.support import images
+from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.images import Layout
+from tests.support.processes import REFERENCE, ROOT, payload_bytes, run_decoder
+from tests.support.serving import Server, configure, write_command, write_key
 
 ANNOTATION = "org.opencontainers.image.enc.keys.provider.{}"
 FORMS = ("command", "tcp", "unix")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import Result, payload_bytes, run_decoder
-from tests.system import images
+from tests.support import images
+from tests.support.processes import Result, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
+    from tests.support.images import Layout
     from tests.system.conftest import Encrypt, KeyPair
-    from tests.system.images import Layout
 
 EVERY_KEY = ["rsa2048", "rsa4096", "p256", "p384", "p521"]
 

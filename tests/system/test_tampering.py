@@ -20,10 +20,10 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from decoder import limits
-from tests.processes import payload_bytes, run_decoder
-from tests.system import images
-from tests.system.containerd import FORGETTING, Containerd
-from tests.system.images import Layout
+from tests.support import images
+from tests.support.containerd import FORGETTING, Containerd
+from tests.support.images import Layout
+from tests.support.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from tests.system.conftest import Encrypt, KeyPair

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.image import registries
-from tests.processes import ROOT
-from tests.system import images
-from tests.system.containerd import KEYS_DIRECTORY, SOCKET, Containerd
-from tests.system.images import GZIP, Layout
-from tests.system.roots import SUITES, Suite
+from tests.support import images, registries
+from tests.support.containerd import KEYS_DIRECTORY, SOCKET, Containerd
+from tests.support.images import GZIP, Layout
+from tests.support.processes import ROOT
+from tests.support.roots import SUITES, Suite
 
 PAGE = (ROOT / "config/walk.md").read_text()
 HOST = "localhost:5000"  # as the page has it

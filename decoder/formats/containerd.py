@@ -1,0 +1,78 @@
+"""Messages of containerd's services, written and read by hand: fields of numbers, of bytes, and maps of strings.
+
+The numbers of the fields are those of containerd's api/services/{content,images,leases}/v1/*.proto.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from decoder.formats import protobuf
+
+Value = int | str | bytes | Mapping[str, str]
+Fields = dict[int, list[int | bytes]]
+
+
+def build(fields: Mapping[int, Value]) -> bytes:
+    """Write a message; fields that are 0 or empty are left out, as proto3 has it.
+
+    Args:
+        fields: by number: integers of 0 and more, text, bytes or nested messages, maps of text to text.
+    """
+    parts = []
+    for number, value in fields.items():
+        if isinstance(value, int):
+            if value:
+                parts.append(protobuf.build_varint(number, value))
+            continue
+        entries = [build({1: k, 2: v}) for k, v in value.items()] if isinstance(value, Mapping) else [_encoded(value)]
+        parts += [protobuf.build_bytes(number, entry) for entry in entries if entry]
+    return b"".join(parts)
+
+
+def parse(message: bytes) -> Fields:
+    """Read a message: what each field holds, in order, by its number.
+
+    Raises:
+        ValueError: it is no protobuf message.
+    """
+    fields: Fields = {}
+    for number, value in protobuf.parse_fields(message):
+        fields.setdefault(number, []).append(value)
+    return fields
+
+
+def nested(fields: Fields, number: int) -> Fields:
+    """Read the last message of a field; without any it is empty."""
+    return parse(content(fields, number))
+
+
+def content(fields: Fields, number: int) -> bytes:
+    """Return the last bytes of a field, b"" without any."""
+    value = fields.get(number, [b""])[-1]
+    if not isinstance(value, bytes):
+        raise ValueError(f"field {number} is a number")
+    return value
+
+
+def text(fields: Fields, number: int) -> str:
+    """Return the last text of a field, "" without any."""
+    return content(fields, number).decode()
+
+
+def integer(fields: Fields, number: int) -> int:
+    """Return the last number of a field, 0 without any."""
+    value = fields.get(number, [0])[-1]
+    if not isinstance(value, int):
+        raise ValueError(f"field {number} is no number")
+    return value
+
+
+def mapping(fields: Fields, number: int) -> dict[str, str]:
+    """Return a map of text to text."""
+    entries = [parse(entry) for entry in fields.get(number, []) if isinstance(entry, bytes)]
+    return {text(entry, 1): text(entry, 2) for entry in entries}
+
+
+def _encoded(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value

@@ -1,0 +1,1 @@
+"""Images in containerd's store."""

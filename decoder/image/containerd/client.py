@@ -1,0 +1,197 @@
+"""Calls to containerd's services over its socket, with time limits on whole calls and on every step of a stream."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.formats import containerd as messages
+from decoder.image.transport import ImageError
+from decoder.provider.client.quietgrpc import import_grpc
+
+if TYPE_CHECKING:
+    from decoder.formats.containerd import Fields, Value
+
+_SERVICES = "/containerd.services."
+_POLL_SECONDS = 0.1
+_SOCKET_PATH_BYTES = 107  # unix(7)
+
+
+class ContainerdError(ImageError):
+    """A call failed; `code` is gRPC's name of the reason."""
+
+    def __init__(self, code: str, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Stream:
+    """A call with a stream of replies, which a thread receives ahead of whoever takes them.
+
+    Args:
+        replies: the call.
+        failure: turns what it raises into an ImageError.
+    """
+
+    def __init__(self, replies: Any, failure: Callable[[Any], ImageError]) -> None:
+        self._replies = replies
+        self._failure = failure
+        self._received: Queue[bytes | ImageError | None] = Queue(limits.CONTAINERD_WRITES_AHEAD)
+        self._has_ended = False
+        self._is_closed = Event()
+        Thread(target=self._receive, daemon=True).start()
+
+    def take(self) -> Fields | None:
+        """Take the next reply; None at the end, however often one asks.
+
+        Raises:
+            ImageError: the call failed, or nothing came for CONTAINERD_SECONDS.
+        """
+        if self._has_ended:
+            return None
+        try:
+            reply = self._received.get(timeout=limits.CONTAINERD_SECONDS)
+        except Empty:
+            raise ContainerdError("DEADLINE_EXCEEDED", "containerd does not go on with a blob") from None
+        if isinstance(reply, ImageError):
+            raise reply
+        self._has_ended = reply is None
+        return None if reply is None else _parsed(reply)
+
+    def close(self) -> None:
+        """End the call, wherever it is."""
+        self._is_closed.set()
+        self._replies.cancel()
+
+    def _receive(self) -> None:
+        import grpc
+
+        try:
+            for reply in self._replies:
+                self._offer(reply)
+            self._offer(None)
+        except grpc.RpcError as error:
+            self._offer(self._failure(error))
+
+    def _offer(self, item: bytes | ImageError | None) -> None:
+        while not self._is_closed.is_set():
+            try:
+                self._received.put(item, timeout=_POLL_SECONDS)
+            except Full:
+                continue
+            return
+
+
+class ContainerdClient:
+    """A connection to containerd, for one namespace; for several threads.
+
+    Args:
+        address: the path of its socket.
+        namespace: whose images they are.
+
+    Attributes:
+        lease: the ID of the lease that holds what is written; "" if there is none.
+
+    Raises:
+        ImageError: grpcio is not installed, there is no such socket, or the namespace cannot be one.
+    """
+
+    def __init__(self, address: str, namespace: str) -> None:
+        self._grpc = _load()
+        self._place = f"containerd at {quoted(address)}"
+        self._namespace = namespace
+        self.lease = ""
+        if not namespace or not namespace.isascii() or not namespace.isprintable():
+            raise ImageError(f"{quoted(namespace)} cannot be a namespace of containerd")
+        path = os.path.abspath(address.removeprefix("unix://"))
+        _check_socket(path)
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", limits.CONTAINERD_MESSAGE_BYTES),
+            ("grpc.default_authority", "localhost"),  # Go's server refuses what grpcio makes of a path
+        ]
+        self._channel = self._grpc.insecure_channel(f"unix:{path}", options)
+
+    def __enter__(self) -> ContainerdClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def call(self, method: str, request: dict[int, Value]) -> Fields:
+        """Make a call with one reply.
+
+        Args:
+            method: such as `images.v1.Images/Get`.
+            request: its fields.
+
+        Raises:
+            ContainerdError: it failed, or took longer than CONTAINERD_SECONDS.
+        """
+        stub = self._channel.unary_unary(_SERVICES + method)
+        with self._failing():
+            reply = stub(messages.build(request), timeout=limits.CONTAINERD_SECONDS, metadata=self._metadata())
+        return _parsed(reply)
+
+    def receive(self, method: str, request: dict[int, Value]) -> Stream:
+        """Make a call with a stream of replies."""
+        stub = self._channel.unary_stream(_SERVICES + method)
+        return Stream(stub(messages.build(request), metadata=self._metadata()), self._failure)
+
+    def converse(self, method: str, requests: Iterator[bytes]) -> Stream:
+        """Make a call with a stream of requests, each already written, and one of replies."""
+        stub = self._channel.stream_stream(_SERVICES + method)
+        return Stream(stub(requests, metadata=self._metadata()), self._failure)
+
+    def _metadata(self) -> list[tuple[str, str]]:
+        metadata = [("containerd-namespace", self._namespace)]
+        return [*metadata, ("containerd-lease", self.lease)] if self.lease else metadata
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except self._grpc.RpcError as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Any) -> ImageError:
+        code = error.code().name
+        said = quoted(error.details() or code)[1:-1]
+        if code == "UNAVAILABLE":
+            return ContainerdError(code, f"{self._place} cannot be reached: {said}")
+        if code == "DEADLINE_EXCEEDED":
+            return ContainerdError(code, f"{self._place} did not answer within {limits.CONTAINERD_SECONDS:g} seconds")
+        return ContainerdError(code, f"{self._place}, namespace {self._namespace}: {said} ({code})")
+
+
+def _load() -> Any:
+    try:
+        return import_grpc()
+    except ImportError:
+        raise ImageError("grpcio is not installed, so there is no containerd: pip install ctd-decoder[grpc]") from None
+
+
+def _check_socket(path: str) -> None:
+    """Say what is wrong with the address before grpcio tries for a while."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError as error:
+        raise ImageError(f"there is no containerd at {quoted(path)}: {error.strerror}") from None
+    if not is_socket:
+        raise ImageError(f"there is no containerd at {quoted(path)}: it is no socket")
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
+        raise ImageError(f"{quoted(path)} is too long for a socket: {_SOCKET_PATH_BYTES} bytes are the most")
+
+
+def _parsed(reply: bytes) -> Fields:
+    try:
+        return messages.parse(reply)
+    except ValueError as error:
+        raise ImageError(f"containerd replies with something else than a message: {error}") from None

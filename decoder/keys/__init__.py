@@ -1,0 +1,1 @@
+"""Private keys: where they are found, how files are read, and the ring that holds them."""

@@ -1,0 +1,203 @@
+"""Key files: what a file holds, told by its first bytes. Nothing is parsed here that may not be needed."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from typing import NamedTuple
+
+from decoder import limits
+from decoder.errors import KeyFileError, quoted
+from decoder.formats import wire
+from decoder.keys.privatekey import PrivateKey
+
+PEM_BEGIN = b"-----BEGIN "
+_PRIVATE_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+_CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
+_OPENSSH_LABEL = b"OPENSSH PRIVATE KEY"
+_PGP_LABEL = b"PGP PRIVATE KEY BLOCK"
+_SEQUENCE, _INTEGER, _OCTET_STRING, _EXPLICIT_0 = 0x30, 0x02, 0x04, 0xA0
+_PKCS12_VERSION = b"\x03"
+_SECRET_KEY_PACKETS = (0x94, 0x95, 0x96, 0x97, 0xC5)  # RFC 9580 §4.2: tag 5, old and new header
+
+
+class KeyMaterial(NamedTuple):
+    """A certificate, an OpenPGP key or a PKCS#11 key file as it came; its scheme parses it.
+
+    Attributes:
+        name: where it came from, for messages: `x509s[0]` or the name of a file.
+        data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
+        password: opens an encrypted key; not looked at for any other.
+        file: the path of the key file that it was read from, or "".
+    """
+
+    name: str
+    data: bytes
+    password: bytes = b""
+    file: str = ""
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return self.name
+
+
+class KeyFile:
+    """What one file or payload entry holds.
+
+    Attributes:
+        private: RSA and EC private keys.
+        certificates: X.509 certificates.
+        pgp: OpenPGP secret keys.
+        pkcs11: pointers to keys on tokens.
+    """
+
+    def __init__(self) -> None:
+        self.private: list[PrivateKey] = []
+        self.certificates: list[KeyMaterial] = []
+        self.pgp: list[KeyMaterial] = []
+        self.pkcs11: list[KeyMaterial] = []
+
+    def extend(self, other: KeyFile) -> None:
+        """Add what another one holds."""
+        self.private += other.private
+        self.certificates += other.certificates
+        self.pgp += other.pgp
+        self.pkcs11 += other.pkcs11
+
+    def came_from(self, file: str) -> None:
+        """Note the path of the key file that all of it was read from."""
+        for key in self.private:
+            key.file = file
+        self.pgp = [key._replace(file=file) for key in self.pgp]
+
+
+def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
+    """Sort what is in a file by what it can be used for.
+
+    Args:
+        name: where it came from, for messages.
+        data: the content, at most KEY_FILE_BYTES.
+        password: for whatever in it is encrypted.
+
+    Raises:
+        KeyFileError: there is no key in it that this program can use; the message says what there is instead.
+    """
+    start = data.lstrip()[:1]
+    if PEM_BEGIN in data:
+        found = _in_pem(name, data, password)
+    elif start == b"{":
+        found = _in_json(name, data, password)
+    elif data[:1] == bytes([_SEQUENCE]):
+        found = _in_der(name, data, password)
+    else:
+        found = KeyFile()
+        if data[:1] and data[0] in _SECRET_KEY_PACKETS:
+            found.pgp.append(KeyMaterial(name, data, password))
+        elif data.startswith(b"pkcs11:") or b"\npkcs11:" in data:
+            found.pkcs11.append(KeyMaterial(name, data))
+    if not (found.private or found.certificates or found.pgp or found.pkcs11):
+        raise KeyFileError("it holds no key of a known form" if data else "it is empty")
+    return found
+
+
+def read_key_file(path: str, private: bool = False) -> bytes:
+    """Read a file of at most KEY_FILE_BYTES without waiting for it.
+
+    Args:
+        path: the file.
+        private: refuse a file that its group or others may read; of a file of root's, our own group may be the reader.
+
+    Raises:
+        KeyFileError: it cannot be opened, is not a regular file, is larger, or is not private.
+    """
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            status = os.fstat(file)
+            if not stat.S_ISREG(status.st_mode):
+                raise KeyFileError("it is not a regular file")
+            if private and status.st_mode & _too_open(status):
+                raise KeyFileError("its group or others can read it: chmod 600")
+            if status.st_size > limits.KEY_FILE_BYTES:
+                raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
+            return os.read(file, status.st_size)
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise KeyFileError(error.strerror or "it cannot be read") from None
+
+
+def _too_open(status: os.stat_result) -> int:
+    """Return the permissions that a private file must not give; Kubernetes mounts Secrets as root's, with our group."""
+    if status.st_uid == 0 and os.geteuid() != 0:
+        return stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
+    return stat.S_IRWXG | stat.S_IRWXO
+
+
+def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
+    """RFC 7468; a file may hold keys and certificates of every kind, each in a block of its own."""
+    found = KeyFile()
+    blocks = [PEM_BEGIN + rest for rest in data.split(PEM_BEGIN)[1:]]
+    labels = [block[len(PEM_BEGIN) :].partition(b"-----")[0] for block in blocks]
+    for number, (label, block) in enumerate(zip(labels, blocks, strict=True), 1):
+        part = name if len(blocks) == 1 else f"{name}#{number}"
+        if label in _PRIVATE_LABELS:
+            found.private.append(PrivateKey(part, "pem", block, password))
+        elif label == _OPENSSH_LABEL:
+            found.private.append(PrivateKey(part, "openssh", block, password))
+        elif label in _CERTIFICATE_LABELS:
+            found.certificates.append(KeyMaterial(part, block))
+        elif label == _PGP_LABEL:
+            found.pgp.append(KeyMaterial(part, block, password))
+    if not (found.private or found.certificates or found.pgp):
+        raise KeyFileError(f"it holds no key but {quoted(b', '.join(sorted(set(labels))).decode('ascii', 'replace'))}")
+    return found
+
+
+def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
+    """A JWK or JWK Set (RFC 7517), or PKCS#11 YAML in its JSON form."""
+    found = KeyFile()
+    try:
+        value = wire.parse_object(data)
+    except ValueError as error:
+        raise KeyFileError(str(error)) from None
+    if "pkcs11" in value:
+        found.pkcs11.append(KeyMaterial(name, data))
+        return found
+    keys = value.get("keys")
+    if not isinstance(keys, list):
+        found.private.append(PrivateKey(name, "jwk", data, password, str(value.get("kid", ""))))
+        return found
+    for number, key in enumerate(keys, 1):
+        if isinstance(key, dict):
+            text = json.dumps(key).encode()
+            found.private.append(PrivateKey(f"{name}#{number}", "jwk", text, password, str(key.get("kid", ""))))
+    return found
+
+
+def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
+    """Tell the DER forms apart by the tags at their start, which differ."""
+    found = KeyFile()
+    _, inside, _ = _element(data, 0)
+    first, first_inside, first_end = _element(data, inside)
+    if first == _INTEGER and data[first_inside:first_end] == _PKCS12_VERSION:
+        found.private.append(PrivateKey(name, "pkcs12", data, password))
+    elif first == _INTEGER:  # the version of PKCS#1, PKCS#8 or SEC1
+        found.private.append(PrivateKey(name, "der", data, password))
+    elif first == _SEQUENCE and _element(data, first_inside)[0] in (_EXPLICIT_0, _INTEGER):  # version or serial number
+        found.certificates.append(KeyMaterial(name, data))
+    elif first == _SEQUENCE and _element(data, first_end)[0] == _OCTET_STRING:  # encrypted PKCS#8
+        found.private.append(PrivateKey(name, "der", data, password))
+    return found
+
+
+def _element(data: bytes, at: int) -> tuple[int, int, int]:
+    """Return the tag of a DER element, where its content starts, and where it ends; tag -1 past the end."""
+    header = data[at : at + 6]
+    if len(header) < 2:
+        return -1, at, at
+    length_bytes = header[1] & 0x7F if header[1] & 0x80 else 0
+    inside = at + 2 + length_bytes
+    length = int.from_bytes(header[2 : 2 + length_bytes]) if length_bytes else header[1]
+    return header[0], inside, inside + length

@@ -1,0 +1,102 @@
+"""Layers that this host must not decrypt, whichever of its keys would open them.
+
+The configuration of keyproviders has `"deny": [RULE, …]` beside its providers. A rule is a shell pattern of a scheme
+(`provider.attestation-agent`, `provider.*`, `jwe`), `media-type:PATTERN`, or `kid:PATTERN` of the key that a
+keyprovider's annotation names. Only an honest image is kept from opening: whoever serves one can leave annotations out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+
+from decoder import keywrap, limits
+from decoder.errors import DeniedError, KeyFileError, quoted
+from decoder.formats import wire
+from decoder.keys.file import read_key_file
+from decoder.layer import annotations as layer
+
+_MEDIA_TYPE, _KEY_ID = "media-type", "kid"
+_NAMES_OF_KEYS = ("kid", "key_url")
+
+
+def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> None:
+    """Refuse a layer that a rule denies.
+
+    Args:
+        config_file: configures keyproviders; it need not exist.
+        media_type: of the layer.
+        annotations: of the layer.
+
+    Raises:
+        DeniedError: it is denied, or the rules cannot be understood, for then it may be.
+        LayerError: it has more than WRAPPED_KEYS.
+    """
+    try:
+        rules = _read_rules(config_file)
+    except (KeyFileError, ValueError) as error:
+        raise DeniedError(f"the deny rules in {quoted(config_file)} cannot be read: {error}") from None
+    if not rules:
+        return
+    items = layer.wrapped_keys(annotations)
+    subjects = {
+        "": {item.scheme for item in items},
+        _MEDIA_TYPE: {media_type},
+        _KEY_ID: {key for item in items for key in _key_ids(item)},
+    }
+    for rule, kind, pattern in rules:
+        if denied := sorted(subject for subject in subjects[kind] if fnmatchcase(subject, pattern)):
+            raise DeniedError(
+                f"this host does not decrypt this layer: its {kind or 'recipient'} {quoted(denied[0])} is denied by "
+                f"the rule {quoted(rule)} in {quoted(config_file)}"
+            )
+
+
+def _read_rules(config_file: str) -> list[tuple[str, str, str]]:
+    """Read rules as their text, their kind and their pattern; nothing is parsed where there can be none."""
+    if not os.path.isfile(config_file):
+        return []
+    data = read_key_file(config_file)
+    if b"deny" not in data.lower() and rb"\u" not in data:
+        return []
+    rules = wire.list_value(wire.member(wire.parse_object(data), "deny"))
+    if len(rules) > limits.DENY_RULES:
+        raise ValueError(f"there are more than {limits.DENY_RULES}")
+    return [(rule, *_parse_rule(rule)) for rule in map(wire.text_value, rules)]
+
+
+def _parse_rule(rule: str) -> tuple[str, str]:
+    kind, separator, pattern = rule.partition(":")
+    if kind in (_MEDIA_TYPE, _KEY_ID) and pattern:
+        return kind, pattern
+    is_scheme = rule.startswith(keywrap.PROVIDER_PREFIX) or any(fnmatchcase(name, rule) for name in keywrap.SCHEMES)
+    if separator or not is_scheme:
+        raise ValueError(f"{quoted(rule)} is neither a scheme as provider.NAME nor media-type:PATTERN nor kid:PATTERN")
+    return "", rule
+
+
+def _key_ids(item: layer.WrappedKey) -> Iterator[str]:
+    """List everything that may be taken for the key that a keyprovider's annotation names, in all of its forms."""
+    if not item.scheme.startswith(keywrap.PROVIDER_PREFIX):
+        return
+    try:
+        members = wire.parse_object(wire.decode_base64(item.text))
+    except ValueError:
+        return  # no provider can read it either
+    for name, value in members.items():
+        if name.lower() in _NAMES_OF_KEYS and isinstance(value, str):
+            yield value
+            yield from _canonical(value)
+
+
+def _canonical(kid: str) -> Iterator[str]:
+    from decoder.keywrap.kid import parse_kid
+    from decoder.provider.errors import ProviderError
+
+    try:
+        resource = parse_kid(kid)
+    except ProviderError:
+        return
+    yield str(resource)
+    yield str(resource._replace(query=""))

@@ -1,0 +1,120 @@
+"""OpenPGP (RFC 9580): private options wrapped to the public keys of certificates.
+
+Accepted, before any key is looked at: session keys for RSA and ECDH (version 3), then data with integrity
+protection (SEIPD version 1 with its MDC), and nothing after it.
+
+Certificates are left to a library. What GnuPG, the reference and skopeo wrap is opened by `decoder.openpgp`:
+that library refuses what Go's openpgp writes, which is lengths that count leading zero bits (RFC 9580 §3.2)
+and first parts below 512 bytes (§4.2.1.4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keywrap.pgp.message import decrypt_data, literal_data, parse_message
+from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
+from decoder.keywrap.pgp.sessionkey import decrypt_session_key
+
+if TYPE_CHECKING:
+    from decoder.keys.file import KeyMaterial
+    from decoder.keys.keyring import Keys
+    from decoder.keywrap import Refused
+    from decoder.keywrap.pgp.message import Message
+    from decoder.keywrap.pgp.secretkey import SecretKey
+
+
+def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
+    """Wrap private options to certificates: one message for all of them, neither signed nor compressed.
+
+    Args:
+        options: the private options.
+        recipients: OpenPGP certificates, binary or armoured, one each; `keyring.select` finds them.
+
+    Raises:
+        KeyFileError: a recipient is no certificate, has no key to encrypt to, has expired or been revoked,
+            or asks for a form that `unwrap` and the reference do not read; or together they have more than
+            PGP_RECIPIENTS keys to encrypt to.
+        WrappedKeyError: the library is not installed.
+    """
+    from decoder.keywrap.pgp.keyring import library, usable_certificate
+
+    certificates = [usable_certificate(recipient) for recipient in recipients]
+    try:
+        wrapped = bytes(library().encrypt(options, certificates, armor=False))
+        parse_message(wrapped)
+    except RuntimeError:
+        raise KeyFileError("a certificate has no key that encryption is allowed with") from None
+    except ValueError as error:
+        raise KeyFileError(f"the certificates ask for a message that would not be opened: {error}") from None
+    return wrapped
+
+
+def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+    """Open a message with the first secret key that fits one of its recipients.
+
+    Args:
+        wrapped: the message, binary, at most PGP_BYTES.
+        keys: `keys.pgp` is tried in its order; only a key that the message names, or every key if it
+            has a hidden recipient. Expired and revoked keys open what was encrypted to them.
+        refused: told of each key or file that does not open it, and why.
+
+    Returns:
+        The private options, or None.
+
+    Raises:
+        WrappedKeyError: it is malformed, not encrypted, without integrity protection, or opens to more than
+            PRIVATE_OPTIONS_BYTES.
+    """
+    message = _parse(wrapped)
+    for material in keys.pgp:
+        try:
+            candidates = _candidates(message, material)
+        except KeyFileError as error:
+            refused(material, str(error))
+            continue
+        for key in candidates:
+            try:
+                return _open(message, key)
+            except KeyFileError as error:
+                refused(key, str(error))
+    return None
+
+
+def _parse(wrapped: bytes) -> Message:
+    if len(wrapped) > limits.PGP_BYTES:
+        raise WrappedKeyError(f"it is longer than {limits.PGP_BYTES} bytes")
+    try:
+        return parse_message(wrapped)
+    except ValueError as error:
+        raise WrappedKeyError(f"it is not an acceptable OpenPGP message: {error}") from None
+
+
+def _candidates(message: Message, material: KeyMaterial) -> list[SecretKey]:
+    """Find the keys in a file that the message may be encrypted to, before any work with them."""
+    found = find_secret_keys(material)
+    candidates = [key for key in found if any(share.may_be_for(key) for share in message.session_keys)]
+    if not candidates:
+        raise KeyFileError(f"it holds no secret key with a key ID that the message asks for: {message.wanted()}")
+    return candidates
+
+
+def _open(message: Message, key: SecretKey) -> bytes:
+    """Try a key on every session key that may be its own."""
+    secret = unlock(key)
+    for session_key in message.session_keys:
+        if not session_key.may_be_for(key):
+            continue
+        try:
+            content = decrypt_data(decrypt_session_key(key, secret, session_key.encrypted), message.data)
+        except ValueError:
+            # One reason for them all: nobody may learn whether RSA, the padding or the MDC failed.
+            continue
+        try:
+            return literal_data(content)
+        except ValueError as error:
+            raise WrappedKeyError(f"it opens to something other than private options: {error}") from None
+    raise KeyFileError("it does not open this wrapped key")

@@ -1,0 +1,160 @@
+"""Certificates: found in keyrings, and whether they may be encrypted to.
+
+Expiry, revocation and user IDs are a matter of signatures, which a library checks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError, quoted
+from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.secretkey import fingerprint
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from pysequoia import Cert
+
+
+class KeyringEntry(NamedTuple):
+    """One certificate of a keyring, none of whose signatures has been checked.
+
+    Attributes:
+        fingerprint: of the primary key, if that is of version 4.
+        packets: all of it, primary key first.
+    """
+
+    fingerprint: bytes
+    packets: list[packets.Packet]
+
+    def has_number(self, digits: str) -> bool:
+        """Compare with a fingerprint or key ID in lower-case hexadecimal digits."""
+        return digits in (self.fingerprint.hex(), self.fingerprint.hex()[-16:])
+
+    def mentions(self, text: str) -> bool:
+        """Search the user IDs, signed or not, whatever the case of letters."""
+        bodies = (packet.body for packet in self.packets if packet.tag == packets.USER_ID)
+        return any(text.lower() in body.decode(errors="replace").lower() for body in bodies)
+
+
+def select(keyring: bytes, wanted: str) -> bytes:
+    """Find the one usable certificate in a keyring.
+
+    Args:
+        keyring: OpenPGP certificates, binary or armoured, at most PGP_KEYRING_BYTES.
+        wanted: e-mail address, name or whole text of a user ID that the certificate vouches for; or the
+            fingerprint (40 hexadecimal digits) or key ID (16) of the primary key.
+
+    Raises:
+        KeyFileError: none fits, or more than one does.
+        WrappedKeyError: the library is not installed.
+    """
+    digits = wanted.replace(" ", "").removeprefix("0x").lower()
+    by_number = len(digits) in (16, 40) and set(digits) <= set("0123456789abcdef")
+    problem = f"the keyring holds no OpenPGP certificate for {quoted(wanted)}"
+    found: dict[bytes, bytes] = {}
+    if not wanted:
+        raise KeyFileError(problem)
+    for entry in certificates(keyring):
+        # The library takes much longer than this, so it sees none that cannot fit.
+        if not (entry.has_number(digits) if by_number else entry.mentions(wanted)):
+            continue
+        raw = b"".join(packet.raw for packet in entry.packets)
+        try:
+            if by_number or _has_user_id(_certificate(raw), wanted):
+                usable_certificate(raw)
+                found[entry.fingerprint] = raw
+        except KeyFileError as error:
+            problem = f"{entry.fingerprint.hex().upper()}: {error}" if by_number else problem
+    if len(found) > 1:
+        names = ", ".join(number.hex().upper() for number in found)
+        raise KeyFileError(f"several certificates fit {quoted(wanted)}; choose by fingerprint: {names}")
+    if not found:
+        raise KeyFileError(problem)
+    return next(iter(found.values()))
+
+
+def certificates(keyring: bytes) -> Iterator[KeyringEntry]:
+    """Split a keyring into certificates, and leave out secret keys.
+
+    Args:
+        keyring: binary or armoured, at most PGP_KEYRING_BYTES and PGP_KEYRING_PACKETS.
+
+    Raises:
+        KeyFileError: it is larger, or malformed; what comes before that has been yielded.
+    """
+    if len(keyring) > limits.PGP_KEYRING_BYTES:
+        raise KeyFileError(f"the keyring is larger than {limits.PGP_KEYRING_BYTES} bytes")
+    entry: KeyringEntry | None = None
+    try:
+        for packet in packets.split(packets.dearmoured(keyring), limits.PGP_KEYRING_PACKETS):
+            if packet.tag in (packets.PUBLIC_KEY, packets.SECRET_KEY):
+                if entry:
+                    yield entry
+                entry = KeyringEntry(fingerprint(packet.body), []) if packet.tag == packets.PUBLIC_KEY else None
+            if entry:
+                entry.packets.append(packet)
+    except ValueError as error:
+        raise KeyFileError(f"it is not an OpenPGP keyring: {error}") from None
+    if entry:
+        yield entry
+
+
+def usable_certificate(data: bytes) -> Cert:
+    """Parse a certificate for encryption.
+
+    Args:
+        data: one certificate, binary or armoured.
+
+    Raises:
+        KeyFileError: it is malformed, without an accepted self-signature, revoked or expired.
+        WrappedKeyError: the library is not installed.
+    """
+    certificate = _certificate(data)
+    try:
+        expiration = certificate.expiration
+    except RuntimeError:
+        raise KeyFileError("it has no self-signature that is accepted") from None
+    if certificate.is_revoked:
+        raise KeyFileError("it has been revoked")
+    if expiration and expiration.timestamp() <= time.time():
+        raise KeyFileError(f"it expired on {expiration:%Y-%m-%d}")
+    return certificate
+
+
+def library() -> ModuleType:
+    """Import pysequoia, which only encryption needs.
+
+    Raises:
+        WrappedKeyError: it is not installed.
+    """
+    try:
+        import pysequoia
+    except ImportError:
+        raise WrappedKeyError("OpenPGP needs a library: pip install ctd-decoder[pgp]") from None
+    return pysequoia
+
+
+def _certificate(data: bytes) -> Cert:
+    try:
+        certificate: Cert = library().Cert.from_bytes(data)
+    except RuntimeError:
+        raise KeyFileError("it is not an OpenPGP certificate") from None
+    return certificate
+
+
+def _has_user_id(certificate: Cert, wanted: str) -> bool:
+    try:
+        user_ids = [str(user_id) for user_id in certificate.user_ids]
+    except RuntimeError:
+        return False
+    for user_id in user_ids:
+        name, _, address = user_id.rpartition("<")
+        name = name.partition("(")[0].strip()
+        if wanted in (user_id, name) or wanted.lower() == address.removesuffix(">").lower():
+            return True
+    return False

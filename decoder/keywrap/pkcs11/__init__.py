@@ -1,0 +1,193 @@
+"""PKCS#11: private options wrapped with RSA-OAEP to keys on hardware or software tokens.
+
+`{"version":0,"recipients":[{"version":0,"blob":BASE64,"hash":"sha256"|"sha1"}]}`, as ocicrypt writes it; without
+a hash it is SHA-1. The label is empty, and MGF1 uses the same hash (RFC 8017 §7.1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError, quoted
+from decoder.formats import wire
+from decoder.keys.file import PEM_BEGIN
+from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
+from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
+
+if TYPE_CHECKING:
+    from decoder.keys.file import KeyMaterial
+    from decoder.keys.keyring import Keys
+    from decoder.keywrap import Refused
+
+_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"sha1": hashes.SHA1, "sha256": hashes.SHA256}
+_DEFAULT_READ = "sha1"  # what an absent hash means
+_DEFAULT_WRITTEN = "sha256"
+_VERSION = 0
+_RSA_BYTES = range(128, limits.PKCS11_BLOB_BYTES + 1)
+
+
+class _Recipient(NamedTuple):
+    """One wrapped key, and the hash of its OAEP."""
+
+    hash_name: str
+    blob: bytes
+
+
+def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
+    """Wrap private options to RSA keys: one blob for each.
+
+    The hash is that of $OCICRYPT_OAEP_HASHALG (sha1, sha256), or else SHA-256, but SHA-1 for a key on a token that
+    cannot do SHA-256.
+
+    Args:
+        options: the private options; RSA-2048 holds 190 bytes with SHA-256 and 214 with SHA-1.
+        recipients: public keys or certificates in PEM or DER, or YAML key files, whose token is then asked.
+
+    Raises:
+        KeyFileError: a recipient is not a usable RSA key, or too small for the options.
+        WrappedKeyError: a library is not installed.
+    """
+    wrapped = []
+    for recipient in recipients:
+        key, default_hash = _public_key(recipient)
+        hash_name = _chosen_hash() or default_hash
+        blob = _encrypt(options, key, hash_name)
+        wrapped.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name})
+    return json.dumps({"version": _VERSION, "recipients": wrapped}, separators=(",", ":")).encode()
+
+
+def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+    """Open private options with the first key file whose key, on its token, opens one of the blobs.
+
+    Args:
+        wrapped: the JSON, at most PKCS11_BYTES.
+        keys: `keys.pkcs11` is tried in its order, with the modules that `keys.pkcs11_config` or else the node allows.
+        refused: told of each key file that does not open it, and why.
+
+    Returns:
+        The private options, or None.
+
+    Raises:
+        WrappedKeyError: it is malformed, of another version or hash, or a library is not installed.
+    """
+    recipients = _parse(wrapped)
+    for material in keys.pkcs11:
+        try:
+            return _open(recipients, material, applicable_config(keys.pkcs11_config))
+        except KeyFileError as error:
+            refused(material, str(error))
+    return None
+
+
+def _parse(wrapped: bytes) -> list[_Recipient]:
+    if len(wrapped) > limits.PKCS11_BYTES:
+        raise WrappedKeyError(f"it is longer than {limits.PKCS11_BYTES} bytes")
+    try:
+        value = wire.parse_object(wrapped)
+        _check_version(value)
+        entries = wire.list_value(wire.member(value, "recipients"))
+    except ValueError as error:
+        raise WrappedKeyError(f"it is not a PKCS#11 wrapped key: {error}") from None
+    if len(entries) > limits.PKCS11_RECIPIENTS:
+        raise WrappedKeyError(f"it has more than {limits.PKCS11_RECIPIENTS} recipients")
+    recipients = []
+    problem = "there is none"
+    for entry in entries:
+        try:
+            recipients.append(_parse_recipient(entry))
+        except ValueError as error:
+            problem = str(error)
+    if not recipients:
+        raise WrappedKeyError(f"it has no recipient that can be used: {problem}")
+    return recipients
+
+
+def _parse_recipient(entry: object) -> _Recipient:
+    value = wire.object_value(entry)
+    _check_version(value)
+    hash_name = wire.text_value(wire.member(value, "hash")) or _DEFAULT_READ
+    if hash_name not in _HASHES:
+        raise ValueError(f"the hash {quoted(hash_name)} is not accepted")
+    blob = wire.bytes_value(wire.member(value, "blob"))
+    if len(blob) not in _RSA_BYTES:
+        raise ValueError("its blob does not have the length of an RSA key")
+    return _Recipient(hash_name, blob)
+
+
+def _check_version(value: dict[str, object]) -> None:
+    version = wire.member(value, "version")
+    if version is not None and (type(version) is not int or version != _VERSION):
+        raise ValueError("its version is not 0")
+
+
+def _open(recipients: list[_Recipient], material: KeyMaterial, config: Pkcs11Config) -> bytes:
+    """Do what needs no token first: nothing is loaded for a key file that cannot be used."""
+    from decoder.keywrap.pkcs11.token import decrypt
+
+    key_file = parse_key_file(material.data)
+    module = find_module(key_file.uri, config)
+    pin = read_pin(key_file.uri)
+    if pin is None:
+        raise KeyFileError("it has no PIN (pin-value or pin-source), and the private key needs one")
+    return decrypt(key_file, module, pin, recipients)
+
+
+def _public_key(recipient: bytes) -> tuple[rsa.RSAPublicKey, str]:
+    """Parse a public key, or read it from its token; with the hash that suits it."""
+    if PEM_BEGIN in recipient or recipient[:1] == b"\x30":
+        return _parse_public_key(recipient), _DEFAULT_WRITTEN
+    from decoder.keywrap.pkcs11.token import public_numbers
+
+    key_file = parse_key_file(recipient)
+    module = find_module(key_file.uri, node_config())
+    numbers = public_numbers(key_file, module, read_pin(key_file.uri))
+    try:
+        key = rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
+    except ValueError:
+        raise KeyFileError("the public key on the token is not a usable RSA key") from None
+    return key, _DEFAULT_WRITTEN if numbers.does_sha256 else "sha1"
+
+
+def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+
+    readers = (
+        (serialization.load_pem_public_key, lambda pem: load_pem_x509_certificate(pem).public_key())
+        if PEM_BEGIN in data
+        else (serialization.load_der_public_key, lambda der: load_der_x509_certificate(der).public_key())
+    )
+    for read in readers:
+        try:
+            key = read(data)
+        except (ValueError, UnsupportedAlgorithm):
+            continue
+        if isinstance(key, rsa.RSAPublicKey):
+            return key
+        raise KeyFileError("it is not an RSA key")
+    raise KeyFileError("it is neither a public key, nor a certificate, nor a PKCS#11 key file")
+
+
+def _chosen_hash() -> str | None:
+    """Read $OCICRYPT_OAEP_HASHALG; another value than the two that there are is not a choice."""
+    name = os.environ.get("OCICRYPT_OAEP_HASHALG", "").lower()
+    return name if name in _HASHES else None
+
+
+def _encrypt(options: bytes, key: rsa.RSAPublicKey, hash_name: str) -> bytes:
+    digest = _HASHES[hash_name]()
+    room = (key.key_size + 7) // 8 - 2 * digest.digest_size - 2  # RFC 8017 §7.1.1
+    if len(options) > room:
+        raise KeyFileError(
+            f"an RSA {key.key_size} key holds {max(0, room)} bytes with {hash_name}, and the private options are "
+            f"{len(options)} bytes: use a larger key, or sha1 in OCICRYPT_OAEP_HASHALG if that makes the room"
+        )
+    return key.encrypt(options, padding.OAEP(padding.MGF1(digest), digest, None))

@@ -1,0 +1,117 @@
+"""PKCS#11 key files: YAML with a URI, and the environment that its module needs.
+
+`pkcs11: {uri: "pkcs11:…"}` and `module: {env: {NAME: value}}`, as ocicrypt has them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeGuard, cast
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keys.file import read_key_file
+from decoder.keywrap.pkcs11.uri import Pkcs11Uri, parse_uri, percent_decode
+
+NEEDS_EXTRA = "PKCS#11 needs libraries that are not installed: pip install ctd-decoder[pkcs11]"
+
+
+class Pkcs11KeyFile(NamedTuple):
+    """A key on a token, and the environment variables to set while its module is in use."""
+
+    uri: Pkcs11Uri
+    environment: dict[str, str]
+
+
+def parse_key_file(data: bytes) -> Pkcs11KeyFile:
+    """Parse a key file of at most PKCS11_YAML_BYTES.
+
+    Raises:
+        KeyFileError: it is malformed; the message quotes nothing of it, for it may hold a PIN.
+        WrappedKeyError: the YAML library is not installed.
+    """
+    content = parse_yaml(data)
+    uri = mapping(content.get("pkcs11"), "pkcs11").get("uri")
+    if not is_text(uri):
+        raise KeyFileError("it has no pkcs11 uri")
+    environment = mapping(mapping(content.get("module"), "module").get("env"), "module env")
+    return Pkcs11KeyFile(parse_uri(uri), {name: _variable(name, value) for name, value in environment.items()})
+
+
+def read_pin(uri: Pkcs11Uri) -> str | None:
+    """Get the PIN that a URI holds or points to, without one trailing line break; None if there is none.
+
+    Raises:
+        KeyFileError: its file cannot be read, or it is empty, too long, or not UTF-8.
+    """
+    source = uri.query.get("pin-source")
+    pin = uri.query.get("pin-value") if source is None else _read_pin_file(source)
+    if pin is not None and not 0 < len(pin.encode()) <= limits.PKCS11_PIN_BYTES:
+        raise KeyFileError(f"its PIN is empty or longer than {limits.PKCS11_PIN_BYTES} bytes")
+    return pin
+
+
+def parse_yaml(data: bytes) -> dict[str, object]:
+    """Parse a YAML mapping of at most PKCS11_YAML_BYTES and PKCS11_YAML_BRACKETS; every scalar stays text.
+
+    Raises:
+        KeyFileError: it is too long, too deep, not YAML, or not a mapping.
+        WrappedKeyError: the YAML library is not installed.
+    """
+    try:
+        import yaml
+    except ImportError:
+        raise WrappedKeyError(NEEDS_EXTRA) from None
+    if len(data) > limits.PKCS11_YAML_BYTES:
+        raise KeyFileError(f"it is longer than {limits.PKCS11_YAML_BYTES} bytes")
+    if data.count(b"[") + data.count(b"{") > limits.PKCS11_YAML_BRACKETS:
+        raise KeyFileError(f"it has more than {limits.PKCS11_YAML_BRACKETS} brackets")
+    try:
+        # BaseLoader is narrower than SafeLoader: texts, lists and maps, and no merge keys, which can explode.
+        content: object = yaml.load(data, yaml.BaseLoader)  # noqa: S506
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise KeyFileError("it is not YAML") from None
+    return mapping(content, "content")
+
+
+def mapping(value: object, name: str) -> dict[str, object]:
+    """Take a YAML mapping with text for keys; nothing (absent, or an empty scalar) is an empty one.
+
+    Raises:
+        KeyFileError: it is something else.
+    """
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise KeyFileError(f"its {name} is not a mapping")
+    return cast("dict[str, object]", value)
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Tell whether a YAML value is text that a path or variable may hold: no NUL, and no half of a surrogate pair."""
+    return isinstance(value, str) and "\0" not in value and value == value.encode(errors="replace").decode()
+
+
+def _variable(name: str, value: object) -> str:
+    """Check one environment variable; those of the dynamic loader could bring in code past the allowed paths."""
+    if not name or "=" in name or not is_text(name) or not is_text(value):
+        raise KeyFileError("its module env has something other than NAME: text")
+    if name.startswith("LD_"):
+        raise KeyFileError("its module env sets a variable of the dynamic loader (LD_…)")
+    return value
+
+
+def _read_pin_file(source: str) -> str:
+    """Read an absolute path or file: URI (RFC 8089); RFC 7512 §2.4 leaves open what else a source may be."""
+    path = source
+    if source.startswith("file:"):
+        path = percent_decode(source.removeprefix("file:").removeprefix("//")).decode(errors="surrogateescape")
+    if not path.startswith("/") or "\0" in path:
+        raise KeyFileError("its pin-source is neither an absolute path nor a file: URI of one")
+    try:
+        data = read_key_file(path)
+    except KeyFileError as error:
+        raise KeyFileError(f"its pin-source cannot be read: {error}") from None
+    try:
+        return data.removesuffix(b"\n").removesuffix(b"\r").decode()
+    except UnicodeDecodeError:
+        raise KeyFileError("the PIN in its pin-source is not UTF-8") from None

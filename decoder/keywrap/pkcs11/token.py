@@ -1,0 +1,152 @@
+"""Ask a token, from a distance: its module runs in a child process, within a time limit.
+
+A PKCS#11 module is foreign native code. If it hangs, crashes, prints, forks or changes the environment, that
+stays in the child. A request, PIN included, goes there in anonymous memory: no argument, variable or file shows it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError, quoted
+from decoder.formats import wire
+from decoder.keywrap.pkcs11.keyfile import NEEDS_EXTRA, Pkcs11KeyFile
+
+if TYPE_CHECKING:
+    from decoder.keywrap.pkcs11.child import Reply, Request
+
+# -I and -S: no foreign directory, variable or .pth file has a say. sys.path is the parent's: it has what this needs.
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
+_REAP_SECONDS = 1.0
+
+# Tokens (as the child names them) with a PIN that they have refused: another try could lock them.
+_wrong_pins: set[tuple[str, str]] = set()
+
+
+class PublicNumbers(NamedTuple):
+    """An RSA public key on a token, and whether that token can do OAEP with SHA-256."""
+
+    modulus: int
+    exponent: int
+    does_sha256: bool
+
+
+def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tuple[str, bytes]]) -> bytes:
+    """Decrypt the first of some RSA-OAEP blobs that the key on its token opens.
+
+    Args:
+        key_file: names the token and the key.
+        module: real path of a module that was found to be allowed.
+        pin: tried once per token, in the life of this process.
+        blobs: hash names, `sha1` or `sha256`, and ciphertexts, each of at most PKCS11_BLOB_BYTES.
+
+    Raises:
+        KeyFileError: it opens none, or the token, key or module cannot be used; the message says which.
+        WrappedKeyError: the PKCS#11 library is not installed.
+    """
+    encoded = [(hash_name, wire.encode_base64(blob)) for hash_name, blob in blobs]
+    return wire.bytes_value(_ask(key_file, module, pin, encoded)["opened"])
+
+
+def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> PublicNumbers:
+    """Read an RSA public key from a token, without logging in where it shows without.
+
+    Raises:
+        KeyFileError: the token, key or module cannot be used; the message says which.
+        WrappedKeyError: the PKCS#11 library is not installed.
+    """
+    reply = _ask(key_file, module, pin, [])
+    return PublicNumbers(int(str(reply["modulus"]), 16), int(str(reply["exponent"]), 16), reply["sha256"] is True)
+
+
+def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tuple[str, str]]) -> Reply:
+    uri = key_file.uri
+    request: Request = {
+        "module": module,
+        "environment": key_file.environment,
+        "token": uri.token,
+        "label": uri.label,
+        "key_id": None if uri.key_id is None else wire.encode_base64(uri.key_id),
+        "pin": pin,
+        "wrong_pin_at": [token for token, refused_pin in _wrong_pins if refused_pin == pin],
+        "blobs": blobs,
+    }
+    reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}")
+    if reply.get("missing"):
+        raise WrappedKeyError(NEEDS_EXTRA)
+    if wrong_pin_at := reply.get("wrong_pin_at"):
+        _wrong_pins.add((str(wrong_pin_at), str(pin)))
+    if "refused" in reply:
+        raise KeyFileError(str(reply["refused"]))
+    return reply
+
+
+def _run(request: bytes, name: str) -> Reply:
+    """Run the child on one request; it and whatever it started are gone when this returns."""
+    if not sys.executable:
+        raise KeyFileError("PKCS#11 needs a child process, and this Python does not know its own program")
+    memory = os.memfd_create("pkcs11-request")
+    try:
+        os.write(memory, request)
+        os.lseek(memory, 0, os.SEEK_SET)
+        child = subprocess.Popen(  # noqa: S603 - this program itself, and nothing of the input
+            [sys.executable, "-IS", "-c", _PROGRAM, *sys.path],
+            stdin=memory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
+        )
+    except OSError as error:
+        raise KeyFileError(f"PKCS#11 needs a child process: {error.strerror}") from None
+    finally:
+        os.close(memory)
+    try:
+        line = _read_line(child)
+    finally:
+        status = _end(child)
+    if not line.endswith(b"\n"):
+        raise KeyFileError(f"{name} {_ending(status)}")
+    return wire.parse_object(line)
+
+
+def _read_line(child: subprocess.Popen[bytes]) -> bytes:
+    """Read the reply; it ends at a line break, for what the module left running may hold the pipe open."""
+    assert child.stdout is not None  # noqa: S101 - it was asked for
+    deadline = monotonic() + limits.PKCS11_SECONDS
+    reading = select.poll()
+    reading.register(child.stdout, select.POLLIN)
+    line = b""
+    with child.stdout as pipe:
+        while not line.endswith(b"\n") and len(line) <= limits.PKCS11_REPLY_BYTES:
+            if not reading.poll(max(0.0, deadline - monotonic()) * 1000):
+                raise KeyFileError(f"the PKCS#11 module did not answer within {limits.PKCS11_SECONDS:.0f} seconds")
+            if not (chunk := os.read(pipe.fileno(), limits.PKCS11_REPLY_BYTES)):
+                break
+            line += chunk
+    return line
+
+
+def _end(child: subprocess.Popen[bytes]) -> int | None:
+    """End the child and whatever it started; killing does not change the status of one that has ended."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    with suppress(subprocess.TimeoutExpired):  # a process inside a driver can be neither killed nor waited for
+        child.wait(_REAP_SECONDS)
+    return child.returncode
+
+
+def _ending(status: int | None) -> str:
+    if status is None or status >= 0:
+        return "ended its process without an answer"
+    return f"crashed ({signal.Signals(-status).name})"

@@ -1,0 +1,349 @@
+"""PKCS#7, today CMS (RFC 5652, 5083): private options wrapped to the RSA keys of certificates.
+
+Accepted, before any key is looked at: RSA PKCS#1 v1.5 and OAEP with SHA-1 to SHA-512; AES-GCM, both with the
+parameters of RFC 5084 and with those of the reference, AES-CBC and 3DES-CBC; EnvelopedData and AuthEnvelopedData.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keywrap.pkcs7 import cms
+from decoder.layer import annotations as layer
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
+
+    from decoder.keys.keyring import Keys
+    from decoder.keys.privatekey import PrivateKey, PrivateKeyObject
+    from decoder.keywrap import Refused
+
+_AES = bytes.fromhex("608648016503040100")[:-1]  # 2.16.840.1.101.3.4.1
+_CBC_KEY_BYTES = {_AES + b"\x02": 16, _AES + b"\x16": 24, _AES + b"\x2a": 32}
+_GCM_KEY_BYTES = {_AES + b"\x06": 16, _AES + b"\x1a": 24, _AES + b"\x2e": 32}
+_AES_128_GCM = _AES + b"\x06"
+_DES_EDE3_CBC = bytes.fromhex("2a864886f70d0307")  # 1.2.840.113549.3.7
+
+_RSAES_OAEP = bytes.fromhex("2a864886f70d010107")  # 1.2.840.113549.1.1.7
+_MGF1 = bytes.fromhex("2a864886f70d010108")  # 1.2.840.113549.1.1.8
+_SPECIFIED = bytes.fromhex("2a864886f70d010109")  # 1.2.840.113549.1.1.9
+_SHA2 = bytes.fromhex("6086480165030402")  # 2.16.840.1.101.3.4.2
+_SHA1 = bytes.fromhex("2b0e03021a")  # 1.3.14.3.2.26
+_HASHES: dict[bytes, type[hashes.HashAlgorithm]] = {
+    _SHA1: hashes.SHA1,
+    _SHA2 + b"\x04": hashes.SHA224,
+    _SHA2 + b"\x01": hashes.SHA256,
+    _SHA2 + b"\x02": hashes.SHA384,
+    _SHA2 + b"\x03": hashes.SHA512,
+}
+
+_GCM_NONCE_BYTES = 12
+_GCM_TAG_BYTES = 16
+_GCM_LEAST_TAG_BYTES = 12  # RFC 5084 §3.2, and the default there
+
+# The reference's own shape: SEQUENCE, but primitive, of a SEQUENCE of [4] nonce and INTEGER 16.
+_REFERENCE_NONCE = cms.CONTEXT | 4
+
+
+class _Recipient(NamedTuple):
+    """A recipient whose algorithm is accepted."""
+
+    identifier: bytes
+    padding: padding.AsymmetricPadding
+    encrypted_key: bytes
+
+
+class _Content(NamedTuple):
+    """Encrypted content whose algorithm is accepted."""
+
+    algorithm: Callable[[bytes], BlockCipherAlgorithm]
+    key_bytes: int
+    mode: modes.CBC | modes.GCM
+    ciphertext: bytes
+    additional_data: bytes
+
+
+class _DoesNotFitError(Exception):
+    """This key opens no recipient's share; the text says whether that was tried."""
+
+
+def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
+    """Wrap private options to certificates, in the one shape that the reference reads.
+
+    That is EnvelopedData with RSA PKCS#1 v1.5 and AES-128-GCM, whose parameters follow no standard.
+
+    Args:
+        options: the private options.
+        recipients: 1 to CMS_RECIPIENTS X.509 certificates in PEM or DER, with RSA keys of CERTIFICATE_RSA_BITS
+            or more.
+
+    Raises:
+        KeyFileError: a recipient is not such a certificate, or there are too few or too many.
+    """
+    if not 1 <= len(recipients) <= limits.CMS_RECIPIENTS:
+        raise KeyFileError(f"PKCS#7 is for 1 to {limits.CMS_RECIPIENTS} recipients, not {len(recipients)}")
+    key, nonce = os.urandom(_GCM_KEY_BYTES[_AES_128_GCM]), os.urandom(_GCM_NONCE_BYTES)
+    encryptor = Cipher(AES(key), modes.GCM(nonce)).encryptor()
+    ciphertext = encryptor.update(options) + encryptor.finalize() + encryptor.tag
+    transports = [_key_transport(recipient, key) for recipient in recipients]
+    return cms.build_envelope(transports, cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce)), ciphertext)
+
+
+def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+    """Open CMS enveloped data with the first private key that fits one of its recipients.
+
+    A recipient whose certificate is there is opened with the key of that certificate and no other; every
+    other recipient, with every key of its size.
+
+    Args:
+        wrapped: BER or PEM, at most CMS_BYTES.
+        keys: `keys.private` is tried in its order, but those first whose certificate is a recipient.
+        refused: told of each key that does not open it and each certificate that does not help, and why.
+
+    Returns:
+        The private options, or None. What nothing authenticates (CBC) is returned only if it is private options.
+
+    Raises:
+        WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no private key at all.
+    """
+    try:
+        envelope = cms.parse_envelope(wrapped)
+        content = _acceptable_content(envelope)
+        recipients = _acceptable_recipients(envelope.recipients)
+    except ValueError as error:
+        raise WrappedKeyError(f"it is not usable CMS: {error}") from None
+    if not keys.private:
+        raise WrappedKeyError("there is no private key to try")
+    moduli = _certified_moduli(recipients, keys, refused)
+    certified = set().union(*moduli.values())
+    for key in sorted(keys.private, key=lambda key: _modulus(key) not in certified) if certified else keys.private:
+        try:
+            return _open(content, _candidates(recipients, moduli, _modulus(key)), key.load())
+        except (KeyFileError, _DoesNotFitError) as error:
+            refused(key, str(error))
+    return None
+
+
+def _acceptable_content(envelope: cms.Envelope) -> _Content:
+    oid = envelope.algorithm.oid
+    if oid in _GCM_KEY_BYTES:
+        return _gcm(envelope, _GCM_KEY_BYTES[oid])
+    if envelope.mac is None and oid in _CBC_KEY_BYTES:
+        return _cbc(envelope, AES, _CBC_KEY_BYTES[oid], 16)
+    if envelope.mac is None and oid == _DES_EDE3_CBC:
+        from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+
+        return _cbc(envelope, TripleDES, 24, 8)
+    raise ValueError(f"the content encryption {cms.dotted(oid)} is not accepted")
+
+
+def _cbc(
+    envelope: cms.Envelope, algorithm: Callable[[bytes], BlockCipherAlgorithm], key_bytes: int, block_bytes: int
+) -> _Content:
+    """Read the IV (RFC 3370 §5.1, RFC 3565 §2.2)."""
+    parameters = envelope.algorithm.parameters
+    if parameters is None or parameters.tag != cms.OCTET_STRING or len(parameters.value) != block_bytes:
+        raise ValueError("the IV is absent or of a wrong length")
+    if not envelope.ciphertext or len(envelope.ciphertext) % block_bytes:
+        raise ValueError("the encrypted content is not made of whole blocks")
+    return _Content(algorithm, key_bytes, modes.CBC(parameters.value), envelope.ciphertext, b"")
+
+
+def _gcm(envelope: cms.Envelope, key_bytes: int) -> _Content:
+    """Read the nonce, and take the tag from where it is: in its own field, or at the ciphertext's end."""
+    nonce, tag_bytes = _gcm_parameters(envelope.algorithm.parameters)
+    if len(nonce) != _GCM_NONCE_BYTES or not _GCM_LEAST_TAG_BYTES <= tag_bytes <= _GCM_TAG_BYTES:
+        raise ValueError("the nonce or the tag of the content has a wrong length")
+    ciphertext, tag = envelope.ciphertext, envelope.mac
+    if tag is None:
+        ciphertext, tag = ciphertext[:-tag_bytes], ciphertext[-tag_bytes:]
+    if len(tag) != tag_bytes:
+        raise ValueError("the tag of the content has not the length that its parameters say")
+    return _Content(AES, key_bytes, modes.GCM(nonce, tag, tag_bytes), ciphertext, envelope.additional_data)
+
+
+def _gcm_parameters(parameters: cms.Element | None) -> tuple[bytes, int]:
+    """Read nonce and tag length in bytes, as in RFC 5084 §3.2 or in the reference's own shape."""
+    if parameters is None or parameters.tag not in (cms.SEQUENCE, cms.PRIMITIVE_SEQUENCE):
+        raise ValueError("the content has no GCM parameters")
+    fields = cms.Reader(parameters.value)
+    if parameters.tag == cms.PRIMITIVE_SEQUENCE:
+        fields = cms.Reader(fields.take(cms.SEQUENCE).value)
+        nonce = fields.take(_REFERENCE_NONCE).value
+    else:
+        nonce = cms.take_octets(fields)
+    length = fields.optional(cms.INTEGER)
+    fields.end()
+    return nonce, int.from_bytes(length.value) if length else _GCM_LEAST_TAG_BYTES
+
+
+def _reference_parameters(nonce: bytes) -> cms.Element:
+    inner = cms.der(cms.SEQUENCE, cms.der(_REFERENCE_NONCE, nonce), cms.der(cms.INTEGER, _GCM_TAG_BYTES.to_bytes()))
+    return cms.Element(cms.PRIMITIVE_SEQUENCE, inner, cms.der(cms.PRIMITIVE_SEQUENCE, inner))
+
+
+def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
+    """Keep the recipients whose algorithms are on the list; no key has been touched yet."""
+    accepted = []
+    problem = "it has no recipient with an RSA key"
+    for recipient in recipients:
+        try:
+            rsa_padding = _padding(recipient.algorithm)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            accepted.append(_Recipient(recipient.identifier, rsa_padding, recipient.encrypted_key))
+    if not accepted:
+        raise ValueError(problem)
+    return accepted
+
+
+def _padding(algorithm: cms.Algorithm) -> padding.AsymmetricPadding:
+    if algorithm.oid == cms.RSA_ENCRYPTION:
+        if algorithm.parameters and algorithm.parameters.tag != cms.NULL:
+            raise ValueError("the key algorithm has parameters where none belong")
+        return padding.PKCS1v15()
+    if algorithm.oid == _RSAES_OAEP:
+        return _oaep(algorithm.parameters)
+    raise ValueError(f"the key algorithm {cms.dotted(algorithm.oid)} is not accepted")
+
+
+def _oaep(parameters: cms.Element | None) -> padding.OAEP:
+    """Read the parameters of RSAES-OAEP (RFC 4055 §4.1)."""
+    if parameters is None or parameters.tag != cms.SEQUENCE:
+        raise ValueError("the key algorithm lacks its OAEP parameters")
+    fields = cms.Reader(parameters.value)
+    digest = mask_digest = _HASHES[_SHA1]()
+    label = b""
+    if given := fields.optional(cms.EXPLICIT):
+        digest = _hash(cms.take_algorithm(cms.Reader(given.value)))
+    if given := fields.optional(cms.EXPLICIT | 1):
+        mask = cms.take_algorithm(cms.Reader(given.value))
+        if mask.oid != _MGF1 or mask.parameters is None:
+            raise ValueError("the mask generation of OAEP is not MGF1")
+        mask_digest = _hash(cms.take_algorithm(cms.Reader(mask.parameters.encoded)))
+    if given := fields.optional(cms.EXPLICIT | 2):
+        source = cms.take_algorithm(cms.Reader(given.value))
+        if source.oid != _SPECIFIED or source.parameters is None:
+            raise ValueError("the label of OAEP is not given in its parameters")
+        label = cms.take_octets(cms.Reader(source.parameters.encoded))
+    fields.end()
+    return padding.OAEP(padding.MGF1(mask_digest), digest, label)
+
+
+def _hash(algorithm: cms.Algorithm) -> hashes.HashAlgorithm:
+    if algorithm.oid not in _HASHES:
+        raise ValueError(f"the hash {cms.dotted(algorithm.oid)} is not accepted")
+    return _HASHES[algorithm.oid]()
+
+
+def _certified_moduli(recipients: list[_Recipient], keys: Keys, refused: Refused) -> dict[bytes, set[int]]:
+    """Find by their certificates which keys the recipients have: RSA moduli by recipient's identifier."""
+    identifiers = {recipient.identifier for recipient in recipients}
+    moduli: dict[bytes, set[int]] = {}
+    for material in keys.certificates:
+        try:
+            certificate = cms.parse_certificate(material.data)
+            named = identifiers & {certificate.issuer_and_serial, certificate.key_identifier}
+            modulus = certificate.rsa_numbers()[0] if named else 0
+        except ValueError as error:
+            refused(material, f"it cannot be parsed as a certificate: {error}")
+            continue
+        for identifier in named:
+            moduli.setdefault(identifier, set()).add(modulus)
+        if not named:
+            refused(material, "it is the certificate of no recipient")
+        elif modulus not in map(_modulus, keys.private):
+            refused(material, "it is the certificate of a recipient, but no private key that was given matches it")
+    return moduli
+
+
+def _modulus(key: PrivateKey) -> int:
+    """Give the modulus of an RSA key, and 0 of one that is not usable."""
+    try:
+        loaded = key.load()
+    except KeyFileError:
+        return 0
+    return loaded.public_key().public_numbers().n if isinstance(loaded, rsa.RSAPrivateKey) else 0
+
+
+def _candidates(recipients: list[_Recipient], moduli: dict[bytes, set[int]], modulus: int) -> list[_Recipient]:
+    """Choose the recipients that a key may open, those first that its certificate names."""
+    own = [recipient for recipient in recipients if modulus in moduli.get(recipient.identifier, ())]
+    return own + [recipient for recipient in recipients if recipient.identifier not in moduli]
+
+
+def _open(content: _Content, candidates: list[_Recipient], key: PrivateKeyObject) -> bytes:
+    if not isinstance(key, rsa.RSAPrivateKey):
+        raise _DoesNotFitError("it is not an RSA key, and PKCS#7 is for these alone")
+    reason = "it can be the key of no recipient, by their certificates and its size"
+    for recipient in candidates:
+        if len(recipient.encrypted_key) != (key.key_size + 7) // 8:
+            continue
+        try:
+            return _open_content(content, _content_key(recipient, key, content.key_bytes))
+        except (ValueError, InvalidTag):
+            reason = "it does not open this wrapped key"
+    raise _DoesNotFitError(reason)
+
+
+def _content_key(recipient: _Recipient, key: rsa.RSAPrivateKey, key_bytes: int) -> bytes:
+    """Decrypt the content key; where that fails, give a random one, so that nobody learns it (RFC 3218 §2.3.2)."""
+    substitute = os.urandom(key_bytes)
+    try:
+        content_key = key.decrypt(recipient.encrypted_key, recipient.padding)
+    except (ValueError, UnsupportedAlgorithm):
+        return substitute
+    return content_key if len(content_key) == key_bytes else substitute
+
+
+def _open_content(content: _Content, key: bytes) -> bytes:
+    if isinstance(content.mode, modes.CBC):
+        return _open_cbc(content.algorithm(key), content.mode, content.ciphertext)
+    decryptor = Cipher(AES(key), content.mode).decryptor()
+    decryptor.authenticate_additional_data(content.additional_data)
+    return decryptor.update(content.ciphertext) + decryptor.finalize()
+
+
+def _open_cbc(algorithm: BlockCipherAlgorithm, mode: modes.CBC, ciphertext: bytes) -> bytes:
+    """Decrypt and remove the padding (RFC 5652 §6.3).
+
+    Private options alone pass: bad padding and bad contents look the same, and a wrong key does not
+    give one thing in 256 for the caller to take for private options.
+    """
+    from cryptography.hazmat.primitives.padding import PKCS7
+
+    try:
+        decryptor = Cipher(algorithm, mode).decryptor()
+    except UnsupportedAlgorithm:
+        raise WrappedKeyError(f"this OpenSSL library has no {algorithm.name}") from None
+    unpadder = PKCS7(algorithm.block_size).unpadder()
+    options = unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
+    layer.parse_private_options(options)
+    return options
+
+
+def _key_transport(recipient: bytes, content_key: bytes) -> cms.Recipient:
+    """Encrypt the content key to a certificate."""
+    try:
+        certificate = cms.parse_certificate(recipient)
+        modulus, exponent = certificate.rsa_numbers()
+    except ValueError as error:
+        raise KeyFileError(f"it is not a certificate, which PKCS#7 needs, not a public key alone: {error}") from None
+    if 0 < modulus.bit_length() < limits.CERTIFICATE_RSA_BITS:
+        raise KeyFileError(f"it is a certificate, but its RSA key has less than {limits.CERTIFICATE_RSA_BITS} bits")
+    try:
+        encrypted = rsa.RSAPublicNumbers(exponent, modulus).public_key().encrypt(content_key, padding.PKCS1v15())
+    except ValueError:
+        raise KeyFileError("it is a certificate, but its key is not a usable RSA key") from None
+    return cms.Recipient(certificate.issuer_and_serial, cms.Algorithm(cms.RSA_ENCRYPTION, None), encrypted)

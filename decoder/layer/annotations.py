@@ -1,0 +1,180 @@
+"""What the annotations of an encrypted layer hold, read and written (ocicrypt's spec/ADVANCED layout).
+
+`….enc.pubopts` holds the public options, each `….enc.keys.SCHEME` wrapped private options.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from decoder import limits
+from decoder.errors import LayerError, PayloadError, quoted
+from decoder.formats import wire
+
+PUBLIC_OPTIONS = "org.opencontainers.image.enc.pubopts"
+KEYS_PREFIX = "org.opencontainers.image.enc.keys."
+CIPHER = "AES_256_CTR_HMAC_SHA256"
+
+ENCRYPTED = "+encrypted"
+OCI_TAR = "application/vnd.oci.image.layer.v1.tar"
+_NONDISTRIBUTABLE_TAR = "application/vnd.oci.image.layer.nondistributable.v1.tar"
+_DOCKER_TAR = "application/vnd.docker.image.rootfs.diff.tar"
+_DOCKER_FOREIGN_TAR = "application/vnd.docker.image.rootfs.foreign.diff.tar"
+DECODABLE = frozenset(
+    f"{tar}{compression}{ENCRYPTED}"
+    for tar, separator in (
+        (OCI_TAR, "+"),
+        (_NONDISTRIBUTABLE_TAR, "+"),
+        (_DOCKER_TAR, "."),
+        (_DOCKER_FOREIGN_TAR, "."),
+    )
+    for compression in ("", f"{separator}gzip", f"{separator}zstd")
+)
+
+
+class WrappedKey(NamedTuple):
+    """One item of one annotation: private options that some key opens."""
+
+    annotation: str
+    number: int
+    text: str
+
+    @property
+    def scheme(self) -> str:
+        """The part of the annotation's name that says how it was wrapped: `jwe`, or `provider.NAME`."""
+        return self.annotation.removeprefix(KEYS_PREFIX)
+
+
+class PrivateOptions(NamedTuple):
+    """What a wrapped key opens to: the 32-byte key, the 16-byte nonce, and the digest of the plain layer."""
+
+    symmetric_key: bytes
+    nonce: bytes
+    digest: str
+
+
+class PublicOptions(NamedTuple):
+    """What anybody can read, and change, of a layer's encryption: the HMAC and, in error, a nonce."""
+
+    hmac: bytes
+    nonce: bytes
+
+
+class LayerKey(NamedTuple):
+    """All that the cipher loop needs: 32-byte key, 16-byte nonce, and the 32-byte HMAC to expect."""
+
+    symmetric_key: bytes
+    nonce: bytes
+    hmac: bytes
+
+
+def check_media_type(media_type: str) -> None:
+    """Refuse a layer that is not encrypted, or not in a way that this program knows.
+
+    Raises:
+        PayloadError: it is neither OCI's nor Docker's layer type with `+encrypted`.
+    """
+    if media_type not in DECODABLE:
+        raise PayloadError(f"the descriptor's media type {quoted(media_type)} is not that of an encrypted layer")
+
+
+def wrapped_keys(annotations: Mapping[str, str]) -> list[WrappedKey]:
+    """List the wrapped keys of a layer, annotations in the order of their names.
+
+    Raises:
+        LayerError: there are more than WRAPPED_KEYS.
+    """
+    found: list[WrappedKey] = []
+    for name in sorted(annotations):
+        if name.startswith(KEYS_PREFIX) and annotations[name]:
+            items = annotations[name].split(",", limits.WRAPPED_KEYS)
+            found += [WrappedKey(name, index, text) for index, text in enumerate(items)]
+    if len(found) > limits.WRAPPED_KEYS:
+        raise LayerError(f"the layer has more than {limits.WRAPPED_KEYS} wrapped keys")
+    return found
+
+
+def parse_public_options(annotations: Mapping[str, str]) -> PublicOptions:
+    """Read the public options, which carry the HMAC over the ciphertext.
+
+    Raises:
+        LayerError: they are absent, malformed, of an unknown cipher, or their HMAC is not 32 bytes long.
+    """
+    try:
+        options = wire.parse_object(wire.decode_base64(annotations.get(PUBLIC_OPTIONS, "")))
+        cipher = wire.text_value(wire.member(options, "cipher"))
+        hmac = wire.bytes_value(wire.member(options, "hmac"))
+        nonce = _nonce(options)
+    except ValueError as error:
+        raise LayerError(f"{PUBLIC_OPTIONS}: {error}") from None
+    if cipher != CIPHER:
+        raise LayerError(f"{PUBLIC_OPTIONS}: the cipher is {quoted(cipher)}, not {CIPHER}")
+    if len(hmac) != limits.HMAC_BYTES:
+        raise LayerError(f"{PUBLIC_OPTIONS}: the HMAC has {len(hmac)} bytes, not {limits.HMAC_BYTES}")
+    return PublicOptions(hmac, nonce)
+
+
+def parse_private_options(text: bytes) -> PrivateOptions:
+    """Read what a wrapped key opened to.
+
+    Raises:
+        ValueError: it is malformed, or the key is not 32 or the nonce not 16 bytes long.
+    """
+    if len(text) > limits.PRIVATE_OPTIONS_BYTES:
+        raise ValueError(f"the private options are longer than {limits.PRIVATE_OPTIONS_BYTES} bytes")
+    options = wire.parse_object(text)
+    key = wire.bytes_value(wire.member(options, "symkey"))
+    nonce = _nonce(options)
+    digest = wire.text_value(wire.member(options, "digest"))
+    if len(key) != limits.SYMMETRIC_KEY_BYTES:
+        raise ValueError(f"the layer key has {len(key)} bytes, not {limits.SYMMETRIC_KEY_BYTES}")
+    if len(nonce) != limits.NONCE_BYTES:
+        raise ValueError(f"the nonce has {len(nonce)} bytes, not {limits.NONCE_BYTES}")
+    return PrivateOptions(key, nonce, digest)
+
+
+def layer_key(public: PublicOptions, private: PrivateOptions) -> LayerKey:
+    """Join both kinds of options. The HMAC does not cover the nonce, so only the private one counts.
+
+    Raises:
+        LayerError: the public options name another nonce.
+    """
+    if public.nonce and public.nonce != private.nonce:
+        raise LayerError(f"{PUBLIC_OPTIONS}: it holds a nonce that differs from the private one")
+    return LayerKey(private.symmetric_key, private.nonce, public.hmac)
+
+
+def build_private_options(options: PrivateOptions) -> bytes:
+    """Write private options: what a scheme then wraps."""
+    return _compact(
+        {
+            "symkey": wire.encode_base64(options.symmetric_key),
+            "digest": options.digest,
+            "cipheroptions": {"nonce": wire.encode_base64(options.nonce)},
+        }
+    )
+
+
+def build_annotations(hmac: bytes, wrapped: Mapping[str, Sequence[bytes]]) -> dict[str, str]:
+    """Write the annotations of an encrypted layer.
+
+    Args:
+        hmac: 32-byte HMAC-SHA256 over the ciphertext.
+        wrapped: wrapped private options by scheme (`jwe`, `provider.NAME`, …).
+    """
+    public = {"cipher": CIPHER, "hmac": wire.encode_base64(hmac), "cipheroptions": {}}
+    annotations = {PUBLIC_OPTIONS: wire.encode_base64(_compact(public))}
+    for scheme, items in wrapped.items():
+        annotations[KEYS_PREFIX + scheme] = ",".join(wire.encode_base64(item) for item in items)
+    return annotations
+
+
+def _nonce(options: dict[str, object]) -> bytes:
+    cipher_options = wire.object_value(wire.member(options, "cipheroptions"))
+    return wire.bytes_value(cipher_options.get("nonce"))
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -1,0 +1,110 @@
+"""The payload that containerd writes to descriptor 3: a protobuf Any around JSON. No I/O here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+from decoder import limits
+from decoder.errors import PayloadError, quoted
+from decoder.formats import protobuf, wire
+
+Read = TypeVar("Read")
+
+TYPE_URL = "io.containerd.ocicrypt.v1.Payload"
+
+
+class Descriptor(NamedTuple):
+    """What the manifest says of a layer (OCI image-spec, descriptor)."""
+
+    media_type: str
+    annotations: dict[str, str]
+    digest: str = ""
+
+
+class Payload(NamedTuple):
+    """Keys by parameter name (`privkeys`, `x509s`, …) and the descriptor of the layer."""
+
+    parameters: dict[str, list[bytes]]
+    descriptor: Descriptor
+
+
+def parse_payload(data: bytes) -> Payload:
+    """Parse what came on descriptor 3.
+
+    Args:
+        data: protobuf `google.protobuf.Any`, at most PAYLOAD_BYTES.
+
+    Raises:
+        PayloadError: anything is absent, of a wrong type, or over its limit.
+    """
+    if not data:
+        raise PayloadError("the payload on descriptor 3 is empty")
+    if len(data) > limits.PAYLOAD_BYTES:
+        raise PayloadError(f"the payload is larger than {limits.PAYLOAD_BYTES} bytes")
+    try:
+        type_url, value = protobuf.parse_bytes(data, 1).decode(), protobuf.parse_bytes(data, 2)
+    except ValueError as error:
+        raise PayloadError(f"the payload is not a protobuf Any: {error}") from None
+    if type_url.rpartition("/")[2] != TYPE_URL:
+        raise PayloadError(f"the payload's type is {quoted(type_url)}, not {TYPE_URL}")
+    try:
+        return _parse_value(value)
+    except ValueError as error:
+        raise PayloadError(f"the payload's value: {error}") from None
+
+
+def build_payload(payload: Payload) -> bytes:
+    """Build the bytes that `parse_payload` reads: what a client sends to containerd."""
+    parameters = {name: [wire.encode_base64(item) for item in items] for name, items in payload.parameters.items()}
+    media_type, annotations, digest = payload.descriptor
+    descriptor = {"mediaType": media_type, "digest": digest, "annotations": annotations}
+    value = json.dumps({"DecryptConfig": {"Parameters": parameters}, "Descriptor": descriptor}).encode()
+    return protobuf.build_bytes(1, TYPE_URL.encode()) + protobuf.build_bytes(2, value)
+
+
+def _parse_value(text: bytes) -> Payload:
+    value = wire.parse_object(text)
+    config = _in("DecryptConfig", wire.object_value, wire.member(value, "DecryptConfig"))
+    descriptor = _in("Descriptor", wire.object_value, wire.member(value, "Descriptor"))
+    parameters = _in("DecryptConfig.Parameters", wire.object_value, wire.member(config, "Parameters"))
+    return Payload({name: _parameter(name, items) for name, items in parameters.items()}, parse_descriptor(descriptor))
+
+
+def _parameter(name: str, items: object) -> list[bytes]:
+    where = f"DecryptConfig.Parameters[{quoted(name)}]"
+    values = _in(where, wire.list_value, items)
+    if len(values) > limits.PARAMETER_ENTRIES:
+        raise ValueError(f"{where}: more than {limits.PARAMETER_ENTRIES} entries")
+    return [_in(f"{where}[{index}]", wire.bytes_value, item) for index, item in enumerate(values)]
+
+
+def parse_descriptor(value: dict[str, object]) -> Descriptor:
+    """Read an OCI descriptor; members that decoding does not need are checked for their type alone.
+
+    Raises:
+        ValueError: a member has a wrong type, or an annotation is over its limit.
+    """
+    media_type = _in("Descriptor.mediaType", wire.text_value, wire.member(value, "mediaType"))
+    digest = _in("Descriptor.digest", wire.text_value, wire.member(value, "digest"))
+    size = wire.member(value, "size")
+    if size is not None and type(size) is not int:
+        raise ValueError("Descriptor.size: not an integer")
+    annotations = _in("Descriptor.annotations", wire.object_value, wire.member(value, "annotations"))
+    return Descriptor(media_type, {name: _annotation(name, text) for name, text in annotations.items()}, digest)
+
+
+def _annotation(name: str, value: object) -> str:
+    where = f"Descriptor.annotations[{quoted(name)}]"
+    text = _in(where, wire.text_value, value)
+    if len(text) > limits.ANNOTATION_BYTES:
+        raise ValueError(f"{where}: longer than {limits.ANNOTATION_BYTES} bytes")
+    return text
+
+
+def _in(where: str, read: Callable[[object], Read], value: object) -> Read:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,217 @@
+"""The layer cipher, both ways: AES-256-CTR, and HMAC-SHA256 over the ciphertext.
+
+What is released before the verdict: `decrypt` writes plaintext as it comes, but for the last
+TAIL_BYTES, which stay back until the HMAC was found equal (a layer that is no longer stays back
+whole). `decrypt_verified` writes nothing before that. Memory does not depend on the layer's size.
+"""
+
+from __future__ import annotations
+
+import select
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+from decoder import limits
+from decoder.errors import StreamError
+from decoder.layer.authenticator import Authenticator, new_buffer
+
+if TYPE_CHECKING:
+    from decoder.layer.annotations import LayerKey
+
+_SLACK = 15  # update_into() wants room for all but one byte of a further AES block.
+
+
+class Source(Protocol):
+    """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read at most as much as fits; 0 at the end, None if that would have to wait."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for it."""
+
+
+class Sink(Protocol):
+    """An unbuffered binary file to write."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write as much as goes at once; None if that would have to wait."""
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for it."""
+
+
+class Spool(Source, Sink, Protocol):
+    """An unbuffered binary file to write and then to read again."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to an offset, in bytes from the start."""
+
+
+class Rewound:
+    """A source whose start was read ahead and is read again.
+
+    Args:
+        source: what to read.
+        head_bytes: how much of it to read ahead, in bytes.
+
+    Attributes:
+        head: the first `head_bytes`, or all if there are fewer.
+
+    Raises:
+        StreamError: reading failed.
+    """
+
+    def __init__(self, source: Source, head_bytes: int) -> None:
+        head = memoryview(bytearray(head_bytes))
+        self.head = bytes(head[: fill(source, head)])
+        self._rest = memoryview(self.head)
+        self._source = source
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read from the head, then from the source."""
+        if not self._rest:
+            return self._source.readinto(buffer)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+    def fileno(self) -> int:
+        """Return the descriptor, to wait for it."""
+        return self._source.fileno()
+
+
+def decrypt(
+    source: Source,
+    sink: Sink,
+    key: LayerKey,
+    buffer_bytes: int = limits.BUFFER_BYTES,
+    source_name: str = "standard input",
+) -> None:
+    """Decrypt a layer, holding back its tail until the HMAC over the whole ciphertext is verified.
+
+    Args:
+        source: the ciphertext, read to its end.
+        sink: takes the plaintext, which has the same length.
+        key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
+        source_name: what a StreamError calls the source.
+
+    Raises:
+        LayerError: the HMAC differs; the last TAIL_BYTES of plaintext were not written.
+        StreamError: reading or writing failed.
+    """
+    cipher = Cipher(algorithms.AES(key.symmetric_key), modes.CTR(key.nonce)).decryptor()
+    plain = new_buffer(limits.TAIL_BYTES + buffer_bytes + _SLACK)
+    held = 0
+    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
+        while length := fill(source, block := mac.free_buffer(), source_name):
+            mac.update(block[:length])
+            held += cipher.update_into(block[:length], plain[held:])
+            held = _release_all_but_tail(sink, plain, held)
+        mac.verify(key.hmac)
+    write_all(sink, plain[:held])
+
+
+def decrypt_verified(
+    source: Source, sink: Sink, key: LayerKey, spool: Spool, buffer_bytes: int = limits.BUFFER_BYTES
+) -> None:
+    """Decrypt a layer without releasing a byte before the HMAC is verified.
+
+    Args:
+        source: the ciphertext, read to its end.
+        sink: takes the plaintext, after the verdict.
+        key: as for `decrypt`.
+        spool: an empty file that only this process can read; it takes the ciphertext.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
+
+    Raises:
+        LayerError: the HMAC differs; nothing was written to `sink`.
+        StreamError: reading, writing or spooling failed.
+    """
+    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
+        while length := fill(source, block := mac.free_buffer()):
+            write_all(spool, block[:length], "the spool file")
+            mac.update(block[:length])
+        mac.verify(key.hmac)
+    spool.seek(0)
+    decrypt(spool, sink, key, buffer_bytes, "the spool file")
+
+
+def encrypt(
+    source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes, buffer_bytes: int = limits.BUFFER_BYTES
+) -> bytes:
+    """Encrypt a layer.
+
+    Args:
+        source: the plaintext, read to its end.
+        sink: takes the ciphertext, which has the same length.
+        symmetric_key: 32 bytes, never used for another layer.
+        nonce: 16 bytes, the first counter block.
+        buffer_bytes: how much is read and enciphered at a time, in bytes.
+
+    Returns:
+        The 32-byte HMAC-SHA256 over the ciphertext.
+
+    Raises:
+        StreamError: reading or writing failed.
+    """
+    cipher = Cipher(algorithms.AES(symmetric_key), modes.CTR(nonce)).encryptor()
+    plain = new_buffer(buffer_bytes)
+    with Authenticator(symmetric_key, buffer_bytes + _SLACK) as mac:
+        while length := fill(source, plain):
+            block = mac.free_buffer()
+            cipher.update_into(plain[:length], block)
+            mac.update(block[:length])
+            write_all(sink, block[:length])
+        return mac.finish()
+
+
+def fill(source: Source, buffer: memoryview, name: str = "standard input") -> int:
+    """Read until the buffer is full or the source at its end; return the number of bytes.
+
+    Raises:
+        StreamError: reading failed.
+    """
+    length = 0
+    while length < len(buffer):
+        try:
+            count = source.readinto(buffer[length:])
+        except OSError as error:
+            raise StreamError(name, error) from None
+        if count == 0:
+            break
+        if count is None:
+            select.select([source], [], [])
+        else:
+            length += count
+    return length
+
+
+def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> None:
+    """Write everything, however little the sink takes at a time.
+
+    Raises:
+        StreamError: writing failed.
+    """
+    while data:
+        try:
+            count = sink.write(data)
+        except OSError as error:
+            raise StreamError(name, error) from None
+        if count is None:
+            select.select([], [sink], [])
+        else:
+            data = data[count:]
+
+
+def _release_all_but_tail(sink: Sink, plain: memoryview, held: int) -> int:
+    """Write what may leave now, move the rest to the front, and return how much that is."""
+    releasable = held - limits.TAIL_BYTES
+    if releasable <= 0:
+        return held
+    write_all(sink, plain[:releasable])
+    plain[: limits.TAIL_BYTES] = plain[releasable:held]
+    return limits.TAIL_BYTES

@@ -1,0 +1,1 @@
+"""The machine: containerd and its content store, the journal, and how a failing process ends."""

@@ -1,0 +1,177 @@
+"""containerd's content store, read to find the descriptor of a layer that came without a payload.
+
+containerd commits a manifest, and then each layer, to its content store before it unpacks them. So the
+layer on standard input is one that a manifest there names, and its blob begins with the same bytes.
+The store is only read: nothing is locked or written, no link is followed, and what vanishes is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from time import monotonic
+
+from decoder import limits
+from decoder.errors import PayloadError, quoted
+from decoder.formats import wire
+from decoder.layer.annotations import DECODABLE, ENCRYPTED
+from decoder.layer.payload import Descriptor, parse_descriptor
+
+BLOBS = "io.containerd.content.v1.content/blobs/sha256"
+
+_NAME_CHARACTERS = 64
+_HEX = frozenset("0123456789abcdef")
+_JSON_SPACE = b" \t\n\r"
+_ENCRYPTED_WORD = ENCRYPTED.strip("+").encode()  # some writers of JSON escape the plus sign
+
+
+class Search:
+    """A look-up in one store: iterate over it for the descriptors that may be the layer's.
+
+    Args:
+        root: containerd's root directory, which holds the content store.
+        head: the layer's first STORE_WINDOW_BYTES, or all of it if it is shorter.
+        media_type: what the layer's media type must be, or "" if that is not known.
+        why: why there is no payload, for messages.
+
+    Attributes:
+        manifests: how many manifests with encrypted layers were read so far.
+        layers: how many blobs of encrypted layers were compared so far.
+    """
+
+    def __init__(self, root: str, head: bytes, media_type: str, why: str) -> None:
+        self.root = root
+        self.why = why
+        self.manifests = 0
+        self.layers = 0
+        self._head = head
+        self._media_types = frozenset((media_type,)) & DECODABLE if media_type else DECODABLE
+        self._compared: dict[str, bool] = {}
+        self._offered: set[frozenset[tuple[str, str]]] = set()
+        self._given_up = False
+        self._deadline = monotonic() + limits.STORE_SECONDS
+
+    def __iter__(self) -> Iterator[Descriptor]:
+        """Yield descriptors whose blob begins with the head, those of newer manifests first.
+
+        Tags that share a layer mostly share its annotations too; those are yielded once. What the caller
+        does with a descriptor does not count against STORE_SECONDS.
+
+        Raises:
+            PayloadError: the store cannot be read, or there is no such descriptor.
+        """
+        folder = os.path.join(self.root, BLOBS)
+        try:
+            store = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise PayloadError(
+                f"{self.why}, and the content store {quoted(folder)} cannot be read: {error.strerror}"
+            ) from None
+        try:
+            for descriptor in self._search(store):
+                if len(self._offered) == limits.STORE_CANDIDATES:
+                    break
+                annotations = frozenset(descriptor.annotations.items())
+                if annotations not in self._offered:
+                    self._offered.add(annotations)
+                    offered_at = monotonic()
+                    yield descriptor
+                    self._deadline += monotonic() - offered_at
+        finally:
+            os.close(store)
+        if not self._offered:
+            end = "; then the search was given up" if self._given_up else ""
+            raise PayloadError(
+                f"{self.why}, and {quoted(folder)} has no layer that begins like this one ({self.manifests} manifests "
+                f"with encrypted layers were read, {self.layers} such layers compared{end})"
+            )
+
+    def _search(self, store: int) -> Iterator[Descriptor]:
+        for name in self._newest_first(store):
+            if self._is_over():
+                return
+            if manifest := _read_manifest(store, name):
+                self.manifests += 1
+                yield from self._matching(store, manifest)
+
+    def _newest_first(self, store: int) -> Iterator[str]:
+        """Yield the names of what may be manifests, newer ones first.
+
+        To ask for the times of 10,000 files takes longer than to decrypt a small layer. Inode numbers come
+        with the names, and those of a fresh image are often the largest: they go first. All others are put
+        in order before the next is read, for on XFS, and where numbers are used again, they tell nothing.
+        """
+        with os.scandir(store) as scan:
+            entries = sorted(scan, key=os.DirEntry.inode, reverse=True)
+        yield from self._by_time(store, entries[: limits.STORE_BATCH])
+        yield from self._by_time(store, entries[limits.STORE_BATCH :])
+
+    def _by_time(self, store: int, entries: list[os.DirEntry[str]]) -> Iterator[str]:
+        small: list[tuple[int, str]] = []
+        for entry in entries:
+            if self._is_over():
+                break
+            try:
+                status = os.stat(entry.name, dir_fd=store, follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode) and status.st_size <= limits.MANIFEST_BYTES:
+                small.append((status.st_mtime_ns, entry.name))
+        return (name for _, name in sorted(small, reverse=True) if _is_name(name))
+
+    def _is_over(self) -> bool:
+        """Tell whether a bound was reached, now or before."""
+        if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
+            self._given_up = True
+        return self._given_up
+
+    def _matching(self, store: int, manifest: dict[str, object]) -> Iterator[Descriptor]:
+        entries = manifest.get("layers")
+        for entry in entries if isinstance(entries, list) else []:
+            try:
+                descriptor = parse_descriptor(wire.object_value(entry))
+            except ValueError:
+                continue
+            if descriptor.media_type in self._media_types and self._begins_alike(store, descriptor.digest):
+                yield descriptor
+
+    def _begins_alike(self, store: int, digest: str) -> bool:
+        algorithm, _, name = digest.partition(":")
+        if algorithm != "sha256" or not _is_name(name):
+            return False
+        if name not in self._compared and self.layers < limits.STORE_LAYERS:
+            self.layers += 1
+            self._compared[name] = _read(store, name, limits.STORE_WINDOW_BYTES) == self._head
+        return self._compared.get(name, False)
+
+
+def _read_manifest(store: int, name: str) -> dict[str, object] | None:
+    """Read a blob if it is JSON that names an encrypted layer; the first bytes tell most others."""
+    data = _read(store, name, limits.STORE_WINDOW_BYTES)
+    if data is None or not data.lstrip(_JSON_SPACE).startswith(b"{"):
+        return None
+    if len(data) == limits.STORE_WINDOW_BYTES:
+        data = _read(store, name, limits.MANIFEST_BYTES)
+    if data is None or _ENCRYPTED_WORD not in data:
+        return None
+    try:
+        return wire.parse_object(data)
+    except ValueError:
+        return None
+
+
+def _read(store: int, name: str, size: int) -> bytes | None:
+    """Read the start of a blob, or None if it is gone or cannot be read."""
+    try:
+        blob = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store)
+        try:
+            return os.read(blob, size)
+        finally:
+            os.close(blob)
+    except OSError:
+        return None
+
+
+def _is_name(name: str) -> bool:
+    return len(name) == _NAME_CHARACTERS and _HEX.issuperset(name)

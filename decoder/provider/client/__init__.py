@@ -1,0 +1,1 @@
+"""How a keyprovider is reached: configuration, commands, gRPC, ttrpc."""

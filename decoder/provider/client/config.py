@@ -1,0 +1,275 @@
+r"""The file that configures keyproviders (ocicrypt's OCICRYPT_KEYPROVIDER_CONFIG): JSON.
+
+    {"key-providers": {
+        "NAME": {"cmd": {"path": "/usr/bin/x", "args": ["-v"]}, "user": "keys", "env": {"HOME": "/var/lib/keys"}},
+        "NAME": {"path": "/usr/bin/x", "args": []},
+        "NAME": {"grpc": "host:port", "grpc-tls": {"root-ca-file": "…", "cert-file": "…", "key-file": "…",
+                                                   "server-name": "…", "insecure-skip-verify": false}},
+        "NAME": {"grpc": "unix:///run/keys.sock"},
+        "NAME": {"ttrpc": "unix:///run/keys.sock"},
+        "NAME": {"native": "gcpkms", "allow-key": ["…"]}}}
+
+Each may have `timeout` (seconds) and `aliases` (further names in annotations for which it answers). `env` is all that
+a command gets of an environment; without it a command has the decoder's. As in Go, the case of field names does not
+matter, and of several ways to reach a provider `cmd` goes before `grpc`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.formats import wire
+from decoder.provider.errors import ProviderError
+
+_COMMON = ("timeout", "aliases")
+_TLS = ("root-ca-file", "cert-file", "key-file", "server-name", "insecure-skip-verify")
+_COMMAND = ("path", "args")
+# In the order in which the reference looks at them; `path` is the form without `cmd`.
+_WAYS = ("cmd", "path", "grpc", "native", "ttrpc")
+
+
+class CommandProvider(NamedTuple):
+    """A program that answers one request on standard input.
+
+    Attributes:
+        path: of the program, or its name on PATH.
+        args: its arguments.
+        user: the name of the user to run it as, or "" for our own.
+        environment: all that it gets, or None for our own environment.
+    """
+
+    path: str
+    args: tuple[str, ...] = ()
+    user: str = ""
+    environment: dict[str, str] | None = None
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"the command {quoted(self.path)}"
+
+
+class GrpcTls(NamedTuple):
+    """How to speak TLS with a server; paths of PEM files, "" where there is none.
+
+    Attributes:
+        root_ca_file: whose certificates are trusted, instead of the system's.
+        cert_file: our certificate chain, for mutual TLS.
+        key_file: its private key.
+        server_name: the name to expect in the server's certificate, instead of the address's.
+        insecure_skip_verify: trust whatever certificate the server shows.
+    """
+
+    root_ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    server_name: str = ""
+    insecure_skip_verify: bool = False
+
+
+class GrpcProvider(NamedTuple):
+    """A gRPC server: `host:port` or `unix:///path`; without `tls` in plain text."""
+
+    address: str
+    tls: GrpcTls | None = None
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"gRPC at {quoted(self.address)}"
+
+
+class NativeProvider(NamedTuple):
+    """One of our own providers, run in this process, and its options by name."""
+
+    provider: str
+    options: dict[str, object]
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"our own {quoted(self.provider)}"
+
+
+class TtrpcProvider(NamedTuple):
+    """A ttrpc server, as only ocicrypt-rs has them: `unix:///path` or a path."""
+
+    address: str
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"ttrpc at {quoted(self.address)}"
+
+
+class MalformedProvider(NamedTuple):
+    """An entry that cannot be understood; the others can be used all the same."""
+
+    reason: str
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return "its configuration"
+
+
+Transport = CommandProvider | GrpcProvider | NativeProvider | TtrpcProvider | MalformedProvider
+
+
+class Configured(NamedTuple):
+    """One entry of the file.
+
+    Attributes:
+        name: of the entry.
+        transport: how the provider is reached.
+        seconds: how long it may take, above 0 and at most PROVIDER_TIMEOUT_SECONDS.
+        aliases: further names in annotations for which it answers.
+    """
+
+    name: str
+    transport: Transport
+    seconds: float = limits.PROVIDER_SECONDS
+    aliases: tuple[str, ...] = ()
+
+
+class ProviderConfig(NamedTuple):
+    """The whole file: its providers in their order, and what is odd about it."""
+
+    providers: list[Configured]
+    warnings: list[str]
+
+    def answering(self, name: str) -> list[Configured]:
+        """List the providers for a name in annotations: the one of this name, then those that have it as an alias."""
+        exact = [provider for provider in self.providers if provider.name == name]
+        return exact + [provider for provider in self.providers if name in provider.aliases and provider not in exact]
+
+
+def parse_config(data: bytes) -> ProviderConfig:
+    """Parse the file.
+
+    Args:
+        data: JSON, at most CONFIGURATION_BYTES.
+
+    Raises:
+        ProviderError: it is not JSON, with line and column, or not of the form that it must have.
+    """
+    warnings: list[str] = []
+    try:
+        value = wire.object_value(_parse_json(data))
+        _warn_of_unknown(value, ("key-providers", "deny"), "", warnings)
+        entries = wire.object_value(wire.member(value, "key-providers"))
+    except ValueError as error:
+        raise ProviderError(str(error)) from None
+    providers = [_parse_entry(name, entry, warnings) for name, entry in entries.items()]
+    return ProviderConfig(providers, warnings[: limits.CONFIGURATION_WARNINGS])
+
+
+def _parse_json(data: bytes) -> object:
+    if len(data) > limits.CONFIGURATION_BYTES:
+        raise ValueError(f"it is larger than {limits.CONFIGURATION_BYTES} bytes")
+    try:
+        return json.loads(data.decode(errors="replace"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+
+
+def _parse_entry(name: str, entry: object, warnings: list[str]) -> Configured:
+    """Parse one entry; what its aliases are is known even if the rest cannot be understood."""
+    seconds = limits.PROVIDER_SECONDS
+    aliases: tuple[str, ...] = ()
+    transport: Transport
+    try:
+        value = wire.object_value(entry)
+        aliases = _texts(value, "aliases")
+        seconds = _seconds(value)
+        transport = _parse_transport(value, f"key-providers.{name}", warnings)
+    except ValueError as error:
+        transport = MalformedProvider(str(error))
+    return Configured(name, transport, seconds, aliases)
+
+
+def _parse_transport(value: dict[str, object], where: str, warnings: list[str]) -> Transport:
+    way = next((way for way in _WAYS if wire.member(value, way)), None)
+    if way is None:
+        raise ValueError("it has neither cmd nor grpc nor native")
+    if way == "native":
+        taken = ("native", *_COMMON)
+        options = {name: item for name, item in value.items() if name.lower() not in taken}
+        return NativeProvider(_text(value, "native"), options)
+    known = {"cmd": ("user", "env"), "path": (*_COMMAND, "user", "env"), "grpc": ("grpc-tls",), "ttrpc": ()}
+    _warn_of_unknown(value, (way, *known[way], *_COMMON), where, warnings)
+    if way == "grpc":
+        return GrpcProvider(_text(value, "grpc"), _parse_tls(value, where, warnings))
+    if way == "ttrpc":
+        return TtrpcProvider(_text(value, "ttrpc"))
+    command = _object(value, "cmd") if way == "cmd" else value
+    if way == "cmd":
+        _warn_of_unknown(command, _COMMAND, f"{where}.cmd", warnings)
+    path = _text(command, "path")
+    if not path:
+        raise ValueError("its command has no path")
+    return CommandProvider(path, _texts(command, "args"), _text(value, "user"), _parse_environment(value))
+
+
+def _parse_tls(value: dict[str, object], where: str, warnings: list[str]) -> GrpcTls | None:
+    if wire.member(value, "grpc-tls") is None:
+        return None
+    tls = _object(value, "grpc-tls")
+    _warn_of_unknown(tls, _TLS, f"{where}.grpc-tls", warnings)
+    skip = wire.member(tls, "insecure-skip-verify")
+    if skip is not None and type(skip) is not bool:
+        raise ValueError("its insecure-skip-verify is neither true nor false")
+    ca, certificate, key, name = (_text(tls, field) for field in _TLS[:4])
+    if bool(certificate) != bool(key):
+        raise ValueError("its grpc-tls needs both cert-file and key-file, or neither")
+    return GrpcTls(ca, certificate, key, name, bool(skip))
+
+
+def _parse_environment(value: dict[str, object]) -> dict[str, str] | None:
+    if wire.member(value, "env") is None:
+        return None
+    environment = _object(value, "env")
+    if any(not name or "=" in name or "\0" in name for name in environment):
+        raise ValueError("its env has a name that is none")
+    return {name: _text(environment, name, exact=True) for name in environment}
+
+
+def _seconds(value: dict[str, object]) -> float:
+    seconds = wire.member(value, "timeout")
+    if seconds is None:
+        return limits.PROVIDER_SECONDS
+    if type(seconds) not in (int, float) or not 0 < float(str(seconds)) <= limits.PROVIDER_TIMEOUT_SECONDS:
+        raise ValueError(f"its timeout is not a number of seconds up to {limits.PROVIDER_TIMEOUT_SECONDS:.0f}")
+    return float(str(seconds))
+
+
+def _object(value: dict[str, object], name: str) -> dict[str, object]:
+    try:
+        return wire.object_value(wire.member(value, name))
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+
+
+def _text(value: dict[str, object], name: str, exact: bool = False) -> str:
+    try:
+        text = wire.text_value(value[name] if exact else wire.member(value, name))
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+    if "\0" in text:
+        raise ValueError(f"its {name} holds a null character")
+    return text
+
+
+def _texts(value: dict[str, object], name: str) -> tuple[str, ...]:
+    items = wire.member(value, name)
+    if items is None:
+        return ()
+    if not isinstance(items, list) or not all(isinstance(item, str) and "\0" not in item for item in items):
+        raise ValueError(f"its {name} is not a list of strings")
+    return tuple(items)
+
+
+def _warn_of_unknown(value: dict[str, object], known: tuple[str, ...], where: str, warnings: list[str]) -> None:
+    """Warn of fields that are not known here; the reference ignores them without a word."""
+    place = f" in {quoted(where)}" if where else ""
+    warnings += [f"the field {quoted(name)}{place} is ignored" for name in value if name.lower() not in known]

@@ -1,0 +1,216 @@
+"""TLS with a gRPC keyprovider: what is trusted, and why a handshake failed, which grpcio does not tell."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import KeyFileError, quoted
+from decoder.keys.file import read_key_file
+from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    import grpc
+
+    from decoder.provider.client.config import GrpcTls
+
+_DEFAULT_PORT = 443
+_UNIX_NAME = "localhost"  # what gRPC expects in a certificate over a Unix socket
+# OpenSSL's numbers of what can be wrong with a certificate (X509_V_ERR_…).
+_EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64
+_UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+
+
+class Trust:
+    """What a server must show, and what it is shown.
+
+    With insecure-skip-verify the server is asked for its certificate first, and exactly that certificate is then
+    required in the call: whoever sits in between can show one of its own. One that has expired is refused even so, for
+    grpcio cannot be told otherwise.
+
+    Args:
+        address: the server's, as in the configuration.
+        tls: the files and names of the configuration.
+        deadline: by time.monotonic().
+
+    Attributes:
+        channel: credentials and options for grpcio.
+
+    Raises:
+        ProviderError: a file cannot be used, or the server's certificate cannot be fetched.
+    """
+
+    def __init__(self, address: str, tls: GrpcTls, deadline: float) -> None:
+        import grpc
+
+        self._address, self._deadline = address, deadline
+        self._context = _context(tls)
+        roots = _read(tls.root_ca_file or os.environ.get("SSL_CERT_FILE", ""), "root-ca-file")
+        chain, key = _read(tls.cert_file, "cert-file"), _read(tls.key_file, "key-file")
+        name = tls.server_name
+        if tls.insecure_skip_verify:
+            certificate = self._fetch_certificate()
+            roots = ssl.DER_cert_to_PEM_cert(certificate).encode()
+            name = _name_in(certificate)
+        elif address.startswith("unix:"):
+            name = name or _UNIX_NAME
+        self._name = name or _endpoint(address)[0]
+        options = [("grpc.ssl_target_name_override", name)] if name else []
+        credentials: grpc.ChannelCredentials = grpc.ssl_channel_credentials(roots, key, chain)
+        self.channel = (credentials, options)
+
+    def check(self) -> None:
+        """Try a handshake of our own.
+
+        Raises:
+            ProviderError: it fails; the text says why. If it does not, TLS was not the cause.
+        """
+        try:
+            with self._connect() as connection:
+                # In TLS 1.3 a server refuses our certificate after the handshake (RFC 8446 §4.4.2.4); else it speaks.
+                if connection.recv(1):
+                    return
+        except ssl.SSLCertVerificationError as error:
+            raise ProviderError(self._verdict(error)) from None
+        except ssl.SSLError as error:
+            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from None
+        except ConnectionResetError:
+            pass  # the same refusal, without the alert
+        except OSError:
+            return
+        raise ProviderError(
+            "it ends the connection after the TLS handshake, as one does that wants a certificate of ours which it "
+            "trusts (cert-file, key-file)"
+        )
+
+    def _fetch_certificate(self) -> bytes:
+        try:
+            with self._connect() as connection:
+                return connection.getpeercert(binary_form=True) or b""
+        except ssl.SSLError as error:
+            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from None
+        except TimeoutError:
+            raise ProviderError("it cannot be reached: timed out") from None
+        except OSError as error:
+            raise ProviderError(f"it cannot be reached: {error.strerror or type(error).__name__}") from None
+
+    def _connect(self) -> ssl.SSLSocket:
+        seconds = min(limits.PROVIDER_PROBE_SECONDS, max(0.001, self._deadline - time.monotonic()))
+        host, port = _endpoint(self._address)
+        if port is None:
+            plain = socket.socket(socket.AF_UNIX)
+            plain.settimeout(seconds)
+            plain.connect(host)
+        else:
+            plain = socket.create_connection((host, port), seconds)
+        try:
+            return self._context.wrap_socket(plain, server_hostname=getattr(self, "_name", "") or None)
+        except BaseException:
+            plain.close()
+            raise
+
+    def _verdict(self, error: ssl.SSLCertVerificationError) -> str:
+        if error.verify_code == _EXPIRED:
+            return "its certificate has expired"
+        if error.verify_code == _NOT_YET_VALID:
+            return "its certificate is not valid yet"
+        if error.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
+            return f"its certificate is not for {quoted(self._name)} (server-name can say what name it has)"
+        if error.verify_code in _UNKNOWN_ISSUER:
+            return f"its certificate is not from a trusted authority (root-ca-file): {error.verify_message}"
+        return f"its certificate is not accepted: {error.verify_message}"
+
+
+def _context(tls: GrpcTls) -> ssl.SSLContext:
+    """Make a context with the same trust as grpcio's; it finds out what is wrong with the files, too."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    if tls.insecure_skip_verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif tls.root_ca_file:
+        pem = _read(tls.root_ca_file, "root-ca-file") or b""
+        try:
+            context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
+        except (ssl.SSLError, ValueError):
+            raise ProviderError(f"its root-ca-file {quoted(tls.root_ca_file)} holds no PEM certificate") from None
+    else:
+        context.load_default_certs()
+    if tls.cert_file:
+        _read(tls.cert_file, "cert-file")
+        _read(tls.key_file, "key-file")
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask a terminal
+        except (ssl.SSLError, OSError, ValueError):
+            names = f"cert-file {quoted(tls.cert_file)} and its key-file {quoted(tls.key_file)}"
+            raise ProviderError(f"its {names} are no certificate and key in PEM that belong together") from None
+    return context
+
+
+def _read(path: str, field: str) -> bytes | None:
+    if not path:
+        return None
+    try:
+        return read_key_file(path)
+    except KeyFileError as error:
+        raise ProviderError(f"its {field} {quoted(path)}: {error}") from None
+
+
+def _endpoint(address: str) -> tuple[str, int | None]:
+    """Split a gRPC target into host and port; the path of a Unix socket has no port."""
+    if address.startswith("unix:"):
+        path = address.removeprefix("unix:")
+        return (path[2:] if path.startswith("//") else path), None
+    for scheme in ("dns:///", "dns:", "ipv4:", "ipv6:", "passthrough:///"):
+        address = address.removeprefix(scheme)
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(_DEFAULT_PORT)
+    if not port.isdecimal() or int(port) > 0xFFFF:
+        raise ProviderError(f"its address {quoted(address)} has no port that is one")
+    return host.strip("[]"), int(port)
+
+
+def _name_in(certificate: bytes) -> str:
+    """Find a name for which a certificate is good, so that any is."""
+    from datetime import UTC, datetime
+
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    try:
+        parsed = x509.load_der_x509_certificate(certificate)
+        if parsed.not_valid_after_utc < datetime.now(UTC):
+            raise ProviderError("its certificate has expired, which insecure-skip-verify does not pardon")
+        names = [str(name.value) for name in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+        alternatives = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = [*alternatives.get_values_for_type(x509.DNSName), *map(str, _addresses(alternatives)), *names]
+    except x509.ExtensionNotFound:
+        pass
+    except ValueError:
+        raise ProviderError("its certificate cannot be read") from None
+    if not names:
+        raise ProviderError("its certificate has no name")
+    return names[0].replace("*", "any", 1)
+
+
+def _addresses(alternatives: object) -> list[object]:
+    from cryptography import x509
+
+    assert isinstance(alternatives, x509.SubjectAlternativeName)  # noqa: S101
+    return list(alternatives.get_values_for_type(x509.IPAddress))
+
+
+def _meaning(error: ssl.SSLError) -> str:
+    reason = error.reason or type(error).__name__
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return f"it may want a certificate of ours (cert-file, key-file): {reason}"
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return f"it does not accept our certificate (cert-file): {reason}"
+    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+        return f"it does not speak TLS ({reason})"
+    return reason

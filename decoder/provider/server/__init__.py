@@ -1,0 +1,1 @@
+"""`ctd-decoder keyprovider`: a provider as a command or a server."""

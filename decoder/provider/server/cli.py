@@ -1,0 +1,224 @@
+"""`ctd-decoder keyprovider run|serve`: one of our providers as a command, or as a gRPC server, for any client."""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Namespace
+from contextlib import suppress
+from select import POLLIN, poll
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.commandline import Parser
+from decoder.errors import DecoderError, StreamError, UsageError, quoted
+from decoder.provider import PROVIDERS, create, options_of
+from decoder.provider.errors import ProviderError
+from decoder.provider.server.service import RequestError, Service
+
+if TYPE_CHECKING:
+    from decoder.provider import Option
+
+_PROGRAM = "ctd-decoder keyprovider"
+_OVERVIEW = f"""\
+usage: {_PROGRAM} run --provider NAME [options of the provider]
+       {_PROGRAM} serve --provider NAME [options of the provider] --listen ADDRESS [--tls-cert FILE ...]
+
+Wrap and unwrap the keys of encrypted image layers, for every client of ocicrypt's keyprovider protocol.
+
+  run    answer the one request on standard input: what a client's configuration names as "cmd"
+  serve  answer requests until SIGTERM: what it names as "grpc"
+
+Providers: {", ".join(PROVIDERS)}. With --provider NAME, --help lists the options of that provider.
+Options may be written with one dash or two, and with a space or an equals sign.
+
+exit status: 0 answered, or stopped by a signal; 2 usage; 6 the provider failed; 7 input, output or address failed
+"""
+_LOOPBACK = "127.0.0.1"
+
+
+class ServiceFailedError(DecoderError):
+    """The provider failed, or what it was asked is no request."""
+
+    status = 6
+
+
+def main(arguments: list[str]) -> int:
+    """Run `ctd-decoder keyprovider`.
+
+    Args:
+        arguments: those after `keyprovider`.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        UsageError: the command line cannot be understood.
+        ServiceFailedError: the provider failed.
+        StreamError: standard input or output failed.
+        ListenError: the server cannot listen where it was told to.
+    """
+    verb, rest = (arguments[0], _with_two_dashes(arguments[1:])) if arguments else ("--help", [])
+    if verb in ("-h", "-help", "--help"):
+        return _show(_OVERVIEW)
+    if verb not in ("run", "serve"):
+        raise UsageError(f"{_PROGRAM} {quoted(verb)}: there are run and serve; see {_PROGRAM} --help")
+    name = _provider_name(verb, rest)
+    if not name:
+        if "--help" in rest or "-h" in rest:
+            return _show(_OVERVIEW)
+        raise UsageError(f"--provider is missing; it is one of {', '.join(PROVIDERS)}")
+    provider_options = options_of(name)
+    parser = _parser(verb, name, provider_options)
+    parsed = _parse(parser, rest)
+    if parsed.help:
+        return _show(parser.format_help())
+    options = {
+        option.name: getattr(parsed, _destination(option))
+        for option in provider_options
+        if getattr(parsed, _destination(option)) is not None
+    }
+    try:
+        if verb == "run":
+            return _run(name, options, parsed)
+        serving = {option.name: option.serving for option in provider_options if option.serving is not None}
+        return _serve(name, {**serving, **options}, parsed)
+    except ProviderError as error:
+        raise ServiceFailedError(f"keyprovider {name}: {error}") from None
+
+
+def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
+    service = Service(create(name, options), parsed.provider_name)
+    try:
+        reply = service.answer(_read_request())
+    except RequestError as error:
+        raise ServiceFailedError(str(error)) from None
+    try:
+        sys.stdout.buffer.write(reply)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise StreamError("standard output", error) from None
+    return 0
+
+
+def _serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
+    try:
+        from decoder.provider.server import grpc as server
+        from decoder.provider.server import listening
+    except ImportError:
+        raise ProviderError("the server needs the package grpcio: pip install ctd-decoder[grpc]") from None
+
+    security = listening.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
+    listening.check(_address(parsed), security)
+    service = Service(create(name, options, _write_line), parsed.provider_name)
+    server.serve(service, _address(parsed), security, lambda text: _write_line(f"ctd-decoder: {name}: {text}"))
+    return 0
+
+
+def _address(parsed: Namespace) -> str:
+    """Return --listen, or what the published provider for Google's service calls --grpcport."""
+    if parsed.listen:
+        return str(parsed.listen)
+    if not parsed.grpcport:
+        raise UsageError("--listen is missing")
+    host, _, port = parsed.grpcport.rpartition(":")
+    is_protected = parsed.tls_cert or parsed.insecure
+    return parsed.grpcport if host or is_protected else f"{_LOOPBACK}:{port}"
+
+
+def _with_two_dashes(arguments: list[str]) -> list[str]:
+    """Write the options that Go programs take with one dash (`-adc=FILE`) as argparse takes them."""
+    return [f"-{text}" if len(text) > 2 and text[0] == "-" and text[1] != "-" else text for text in arguments]
+
+
+def _provider_name(verb: str, arguments: list[str]) -> str:
+    first = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    first.add_argument("--provider", default="")
+    return str(first.parse_known_args(arguments)[0].provider)
+
+
+def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parser:
+    parser = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    parser.add_argument("--provider", required=True, metavar="NAME", help="the provider; --help lists its options")
+    parser.add_argument("--help", "-h", action="store_true", help="show this and exit")
+    parser.add_argument(
+        "--provider-name",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="what clients' configurations call this provider; needed when they encrypt for several at once",
+    )
+    taken = {"provider", "help", "provider-name"}
+    if verb == "serve":
+        taken |= _add_server_options(parser)
+    group = parser.add_argument_group(f"options of {name}")
+    for option in provider_options:
+        spellings = [spelling for spelling in (option.name, *option.also) if spelling not in taken]
+        if spellings:
+            group.add_argument(
+                *(f"--{spelling}" for spelling in spellings),
+                dest=_destination(option),
+                action="append" if option.many else "store",
+                metavar="VALUE",
+                help=option.help.replace("%", "%%"),
+            )
+    parser.set_defaults(**{_destination(option): None for option in provider_options})
+    return parser
+
+
+def _add_server_options(parser: Parser) -> set[str]:
+    """Add the options of `serve`, and return their names."""
+    group = parser.add_argument_group("options of the server")
+    group.add_argument("--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to make")
+    group.add_argument("--grpcport", default="", metavar="[HOST]:PORT", help="the same; without a host, loopback")
+    group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificates, PEM")
+    group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
+    group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
+    group.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
+    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure"}
+
+
+def _destination(option: Option) -> str:
+    return f"option {option.name}"
+
+
+def _parse(parser: Parser, arguments: list[str]) -> Namespace:
+    parsed, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        what = unknown[0].partition("=")[0]
+        kind = "unknown option" if what.startswith("-") else "unexpected argument"
+        raise UsageError(f"{kind} {quoted(what)}; see {parser.prog} --help")
+    return parsed
+
+
+def _read_request() -> bytes:
+    """Read standard input to its end, within PROVIDER_MESSAGE_BYTES and PROVIDER_REQUEST_SECONDS."""
+    deadline = monotonic() + limits.PROVIDER_REQUEST_SECONDS
+    request = bytearray()
+    waiting = poll()
+    waiting.register(0, POLLIN)
+    while len(request) <= limits.PROVIDER_MESSAGE_BYTES:
+        if not waiting.poll(max(0.0, deadline - monotonic()) * 1000):
+            raise ServiceFailedError(f"no request came within {limits.PROVIDER_REQUEST_SECONDS:.0f} seconds")
+        try:
+            chunk = os.read(0, limits.SMALL_PIPE_BUFFER_BYTES)
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            raise StreamError("standard input", error) from None
+        if not chunk:
+            break
+        request += chunk
+    return bytes(request)
+
+
+def _show(text: str) -> int:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+    return 0
+
+
+def _write_line(text: str) -> None:
+    with suppress(OSError):  # nobody listens; the journal still does
+        os.write(2, f"{text}\n".encode(errors="replace"))

@@ -1,0 +1,237 @@
+"""AWS KMS: private options encrypted by a symmetric key that does not leave it.
+
+The annotation is JSON as other providers write it: `key_url` is `awskms://` and the key as it was named (ARN, ID or
+alias), `wrapped_key` is KMS's CiphertextBlob, `wrap_type` is `AWSKMS`, and `encryption_context_names`, if there is an
+encryption context, lists its names; both sides configure the values. A policy and its patterns name keys without
+`awskms://`. Decrypt is told the key, so that KMS refuses a ciphertext of any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import import_module
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from decoder import limits
+from decoder.errors import UsageError, quoted
+from decoder.formats import wire
+from decoder.provider import Option
+from decoder.provider.address import is_loopback
+from decoder.provider.deadline import within
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
+from decoder.provider.services.wrapped import build_annotation, parse_annotation
+
+if TYPE_CHECKING:
+    from decoder.provider.policy import KeyPolicy
+
+OPTIONS = (
+    Option("key", "key ARN, key ID, alias ARN or alias/NAME"),
+    Option("region", "of the key; without it, that of the key's ARN or of AWS's configuration"),
+    Option("profile", "in AWS's configuration files"),
+    Option("endpoint", "URL to ask in place of the region's"),
+    Option("encryption-context", "NAME=VALUE that unwrapping needs as well", many=True),
+)
+
+_SCHEME = "awskms://"
+_WRAP_TYPE = "AWSKMS"
+_ARN = re.compile(
+    r"arn:aws[a-z-]{0,16}:kms:(?P<region>[a-z0-9-]{1,32}):[0-9]{12}:(key/[A-Za-z0-9-]{1,128}|alias/[A-Za-z0-9/_-]{1,250})"
+)
+_NAME = re.compile(r"[A-Za-z0-9-]{1,128}|alias/[A-Za-z0-9/_-]{1,250}")
+# Besides KMS's own, the errors whose messages are about keys and permissions; others' may hold what was sent.
+_SAID = ("AccessDeniedException", "ExpiredTokenException", "ThrottlingException", "UnrecognizedClientException")
+
+
+def create(options: Mapping[str, str], policy: KeyPolicy) -> AwsKms:
+    """Create the provider.
+
+    Raises:
+        UsageError: the key, the endpoint or the encryption context is malformed.
+        ProviderError: boto3 is not installed, or the profile does not exist.
+    """
+    key = options.get("key", "")
+    if key and not (_ARN.fullmatch(key) or _NAME.fullmatch(key)):
+        raise UsageError(f"the option key must be a {OPTIONS[0].help}, not {quoted(key)}")
+    context = _parse_context(options.get("encryption-context", ""))
+    _check_endpoint(options.get("endpoint", ""))
+    return AwsKms(policy, context, _Service(options))
+
+
+class AwsKms:
+    """Private options encrypted by AWS KMS.
+
+    Args:
+        policy: which keys may be used.
+        context: the encryption context, by name.
+        service: KMS's API.
+    """
+
+    def __init__(self, policy: KeyPolicy, context: Mapping[str, str], service: _Service) -> None:
+        self._policy = policy
+        self._context = dict(context)
+        self._service = service
+
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
+        """Encrypt private options, at most AWS_KMS_PLAINTEXT_BYTES."""
+        if len(options) > limits.AWS_KMS_PLAINTEXT_BYTES:
+            raise ProviderError(f"AWS KMS encrypts at most {limits.AWS_KMS_PLAINTEXT_BYTES} bytes")
+        key = key_to_wrap(_stripped(parameters), self._policy, _checked)
+        ciphertext = self._service.call(key, "encrypt", {"Plaintext": options, "EncryptionContext": self._context})
+        names: dict[str, object] = {"encryption_context_names": sorted(self._context)} if self._context else {}
+        return build_annotation(_SCHEME + key, ciphertext, _WRAP_TYPE, **names)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
+        """Decrypt private options with the key that the annotation names, if that may be used."""
+        wrapped = parse_annotation(annotation, _WRAP_TYPE)
+        if not wrapped.key_url.startswith(_SCHEME):
+            raise ProviderError(f"the annotation's key {quoted(wrapped.key_url)} is not an {_SCHEME} URL")
+        key = _checked(wrapped.key_url)
+        check_key_to_unwrap(key, _stripped(parameters), self._policy, _checked)
+        self._check_context(wrapped.members)
+        return self._service.call(key, "decrypt", {"CiphertextBlob": wrapped.data, "EncryptionContext": self._context})
+
+    def _check_context(self, members: dict[str, object]) -> None:
+        """Compare names, to say what is missing; the values are for KMS to compare."""
+        try:
+            names = [wire.text_value(name) for name in wire.list_value(members.get("encryption_context_names"))]
+        except ValueError as error:
+            raise ProviderError(f"the annotation is malformed: {error}") from None
+        if set(names) != set(self._context):
+            have = ", ".join(sorted(self._context)) or "nothing"
+            raise ProviderError(f"the image's encryption context has {quoted(sorted(names))}; configured is {have}")
+
+
+class _Service:
+    """AWS KMS's API: a call's region, time limit and errors."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        try:
+            boto3 = import_module("boto3.session")
+            self._config = import_module("botocore.config").Config
+            self._errors = import_module("botocore.exceptions")
+        except ImportError:
+            raise ProviderError("boto3 is not installed: pip install ctd-decoder[aws]") from None
+        self._region = options.get("region", "")
+        self._endpoint = options.get("endpoint", "")
+        try:
+            self._session: Any = boto3.Session(profile_name=options.get("profile") or None)
+        except self._errors.BotoCoreError as error:
+            raise ProviderError(self._reason(error)) from None
+        self._lock = Lock()  # a session is not made for threads, its clients are
+        self._client = lru_cache(maxsize=8)(self._connect)
+
+    def call(self, key: str, operation: str, request: dict[str, object]) -> bytes:
+        """Encrypt or decrypt.
+
+        Args:
+            key: ARN, ID or alias.
+            operation: `encrypt` or `decrypt`.
+            request: what the operation needs besides the key.
+
+        Returns:
+            The ciphertext or the plaintext.
+
+        Raises:
+            ProviderError: it failed.
+        """
+        return within(limits.CLOUD_KMS_SECONDS, lambda: self._call(key, operation, request))
+
+    def _call(self, key: str, operation: str, request: dict[str, object]) -> bytes:
+        match = _ARN.fullmatch(key)
+        region = self._region or (match["region"] if match else "")
+        try:
+            reply = getattr(self._client(region), operation)(KeyId=key, **request)
+        except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
+            raise ProviderError(self._reason(error)) from None
+        except (ValueError, TypeError, AttributeError):  # botocore does not check the types of a reply
+            raise ProviderError("AWS KMS's reply is malformed") from None
+        result = reply.get("CiphertextBlob" if operation == "encrypt" else "Plaintext")
+        if not isinstance(result, bytes) or not 0 < len(result) <= limits.PROVIDER_WRAPPED_BYTES:
+            raise ProviderError("AWS KMS's reply has no result, or one that is too long")
+        if not _is_key(str(reply.get("KeyId", "")), key):
+            raise ProviderError("AWS KMS answered for another key than it was asked to use")
+        return result
+
+    def _connect(self, region: str) -> Any:
+        config = self._config(
+            connect_timeout=limits.CLOUD_KMS_CONNECT_SECONDS,
+            read_timeout=limits.CLOUD_KMS_READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": limits.CLOUD_KMS_ATTEMPTS},
+        )
+        with self._lock:
+            return self._session.client(
+                "kms", region_name=region or None, endpoint_url=self._endpoint or None, config=config
+            )
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, self._errors.ClientError):
+            details = getattr(error, "response", {}).get("Error", {})
+            code = str(details.get("Code", ""))
+            first, *_ = str(details.get("Message", "")).splitlines() or [""]
+            own = type(error) is not self._errors.ClientError
+            said = f": {quoted(first)}" if first and (own or code in _SAID) else ""
+            return f"AWS KMS: {code if re.fullmatch(r'[A-Za-z0-9]{1,64}', code) else 'an error'}{said}"
+        return f"AWS KMS: {_CAUSES.get(type(error).__name__) or type(error).__name__}"
+
+
+_CAUSES = {
+    "NoCredentialsError": "there are no AWS credentials",
+    "PartialCredentialsError": "the AWS credentials are incomplete",
+    "CredentialRetrievalError": "the AWS credentials cannot be fetched",
+    "ProfileNotFound": "the AWS profile does not exist",
+    "NoRegionError": "no region is known; the option region can name it",
+    "InvalidRegionError": "the region's name is malformed",
+    "EndpointConnectionError": "the endpoint cannot be reached",
+    "ConnectTimeoutError": "the endpoint cannot be reached in time",
+    "ReadTimeoutError": "no answer in time",
+    "ConnectionClosedError": "the connection was closed before an answer came",
+    "SSLError": "no TLS connection, perhaps for the endpoint's certificate",
+    "ProxyConnectionError": "the proxy cannot be reached",
+}
+
+
+def _stripped(parameters: Sequence[str]) -> list[str]:
+    return [parameter.strip() for parameter in parameters]
+
+
+def _checked(name: str) -> str:
+    """Refuse what is not the name of a key; with or without `awskms://`, its one form is without."""
+    key = name.removeprefix(_SCHEME)
+    if not (_ARN.fullmatch(key) or _NAME.fullmatch(key)):
+        raise ProviderError(f"the key {quoted(name)} is not a {OPTIONS[0].help}")
+    return key
+
+
+def _is_key(arn: str, key: str) -> bool:
+    """Tell whether KMS's answer is from the key that was asked for; an alias says nothing of its key's ARN."""
+    if not _ARN.fullmatch(arn):
+        return False
+    return "alias/" in key or arn == key or arn.endswith(f":key/{key}")
+
+
+def _parse_context(text: str) -> dict[str, str]:
+    context: dict[str, str] = {}
+    for item in text.splitlines():
+        name, equals, value = item.partition("=")
+        if not (name and equals and value) or name in context:
+            raise UsageError("the option encryption-context must be NAME=VALUE, each name once")
+        context[name] = value
+    return context
+
+
+def _check_endpoint(endpoint: str) -> None:
+    """Refuse an endpoint that would show private options to the network."""
+    if not endpoint:
+        return
+    try:
+        url = urlsplit(endpoint)
+        secure = url.scheme == "https" or (url.scheme == "http" and is_loopback(url.hostname or ""))
+    except ValueError:
+        secure = False
+    if not secure or url.username is not None:
+        raise UsageError("the option endpoint must be an https:// URL without a user (http:// on this machine alone)")

@@ -1,0 +1,225 @@
+"""An OpenBao or Vault server: where it is, how to log in to it, and what its errors mean."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+
+from decoder import limits
+from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.keys.file import read_key_file
+from decoder.provider import Option
+from decoder.provider.address import is_loopback, split_url
+from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    import hvac
+    from hvac.exceptions import VaultError
+
+    from decoder.provider.services.web import Session
+
+_Result = TypeVar("_Result")
+
+OPTIONS = (
+    Option("address", "https://HOST:PORT of the server; else BAO_ADDR or VAULT_ADDR"),
+    Option("insecure-http", "yes allows http:// to another host than this one"),
+    Option("ca-file", "the certificates to accept, in PEM, instead of the system's; else BAO_CACERT or VAULT_CACERT"),
+    Option("namespace", "the namespace; else BAO_NAMESPACE or VAULT_NAMESPACE"),
+    Option("token-file", "a file with a token, read each time; without any login, BAO_TOKEN or VAULT_TOKEN"),
+    Option("role-id", "the role to log in as by AppRole"),
+    Option("secret-id-file", "a file with the secret of that role, if it has one"),
+    Option("kubernetes-role", "the role to log in as with a Kubernetes service account"),
+    Option("jwt-file", "the token of the service account (/var/run/secrets/kubernetes.io/serviceaccount/token)"),
+    Option("auth-mount", "where that login is mounted (approle, kubernetes)"),
+)
+
+_JWT_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+_PATH = re.compile(r"[A-Za-z0-9_.-]{1,128}(/[A-Za-z0-9_.-]{1,128}){0,7}", re.ASCII)
+_CREDENTIAL = re.compile(r"[!-~]{1,16384}", re.ASCII)
+
+
+class Login(Protocol):
+    """A way to get a token."""
+
+    def __call__(self, client: hvac.Client) -> float:
+        """Give the client a token, and tell for how many seconds it may be kept."""
+
+
+class Server(NamedTuple):
+    """Where the server is and how to log in.
+
+    Attributes:
+        address: the base URL.
+        host: its host and port, for messages.
+        namespace: or "".
+        ca_file: or "".
+        login: gets a token.
+    """
+
+    address: str
+    host: str
+    namespace: str
+    ca_file: str
+    login: Login
+
+    def client(self, session: Session) -> hvac.Client:
+        """Make a client without a token; it takes none from hvac's own places."""
+        import hvac
+
+        namespace = self.namespace or None
+        return hvac.Client(self.address, token="", session=session, namespace=namespace, allow_redirects=False)
+
+
+def is_path(text: str) -> bool:
+    """Tell whether a text is one or more names that are safe in the path of a URL."""
+    return bool(_PATH.fullmatch(text)) and not any(part in (".", "..") for part in text.split("/"))
+
+
+def server_of(options: Mapping[str, str]) -> Server:
+    """Read where the server is and how to log in.
+
+    Raises:
+        UsageError: an option is missing, contradicts another one, or is malformed.
+    """
+    address = _setting(options, "address", "ADDR")
+    host = _checked_host(address, options.get("insecure-http", "no"))
+    namespace = _setting(options, "namespace", "NAMESPACE")
+    if namespace and not is_path(namespace.rstrip("/")):
+        raise UsageError("the option namespace is not a path of letters, digits, '_', '.' and '-'")
+    ca_file = _setting(options, "ca-file", "CACERT")
+    if ca_file and not os.path.isfile(ca_file):
+        raise UsageError(f"the ca-file {quoted(ca_file)} is not a file")
+    return Server(address.rstrip("/"), host, namespace, ca_file, _login(options))
+
+
+def _setting(options: Mapping[str, str], name: str, variable: str) -> str:
+    return options.get(name) or os.environ.get(f"BAO_{variable}") or os.environ.get(f"VAULT_{variable}", "")
+
+
+def _checked_host(address: str, insecure: str) -> str:
+    if insecure not in ("yes", "no"):
+        raise UsageError("the option insecure-http is neither yes nor no")
+    if not address:
+        raise UsageError("openbao needs the option address, BAO_ADDR or VAULT_ADDR")
+    url = split_url(address, "the address of the server")
+    if url.scheme == "http" and insecure == "no" and not is_loopback(url.hostname or ""):
+        raise UsageError(f"the address {quoted(address)} is not https; insecure-http yes allows it")
+    return url.netloc
+
+
+def _login(options: Mapping[str, str]) -> Login:
+    """Choose the one login that the options describe."""
+    chosen = [name for name in ("token-file", "role-id", "kubernetes-role") if name in options]
+    if len(chosen) > 1:
+        raise UsageError(f"openbao logs in one way, not by {' and '.join(chosen)}")
+    if "secret-id-file" in options and chosen != ["role-id"]:
+        raise UsageError("the option secret-id-file needs role-id")
+    if "jwt-file" in options and chosen != ["kubernetes-role"]:
+        raise UsageError("the option jwt-file needs kubernetes-role")
+    method = chosen[0] if chosen else ""
+    mount = options.get("auth-mount", "approle" if method == "role-id" else "kubernetes")
+    if not is_path(mount):
+        raise UsageError("the option auth-mount is not a path of letters, digits, '_', '.' and '-'")
+    if method == "role-id":
+        return _app_role(options["role-id"], options.get("secret-id-file"), mount)
+    if method == "kubernetes-role":
+        return _kubernetes(options["kubernetes-role"], options.get("jwt-file", _JWT_FILE), mount)
+    return _token(options.get("token-file"))
+
+
+def _token(path: str | None) -> Login:
+    def login(client: hvac.Client) -> float:
+        if path is None:
+            token = os.environ.get("BAO_TOKEN") or os.environ.get("VAULT_TOKEN", "")
+            if not _CREDENTIAL.fullmatch(token):
+                raise ProviderError("openbao has no token: give it token-file, a role, BAO_TOKEN or VAULT_TOKEN")
+        else:
+            token = _credential(path, "token-file")
+        client.token = token
+        return 0.0
+
+    return login
+
+
+def _app_role(role_id: str, secret_path: str | None, mount: str) -> Login:
+    def login(client: hvac.Client) -> float:
+        secret_id = None if secret_path is None else _credential(secret_path, "secret-id-file")
+        return _lifetime(client.auth.approle.login(role_id, secret_id, mount_point=mount))
+
+    return login
+
+
+def _kubernetes(role: str, jwt_path: str, mount: str) -> Login:
+    def login(client: hvac.Client) -> float:
+        return _lifetime(client.auth.kubernetes.login(role, _credential(jwt_path, "jwt-file"), mount_point=mount))
+
+    return login
+
+
+def _credential(path: str, option: str) -> str:
+    try:
+        text = read_key_file(path).decode(errors="replace").strip()
+    except KeyFileError as error:
+        raise ProviderError(f"the {option} {quoted(path)}: {error}") from None
+    if not _CREDENTIAL.fullmatch(text):
+        raise ProviderError(f"the {option} {quoted(path)} does not hold one word")
+    return text
+
+
+def _lifetime(reply: object) -> float:
+    """Keep a token for two thirds of its lease; hvac has taken it from the same reply before."""
+    auth = reply["auth"] if isinstance(reply, dict) else {}
+    seconds = auth.get("lease_duration")
+    return seconds * 2 / 3 if type(seconds) is int and 0 < seconds < 1 << 31 else 0.0
+
+
+class CachedLogin:
+    """A login whose token is used again while its lease lasts, from any thread."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+        self._lock = threading.Lock()
+        self._token = ""
+        self._until = 0.0
+
+    def give_token(self, client: hvac.Client) -> bool:
+        """Give the client a token; tell whether it is from an earlier login."""
+        with self._lock:
+            token, until = self._token, self._until
+        if monotonic() < until:
+            client.token = token
+            return True
+        lifetime = self._login(client)
+        with self._lock:
+            self._token, self._until = client.token, monotonic() + lifetime
+        return False
+
+    def forget(self) -> None:
+        """Let the next one log in."""
+        with self._lock:
+            self._until = 0.0
+
+
+def translated(work: Callable[[], _Result], host: str) -> _Result:
+    """Do something with hvac, and make ProviderErrors of what it raises.
+
+    Raises:
+        ProviderError: with the service's own words, as far as they are its documented list of errors.
+    """
+    from hvac.exceptions import VaultError
+
+    try:
+        return work()
+    except VaultError as error:
+        raise ProviderError(f"{host} answers {type(error).__name__}{_words(error)}") from None
+    except (AttributeError, KeyError, TypeError, ValueError):  # what hvac makes of a reply that it did not expect
+        raise ProviderError(f"the reply of {host} cannot be understood") from None
+
+
+def _words(error: VaultError) -> str:
+    words = [item.strip() for item in error.errors or [] if isinstance(item, str)]
+    return f": {quoted('; '.join(words))[: limits.PROVIDER_ERROR_BYTES]}" if words else ""

@@ -1,0 +1,56 @@
+"""Which key a request means, and whether it may be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from decoder.errors import quoted
+from decoder.node import journal
+from decoder.provider.errors import KeyRefusedError, ProviderError
+
+if TYPE_CHECKING:
+    from decoder.provider.policy import KeyPolicy
+
+NOTHING = ("", "Enabled")  # what ocicrypt makes of `provider:NAME` without a value
+
+
+def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str]) -> str:
+    """Choose the key to wrap with: the one that is named, or else the configured one.
+
+    Args:
+        parameters: those of the caller.
+        policy: what may be used.
+        read: checks the name of a key, and gives it its one form.
+
+    Raises:
+        ProviderError: there is no key, more than one, or one that is malformed or may not be used.
+    """
+    named = list(dict.fromkeys(read(item) for item in parameters if item not in NOTHING))
+    if len(named) > 1:
+        raise ProviderError(f"it was given {len(named)} keys, and wraps with one")
+    key = named[0] if named else policy.configured
+    if not key:
+        raise ProviderError("no key was named, and none is configured")
+    policy.check(key)
+    return key
+
+
+def check_key_to_unwrap(key: str, parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str]) -> None:
+    """Refuse a key that an annotation names unless the policy and the caller allow it.
+
+    Args:
+        key: what the annotation names, in its one form.
+        parameters: those of the caller; if any names a key, only such a key may be used.
+        policy: what may be used.
+        read: as above.
+
+    Raises:
+        ProviderError: it may not be used, or a parameter is malformed.
+    """
+    policy.check(key)
+    named = [read(item) for item in parameters if item not in NOTHING]
+    if named and key not in named:
+        raise KeyRefusedError(f"the key {quoted(key)} is not one that was asked for")
+    if policy.is_open and not named:
+        journal.warn(f"the image chose the key {quoted(key)}: neither key nor allow-key is configured")

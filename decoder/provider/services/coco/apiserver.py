@@ -1,0 +1,32 @@
+"""The REST server in a guest (api-server-rest), which speaks for its agents on the loopback interface."""
+
+from __future__ import annotations
+
+from decoder import limits
+from decoder.provider.errors import ProviderError, excerpt
+
+
+def get(url: str, target: str) -> bytes:
+    """Get something within COCO_SOURCE_SECONDS; no redirect is followed, and plain HTTP goes to no proxy.
+
+    Args:
+        url: of the server, as `base_url` returns it.
+        target: path and query, with a slash at its start.
+
+    Returns:
+        At most PROVIDER_MESSAGE_BYTES.
+
+    Raises:
+        ProviderError: requests is not installed, the server cannot be reached, or answers with an error, which is
+            quoted, with a redirect or with too much.
+    """
+    try:
+        from decoder.provider.services.web import Session, within_limit
+    except ImportError:
+        raise ProviderError("it needs requests, which is not installed: pip install ctd-decoder[coco]") from None
+    with Session("") as session:
+        response = within_limit(lambda: session.get(url + target), limits.COCO_SOURCE_SECONDS)
+    if response.status_code != 200:
+        said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")
+        raise ProviderError(f"it answered with status {response.status_code}: {excerpt(said)}")
+    return response.content

@@ -1,0 +1,163 @@
+"""A key broker (KBS) over HTTPS: its requests, and what its errors mean (FORMATS.md §8)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Self
+
+from decoder.errors import quoted
+from decoder.formats import wire
+from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    import requests
+
+    from decoder.keywrap.kid import ResourceId
+
+_PREFIX = "/kbs/v0/"
+_ERROR_TYPE = re.compile(r"https://github\.com/confidential-containers/kbs/errors/([A-Za-z]{1,64})", re.ASCII)
+_OF_THE_TOKEN = ("TokenNotFound", "TokenVerifierError", "AttestationError")
+_ADMIN = "it does not accept the administrator's token: compare kbs-auth-key and kbs-claim with its configuration"
+_POLICY = "its resource policy cannot be evaluated: correct the policy"
+_MEANINGS = {
+    "AdminAuth": _ADMIN,
+    "AdminAuthAccess": _ADMIN,
+    "AttestationError": "it does not accept this attestation: see the broker's log",
+    "InvalidRequestPath": "it has no such path: compare its URL",
+    "JweError": "it cannot encrypt to this TEE key: use an RSA, P-256 or P-521 key",
+    "ParsePolicyError": _POLICY,
+    "PluginInternalError": "it does not have this resource, or cannot read or write it: register the key",
+    "PluginNotFound": "it has no such plugin: compare the kid with its configuration",
+    "PolicyDeny": "its resource policy does not give this resource to this attestation: change one of them",
+    "PolicyEngine": _POLICY,
+    "PolicyEngineError": _POLICY,
+    "SerdeError": "it does not understand the request: it may speak another version of the protocol",
+    "TokenNotFound": "it wants an attestation token, or a session that has not ended",
+    "TokenVerifierError": "it does not accept the attestation token, which may have expired: get a new one",
+}
+
+
+class RefusedError(ProviderError):
+    """A broker answered with an error.
+
+    Args:
+        text: what it said, and what to do.
+        status: of HTTP.
+        variant: the last part of the error's `type`, or "" if it has none.
+
+    Attributes:
+        is_of_the_token: another token might help.
+        is_denied: the resource may be there, but is not for us.
+    """
+
+    def __init__(self, text: str, status: int, variant: str) -> None:
+        super().__init__(text)
+        # Without a type it is something in front of the broker that answers.
+        self.is_of_the_token = variant in _OF_THE_TOKEN or (not variant and status == 401)
+        self.is_denied = self.is_of_the_token or variant == "PolicyDeny"
+
+
+class Conversation:
+    """Requests to a broker that share its cookie; they are made within `web.within_limit`.
+
+    Args:
+        url: of the broker, as `base_url` returns it.
+        ca_file: whose certificates are accepted, or "" for the system's.
+    """
+
+    def __init__(self, url: str, ca_file: str) -> None:
+        from decoder.provider.services.web import Session
+
+        self._url = url
+        self._session = Session(ca_file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def get(self, resource: ResourceId, token: str = "") -> bytes:
+        """Get a resource as the broker encrypted it.
+
+        Args:
+            resource: to get.
+            token: of an attestation; without one it is the cookie that tells who asks.
+
+        Raises:
+            RefusedError: the broker answered with an error.
+            ProviderError: it cannot be asked.
+        """
+        return self._send("GET", _path(resource), token)
+
+    def upload(self, resource: ResourceId, data: bytes, token: str) -> None:
+        """Store a resource.
+
+        Args:
+            resource: to store.
+            data: its content.
+            token: of an administrator.
+
+        Raises:
+            RefusedError: the broker answered with an error.
+            ProviderError: it cannot be asked.
+        """
+        secrets = (wire.encode_base64(data).rstrip("="), data.hex())
+        self._send("POST", _path(resource), token, data, "application/octet-stream", secrets)
+
+    def post(self, name: str, members: Mapping[str, object]) -> dict[str, object]:
+        """Make a step of the handshake.
+
+        Args:
+            name: `auth` or `attest`.
+            members: of the request.
+
+        Raises:
+            RefusedError: the broker answered with an error.
+            ProviderError: it cannot be asked, or its reply is no JSON object.
+        """
+        reply = self._send("POST", name, "", json.dumps(members).encode(), "application/json")
+        try:
+            return wire.parse_object(reply)
+        except ValueError as error:
+            raise ProviderError(f"its reply to {name} is malformed: {error}") from None
+
+    def _send(
+        self, method: str, path: str, token: str, data: bytes = b"", content: str = "", secrets: Sequence[str] = ()
+    ) -> bytes:
+        headers = {"Content-Type": content} if content else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        response = self._session.request(
+            method,
+            f"{self._url}{_PREFIX}{path}",
+            headers=headers,
+            data=data,
+        )
+        if not 200 <= response.status_code < 300:
+            raise _refusal(response, [*secrets, token] if token else secrets)
+        return response.content
+
+
+def _path(resource: ResourceId) -> str:
+    query = f"?{resource.query}" if resource.query else ""
+    return f"{resource.plugin}/{resource.path}{query}"
+
+
+def _refusal(response: requests.Response, secrets: Sequence[str]) -> RefusedError:
+    """Read `{"type","detail"}`; nearly every error has the status 401, so that the type alone tells them apart."""
+    variant = detail = ""
+    try:
+        members = wire.parse_object(response.content)
+        detail = wire.text_value(members.get("detail"))
+        if match := _ERROR_TYPE.fullmatch(wire.text_value(members.get("type"))):
+            variant = match[1]
+    except ValueError:
+        detail = ""
+    if any(secret in detail for secret in secrets):
+        detail = ""
+    said = f"it answers {variant or f'HTTP {response.status_code}'}" + (f" ({quoted(detail)})" if detail else "")
+    meaning = _MEANINGS.get(variant, "")
+    return RefusedError(f"{said}: {meaning}" if meaning else said, response.status_code, variant)

@@ -1,0 +1,44 @@
+"""Source `cdh-rest:URL`: resources from the Confidential Data Hub's REST interface, such as http://127.0.0.1:8006."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from decoder import limits
+from decoder.keywrap.kid import PLUGIN, ResourceId
+from decoder.provider.address import base_url
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.apiserver import get
+
+
+def create(where: str, options: Mapping[str, str]) -> CdhRest:
+    """Create the source.
+
+    Args:
+        where: the URL of the server.
+        options: none of them matters here.
+
+    Raises:
+        UsageError: the URL is none, or neither https nor on the loopback interface.
+    """
+    return CdhRest(base_url(where, "the URL of cdh-rest"))
+
+
+class CdhRest:
+    """A `KeySource`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"cdh-rest:{self._url}"
+
+    def key(self, resource: ResourceId) -> bytes:
+        """Fetch a resource; see `KeySource`. Nothing but what the plugin `resource` has can be asked for here."""
+        if resource.plugin != PLUGIN or resource.query:
+            raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
+        data = get(self._url, f"/cdh/resource/{resource.path}")
+        if len(data) > limits.COCO_RESOURCE_BYTES:
+            raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
+        return data

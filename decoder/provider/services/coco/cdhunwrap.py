@@ -1,0 +1,90 @@
+"""Sources `cdh-grpc:HOST:PORT` and `cdh-ttrpc:SOCKET`: the Confidential Data Hub unwraps packets itself (UnwrapKey)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import UsageError, quoted
+from decoder.provider.address import is_loopback
+from decoder.provider.client import protocol
+from decoder.provider.client.config import GrpcProvider, TtrpcProvider
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.packet import build_packet, parse_packet
+
+if TYPE_CHECKING:
+    from decoder.keywrap.kid import ResourceId
+
+
+def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
+    """Create the source with gRPC in plain text, which is what the hub speaks.
+
+    Args:
+        where: the host and the port, such as 127.0.0.1:50000.
+        options: none of them matters here.
+
+    Raises:
+        UsageError: it is not HOST:PORT on the loopback interface.
+    """
+    host, _, port = where.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not is_loopback(host.strip("[]")):
+        raise UsageError(f"the address of cdh-grpc {quoted(where)} is not HOST:PORT on the loopback interface")
+
+    def ask(request: bytes) -> bytes:
+        from decoder.provider.client import grpc as grpcclient
+
+        return grpcclient.ask(GrpcProvider(where), "keyunwrap", request, limits.COCO_SOURCE_SECONDS)
+
+    return CdhUnwrap(f"cdh-grpc:{where}", ask)
+
+
+def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
+    """Create the source with ttrpc.
+
+    Args:
+        where: the path of the socket, such as /run/confidential-containers/cdh.sock, or `unix://` and the path.
+        options: none of them matters here.
+
+    Raises:
+        UsageError: it is no absolute path.
+    """
+    from decoder.provider.client import ttrpc as ttrpcclient
+
+    try:
+        ttrpcclient.socket_path(where)
+    except ProviderError as error:
+        raise UsageError(f"cdh-ttrpc: {error}") from None
+
+    def ask(request: bytes) -> bytes:
+        return ttrpcclient.ask(TtrpcProvider(where), "keyunwrap", request, limits.COCO_SOURCE_SECONDS)
+
+    return CdhUnwrap(f"cdh-ttrpc:{where}", ask)
+
+
+class CdhUnwrap:
+    """An `UnwrapSource`.
+
+    Args:
+        name: of the source.
+        ask: sends the JSON of a request, and returns that of the reply.
+    """
+
+    def __init__(self, name: str, ask: Callable[[bytes], bytes]) -> None:
+        self._name = name
+        self._ask = ask
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return self._name
+
+    def unwrap(self, packet: bytes, kid: ResourceId) -> bytes:
+        """Have the hub unwrap a packet; see `UnwrapSource`."""
+        parsed = parse_packet(packet)
+        if not parsed.version:
+            packet = build_packet(parsed)  # hubs refuse what old images have: bare ids, other names of algorithms
+        reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []))
+        try:
+            return protocol.parse_reply("keyunwrap", reply)
+        except ValueError as error:
+            raise ProviderError(f"its reply cannot be read: {error}") from None

@@ -1,0 +1,71 @@
+"""The files of `keypath`: a key each, which may be made while an image is encrypted."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from tempfile import NamedTemporaryFile
+
+from decoder import limits
+from decoder.errors import KeyFileError, quoted
+from decoder.keys.file import read_key_file
+from decoder.provider.errors import ProviderError
+
+
+def read_key(keypath: str, directory: str | None, create: bool) -> bytes:
+    """Read a key, and make it first if that is wanted and the file is not there.
+
+    Every layer of an image, maybe in a process of its own, and every later image with this file gets the same key.
+
+    Args:
+        keypath: the file; relative to `directory` if there is one.
+        directory: the file must be below it; "" for no file at all, None for any.
+        create: make it.
+
+    Raises:
+        ProviderError: it may not be read, cannot be read or made, or does not have 32 bytes.
+    """
+    path = _inside(keypath, directory)
+    if create and not os.path.lexists(path):
+        _make(path)
+    try:
+        key = read_key_file(path)
+    except KeyFileError as error:
+        raise ProviderError(f"the keypath {quoted(keypath)}: {error}") from None
+    if len(key) != limits.SYMMETRIC_KEY_BYTES:
+        raise ProviderError(f"the keypath {quoted(keypath)} has {len(key)} bytes, not {limits.SYMMETRIC_KEY_BYTES}")
+    return key
+
+
+def _inside(keypath: str, directory: str | None) -> str:
+    if directory is None:
+        return keypath
+    if not directory:
+        raise ProviderError("the key spec has keypath, but this server reads no files: its option keys allows them")
+    path = os.path.realpath(os.path.join(directory, keypath))
+    if not path.startswith(os.path.join(os.path.realpath(directory), "")):
+        raise ProviderError(f"the keypath {quoted(keypath)} is not below the directory that the option keys names")
+    return path
+
+
+def _make(path: str) -> None:
+    """Write a key that nobody sees half of, and that takes no other file's place."""
+    directory = os.path.dirname(path) or "."
+    try:
+        with NamedTemporaryFile(dir=directory, prefix=".new-key-") as file:
+            file.write(os.urandom(limits.SYMMETRIC_KEY_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+            with suppress(FileExistsError):  # another layer was quicker: that is the key
+                os.link(file.name, path)
+        _sync(directory)
+    except OSError as error:
+        raise ProviderError(f"the keypath {quoted(path)} cannot be made: {error.strerror}") from None
+
+
+def _sync(directory: str) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

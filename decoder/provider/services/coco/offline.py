@@ -1,0 +1,60 @@
+"""Source `offline:FILE[,FILE]`: resources in JSON files, as guests without a key broker have them (FORMATS.md §8)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from decoder.errors import KeyFileError, quoted
+from decoder.formats import wire
+from decoder.keys.file import read_key_file
+from decoder.keywrap.kid import PLUGIN
+from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    from decoder.keywrap.kid import ResourceId
+
+EXTRA_FILES = "OFFLINE_FS_KBC_EXTRA_FILE_PATH"
+
+
+def create(where: str, options: Mapping[str, str]) -> Offline:
+    """Create the source.
+
+    Args:
+        where: the files, joined by commas; those of the environment's OFFLINE_FS_KBC_EXTRA_FILE_PATH come after them.
+        options: none of them matters here.
+    """
+    return Offline(where)
+
+
+class Offline:
+    """A `KeySource`: objects `{"repository/type/tag": base64}`; what several files have, the last one tells."""
+
+    def __init__(self, files: str) -> None:
+        self._files = files
+
+    def describe(self) -> str:
+        """Name it for a message."""
+        return f"offline:{self._files}"
+
+    def key(self, resource: ResourceId) -> bytes:
+        """Look a resource up; see `KeySource`."""
+        if resource.plugin != PLUGIN:
+            raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")
+        files = [file for file in f"{self._files},{os.environ.get(EXTRA_FILES, '')}".split(",") if file]
+        resources = {name: (file, value) for file in files for name, value in _read(file).items()}
+        if resource.path not in resources:
+            raise ProviderError("it has no such resource")
+        file, value = resources[resource.path]
+        try:
+            return wire.decode_base64(wire.text_value(value))
+        except ValueError as error:
+            raise ProviderError(f"the resource in {quoted(file)}: {error}") from None
+
+
+def _read(file: str) -> dict[str, object]:
+    try:
+        return wire.parse_object(read_key_file(file))
+    except (KeyFileError, ValueError) as error:
+        raise ProviderError(f"its file {quoted(file)}: {error}") from None

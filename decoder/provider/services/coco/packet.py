@@ -1,0 +1,175 @@
+"""The annotation of Confidential Containers: private options under AES-256, and which key (FORMATS.md §6, §8).
+
+Version 1, which is the one written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 says besides who has the
+key, a key broker (`"provider":"kbs"`) or a key management service.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.formats import wire
+from decoder.keywrap.kid import ResourceId, parse_kid
+from decoder.layer import annotations as layer
+from decoder.provider.errors import ProviderError
+
+GCM, CTR_MODE = "A256GCM", "A256CTR"
+IV_BYTES = {GCM: 12, CTR_MODE: 16}
+_OLD_NAMES = {"aes_256_gcm": GCM, "aes-gcm": GCM, "aes_256_ctr": CTR_MODE}
+_KBS = "kbs"
+_VERSION = "0.1.0"
+_TAG_BYTES = 16
+
+
+class Packet(NamedTuple):
+    """Wrapped private options.
+
+    Attributes:
+        kid: the key.
+        wrapped_data: the ciphertext, with the 16-byte tag of A256GCM at its end.
+        iv: as long as IV_BYTES says.
+        wrap_type: one of IV_BYTES.
+        version: of the packet, "" in version 1.
+    """
+
+    kid: ResourceId
+    wrapped_data: bytes
+    iv: bytes
+    wrap_type: str
+    version: str = ""
+
+
+def seal(kid: ResourceId, key: bytes, options: bytes, algorithm: str = GCM, iv: bytes = b"") -> Packet:
+    """Encrypt private options.
+
+    Args:
+        kid: what the key is called.
+        key: 32 bytes.
+        options: the private options.
+        algorithm: one of IV_BYTES.
+        iv: as long as IV_BYTES says; a random one if it is empty, as it must be for every key that is secret.
+    """
+    iv = iv or os.urandom(IV_BYTES[algorithm])
+    data = AESGCM(key).encrypt(iv, options, None) if algorithm == GCM else _ctr(key, iv, options)
+    return Packet(kid, data, iv, algorithm)
+
+
+def open_with(key: bytes, packet: Packet) -> bytes:
+    """Decrypt private options.
+
+    Raises:
+        ProviderError: the key does not have 32 bytes, or is not the right one. A256CTR has no tag, so that there it
+            shows by what comes out.
+    """
+    if len(key) != limits.SYMMETRIC_KEY_BYTES:
+        raise ProviderError(f"it has {len(key)} bytes, not the {limits.SYMMETRIC_KEY_BYTES} of a key")
+    try:
+        if packet.wrap_type == GCM:
+            return AESGCM(key).decrypt(packet.iv, packet.wrapped_data, None)
+        options = _ctr(key, packet.iv, packet.wrapped_data)
+        layer.parse_private_options(options)
+    except (InvalidTag, ValueError):
+        raise ProviderError("the packet was not wrapped with this key, or was changed") from None
+    return options
+
+
+def build_packet(packet: Packet) -> bytes:
+    """Write a packet in version 1, its members in the order that other programs write."""
+    members = {
+        "kid": str(packet.kid),
+        "wrapped_data": wire.encode_base64(packet.wrapped_data),
+        "iv": wire.encode_base64(packet.iv),
+        "wrap_type": packet.wrap_type,
+    }
+    return json.dumps(members, separators=(",", ":")).encode()
+
+
+def parse_packet(annotation: bytes) -> Packet:
+    """Read a packet of either version, with what old images have: other names of algorithms, integers for base64.
+
+    Args:
+        annotation: from a registry, at most PROVIDER_ANNOTATION_BYTES.
+
+    Raises:
+        ProviderError: it is malformed, of an unknown version or algorithm, or needs a key management service.
+    """
+    if len(annotation) > limits.PROVIDER_ANNOTATION_BYTES:
+        raise ProviderError(f"the packet is longer than {limits.PROVIDER_ANNOTATION_BYTES} bytes")
+    try:
+        members = wire.parse_object(annotation)
+        if "version" in members or "provider" in members:
+            _check_version_2(members)
+        return Packet(_kid(_text(members, "kid")), *_ciphertext(members), _text(members, "version"))
+    except ValueError as error:
+        raise ProviderError(f"the packet is malformed: {error}") from None
+
+
+def _check_version_2(members: dict[str, object]) -> None:
+    """Refuse what is not version 2 of a key broker: there the rules are stricter than for version 1."""
+    version, provider, kid = (_text(members, name) for name in ("version", "provider", "kid"))
+    if version != _VERSION:
+        raise ProviderError(f"the packet has the version {quoted(version)}, not {_VERSION}")
+    if not provider:
+        raise ValueError("it has no provider")
+    if provider != _KBS:
+        raise ProviderError(
+            f"the packet was wrapped by the key management service {quoted(provider)}, which only guests can ask; "
+            f"packets of the provider {_KBS} can be opened here"
+        )
+    if not kid.startswith(("kbs://", "kbs+")):
+        raise ValueError(f"the kid {quoted(kid)} does not start with kbs://")
+    for name in ("provider_settings", "annotations"):
+        wire.object_value(members.get(name))
+
+
+def _kid(text: str) -> ResourceId:
+    if not text:
+        raise ValueError("it has no kid")
+    return parse_kid(text)
+
+
+def _ciphertext(members: dict[str, object]) -> tuple[bytes, bytes, str]:
+    named = _text(members, "wrap_type")
+    algorithm = _OLD_NAMES.get(named, named)
+    if algorithm not in IV_BYTES:
+        raise ValueError(f"its wrap_type is {quoted(named)}, not {' or '.join(IV_BYTES)}")
+    if named != algorithm and "version" in members:
+        raise ValueError(f"its wrap_type is {quoted(named)}, which version {_VERSION} does not know")
+    iv, data = _bytes(members, "iv"), _bytes(members, "wrapped_data")
+    if len(iv) != IV_BYTES[algorithm]:
+        raise ValueError(f"its iv has {len(iv)} bytes, not {IV_BYTES[algorithm]}")
+    tag = _TAG_BYTES if algorithm == GCM else 0
+    if not tag < len(data) <= limits.PRIVATE_OPTIONS_BYTES + tag:
+        raise ValueError(f"its wrapped_data has {len(data)} bytes")
+    return data, iv, algorithm
+
+
+def _text(members: dict[str, object], name: str) -> str:
+    try:
+        return wire.text_value(members.get(name))
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+
+
+def _bytes(members: dict[str, object], name: str) -> bytes:
+    if members.get(name) is None:
+        raise ValueError(f"it has no {name}")
+    try:
+        return wire.bytes_value(members[name])
+    except ValueError as error:
+        raise ValueError(f"its {name}: {error}") from None
+
+
+def _ctr(key: bytes, iv: bytes, data: bytes) -> bytes:
+    cipher = Cipher(AES(key), CTR(iv)).encryptor()
+    return cipher.update(data) + cipher.finalize()

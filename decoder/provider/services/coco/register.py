@@ -1,0 +1,144 @@
+"""Registering a key at a key broker (KBS), as its administrator (FORMATS.md §6, §8)."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from decoder import limits
+from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.keys.file import read_key_file
+from decoder.provider import Option
+from decoder.provider.address import base_url
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco import kbs
+from decoder.provider.services.coco.broker import Conversation, RefusedError
+
+if TYPE_CHECKING:
+    from jwcrypto.jwk import JWK
+
+    from decoder.keywrap.kid import ResourceId
+
+OPTIONS = (
+    Option("kbs", "the URL of a key broker at which the keys that encrypt are registered"),
+    Option("kbs-auth-key", "its administrator's private key, Ed25519 or P-256 in PEM; only its owner may read it"),
+    Option(
+        "kbs-claim",
+        "NAME=VALUE in the administrator's token (iss=ctd-decoder sub=admin aud=KBS role=admin); NAME= leaves it out",
+        many=True,
+    ),
+)
+
+_CLAIMS = {"iss": "ctd-decoder", "sub": "admin", "aud": "KBS", "role": "admin"}
+_OWN_CLAIMS = ("iat", "exp")
+_ALGORITHMS = {"Ed25519": "EdDSA", "P-256": "ES256"}
+
+
+class Registrar:
+    """Registers keys at one broker.
+
+    Args:
+        options: those of OPTIONS and of `kbs`.
+
+    Raises:
+        UsageError: one of `kbs` and `kbs-auth-key` is missing, the URL or a claim is malformed.
+        ProviderError: the administrator's key cannot be read or used.
+    """
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        if not options.get("kbs") or not options.get("kbs-auth-key"):
+            raise UsageError("the options kbs and kbs-auth-key need each other")
+        self._source = kbs.create(options["kbs"], options)  # even unused, it checks the options that they share
+        self._url = base_url(options["kbs"], "the option kbs")
+        self._ca_file = options.get("kbs-ca", "")
+        self._is_attested = any(options.get(name) for name in kbs.ATTESTING)
+        self._claims = _read_claims(options.get("kbs-claim", ""))
+        self._key, self._algorithm = _read_key(options["kbs-auth-key"])
+
+    def register(self, resource: ResourceId, key: bytes) -> bool:
+        """Store a key at the broker, in place of one that is there, and read it back if that is allowed.
+
+        Args:
+            resource: what it is called.
+            key: 32 bytes.
+
+        Returns:
+            Whether it was read back: the options may tell no way to be attested, or the broker does not give it to us.
+
+        Raises:
+            ProviderError: the broker did not take it, or has another one now; the text names the broker and the key.
+        """
+        from decoder.provider.services.web import within_limit
+
+        try:
+            within_limit(lambda: self._upload(resource, key), limits.COCO_SOURCE_SECONDS)
+        except ProviderError as error:
+            raise ProviderError(f"the key {resource} is not registered at {self._url}: {error}") from None
+        try:
+            return self._is_attested and self._read_back(resource, key)
+        except ProviderError as error:
+            raise ProviderError(f"the key {resource} was sent to {self._url}, but not read back: {error}") from None
+
+    def _upload(self, resource: ResourceId, key: bytes) -> None:
+        with Conversation(self._url, self._ca_file) as conversation:
+            conversation.upload(resource, key, self._token())
+
+    def _token(self) -> str:
+        from jwcrypto.jwt import JWT
+
+        now = int(time.time())
+        claims = {**self._claims, "iat": now, "exp": now + limits.KBS_ADMIN_TOKEN_SECONDS}
+        token = JWT(header={"alg": self._algorithm, "typ": "JWT"}, claims=claims)
+        token.make_signed_token(self._key)
+        return str(token.serialize())
+
+    def _read_back(self, resource: ResourceId, key: bytes) -> bool:
+        try:
+            stored = self._source.key(resource)
+        except RefusedError as error:
+            if error.is_denied:
+                return False
+            raise
+        if not hmac.compare_digest(stored, key):
+            raise ProviderError("the broker gives another one")
+        return True
+
+
+def _read_claims(text: str) -> dict[str, str | list[str]]:
+    """Read the lines of `kbs-claim`; of several values for one name only `aud` takes more than the last."""
+    given: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        name, separator, value = line.partition("=")
+        if not name or not separator:
+            raise UsageError("the option kbs-claim is not NAME=VALUE")
+        if name in _OWN_CLAIMS:
+            raise UsageError(f"the option kbs-claim cannot set {name}: a token holds for a few minutes from now")
+        given.setdefault(name, []).append(value)
+    claims: dict[str, str | list[str]] = {}
+    for name, values in {**{name: [value] for name, value in _CLAIMS.items()}, **given}.items():
+        if values[-1]:
+            claims[name] = values if name == "aud" else values[-1]
+    return claims
+
+
+def _read_key(path: str) -> tuple[JWK, str]:
+    """Read the administrator's key, and tell the algorithm that it signs with (RFC 7518, RFC 8037)."""
+    from jwcrypto.common import JWException
+    from jwcrypto.jwk import JWK
+
+    try:
+        key = JWK.from_pem(read_key_file(path, private=True))
+        algorithm = _ALGORITHMS.get(str(key.get("crv")))
+        if key.has_private and algorithm:
+            return key, algorithm
+    except KeyFileError as error:
+        raise ProviderError(f"the kbs-auth-key {quoted(path)}: {error}") from None
+    except TypeError:
+        raise ProviderError(f"the kbs-auth-key {quoted(path)} is encrypted: give it without a passphrase") from None
+    except (JWException, ValueError, UnsupportedAlgorithm):
+        pass
+    raise ProviderError(f"the kbs-auth-key {quoted(path)} is not an Ed25519 or P-256 private key in PEM")

@@ -1,0 +1,60 @@
+"""What a key broker returns for a resource: a JWE to the key of the TEE (FORMATS.md §8; RFC 7516 §7.2.2).
+
+Its protected header names ECDH-ES+A256KW on P-256 or P-521, or RSA-OAEP-256, and A256GCM; all else is refused,
+RSA1_5 too, before the key is looked at.
+"""
+
+from __future__ import annotations
+
+from decoder import limits
+from decoder.errors import WrappedKeyError, quoted
+from decoder.formats import wire
+from decoder.keys.keyring import Keys
+from decoder.keywrap import jwe
+from decoder.provider.errors import ProviderError
+
+_MEMBERS = {"protected", "encrypted_key", "iv", "ciphertext", "tag"}
+_ECDH, _RSA = "ECDH-ES+A256KW", "RSA-OAEP-256"
+_CURVES = ("P-256", "P-521")
+
+
+def open_reply(reply: bytes, tee_key: bytes) -> bytes:
+    """Decrypt a resource.
+
+    Args:
+        reply: the flattened JWE, at most JWE_BYTES.
+        tee_key: the private key that the attestation named, as PEM, DER or JWK.
+
+    Raises:
+        ProviderError: it is malformed, of another algorithm, or not for this key, or that is no key.
+    """
+    if len(reply) > limits.JWE_BYTES:
+        raise ProviderError(f"the resource is longer than a key: its JWE has over {limits.JWE_BYTES} bytes")
+    try:
+        _check(reply)
+    except ValueError as error:
+        raise ProviderError(f"the broker's reply is not a JWE for a TEE: {error}") from None
+    keys = Keys()
+    keys.add("the TEE key", tee_key)
+    reasons = keys.warnings[:1]
+    try:
+        resource = jwe.unwrap(reply, keys, lambda key, reason: reasons.append(f"{key.describe()}: {reason}"))
+    except WrappedKeyError as error:
+        raise ProviderError(f"the broker's reply is refused: {error}") from None
+    if resource is None:
+        raise ProviderError(f"the broker's reply cannot be opened: {'; '.join(reasons) or 'there is no TEE key'}")
+    return resource
+
+
+def _check(reply: bytes) -> None:
+    members = wire.parse_object(reply)
+    if members.keys() != _MEMBERS:
+        raise ValueError(f"it does not have the members {', '.join(sorted(_MEMBERS))} alone")
+    header = wire.parse_object(wire.decode_base64url(wire.text_value(members["protected"])))
+    algorithm, encryption = header.get("alg"), header.get("enc")
+    if algorithm not in (_ECDH, _RSA):
+        raise ValueError(f"its alg is {quoted(algorithm)}, not {_ECDH} or {_RSA}")
+    if encryption != "A256GCM":
+        raise ValueError(f"its enc is {quoted(encryption)}, not A256GCM")
+    if algorithm == _ECDH and wire.object_value(header.get("epk")).get("crv") not in _CURVES:
+        raise ValueError(f"its epk is not on {' or '.join(_CURVES)}")

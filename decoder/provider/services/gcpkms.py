@@ -1,0 +1,279 @@
+"""Google Cloud KMS, with the annotations of the published provider for it (FORMATS.md section 5).
+
+The annotation is JSON: `key_url` is the key, `gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K`,
+`wrapped_key` what Cloud KMS makes of the private options without additional authenticated data, `wrap_type` is `AES`.
+The option `key` overrides the keys that a caller names, to wrap and to unwrap, as the published provider's kmsURI does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import cache, partial
+from importlib import import_module
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits
+from decoder.errors import UsageError, quoted
+from decoder.provider import Option
+from decoder.provider.client.quietgrpc import import_grpc
+from decoder.provider.deadline import within
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
+from decoder.provider.services.wrapped import build_annotation, parse_annotation
+
+if TYPE_CHECKING:
+    from decoder.provider.policy import KeyPolicy
+
+OPTIONS = (
+    Option("key", "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K", also=("kmsURI",)),
+    Option("adc", "file with application default credentials; without it, where Google's libraries look for them"),
+    Option("endpoint", "HOST[:PORT] to ask in place of cloudkms.googleapis.com"),
+    Option("ca-file", "PEM file of the CAs that the endpoint's certificate may be from"),
+    Option("grpcport", "[ADDRESS]:PORT where to serve, as --listen"),
+)
+
+_WRAP_TYPE = "AES"
+_HOST = "cloudkms.googleapis.com"
+_SCOPES = ["https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms"]
+# What google-auth raises besides its own for files and replies with JSON of other types than it expects.
+_MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
+_KEY = re.compile(
+    r"gcpkms://(projects/[a-z0-9.:-]{1,128}/locations/[a-z0-9-]{1,64}"
+    r"/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63})"
+)
+# Private options are a few hundred bytes; a reply has the ciphertext and some names besides.
+_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 2 * limits.PROVIDER_WRAPPED_BYTES),)
+
+
+def create(options: Mapping[str, str], policy: KeyPolicy) -> GoogleKms:
+    """Create the provider.
+
+    Raises:
+        UsageError: the key is not a gcpkms:// URI.
+        ProviderError: google-cloud-kms is not installed, or a file cannot be read.
+    """
+    key = options.get("key", "")
+    if key and not _KEY.fullmatch(key):
+        raise UsageError(f"the option key must be {OPTIONS[0].help}, not {quoted(key)}")
+    return GoogleKms(policy, _Service(options))
+
+
+class GoogleKms:
+    """Private options wrapped by a symmetric key that does not leave Google Cloud KMS."""
+
+    def __init__(self, policy: KeyPolicy, service: _Service) -> None:
+        self._policy = policy
+        self._service = service
+
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
+        """Encrypt private options, at most GCP_KMS_PLAINTEXT_BYTES."""
+        if len(options) > limits.GCP_KMS_PLAINTEXT_BYTES:
+            raise ProviderError(f"Cloud KMS encrypts at most {limits.GCP_KMS_PLAINTEXT_BYTES} bytes")
+        key = key_to_wrap(self._named(parameters), self._policy, _checked)
+        return build_annotation(key, self._service.encrypt(_resource(key), options), _WRAP_TYPE)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
+        """Decrypt private options with the key that the annotation names, if that may be used."""
+        wrapped = parse_annotation(annotation, _WRAP_TYPE)
+        name = _resource(wrapped.key_url)
+        check_key_to_unwrap(wrapped.key_url, self._named(parameters), self._policy, _checked)
+        return self._service.decrypt(name, wrapped.data)
+
+    def _named(self, parameters: Sequence[str]) -> list[str]:
+        """List the keys that a caller names, if that counts; they may come from a file, with its line end."""
+        return [] if self._policy.configured else [parameter.strip() for parameter in parameters]
+
+
+class _Service:
+    """Cloud KMS's API over gRPC: the two calls, their checksums, time limit and errors."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        try:
+            self._grpc = import_grpc()
+            self._auth = import_module("google.auth")
+            self._requests = import_module("google.auth.transport.requests")
+            self._errors = import_module("google.api_core.exceptions")
+            self._retry = import_module("google.api_core.retry")
+            self._kms = import_module("google.cloud.kms_v1")
+            self._client = self._connect(options.get("endpoint", "") or _HOST, _read(options.get("ca-file", "")))
+        except ImportError:
+            raise ProviderError("google-cloud-kms is not installed: pip install ctd-decoder[gcp]") from None
+        file = options.get("adc", "") or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
+        self._credentials: Any = self._load_credentials(file) if file else None
+
+    def encrypt(self, name: str, plaintext: bytes) -> bytes:
+        """Encrypt with the primary version of a key.
+
+        Raises:
+            ProviderError: it failed.
+        """
+        request = {"name": name, "plaintext": plaintext, "plaintext_crc32c": crc32c(plaintext)}
+        reply = self._call("encrypt", request)
+        if not reply.verified_plaintext_crc32c:
+            raise ProviderError("Cloud KMS did not verify the checksum of what it was to encrypt")
+        if reply.ciphertext_crc32c != crc32c(reply.ciphertext):
+            raise ProviderError("Cloud KMS's reply is damaged: the checksum of its ciphertext is wrong")
+        if not reply.name.startswith(f"{name}/cryptoKeyVersions/"):
+            raise ProviderError("Cloud KMS encrypted with another key than it was asked to")
+        if not 0 < len(reply.ciphertext) <= limits.PROVIDER_WRAPPED_BYTES:
+            raise ProviderError(f"Cloud KMS's ciphertext has {len(reply.ciphertext)} bytes")
+        return bytes(reply.ciphertext)
+
+    def decrypt(self, name: str, ciphertext: bytes) -> bytes:
+        """Decrypt with whichever version of a key it was that encrypted.
+
+        Raises:
+            ProviderError: it failed.
+        """
+        request = {"name": name, "ciphertext": ciphertext, "ciphertext_crc32c": crc32c(ciphertext)}
+        reply = self._call("decrypt", request)
+        if reply.plaintext_crc32c != crc32c(reply.plaintext):
+            raise ProviderError("Cloud KMS's reply is damaged: the checksum of its plaintext is wrong")
+        return bytes(reply.plaintext)
+
+    def _connect(self, endpoint: str, authorities: bytes | None) -> Any:
+        target = endpoint if re.search(r":\d+$", endpoint) else f"{endpoint}:443"
+        channel = self._grpc.secure_channel(target, self._grpc.ssl_channel_credentials(authorities), _CHANNEL_OPTIONS)
+        transport = self._kms.KeyManagementServiceClient.get_transport_class("grpc")
+        return self._kms.KeyManagementServiceClient(transport=transport(channel=channel))
+
+    def _call(self, method: str, request: dict[str, object]) -> Any:
+        """Call the API, again while it is throttling or cannot be reached for a moment."""
+        deadline = monotonic() + limits.CLOUD_KMS_SECONDS
+        return within(limits.CLOUD_KMS_SECONDS, lambda: self._try_call(method, request, deadline))
+
+    def _try_call(self, method: str, request: dict[str, object], deadline: float) -> Any:
+        headers = self._authorize(deadline)
+        left = max(0.1, deadline - monotonic())
+        retry = self._retry.Retry(predicate=self._passes(), initial=0.2, maximum=5, multiplier=2, timeout=left)
+        try:
+            return getattr(self._client, method)(
+                request=request, retry=retry, timeout=left, metadata=list(headers.items())
+            )
+        except self._errors.RetryError as error:
+            reason = self._reason(error.cause, headers)
+            raise ProviderError(f"{reason}; tried again for {limits.CLOUD_KMS_SECONDS:g} seconds") from None
+        except self._errors.GoogleAPICallError as error:
+            raise ProviderError(self._reason(error, headers)) from None
+
+    def _passes(self) -> Any:
+        """Tell errors that may pass: throttling for as long as there is time, a lost connection a few times."""
+        lost = iter(range(limits.CLOUD_KMS_ATTEMPTS - 1))
+
+        def passes(error: Exception) -> bool:
+            if isinstance(error, self._errors.ServiceUnavailable):
+                return "handshake" not in str(error) and next(lost, None) is not None
+            return isinstance(error, self._errors.ResourceExhausted) and "larger than max" not in str(error)
+
+        return passes
+
+    def _reason(self, error: Any, headers: Mapping[str, str]) -> str:
+        """Say what the service answered; nothing that a client sent is in its messages but, in error, the token."""
+        text = str(getattr(error, "message", "") or "")
+        if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text:
+            return "Cloud KMS: the TLS certificate of the endpoint is not one to trust; ca-file can name its CA"
+        if isinstance(error, self._errors.DeadlineExceeded):
+            return f"Cloud KMS: no answer within {limits.CLOUD_KMS_SECONDS:g} seconds"
+        for value in headers.values():
+            text = text.replace(value.rpartition(" ")[2], "…")
+        status = getattr(error, "grpc_status_code", None)
+        return f"Cloud KMS: {getattr(status, 'name', type(error).__name__)}: {quoted(text)}"
+
+    def _authorize(self, deadline: float) -> dict[str, str]:
+        """Make the headers of a request, with a new token where the last one ends."""
+        request = partial(self._requests.Request(), timeout=max(0.1, deadline - monotonic()))
+        if self._credentials is None:
+            self._credentials = self._find_credentials(request)
+        credentials = self._credentials
+        if credentials.token_state.name != "FRESH":
+            try:
+                credentials.refresh(request)
+            except self._auth.exceptions.TransportError as error:
+                cause = type(error.args[0]).__name__ if error.args else "TransportError"
+                raise ProviderError(f"the token service of the credentials cannot be reached ({cause})") from None
+            except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError) as error:
+                raise ProviderError(f"the credentials got no token: {_oauth_reason(error)}") from None
+        headers: dict[str, str] = {}
+        credentials.apply(headers)
+        return {name.lower(): value for name, value in headers.items()}
+
+    def _load_credentials(self, file: str) -> Any:
+        _read(file)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of files of unknown origin; the operator chose this one
+                credentials, _ = self._auth.load_credentials_from_file(file)
+        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED):
+            raise ProviderError(f"the file {quoted(file)} does not hold Google credentials") from None
+        return self._with_scope(credentials)
+
+    def _find_credentials(self, request: Any) -> Any:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                credentials, _ = self._auth.default(request=request)
+        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError):
+            raise ProviderError("there are no Google credentials; adc can name a file of them") from None
+        return self._with_scope(credentials)
+
+    def _with_scope(self, credentials: Any) -> Any:
+        return import_module("google.auth.credentials").with_scopes_if_required(credentials, _SCOPES)
+
+
+def crc32c(data: bytes) -> int:
+    """Compute the CRC-32C of data (RFC 3720 appendix B.4)."""
+    table = _crc32c_table()
+    value = 0xFFFFFFFF
+    for byte in data:
+        value = table[(value ^ byte) & 0xFF] ^ value >> 8
+    return value ^ 0xFFFFFFFF
+
+
+@cache
+def _crc32c_table() -> list[int]:
+    table = []
+    for value in range(256):
+        remainder = value
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+        table.append(remainder)
+    return table
+
+
+def _checked(key: str) -> str:
+    """Refuse what is not the URI of a key."""
+    _resource(key)
+    return key
+
+
+def _resource(key: str) -> str:
+    """Turn a key's URI into its name in the API; whatever might be another API path is refused."""
+    match = _KEY.fullmatch(key)
+    if match is None:
+        raise ProviderError(f"the key {quoted(key)} is not {OPTIONS[0].help}")
+    return match[1]
+
+
+def _read(file: str) -> bytes | None:
+    if not file:
+        return None
+    try:
+        with open(file, "rb") as opened:
+            data = opened.read(limits.PROVIDER_FILE_BYTES + 1)
+    except OSError as error:
+        raise ProviderError(f"the file {quoted(file)} cannot be read: {error.strerror}") from None
+    if len(data) > limits.PROVIDER_FILE_BYTES:
+        raise ProviderError(f"the file {quoted(file)} is longer than {limits.PROVIDER_FILE_BYTES} bytes")
+    return data
+
+
+def _oauth_reason(error: Exception) -> str:
+    """Say why there is no token: OAuth's error code and description (RFC 6749 §5.2), not what may be a token."""
+    text = str(error.args[0]) if error.args else ""
+    if not re.match(r"[a-z_]{3,40}: ", text):
+        return type(error).__name__
+    return quoted(re.sub(r"\S{40,}", "…", text))

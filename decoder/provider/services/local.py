@@ -1,0 +1,122 @@
+"""Keys in local files: AES-256-GCM with a 32-byte key, or with one of a directory of them.
+
+An annotation is the JSON `{"key_url":"local://NAME","wrapped_key":…,"wrap_type":"AES"}`, NAME that of the key's file,
+`wrapped_key` base64 of the 12-byte nonce, the ciphertext and its 16-byte tag. The sample provider of ocicrypt's
+documentation (`simplecrypt`) writes the same with a `key_url` that names no key.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from decoder import limits
+from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.keys.file import read_key_file
+from decoder.provider import Option
+from decoder.provider.errors import ProviderError
+from decoder.provider.policy import KeyPolicy
+from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
+from decoder.provider.services.wrapped import build_annotation, parse_annotation
+
+OPTIONS = (
+    Option("key", "a file of 32 bytes, the key; only its owner may read it"),
+    Option("keys", "a directory of such files instead: each is a key, and its name the key's name"),
+)
+
+_SCHEME = "local://"
+_SAMPLE_SCHEME = "https://"
+_WRAP_TYPE = "AES"
+_NONCE_BYTES = 12
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+def create(options: Mapping[str, str], policy: KeyPolicy) -> Local:
+    """Create the provider; a directory's keys are those that it holds when they are needed.
+
+    Raises:
+        UsageError: there is not exactly one of `key` and `keys`.
+        ProviderError: there is no such directory, or the key file is not one.
+    """
+    key, keys = options.get("key", ""), options.get("keys", "")
+    if bool(key) == bool(keys):
+        raise UsageError("the provider local needs one of the options key and keys")
+    if keys:
+        if not os.path.isdir(keys):
+            raise ProviderError(f"there is no directory {quoted(keys)}")
+        return Local(keys, KeyPolicy("", policy.patterns or (f"{_SCHEME}*",)))
+    directory, name = os.path.split(os.path.abspath(key))
+    url = _read_url(name)
+    _read_key(key, url)
+    return Local(directory, KeyPolicy(url, policy.patterns))
+
+
+class Local:
+    """The keys of a directory.
+
+    Args:
+        directory: of the key files; what links lead out of it to is no key of it, but for the configured one.
+        policy: which of them may be used, by their URL.
+    """
+
+    def __init__(self, directory: str, policy: KeyPolicy) -> None:
+        self._directory = directory
+        self._policy = policy
+
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
+        """Encrypt private options.
+
+        Raises:
+            ProviderError: the key may not be used, or is not there.
+        """
+        url = key_to_wrap(parameters, self._policy, _read_url)
+        nonce = os.urandom(_NONCE_BYTES)
+        wrapped = nonce + AESGCM(self._key(url)).encrypt(nonce, options, None)
+        return build_annotation(url, wrapped, _WRAP_TYPE)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
+        """Decrypt private options.
+
+        Raises:
+            ProviderError: the annotation is malformed, or the key may not be used, is not there or is another one.
+        """
+        url, data, _ = parse_annotation(annotation, _WRAP_TYPE)
+        if url.startswith(_SAMPLE_SCHEME) and self._policy.configured:
+            url = self._policy.configured
+        url = _read_url(url)
+        check_key_to_unwrap(url, parameters, self._policy, _read_url)
+        try:
+            return AESGCM(self._key(url)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
+        except (InvalidTag, ValueError):  # ValueError: the nonce is too short
+            raise ProviderError(f"it was not wrapped with the key {url}, or was changed") from None
+
+    def _key(self, url: str) -> bytes:
+        path = os.path.join(self._directory, url.removeprefix(_SCHEME))
+        if url != self._policy.configured:
+            inside = os.path.join(os.path.realpath(self._directory), "")
+            path = os.path.realpath(path)
+            if not path.startswith(inside):
+                raise ProviderError(f"the key {url} is a link that leads out of the directory of keys")
+        return _read_key(path, url)
+
+
+def _read_url(text: str) -> str:
+    """Give the name or the URL of a key its one form, and make sure that it can be part of a path."""
+    name = text.removeprefix(_SCHEME)
+    if not _NAME.fullmatch(name):
+        raise ProviderError(f"{quoted(text)} is not the name of a local key: letters, digits, _, - and . only")
+    return _SCHEME + name
+
+
+def _read_key(path: str, url: str) -> bytes:
+    try:
+        key = read_key_file(path, private=True)
+    except KeyFileError as error:
+        raise ProviderError(f"the key {url} cannot be used: {error}") from None
+    if len(key) != limits.SYMMETRIC_KEY_BYTES:
+        raise ProviderError(f"the key {url} has {len(key)} bytes, not {limits.SYMMETRIC_KEY_BYTES}")
+    return key

@@ -1,0 +1,139 @@
+"""PKCS#11 tokens: private options wrapped as the scheme `pkcs11` does, whose JSON is the annotation.
+
+That names no key: whoever unwraps tries the key files that the operator configured. Parameters and policies name a key
+by the name of its file, so no caller can make this node open another one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import KeyFileError, UsageError, WrappedKeyError, quoted
+from decoder.keys.file import PEM_BEGIN, KeyMaterial, read_key_file
+from decoder.keys.keyring import Keys
+from decoder.keywrap import pkcs11
+from decoder.provider import Option
+from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.provider.policy import key_in_use
+from decoder.provider.services.choice import NOTHING
+
+if TYPE_CHECKING:
+    from decoder.errors import Describable
+    from decoder.provider.policy import KeyPolicy
+
+OPTIONS = (
+    Option("key", "a YAML key file, a public key or certificate to wrap only, or a directory of them"),
+    Option("config", "which modules may be loaded: a file as in OCICRYPT_CONFIG, and instead of it"),
+)
+
+
+def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
+    """Create the provider; no token is asked yet.
+
+    Raises:
+        UsageError: there is no key.
+        ProviderError: the key file or directory, or the configuration, cannot be read.
+    """
+    place = options.get("key", "")
+    if not place:
+        raise UsageError("pkcs11 needs the option key")
+    paths = _key_files(place)
+    config = options.get("config", "")
+    if config:
+        if not os.path.isfile(config):
+            raise ProviderError(f"the config {quoted(config)} is not a file")
+        os.environ["OCICRYPT_CONFIG"] = config  # where the scheme looks, each time
+    policy.configured = ""  # a key has the name of its file; without patterns, what is in the directory may be used
+    return TokenKeys(paths, policy)
+
+
+def _key_files(place: str) -> dict[str, str]:
+    """List the paths of key files by their names."""
+    if not os.path.isdir(place):
+        paths = [place]
+    else:
+        try:
+            paths = [os.path.join(place, name) for name in sorted(os.listdir(place)) if not name.startswith(".")]
+        except OSError as error:
+            raise ProviderError(f"the directory {quoted(place)}: {error.strerror}") from None
+        paths = [path for path in paths if os.path.isfile(path)]
+        if not 0 < len(paths) <= limits.KEYS_DIRECTORY_FILES:
+            raise ProviderError(f"the directory {quoted(place)} holds no key file, or too many")
+    for path in paths:
+        _read(path)
+    return {os.path.basename(path): path for path in paths}
+
+
+def _read(path: str) -> bytes:
+    try:
+        return read_key_file(path)
+    except KeyFileError as error:
+        raise ProviderError(f"the key file {quoted(path)}: {error}") from None
+
+
+class TokenKeys:
+    """The keys on tokens that some key files point to."""
+
+    def __init__(self, paths: dict[str, str], policy: KeyPolicy) -> None:
+        self._paths = paths
+        self._policy = policy
+
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
+        """Wrap private options with each of the named keys, or with the only one there is; see `Provider`."""
+        names = self._named(parameters) or self._allowed()
+        if len(names) != 1 and not self._named(parameters):
+            raise ProviderError(f"no key was named, and {len(names)} may be used")
+        key_in_use.set(", ".join(names))
+        recipients = [_read(self._paths[name]) for name in names]
+        try:
+            return pkcs11.wrap(options, recipients)
+        except (KeyFileError, WrappedKeyError) as error:
+            raise ProviderError(f"{', '.join(map(quoted, names))}: {error}") from None
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
+        """Unwrap private options with the first key that does; see `Provider`."""
+        keys = Keys()
+        names = self._named(parameters) or self._allowed()
+        key_in_use.set(", ".join(names))
+        for name in names:
+            data = _read(self._paths[name])
+            if PEM_BEGIN not in data and data[:1] != b"\x30":  # public keys are there to wrap
+                keys.pkcs11.append(KeyMaterial(name, data))
+        reasons: list[str] = []
+        deadline = monotonic() + limits.PROVIDER_SECONDS
+
+        def refused(key: Describable, reason: str) -> None:
+            reasons.append(f"{quoted(key.describe())}: {reason}")
+            if monotonic() > deadline:
+                raise WrappedKeyError(f"given up after {limits.PROVIDER_SECONDS:g} seconds; {reasons[-1]}")
+
+        try:
+            opened = pkcs11.unwrap(annotation, keys, refused)
+        except WrappedKeyError as error:
+            raise ProviderError(str(error)) from None
+        if opened is None:
+            shown = "; ".join(reasons)[: limits.PROVIDER_ERROR_BYTES]
+            raise ProviderError(f"no key opens it: {shown or 'there is no key file that may be used'}")
+        return opened
+
+    def _named(self, parameters: Sequence[str]) -> list[str]:
+        """Check the names of keys that the caller gave: only configured ones, and those only as far as allowed."""
+        names = list(dict.fromkeys(item for item in parameters if item not in NOTHING))
+        for name in names:
+            if name not in self._paths:
+                raise KeyRefusedError(f"no key file {quoted(name)} is configured")
+            self._policy.check(name)
+        return names
+
+    def _allowed(self) -> list[str]:
+        allowed = []
+        for name in self._paths:
+            with suppress(KeyRefusedError):
+                self._policy.check(name)
+                allowed.append(name)
+        return allowed

@@ -1,0 +1,55 @@
+"""The annotation of the published keyproviders: JSON with `key_url`, `wrapped_key` and `wrap_type` (FORMATS.md §5)."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.formats import wire
+from decoder.provider.errors import ProviderError
+
+
+class Wrapped(NamedTuple):
+    """Wrapped private options and the key that unwraps them.
+
+    Attributes:
+        key_url: the key, as a URL of its key service.
+        data: what the key service returned, at most PROVIDER_WRAPPED_BYTES.
+        members: all of the JSON object, for what one provider adds.
+    """
+
+    key_url: str
+    data: bytes
+    members: dict[str, object]
+
+
+def build_annotation(key_url: str, data: bytes, wrap_type: str, **more: object) -> bytes:
+    """Write the annotation; `more` are members of one provider's own."""
+    members = {"key_url": key_url, "wrapped_key": wire.encode_base64(data), "wrap_type": wrap_type, **more}
+    return json.dumps(members, separators=(",", ":")).encode()
+
+
+def parse_annotation(annotation: bytes, wrap_type: str) -> Wrapped:
+    """Read an annotation.
+
+    Raises:
+        ProviderError: it is malformed, of another type, or over PROVIDER_MESSAGE_BYTES.
+    """
+    if len(annotation) > limits.PROVIDER_MESSAGE_BYTES:
+        raise ProviderError(f"the annotation is longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
+    try:
+        members = wire.parse_object(annotation)
+        key_url = wire.text_value(wire.member(members, "key_url"))
+        data = wire.bytes_value(wire.member(members, "wrapped_key"))
+        found = wire.text_value(wire.member(members, "wrap_type"))
+    except ValueError as error:
+        raise ProviderError(f"the annotation is malformed: {error}") from None
+    if found != wrap_type:
+        raise ProviderError(f"the annotation's wrap_type is {quoted(found)}, not {wrap_type}")
+    if not key_url or not data:
+        raise ProviderError(f"the annotation has no {'wrapped_key' if key_url else 'key_url'}")
+    if len(data) > limits.PROVIDER_WRAPPED_BYTES:
+        raise ProviderError(f"the annotation's wrapped key is longer than {limits.PROVIDER_WRAPPED_BYTES} bytes")
+    return Wrapped(key_url, data, members)

@@ -1,0 +1,78 @@
+"""Certificates that are kept for one registry, as docker and podman have them (containers-certs.d(5)).
+
+In a directory HOST[:PORT], named as the registry is in references: `*.crt` of authorities that are accepted beside
+those of the system, and NAME.cert with NAME.key, which the registry may ask for. As with those programs they also hold
+for wherever that registry leads, such as its token service.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+from decoder.errors import KeyFileError, quoted
+from decoder.image.transport import ImageError
+from decoder.keys.file import read_key_file
+
+# The first one that has a directory for the registry is looked into, and no other.
+_PLACES = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
+_AUTHORITY, _CERTIFICATE, _KEY = ".crt", ".cert", ".key"
+
+
+def tls_context(host: str, verify: bool) -> ssl.SSLContext:
+    """Make what TLS with a registry goes by.
+
+    Args:
+        host: of the registry, with its port if that was given.
+        verify: whether certificates are checked; by those of the system, or of $SSL_CERT_FILE, and of the directory.
+
+    Raises:
+        ImageError: a file in the directory cannot be used, or a key or its certificate is missing.
+    """
+    context = ssl.create_default_context()
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    for place in _PLACES:
+        directory = os.path.join(os.path.expanduser(place), host)
+        try:
+            names = sorted(os.listdir(directory))
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        except OSError as error:
+            raise ImageError(f"{quoted(directory)}: {error.strerror}") from None
+        _add(context, directory, names)
+        break
+    return context
+
+
+def _add(context: ssl.SSLContext, directory: str, names: list[str]) -> None:
+    for name in names:
+        if name.endswith(_AUTHORITY):
+            _trust(context, os.path.join(directory, name))
+    stems = [{name.removesuffix(end) for name in names if name.endswith(end)} for end in (_CERTIFICATE, _KEY)]
+    for stem in sorted(stems[0] ^ stems[1]):
+        raise ImageError(f"{quoted(directory)} needs both {quoted(stem + _CERTIFICATE)} and {quoted(stem + _KEY)}")
+    if len(stems[0]) > 1:
+        raise ImageError(f"{quoted(directory)} has several client certificates, of which only one can be shown")
+    for stem in stems[0]:
+        _show(context, os.path.join(directory, stem))
+
+
+def _trust(context: ssl.SSLContext, path: str) -> None:
+    try:
+        context.load_verify_locations(cadata=read_key_file(path).decode("ascii"))
+    except KeyFileError as error:
+        raise ImageError(f"{quoted(path)}: {error}") from None
+    except (ssl.SSLError, ValueError):
+        raise ImageError(f"{quoted(path)} holds no certificate in PEM form") from None
+
+
+def _show(context: ssl.SSLContext, stem: str) -> None:
+    certificate, key = stem + _CERTIFICATE, stem + _KEY
+    try:
+        context.load_cert_chain(certificate, key, password="")  # or OpenSSL would ask for one at the terminal
+    except ssl.SSLError:
+        raise ImageError(f"{quoted(certificate)} is no certificate, or {quoted(key)} not its unencrypted key") from None
+    except OSError as error:
+        raise ImageError(f"{quoted(certificate)} or {quoted(key)}: {error.strerror}") from None

@@ -1,0 +1,220 @@
+"""One repository of a registry: requests to it with what it wants to see, retries, and its errors in words."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.image.transport import ImageError
+from decoder.registry.auth import Authorization
+from decoder.registry.certificates import tls_context
+from decoder.registry.hosts import Origin, RefusedError, UnreachableError, origin_of
+from decoder.registry.http import Response, Sending, Web, is_busy, with_retries
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from decoder.registry.reference import Reference
+
+_REDIRECTIONS = (301, 302, 303, 307, 308)
+
+
+class RegistryClient:
+    """A conversation with a registry about one repository; for several threads.
+
+    It speaks TLS; plain HTTP only with a registry on this machine, or if TLS is not to be verified, and only if the
+    registry does not speak TLS.
+
+    Args:
+        reference: names registry and repository.
+        tls_verify: whether TLS and its certificates are insisted on.
+        scopes: what a token is asked for, such as `repository:NAME:pull`.
+
+    Raises:
+        ImageError: a certificate that is kept for the registry cannot be used.
+    """
+
+    def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str]) -> None:
+        self.reference = reference
+        self._tls_verify = tls_verify
+        self._web = Web(tls_context(reference.api_host, tls_verify))
+        self._origin = origin_of(f"https://{reference.api_host}")
+        self._authorization = Authorization(self._web, reference.host, reference.name, scopes, self.check)
+
+    def __enter__(self) -> RegistryClient:
+        """Find out how the registry wants to be spoken to.
+
+        Raises:
+            ImageError: it is not there, or is no registry.
+        """
+        with ExitStack() as stack:
+            stack.callback(self.__exit__)
+            response = stack.enter_context(self._ping())
+            if response.status == 401:
+                self._authorization.answer(_challenges(response), "")
+            elif response.status != 200:
+                raise self.failure(response, "it is no registry, or not now")
+            response.close()
+            stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._web.__exit__()
+
+    def check(self, origin: Origin) -> None:
+        """Tell whether one may talk to this host at all, be it with secrets or about blobs.
+
+        Raises:
+            ImageError: it is plain HTTP, and nobody allowed that.
+        """
+        if origin.scheme == "https" or not self._tls_verify or (origin.is_loopback and self._origin.is_loopback):
+            return
+        raise ImageError(f"{self.reference.host} leads to {origin} without TLS, which only --tls-verify=false allows")
+
+    def url(self, path: str) -> str:
+        """Write the URL of something in the repository."""
+        return f"{self._root}{self.reference.name}/{path}"
+
+    def send(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        seconds: float = limits.REGISTRY_IDLE_SECONDS,
+    ) -> Response:
+        """Send a request that may be sent twice, and follow where it leads.
+
+        Args:
+            method: of HTTP.
+            url: from `url`, or a location that the registry gave.
+            headers: beside those which HTTP demands.
+            body: to send.
+            seconds: how long the reply may let wait for itself.
+
+        Raises:
+            ImageError: there is no conversation.
+        """
+        return with_retries(lambda: self._send_authorized(method, url, headers or {}, body, seconds))
+
+    def begin(self, method: str, url: str, headers: Mapping[str, str], size: int) -> Sending:
+        """Begin a request whose body of so many bytes follows.
+
+        Raises:
+            ImageError: there is no conversation.
+        """
+        self.check(origin_of(url))
+        return self._web.begin(method, url, {**headers, **self._secret(url)[0]}, size)
+
+    def drop(self, url: str) -> None:
+        """Tell the registry that an upload will not go on; it finds out by itself if this fails."""
+        with suppress(ImageError):
+            self._send_authorized("DELETE", url, {}, None, limits.REGISTRY_CONNECT_SECONDS).close()
+
+    def location(self, response: Response, url: str) -> str:
+        """Return where a reply leads.
+
+        Args:
+            response: has it in its Location.
+            url: what was asked.
+
+        Raises:
+            ImageError: nowhere, or to where one may not go.
+        """
+        given = response.headers.get("Location", "")
+        try:
+            target = urljoin(url, given)
+        except ValueError:
+            given = target = ""
+        if not given or not target.isascii() or any(sign <= " " for sign in target):
+            raise ImageError(f"{response.host} leads nowhere (HTTP {response.status})")
+        self.check(origin_of(target))
+        return target
+
+    def failure(self, response: Response, what: str) -> ImageError:
+        """Put an error into words, with those of the registry.
+
+        Args:
+            response: whose body was not read yet.
+            what: could not be done, or was not found.
+        """
+        where = f"{self.reference.host}/{self.reference.name}"
+        if response.status == 401:
+            what = "the registry wants other credentials than `docker login` or `podman login` left, or any at all"
+        elif response.status == 403:
+            what = "access is denied"
+        elif response.status == 429:
+            what = "the registry is asked too often"
+        return ImageError(f"{where}: {what} (HTTP {response.status}{_said(response)})")
+
+    @property
+    def _root(self) -> str:
+        return f"{self._origin.scheme}://{self.reference.api_host}/v2/"
+
+    def _ping(self) -> Response:
+        """Ask for the API's version, over TLS; and if there is none, and need not be, over plain HTTP."""
+        plain = origin_of(f"http://{self.reference.api_host}")
+        if self._tls_verify and not plain.is_loopback:
+            return with_retries(lambda: self._web.request("GET", self._root, {}))
+        try:
+            response = self._web.request("GET", self._root, {})
+        except (UnreachableError, RefusedError):
+            self._origin = plain
+            return with_retries(lambda: self._web.request("GET", self._root, {}))
+        if not is_busy(response):
+            return response
+        response.close()
+        return with_retries(lambda: self._web.request("GET", self._root, {}))
+
+    def _secret(self, url: str) -> tuple[dict[str, str], str]:
+        """Return the header for the registry itself, and for nobody else."""
+        value = self._authorization.header if origin_of(url) == self._origin else ""
+        return {"Authorization": value} if value else {}, value
+
+    def _send_authorized(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> Response:
+        response, secret = self._follow(method, url, headers, body, seconds)
+        challenges = _challenges(response)
+        if response.status == 401 and challenges and self._authorization.answer(challenges, secret):
+            response.close()
+            response, _ = self._follow(method, url, headers, body, seconds)
+        return response
+
+    def _follow(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
+    ) -> tuple[Response, str]:
+        """Send a request, and where it leads if it only asks for something; tell what it was authorized with.
+
+        A challenge of another host is none of ours.
+        """
+        for _ in range(limits.REGISTRY_REDIRECTS + 1):
+            self.check(origin_of(url))
+            header, secret = self._secret(url)
+            response = self._web.request(method, url, {**headers, **header}, body, seconds)
+            if response.status not in _REDIRECTIONS or method not in ("GET", "HEAD"):
+                if origin_of(url) != self._origin:
+                    del response.headers["WWW-Authenticate"]
+                return response, secret
+            with response:
+                url = self.location(response, url)
+        raise ImageError(
+            f"{self.reference.host} leads from one place to another, more than {limits.REGISTRY_REDIRECTS} times"
+        )
+
+
+def _challenges(response: Response) -> list[str]:
+    return response.headers.get_all("WWW-Authenticate") or []
+
+
+def _said(response: Response) -> str:
+    """Take the registry's own words (distribution-spec, Error Codes)."""
+    try:
+        error = json.loads(response.read(limits.REGISTRY_ERROR_BYTES))["errors"][0]
+        return f", {quoted(error['code'])[1:-1]}: {quoted(error['message'])[1:-1]}"
+    except (ImageError, ValueError, LookupError, TypeError, RecursionError):
+        return ""

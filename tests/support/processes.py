@@ -1,0 +1,108 @@
+"""Start a decoder the way containerd does: payload on descriptor 3, pipes for everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from decoder.formats import wire
+
+ROOT = Path(__file__).parents[2]
+# The program in the virtual environment, or another installation of it that is to be tested.
+PROGRAM = os.environ.get("CTD_DECODER_PROGRAM") or str(Path(sys.executable).parent / "ctd-decoder")
+REFERENCE = str(ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder")
+CONTAINERD_WRITE_BYTES = 32 * 1024
+TIME_LIMIT = 60.0
+
+
+class Result(NamedTuple):
+    """How a decoder ended."""
+
+    status: int
+    plaintext: bytes
+    errors: str
+
+
+def run_decoder(
+    payload: bytes | None,
+    ciphertext: bytes,
+    *arguments: str,
+    program: str = PROGRAM,
+    environment: dict[str, str] | None = None,
+) -> Result:
+    """Decrypt one layer; without a payload descriptor 3 is not open, as containerd leaves it then."""
+    payload_read, payload_write = os.pipe()
+    redirections = f"3<&{payload_read} {payload_read}<&-" if payload is not None else f"3<&- {payload_read}<&-"
+    if payload is not None and payload_read == 3:
+        redirections = ""
+    process = subprocess.Popen(
+        ["/bin/bash", "-c", f'exec "$0" "$@" {redirections}', program, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        pass_fds=[payload_read],
+        env={**os.environ, **(environment or {})},
+        bufsize=0,
+    )
+    os.close(payload_read)
+    assert process.stdin is not None
+    feeders = [
+        threading.Thread(target=_feed, args=(payload_write, payload or b"")),
+        threading.Thread(target=_feed, args=(os.dup(process.stdin.fileno()), ciphertext)),
+    ]
+    process.stdin.close()
+    process.stdin = None
+    results: dict[str, bytes] = {}
+    assert process.stdout is not None
+    assert process.stderr is not None
+    drains = [
+        threading.Thread(target=lambda pipe=pipe, name=name: results.update({name: pipe.read()}))
+        for name, pipe in (("plaintext", process.stdout), ("errors", process.stderr))
+    ]
+    for thread in (*feeders, *drains):
+        thread.start()
+    try:
+        process.wait(TIME_LIMIT)  # like containerd: not only once standard output has ended
+    finally:
+        process.kill()
+        process.wait()
+        for thread in (*feeders, *drains):
+            thread.join()
+        process.stdout.close()
+        process.stderr.close()
+    return Result(process.returncode, results["plaintext"], results["errors"].decode(errors="replace"))
+
+
+def payload_bytes(descriptor: object, parameters: dict[str, list[bytes]] | None) -> bytes:
+    """Build the payload that a client sends: a protobuf Any around JSON."""
+    encoded = None
+    if parameters is not None:
+        encoded = {name: [wire.encode_base64(item) for item in items] for name, items in parameters.items()}
+    return any_bytes(json.dumps({"DecryptConfig": {"Parameters": encoded}, "Descriptor": descriptor}).encode())
+
+
+def any_bytes(value: bytes, type_url: bytes = b"io.containerd.ocicrypt.v1.Payload") -> bytes:
+    """Build the protobuf Any around a value."""
+    return b"\x0a" + varint(len(type_url)) + type_url + b"\x12" + varint(len(value)) + value
+
+
+def varint(value: int) -> bytes:
+    """Encode a protobuf varint."""
+    encoded = b""
+    while value > 0x7F:
+        encoded += bytes([value & 0x7F | 0x80])
+        value >>= 7
+    return encoded + bytes([value])
+
+
+def _feed(descriptor: int, data: bytes) -> None:
+    with suppress(BrokenPipeError):
+        for start in range(0, len(data), CONTAINERD_WRITE_BYTES):
+            os.write(descriptor, data[start : start + CONTAINERD_WRITE_BYTES])
+    os.close(descriptor)

@@ -1,0 +1,197 @@
+"""Our keyprovider as a command and as a server, and a client of the service that shares no code with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from tests.support.processes import ROOT, varint
+
+if TYPE_CHECKING:
+    import grpc
+
+# `ctd-decoder keyprovider`, from the sources.
+_START = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+sys.argv[1:1] = ["keyprovider"]
+from decoder import limits
+from decoder.__main__ import main
+exec(os.environ.get("PRELUDE", ""))
+main()
+"""
+KEYPROVIDER = (sys.executable, "-c", _START)
+SAMPLE_KEY = b"passphrasewhichneedstobe32bytes!"  # the sample provider of ocicrypt's documentation has it in its source
+_SECONDS = 20.0
+
+
+def write_key(path: Path, key: bytes = SAMPLE_KEY) -> Path:
+    """Write a key file that only its owner may read."""
+    path.touch(0o600)
+    path.write_bytes(key)
+    return path
+
+
+def write_command(path: Path, *arguments: str | Path) -> Path:
+    """Write a program that runs our keyprovider with these arguments, for a configuration's `cmd`."""
+    script = _START.replace('["keyprovider"]', repr(["keyprovider", "run", *map(str, arguments)]))
+    path.write_text(f"#!{sys.executable}\n{script}")
+    path.chmod(0o755)
+    return path
+
+
+def execute(*arguments: str | Path, request: bytes = b"", prelude: str = "") -> subprocess.CompletedProcess[bytes]:
+    """Run `ctd-decoder keyprovider` with these arguments and a request on standard input."""
+    return subprocess.run(
+        [*KEYPROVIDER, *map(str, arguments)],
+        input=request,
+        capture_output=True,
+        timeout=_SECONDS,
+        env={**os.environ, "PRELUDE": prelude},
+        check=False,
+    )
+
+
+def request_of(operation: str, data: bytes, parameters: dict[str, list[str]] | None = None) -> bytes:
+    """Write a request as ocicrypt does."""
+    encoded = {name: [_base64(value.encode()) for value in values] for name, values in (parameters or {}).items()}
+    wrap: dict[str, Any] = {"ec": None, "optsdata": None}
+    unwrap: dict[str, Any] = {"dc": None, "annotation": None}
+    if operation == "keywrap":
+        wrap = {"ec": {"Parameters": encoded, "DecryptConfig": {"Parameters": None}}, "optsdata": _base64(data)}
+    else:
+        unwrap = {"dc": {"Parameters": encoded}, "annotation": _base64(data)}
+    return json.dumps({"op": operation, "keywrapparams": wrap, "keyunwrapparams": unwrap}).encode()
+
+
+def result_of(reply: bytes) -> bytes:
+    """Read a reply as strictly as ocicrypt-rs: one result, an array of integers."""
+    ((results, members),) = json.loads(reply).items()
+    ((member, integers),) = members.items()
+    assert (results, member) in (("keywrapresults", "annotation"), ("keyunwrapresults", "optsdata"))
+    assert isinstance(integers, list)
+    return bytes(integers)
+
+
+class Server:
+    """`keyprovider serve` while the context is open; it must end with status 0.
+
+    Args:
+        directory: for what it writes to standard error.
+        arguments: those after `serve`.
+        prelude: Python that runs before, to shorten a limit or to have the provider misbehave.
+    """
+
+    def __init__(self, directory: Path, *arguments: str | Path, prelude: str = "") -> None:
+        self._errors = directory / "server.log"
+        self._environment = {**os.environ, "PRELUDE": prelude}
+        self._command = [*KEYPROVIDER, "serve", *map(str, arguments)]
+
+    def __enter__(self) -> Server:
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stderr=errors, env=self._environment
+            )
+        try:
+            wait_for(lambda: "listening on" in self.log or self.process.poll() is not None)
+            assert self.process.poll() is None, self.log
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.process.send_signal(signal.SIGTERM)
+            status = self.process.wait(_SECONDS)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        if kind is None:
+            assert status == 0, self.log
+
+    @property
+    def log(self) -> str:
+        """What it has written to standard error."""
+        return self._errors.read_text()
+
+    @property
+    def audit(self) -> list[dict[str, str]]:
+        """The lines of its audit."""
+        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+
+    @property
+    def target(self) -> str:
+        """Where it says that it listens."""
+        (line,) = [line for line in self.log.splitlines() if "listening on" in line]
+        return line.rpartition(" ")[2]
+
+
+def ask(channel: grpc.Channel, method: str, data: bytes) -> bytes:
+    """Call WrapKey or UnWrapKey and return what its reply holds."""
+    call = method_of(channel, f"/keyprovider.KeyProviderService/{method}")
+    return contents(call(message(data), timeout=_SECONDS))
+
+
+def method_of(channel: grpc.Channel, path: str) -> Any:
+    """Return a method of a service, which takes and returns bytes."""
+    return channel.unary_unary(path)
+
+
+def message(data: bytes) -> bytes:
+    """Write a protobuf message with one field of bytes, number 1."""
+    return b"\x0a" + varint(len(data)) + data
+
+
+def contents(message: bytes) -> bytes:
+    """Read such a message."""
+    assert message[0] == 0x0A
+    end = 1 + next(index for index, byte in enumerate(message[1:], 1) if byte < 0x80)
+    length = sum((byte & 0x7F) << 7 * index for index, byte in enumerate(message[1:end]))
+    assert len(message) == end + length
+    return message[end:]
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something is so."""
+    deadline = time.monotonic() + _SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def configure(path: Path, providers: dict[str, Any]) -> dict[str, str]:
+    """Write a client's configuration, and return the environment that names it."""
+    path.write_text(json.dumps({"key-providers": providers}))
+    return {"OCICRYPT_KEYPROVIDER_CONFIG": str(path)}
+
+
+def openssl(*arguments: str | Path) -> None:
+    """Run openssl."""
+    result = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def write_certificate(directory: Path, name: str, issuer: str = "", extensions: Iterable[str] = ()) -> None:
+    """Have openssl write NAME.pem and NAME.key, signed by ISSUER.pem or by itself, as a CA."""
+    files = {suffix: str(directory / f"{name}.{suffix}") for suffix in ("key", "pem")}
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", files["key"]]
+    signer = ["-CA", str(directory / f"{issuer}.pem"), "-CAkey", str(directory / f"{issuer}.key")] if issuer else []
+    added = [argument for extension in extensions for argument in ("-addext", extension)]
+    openssl("req", "-x509", "-days", "2", "-subj", f"/CN={name}", *key, *signer, *added, "-out", files["pem"])
+
+
+def _base64(data: bytes) -> str:
+    return b64encode(data).decode()

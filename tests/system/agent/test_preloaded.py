@@ -1,0 +1,51 @@
+"""What layers need was imported before they come: no worker imports it again for each of them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
+from tests.system.test_vectors import CASES, NAMES, run_case
+
+# The zygote's part, the worker's, and on standard error what the latter imported.
+_PROGRAM = """\
+#!{python}
+import sys
+from decoder import __main__ as program
+from decoder.agent import zygote
+from decoder.agent.rehearsal import Rehearsal
+zygote._preload()
+Rehearsal().play()
+before = set(sys.modules)
+status = program.run(sys.argv[1:])
+print(*sorted(set(sys.modules) - before), end="", file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> str:
+    script = tmp_path / "bin" / "program"
+    script.parent.mkdir()
+    script.write_text(_PROGRAM.format(python=sys.executable))
+    script.chmod(0o755)
+    return str(script)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["jwe-rsa2048-keydir-rsa2048-pkcs1.pem", "jwe-prime256v1-pkcs8", "pkcs7-gcm", "pgp-passphrase"],
+)
+def test_local_keys(name: str, program: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    result = run_case(CASES[NAMES.index(name)], keys, program=program)
+    assert (result.status, result.errors) == (0, "")
+
+
+def test_a_command(program: str, tmp_path: Path) -> None:
+    config = configuration(tmp_path, {NAME: turning_command(tmp_path).entry})
+    assert decrypt(config, program=program) == (0, PLAINTEXT, "")

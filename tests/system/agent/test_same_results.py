@@ -1,0 +1,137 @@
+"""What comes out does not depend on the agent: plaintext, message and exit status are those of the program."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agent import Agent, Place
+from tests.support.client_parts import decrypt, script, turning_command
+from tests.support.layers import encrypted, pem, rsa_key
+from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder
+from tests.system.test_vectors import CASES, NAMES, run_case
+from tests.unit.test_program import PLAINTEXT, run_layer
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_vector(case: dict[str, Any], served: Place, tmp_path: Path) -> None:
+    through_the_agent = run_case(case, tmp_path, program=served.client)
+    assert through_the_agent == run_case(case, tmp_path)
+    assert (through_the_agent.status == 0) is (case["expect"] == "ok")
+
+
+@pytest.mark.parametrize("size", [0, 1, 10 * 1024, 1024 * 1024 + 1, 20 * 1024 * 1024])
+@pytest.mark.parametrize("release", ["streaming", "verified"])
+def test_sizes(size: int, release: str, served: Place) -> None:
+    layer = encrypted(os.urandom(size))
+    assert run_layer(layer, "--release", release, program=served.client) == (0, layer.plaintext, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--version"], 0), (["--help"], 0), (["--wrong"], 2), (["--release", "never"], 2), (["--require-payload"], 3)],
+)
+def test_command_lines(arguments: list[str], status: int, served: Place) -> None:
+    result = run_decoder(None, b"", *arguments, program=served.client)
+    assert result == run_decoder(None, b"", *arguments)
+    assert result.status == status
+
+
+@pytest.mark.parametrize("redirections", [">/dev/full", ">&-", "<&-", "2>&-", "3<&-", "<&- >&- 2>&- 3<&-"])
+def test_broken_streams(redirections: str, served: Place, tmp_path: Path) -> None:
+    layer = encrypted(PLAINTEXT)
+    (tmp_path / "payload").write_bytes(payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())]}))
+    (tmp_path / "layer").write_bytes(layer.ciphertext)
+
+    def run(program: str) -> Result:
+        command = f'exec "$0" 3<"$1/payload" <"$1/layer" {redirections}'
+        arguments = ["/bin/bash", "-c", command, program, str(tmp_path)]
+        done = subprocess.run(arguments, capture_output=True, timeout=30, check=False)
+        return Result(done.returncode, done.stdout, done.stderr.decode())
+
+    result = run(served.client)
+    assert result == run(PROGRAM)
+    assert (result.status == 0) is (redirections == "2>&-")
+
+
+def test_the_current_directory_and_the_environment_come_along(served: Place, tmp_path: Path) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/key.pem").write_bytes(pem(rsa_key()))
+    layer = encrypted(PLAINTEXT)
+    (tmp_path / "payload").write_bytes(payload_bytes(layer.descriptor, {}))
+    (tmp_path / "layer").write_bytes(layer.ciphertext)
+    command = f'cd "$0" && exec {served.client} --decryption-keys-path keys 3<payload <layer'
+    done = subprocess.run(["/bin/bash", "-c", command, tmp_path], capture_output=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, PLAINTEXT, b"")
+
+
+def test_a_provider_command_gets_the_clients_environment(served: Place, tmp_path: Path) -> None:
+    real = turning_command(tmp_path)
+    telling = script(tmp_path / "telling", f'#!/bin/sh\nenv >"{tmp_path}/environment"\nexec {real.path}\n')
+    config = tmp_path / "conf"
+    config.write_text(json.dumps({"key-providers": {"kmscrypt": {"cmd": {"path": telling}}}}))
+    environment = {"ODD": "\udcff=x", "TMPDIR": str(tmp_path)}
+    assert decrypt(str(config), program=served.client, environment=environment).status == 0
+    seen = (tmp_path / "environment").read_bytes().splitlines()
+    assert b"ODD=\xff=x" in seen
+    assert f"TMPDIR={tmp_path}".encode() in seen
+    decrypt(str(config), program=PROGRAM, environment=environment)
+    ours = {line for line in (tmp_path / "environment").read_bytes().splitlines() if not line.startswith(b"_=")}
+    assert {line for line in seen if not line.startswith(b"_=")} == ours
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        "unshare --mount",
+        "unshare --net",
+        "setpriv --bounding-set=-dac_override --inh-caps=-all",
+        "env LD_BIND_NOW=1",
+        "prlimit --fsize=1000000000",
+    ],
+)
+def test_a_client_with_another_view_of_the_machine_is_not_served(wrapper: str, place: Place) -> None:
+    client = script(place.directory / "wrapped", f'#!/bin/sh\nexec {wrapper} {place.client} "$@"\n')
+    with Agent(place):
+        assert run_layer(encrypted(PLAINTEXT), program=client) == (0, PLAINTEXT, "")
+        assert place.fallbacks == 1
+        assert run_layer(encrypted(PLAINTEXT), program=place.client) == (0, PLAINTEXT, "")
+        assert place.fallbacks == 1
+
+
+def test_a_huge_environment_is_not_for_the_agent(place: Place) -> None:
+    with Agent(place):
+        environment = {f"LARGE{number}": "x" * 100_000 for number in range(2)}
+        assert run_layer(encrypted(PLAINTEXT), program=place.client, environment=environment) == (0, PLAINTEXT, "")
+        assert place.fallbacks == 1
+
+
+def test_commands_are_not_for_the_agent(place: Place) -> None:
+    with Agent(place):
+        done = subprocess.run([place.client, "config", "--help"], capture_output=True, timeout=30, check=False)
+        assert (done.returncode, place.fallbacks) == (0, 1)
+
+
+def test_nothing_of_the_memory_is_dumped(place: Place) -> None:
+    with Agent(place) as agent:
+        for process in (agent.process.pid, *agent.children):
+            limits = Path(f"/proc/{process}/limits").read_text()
+            assert limits.partition("Max core file size")[2].split()[:2] == ["0", "0"]
+            assert int(Path(f"/proc/{process}/coredump_filter").read_text(), 16) == 0
+
+
+def test_the_spool_has_the_clients_limits(place: Place) -> None:
+    """A limit of the client's on files must count; the agent has none."""
+    layer = encrypted(bytes(1024 * 1024))
+    client = script(place.directory / "limited", f'#!/bin/sh\nexec prlimit --fsize=4096 {place.client} "$@"\n')
+    with Agent(place):
+        assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+        result = run_layer(layer, "--release", "verified", program=client)
+    assert (result.status, result.plaintext) == (7, b"")
+    assert "the spool file: File too large" in result.errors

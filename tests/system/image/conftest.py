@@ -1,0 +1,85 @@
+"""Keys and images for the tests of `ctd-decoder image`, beside those of the system tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support import images
+from tests.support.image import run
+from tests.support.images import Layout
+from tests.support.pgp_home import GnupgHome
+from tests.system.conftest import KeyPair, keys, plain
+
+__all__ = ["keys", "plain"]
+
+EMAIL = "images@example.com"
+
+
+class Party(NamedTuple):
+    """Who can open: the recipient to encrypt to, and per program the options that decrypt."""
+
+    recipient: str
+    ours: list[str]
+    skopeo: list[str]
+    parameters: dict[str, list[bytes]]
+
+
+@pytest.fixture(scope="session")
+def gnupg() -> Iterator[GnupgHome]:
+    home = GnupgHome()
+    try:
+        home.make_key(f"Images <{EMAIL}>", "rsa")
+        yield home
+    finally:
+        home.close()
+
+
+@pytest.fixture(scope="session")
+def parties(keys: dict[str, KeyPair], gnupg: GnupgHome, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Party]:
+    """One for each protocol, by its name."""
+    directory = tmp_path_factory.mktemp("parties")
+    certificate, secret = directory / "cert.pem", directory / "secret.gpg"
+    private = keys["rsa4096"].private
+    run("openssl", "req", "-x509", "-new", "-key", private, "-subj", "/O=Works/CN=image", "-out", certificate)
+    secret.write_bytes(gnupg.secret(EMAIL))
+    jwe = keys["rsa2048"]
+    return {
+        "jwe": Party(
+            f"jwe:{jwe.public}",
+            ["--key", str(jwe.private)],
+            ["--decryption-key", str(jwe.private)],
+            {"privkeys": [jwe.private.read_bytes()], "privkeys-passwords": [b""]},
+        ),
+        "pkcs7": Party(
+            f"pkcs7:{certificate}",
+            ["--key", str(private), "--dec-recipient", str(certificate)],
+            ["--decryption-key", str(private), "--decryption-key", str(certificate)],
+            {
+                "privkeys": [private.read_bytes()],
+                "privkeys-passwords": [b""],
+                "x509s": [certificate.read_bytes()],
+            },
+        ),
+        "pgp": Party(
+            f"pgp:{EMAIL}",
+            ["--key", str(secret)],
+            ["--decryption-key", str(secret)],
+            {"gpg-privatekeys": [secret.read_bytes()], "gpg-privatekeys-passwords": [b""]},
+        ),
+    }
+
+
+@pytest.fixture(scope="session")
+def gzipped(plain: dict[str, Layout]) -> Layout:
+    """The plain image, its layers compressed."""
+    return plain[images.GZIP]
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Layout:
+    """Where an image may be written to."""
+    return Layout(tmp_path / "target")

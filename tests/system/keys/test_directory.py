@@ -1,0 +1,152 @@
+"""The keys directory and the key lists of a payload."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from decoder import limits
+from decoder.errors import KeyFileError, PayloadError
+from decoder.keys.directory import add_directory
+from decoder.keys.keyring import Keys
+from tests.support.layers import ec_key, pem, public_pem, rsa_key
+
+RSA = pem(rsa_key())
+EC = pem(ec_key())
+
+
+def found(directory: Path) -> Keys:
+    keys = Keys()
+    add_directory(keys, str(directory))
+    return keys
+
+
+def names(keys: Keys) -> list[str]:
+    return [key.name for key in keys.private]
+
+
+def test_absent_directory_counts_as_empty(tmp_path: Path) -> None:
+    keys = found(tmp_path / "absent")
+    assert names(keys) == []
+    assert (keys.warnings, keys.remarks) == ([], [f"the keys directory '{tmp_path}/absent' does not exist"])
+
+
+def test_files_come_in_order_before_subdirectories(tmp_path: Path) -> None:
+    for name in ("b.pem", "a/z.pem", "a.pem", "c/d/e.pem", "Z.pem"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(RSA)
+    assert names(found(tmp_path)) == ["'Z.pem'", "'a.pem'", "'b.pem'", "'a/z.pem'", "'c/d/e.pem'"]
+
+
+def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
+    (tmp_path / "README").write_text("put keys here")
+    (tmp_path / "empty").touch()
+    (tmp_path / "key.pub").write_bytes(public_pem(rsa_key()))
+    (tmp_path / "large").write_bytes(b"x" * (limits.KEY_FILE_BYTES + 1))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "key.pem").write_bytes(RSA)
+    keys = found(tmp_path)
+    assert names(keys) == ["'key.pem'"]
+    assert [(note.split()[0], note.partition(": ")[2][:20]) for note in keys.warnings] == [
+        ("'dangling'", "No such file or dire"),
+        ("'README'", "it holds no key of a"),
+        ("'empty'", "it is empty"),
+        ("'key.pub'", "it holds no key but "),
+        ("'large'", "it is larger than 10"),
+        ("'pipe'", "it is not a regular "),
+    ]
+
+
+def test_kubernetes_secret_layout(tmp_path: Path) -> None:
+    """A Secret volume: ..data points to a directory with a time in its name, each key to ..data/NAME."""
+    version = tmp_path / "..2026_01_01_00_00_00.123"
+    version.mkdir()
+    (version / "tls.pem").write_bytes(RSA)
+    (tmp_path / "..data").symlink_to(version.name)
+    (tmp_path / "tls.pem").symlink_to("..data/tls.pem")
+    keys = found(tmp_path)
+    assert (names(keys), keys.warnings) == (["'tls.pem'"], [])
+
+
+def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
+    inside, outside = tmp_path / "keys", tmp_path / "keys-elsewhere"
+    inside.mkdir()
+    outside.mkdir()
+    (outside / "key.pem").write_bytes(RSA)
+    (inside / "file").symlink_to(outside / "key.pem")
+    (inside / "directory").symlink_to(outside)
+    keys = found(inside)
+    assert names(keys) == []
+    assert [note.partition(": ")[2] for note in keys.warnings] == ["the link leads out of the keys directory"] * 2
+
+
+def test_the_directory_itself_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/key.pem").write_bytes(RSA)
+    (tmp_path / "real/again.pem").symlink_to("key.pem")
+    (tmp_path / "link").symlink_to("real")
+    assert names(found(tmp_path / "link")) == ["'again.pem'"]
+
+
+def test_link_loops_end(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/loop").symlink_to("..")
+    (tmp_path / "self").symlink_to("self")
+    (tmp_path / "a/key.pem").write_bytes(RSA)
+    assert names(found(tmp_path)) == ["'a/key.pem'"]
+
+
+def test_limits_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.pem").write_bytes(RSA)
+    monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 3)
+    assert len(found(tmp_path).private) == 3
+    assert "more than 3 files" in found(tmp_path).warnings[-1]
+    monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 100)
+    monkeypatch.setattr(limits, "KEYS_DIRECTORY_BYTES", len(RSA))
+    assert len(found(tmp_path).private) == 2
+    monkeypatch.undo()
+    deep = tmp_path / "/".join("d" * (limits.KEYS_DIRECTORY_DEPTH + 2))
+    deep.mkdir(parents=True)
+    assert "nested too deeply" in found(tmp_path).warnings[-1]
+
+
+def test_several_keys_in_one_file(tmp_path: Path) -> None:
+    (tmp_path / "both.pem").write_bytes(b"comment\n" + RSA + public_pem(rsa_key()) + EC)
+    keys = found(tmp_path)
+    assert names(keys) == ["'both.pem'#1", "'both.pem'#3"]
+    assert [type(key.load()) for key in keys.private] == [type(rsa_key()), type(ec_key())]
+
+
+def test_parameters() -> None:
+    keys = Keys()
+    keys.add_parameters({"privkeys": [RSA, b"nonsense", EC], "privkeys-passwords": [b"", b""]})
+    assert names(keys) == ["privkeys[0]", "privkeys[2]"]
+    assert keys.warnings == ["privkeys[1] was passed over: it holds no key of a known form"]
+    with pytest.raises(PayloadError, match="1 privkeys but 2 privkeys-passwords"):
+        Keys().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
+    Keys().add_parameters({"gpg-privatekeys": [], "gpg-privatekeys-passwords": [b"more"]})
+
+
+def test_a_description_names_type_size_and_fingerprint() -> None:
+    import hashlib
+    import subprocess
+
+    keys = Keys()
+    keys.add("k", RSA)
+    public = subprocess.run(
+        ["openssl", "pkey", "-pubout", "-outform", "der"], input=RSA, capture_output=True, check=True
+    )
+    assert keys.private[0].describe() == f"k (RSA 2048, sha256:{hashlib.sha256(public.stdout).hexdigest()})"
+
+
+def test_a_key_that_does_not_parse_is_parsed_once() -> None:
+    keys = Keys()
+    keys.add("k", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    for _ in range(2):
+        with pytest.raises(KeyFileError, match="cannot be parsed"):
+            keys.private[0].load()
+    assert keys.private[0].describe() == "k"

@@ -1,0 +1,238 @@
+"""Secrets as Kubernetes mounts them: files that are links to a directory, in whose place another one comes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from decoder.keywrap import jwe
+from decoder.keywrap.keyprovider import KeyProvider
+from tests.support.bao_server import BaoServer
+from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt
+from tests.support.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.pkcs11_tokens import TokenStore, softhsm
+from tests.support.processes import Result, payload_bytes, run_decoder
+from tests.support.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of, write_certificate
+
+USER = 65532  # any but root
+_SECONDS = 30
+
+
+class Volume:
+    """A volume with a Secret, written as the kubelet writes it.
+
+    Args:
+        directory: is made.
+        group: the pod's fsGroup; the kubelet gives the files to it, and lets it read them.
+    """
+
+    def __init__(self, directory: Path, group: int = 0) -> None:
+        self.directory = directory
+        self._group = group
+        self._versions = 0
+        directory.mkdir()
+
+    def write(self, files: dict[str, bytes]) -> None:
+        """Write a state of the Secret beside the one that there is, and put it in its place in one step."""
+        self._versions += 1
+        state = self.directory / f"..2026_01_01_00_00_00.{self._versions}"
+        for name, content in files.items():
+            path = state / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            path.chmod(0o440 if self._group else 0o400)
+            os.chown(path, 0, self._group)
+        data, scratch = self.directory / "..data", self.directory / "..data_tmp"
+        before = data.resolve() if data.exists() else None
+        scratch.symlink_to(state.name)
+        scratch.replace(data)
+        names = {Path(name).parts[0] for name in files}
+        for path in self.directory.iterdir():
+            if not path.name.startswith("..") and path.name not in names:
+                path.unlink()
+        for name in names:
+            if not (link := self.directory / name).is_symlink():
+                link.symlink_to(f"..data/{name}")
+        if before:
+            shutil.rmtree(before)
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path / "secret")
+
+
+# -- the keys of a node
+
+
+def test_keys_directory(volume: Volume) -> None:
+    volume.write({"node.pem": pem(rsa_key())})
+    assert decrypt_with(volume) == (0, PLAINTEXT, "")
+    volume.write({"node.pem": pem(ec_key())})
+    assert decrypt_with(volume).status == 4
+    volume.write({"other.pem": pem(rsa_key())})
+    assert decrypt_with(volume) == (0, PLAINTEXT, "")
+
+
+def test_an_encrypted_key_with_its_password(volume: Volume, tmp_path: Path) -> None:
+    plain, secret = tmp_path / "plain.pem", tmp_path / "encrypted.pem"
+    plain.write_bytes(pem(rsa_key()))
+    openssl("pkcs8", "-topk8", "-in", plain, "-out", secret, "-passout", "pass:first")
+    volume.write({"node.pem": secret.read_bytes(), "node.pem.pass": b"first\n"})
+    assert decrypt_with(volume) == (0, PLAINTEXT, "")
+    volume.write({"node.pem": secret.read_bytes(), "node.pem.pass": b"second\n"})
+    assert decrypt_with(volume).status == 4
+
+
+def decrypt_with(volume: Volume) -> Result:
+    layer = encrypted(PLAINTEXT, {"jwe": [jwe.wrap(private_options(), [public_pem(rsa_key())])]})
+    payload = payload_bytes(layer.descriptor, None)
+    return run_decoder(payload, layer.ciphertext, "--decryption-keys-path", str(volume.directory))
+
+
+# -- our own providers
+
+
+@pytest.mark.parametrize("option", ["keys", "key"])
+def test_local(option: str, volume: Volume, tmp_path: Path) -> None:
+    place = volume.directory / ("image.key" if option == "key" else "")
+    entry = {"native": "local", option: str(place), "allow-key": ["local://image.key"]}
+    volume.write({"image.key": b"a" * 32})
+    first = wrap(entry, tmp_path, "local://image.key")
+    assert open_with(entry, first, tmp_path) == (0, PLAINTEXT, "")
+    volume.write({"image.key": b"b" * 32})
+    assert open_with(entry, first, tmp_path).status == 6
+    assert open_with(entry, wrap(entry, tmp_path, "local://image.key"), tmp_path) == (0, PLAINTEXT, "")
+
+
+def test_pkcs11(volume: Volume, tmp_path: Path) -> None:
+    store = TokenStore(tmp_path)
+    store.add_token("layers")
+    store.add_key("layers", "first", "01", 2048)
+    store.add_key("layers", "second", "02", 2048)
+    config = tmp_path / "modules.conf"
+    config.write_text(f"pkcs11:\n  allowed-module-paths: [{softhsm()}]\n")
+    entry = {"native": "pkcs11", "key": str(volume.directory), "config": str(config)}
+    volume.write({"image.yaml": store.yaml("token=layers;object=first")})
+    first = wrap(entry, tmp_path, "image.yaml")
+    assert open_with(entry, first, tmp_path) == (0, PLAINTEXT, "")
+    volume.write({"image.yaml": store.yaml("token=layers;object=second")})
+    assert open_with(entry, first, tmp_path).status == 6
+
+
+@pytest.fixture
+def bao(tmp_path: Path) -> Iterator[BaoServer]:
+    (tmp_path / "bao").mkdir()
+    server = BaoServer(tmp_path / "bao")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def test_token_of_openbao(bao: BaoServer, volume: Volume, tmp_path: Path) -> None:
+    bao.add_key("images")
+    bao.allow("images", "transit/encrypt/images", "transit/decrypt/images")
+    volume.write({"token": bao.token("images").encode(), "ca.crt": bao.ca_file.read_bytes()})
+    files = {"token-file": str(volume.directory / "token"), "ca-file": str(volume.directory / "ca.crt")}
+    entry = {"native": "openbao", "address": bao.url, "key": "images", **files}
+    wrapped = wrap(entry, tmp_path)
+    assert open_with(entry, wrapped, tmp_path) == (0, PLAINTEXT, "")
+    volume.write({"token": b"s.revoked", "ca.crt": bao.ca_file.read_bytes()})
+    assert open_with(entry, wrapped, tmp_path).status == 6
+
+
+def wrap(entry: dict[str, Any], directory: Path, *parameters: str) -> bytes:
+    provider = KeyProvider(NAME, configuration(directory, {NAME: entry}))
+    return provider.wrap(private_options(), [text.encode() for text in parameters])
+
+
+def open_with(entry: dict[str, Any], wrapped: bytes, directory: Path) -> Result:
+    layer = encrypted(PLAINTEXT, {f"provider.{NAME}": [wrapped]})
+    return decrypt(configuration(directory, {NAME: entry}), layer)
+
+
+# -- the server
+
+
+def test_certificates_of_the_server(volume: Volume, tmp_path: Path) -> None:
+    """A client with a certificate of the first authority is let in while its Secret is there, and no longer."""
+    volume.write(certificates(tmp_path, "first"))
+    tls = [f"--{option}={volume.directory / name}" for option, name in TLS_FILES.items()]
+    keys = Volume(tmp_path / "keys")
+    keys.write({"image.key": b"a" * 32})
+    arguments = ("--provider=local", f"--keys={keys.directory}", "--listen=127.0.0.1:0", *tls)
+    with Server(tmp_path, *arguments) as server:
+        assert unwraps(server, tmp_path, "first")
+        volume.write(certificates(tmp_path, "second"))
+        assert unwraps(server, tmp_path, "first"), "certificates are read at the start"
+    with Server(tmp_path, *arguments) as server:
+        assert unwraps(server, tmp_path, "second")
+        assert not unwraps(server, tmp_path, "first")
+
+
+def test_keys_that_the_server_gets_while_it_runs(volume: Volume, tmp_path: Path) -> None:
+    volume.write({"image.key": b"a" * 32})
+    arguments = ("--provider=local", f"--keys={volume.directory}", "--listen=127.0.0.1:0")
+    request = request_of("keywrap", private_options(), {NAME: ["local://later.key"]})
+    with Server(tmp_path, *arguments) as server, grpc.insecure_channel(server.target) as channel:
+        with pytest.raises(grpc.RpcError):
+            ask(channel, "WrapKey", request)
+        volume.write({"later.key": b"b" * 32})
+        wrapped = result_of(ask(channel, "WrapKey", request))
+        assert result_of(ask(channel, "UnWrapKey", request_of("keyunwrap", wrapped))) == private_options()
+
+
+def test_a_user_other_than_root_reads_what_its_group_may() -> None:
+    """A pod with fsGroup: files are root's, and its group may read them."""
+    with tempfile.TemporaryDirectory() as public:
+        Path(public).chmod(0o755)
+        volume = Volume(Path(public, "keys"), USER)
+        volume.write({"image.key": b"a" * 32})
+        result = subprocess.run(
+            [*KEYPROVIDER, "run", "--provider=local", f"--keys={volume.directory}"],
+            input=request_of("keywrap", private_options(), {NAME: ["local://image.key"]}),
+            capture_output=True,
+            user=USER,
+            group=USER,
+            extra_groups=[],
+            cwd="/",
+            timeout=_SECONDS,
+            check=False,
+        )
+    assert result.returncode == 0, result.stderr
+    assert private_options() not in result_of(result.stdout)
+
+
+TLS_FILES = {"tls-cert": "tls.crt", "tls-key": "tls.key", "client-ca": "ca.crt"}
+
+
+def certificates(directory: Path, authority: str) -> dict[str, bytes]:
+    """Make a Secret of the type kubernetes.io/tls, and a client's certificate of the same authority."""
+    write_certificate(directory, authority, extensions=["basicConstraints=critical,CA:TRUE"])
+    write_certificate(directory, f"{authority}-server", authority, ["subjectAltName=DNS:keyprovider"])
+    write_certificate(directory, f"{authority}-client", authority)
+    names = {"tls.crt": f"{authority}-server.pem", "tls.key": f"{authority}-server.key", "ca.crt": f"{authority}.pem"}
+    return {name: (directory / file).read_bytes() for name, file in names.items()}
+
+
+def unwraps(server: Server, directory: Path, authority: str) -> bool:
+    """Tell whether the server and a client with the certificates of this authority accept each other."""
+    files = (f"{authority}.pem", f"{authority}-client.key", f"{authority}-client.pem")
+    credentials = grpc.ssl_channel_credentials(*((directory / name).read_bytes() for name in files))
+    options = (("grpc.ssl_target_name_override", "keyprovider"),)
+    with grpc.secure_channel(server.target, credentials, options) as channel:
+        try:
+            request = request_of("keywrap", private_options(), {NAME: ["local://image.key"]})
+            wrapped = result_of(ask(channel, "WrapKey", request))
+        except grpc.RpcError:
+            return False
+        return result_of(ask(channel, "UnWrapKey", request_of("keyunwrap", wrapped))) == private_options()
