@@ -17,6 +17,7 @@ test: system-packages $(VENV)/.dev $(VENV)/.program check
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	MYPYPATH=packaging $(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
 
