@@ -1,4 +1,4 @@
-"""The commands of config/walk.md, in their order: from two plain images to containers that run only with the key."""
+"""The commands of docs/walk.md, in their order: from two plain images to containers that run only with the key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.images import GZIP, Layout
 from tests.support.processes import ROOT
 from tests.support.roots import SUITES, Suite
 
-PAGE = (ROOT / "config/walk.md").read_text()
+PAGE = (ROOT / "docs/walk.md").read_text()
 HOST = "localhost:5000"  # as the page has it
 LAYERS = 21
 GREETINGS = {"rest": "hello from rest", "www": "hello from www"}

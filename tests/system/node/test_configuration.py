@@ -69,7 +69,7 @@ def test_the_sample_of_keyproviders_has_each_of_them() -> None:
 
 @pytest.mark.parametrize(
     "page",
-    [ROOT / "packaging/man/ocicrypt_keyprovider.conf.5", ROOT / "config/keyproviders.md"],
+    [ROOT / "packaging/man/ocicrypt_keyprovider.conf.5", ROOT / "docs/keyproviders.md"],
     ids=lambda page: page.name,
 )
 def test_examples_in_documents_can_be_read(page: Path) -> None:

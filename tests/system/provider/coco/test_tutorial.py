@@ -1,4 +1,4 @@
-"""The commands of config/confidential-containers.md, run as they are written."""
+"""The commands of docs/confidential-containers.md, run as they are written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.images import Layout
 from tests.support.layouts import add_image, publish, tar
 from tests.support.processes import PROGRAM, ROOT
 
-DOCUMENT = ROOT / "config/confidential-containers.md"
+DOCUMENT = ROOT / "docs/confidential-containers.md"
 _SECONDS = 120
 
 
