@@ -20,7 +20,8 @@ from decoder.node import journal
 from decoder.provider import Option
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.services.choice import NOTHING
-from decoder.provider.services.coco import kbs, register
+from decoder.provider.services.coco.kbs import register
+from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.keypath import read_key
 from decoder.provider.services.coco.keyspec import KeySpec, parse_keyspec
 from decoder.provider.services.coco.packet import IV_BYTES, build_packet, parse_packet, seal
@@ -28,7 +29,7 @@ from decoder.provider.services.coco.sources import KINDS, Source, parse_source, 
 
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
-    from decoder.provider.services.coco.register import Registrar
+    from decoder.provider.services.coco.kbs.register import Registrar
 
 OPTIONS = (
     Option("source", f"where keys come from, in the order to try: {', '.join(KINDS)}", many=True),

@@ -27,7 +27,7 @@ _KINDS = {
     "cdh-rest": ("cdhrest", "create"),
     "cdh-grpc": ("cdhunwrap", "create_grpc"),
     "cdh-ttrpc": ("cdhunwrap", "create_ttrpc"),
-    "kbs": ("kbs", "create"),
+    "kbs": ("kbs.source", "create"),
 }
 KINDS = ("repository:DIR", "offline:FILE[,FILE]", "cdh-rest:URL", "cdh-grpc:HOST:PORT", "cdh-ttrpc:SOCKET", "kbs:URL")
 

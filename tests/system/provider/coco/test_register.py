@@ -24,8 +24,8 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.keywrap.kid import parse_kid
 from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with, parse_packet
-from decoder.provider.services.coco.register import Registrar
 from tests.support.kbs_server import KbsServer, error_answer, issue_token
 from tests.support.layers import ec_key, pem, private_options, rsa_key
 from tests.support.loopback import Answer, Asked, Authority

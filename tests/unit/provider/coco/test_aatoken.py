@@ -9,7 +9,7 @@ import pytest
 from decoder import limits
 from decoder.errors import UsageError
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.aatoken import fetch_token
+from decoder.provider.services.coco.kbs.aatoken import fetch_token
 from tests.support.cdh_server import Hub
 from tests.support.loopback import Answer, Loopback
 

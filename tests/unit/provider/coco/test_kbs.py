@@ -17,7 +17,8 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.keywrap.kid import parse_kid
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco import kbs, sources
+from decoder.provider.services.coco import sources
+from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
 from tests.support.kbs_server import KbsServer, encrypt, error_answer, issue_token
 from tests.support.layers import ec_key, pem, private_options, rsa_key

@@ -13,7 +13,7 @@ from jwcrypto.jwk import JWK
 
 from decoder import limits
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.teekey import open_reply
+from decoder.provider.services.coco.kbs.teekey import open_reply
 from tests.support.kbs_server import decoded, encoded, encrypt
 from tests.support.layers import ec_key, pem, public_pem, rsa_key
 

@@ -15,8 +15,8 @@ from decoder.keys.file import read_key_file
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco import kbs
-from decoder.provider.services.coco.broker import Conversation, RefusedError
+from decoder.provider.services.coco.kbs import source as kbs
+from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
 
 if TYPE_CHECKING:
     from jwcrypto.jwk import JWK

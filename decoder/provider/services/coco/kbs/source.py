@@ -15,8 +15,8 @@ from decoder.keys.file import read_key_file
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.aatoken import fetch_token, is_token
-from decoder.provider.services.coco.broker import Conversation, RefusedError
+from decoder.provider.services.coco.kbs.aatoken import fetch_token, is_token
+from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
 
 if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
@@ -105,10 +105,10 @@ class Kbs:
         return data
 
     def _fetch(self, conversation: Conversation, resource: ResourceId) -> bytes:
-        from decoder.provider.services.coco.teekey import open_reply
+        from decoder.provider.services.coco.kbs.teekey import open_reply
 
         if self._with_sample:
-            from decoder.provider.services.coco.handshake import attest_sample
+            from decoder.provider.services.coco.kbs.handshake import attest_sample
 
             tee_key = attest_sample(conversation)
             return open_reply(conversation.get(resource), tee_key)

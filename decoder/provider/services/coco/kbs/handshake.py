@@ -14,7 +14,7 @@ from decoder.formats import wire
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
-    from decoder.provider.services.coco.broker import Conversation
+    from decoder.provider.services.coco.kbs.broker import Conversation
 
 _VERSION = "0.4.0"
 _TEE = "sample"

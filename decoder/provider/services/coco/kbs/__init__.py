@@ -1,0 +1,1 @@
+"""Key brokers (KBS): fetch keys as an attested guest, register keys as an administrator."""
