@@ -18,9 +18,9 @@ from decoder.image.recipients import Keyring, Recipients
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from decoder.image.changes import Outcome
     from decoder.image.names import Recipient
     from decoder.image.progress import Progress
+    from decoder.image.verbs.changes import Outcome
     from decoder.keys.keyring import Keys
 
 _PROGRAM = "ctd-decoder image"
@@ -66,7 +66,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _encrypt(parsed: Namespace) -> None:
-    from decoder.image import encrypt
+    from decoder.image.verbs import encrypt
 
     if not parsed.recipient and not parsed.remove_recipient:
         raise UsageError("no recipient was given: --recipient PROTOCOL:VALUE")
@@ -93,7 +93,7 @@ def _encrypt(parsed: Namespace) -> None:
 
 
 def _decrypt(parsed: Namespace) -> None:
-    from decoder.image import decrypt
+    from decoder.image.verbs import decrypt
 
     request = decrypt.Request(
         keys=_required_keys(parsed),
@@ -110,7 +110,7 @@ def _decrypt(parsed: Namespace) -> None:
 
 
 def _layerinfo(parsed: Namespace) -> None:
-    from decoder.image import layerinfo
+    from decoder.image.verbs import layerinfo
 
     keys = read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config)
     certificates = [material.data for material in keys.certificates]
@@ -125,7 +125,7 @@ def _layerinfo(parsed: Namespace) -> None:
 
 
 def _check(parsed: Namespace) -> None:
-    from decoder.image import check
+    from decoder.image.verbs import check
 
     keys = _required_keys(parsed)
     platforms = selection.parse_platforms(parsed.platform)

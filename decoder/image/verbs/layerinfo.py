@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from decoder.errors import LayerError
 from decoder.image import manifest, names, selection
-from decoder.image.changes import LockedError, open_layer
+from decoder.image.verbs.changes import LockedError, open_layer
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from decoder.errors import DecoderError, UsageError
 from decoder.image import manifest, selection
-from decoder.image.layerinfo import why_locked
+from decoder.image.verbs.layerinfo import why_locked
 
 if TYPE_CHECKING:
     from decoder.image.transport import ImageSource

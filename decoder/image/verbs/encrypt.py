@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decoder import limits
 from decoder.errors import LayerError, UsageError, WrappedKeyError, quoted
 from decoder.image import blobs, manifest, names, selection, transfer
-from decoder.image.changes import Group, Outcome, encryption_of, group, note_if_nothing_changed, open_layer
 from decoder.image.recipients import Recipients, Wrapped, add_wrapped
 from decoder.image.retries import again
+from decoder.image.verbs.changes import Group, Outcome, encryption_of, group, note_if_nothing_changed, open_layer
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:

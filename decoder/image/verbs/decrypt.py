@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decoder.errors import quoted
 from decoder.image import blobs, manifest, selection, transfer
-from decoder.image.changes import Group, Opened, Outcome, group, note_if_nothing_changed, open_layer
 from decoder.image.retries import again
+from decoder.image.verbs.changes import Group, Opened, Outcome, group, note_if_nothing_changed, open_layer
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
