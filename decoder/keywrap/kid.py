@@ -1,4 +1,4 @@
-"""Key ids of Confidential Containers: which resource of a key broker is meant (FORMATS.md §6, §8)."""
+"""Key ids of Confidential Containers: which resource of a key broker is meant (docs/formats.md §6, §8)."""
 
 from __future__ import annotations
 

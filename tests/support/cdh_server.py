@@ -1,6 +1,6 @@
 """A Confidential Data Hub for tests, over REST, gRPC and ttrpc; it refuses what the one in guests refuses.
 
-Written from FORMATS.md §6 and §8, on pyca's block cipher alone; no code of the project is in it.
+Written from docs/formats.md §6 and §8, on pyca's block cipher alone; no code of the project is in it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Confidential Containers' attestation-agent: keys that a key broker releases to guests (FORMATS.md §6, §8).
+"""Confidential Containers' attestation-agent: keys that a key broker releases to guests (docs/formats.md §6, §8).
 
 An annotation is a packet that names its key, `kbs:///repository/type/tag`. To unwrap, the key is fetched from the
 configured sources in their order. To wrap, a key spec (`keyspec`) names the key and its file, which is registered at
@@ -38,7 +38,7 @@ OPTIONS = (
     *register.OPTIONS,
 )
 
-# Published with coco_keyprovider, for tests: FORMATS.md §8.
+# Published with coco_keyprovider, for tests: docs/formats.md §8.
 _SAMPLE_KEY = wire.decode_base64("2Zt3BbC6ehaClbOjNnJwsN2bNxv1FMqLm6fwozcR2uo=")
 _SAMPLE_KID = ResourceId("default", "test-key", "1")
 

@@ -1,4 +1,4 @@
-"""Google Cloud KMS, with the annotations of the published provider for it (FORMATS.md section 5).
+"""Google Cloud KMS, with the annotations of the published provider for it (docs/formats.md §5).
 
 The annotation is JSON: `key_url` is the key, `gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K`,
 `wrapped_key` what Cloud KMS makes of the private options without additional authenticated data, `wrap_type` is `AES`.

@@ -1,4 +1,4 @@
-"""The annotation of the published keyproviders: JSON with `key_url`, `wrapped_key` and `wrap_type` (FORMATS.md §5)."""
+"""The annotation of the published keyproviders: `key_url`, `wrapped_key` and `wrap_type` (docs/formats.md §5)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Confidential Containers: image keys that a key broker releases to attested guests (FORMATS.md §6, §8)."""
+"""Confidential Containers: image keys that a key broker releases to attested guests (docs/formats.md §6, §8)."""

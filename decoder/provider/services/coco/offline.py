@@ -1,4 +1,4 @@
-"""Source `offline:FILE[,FILE]`: resources in JSON files, as guests without a key broker have them (FORMATS.md §8)."""
+"""Source `offline:FILE[,FILE]`: resources in JSON files, for guests without a key broker (docs/formats.md §8)."""
 
 from __future__ import annotations
 

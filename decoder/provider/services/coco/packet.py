@@ -1,4 +1,4 @@
-"""The annotation of Confidential Containers: private options under AES-256, and which key (FORMATS.md §6, §8).
+"""The annotation of Confidential Containers: private options under AES-256, and which key (docs/formats.md §6, §8).
 
 Version 1, which is the one written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 says besides who has the
 key, a key broker (`"provider":"kbs"`) or a key management service.

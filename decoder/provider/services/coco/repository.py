@@ -1,7 +1,7 @@
 r"""Source `repository:DIR`: the directory in which a key broker on this machine keeps its resources.
 
 Up to trustee 0.18 a resource is the file `repository/type/tag` below it, since then `repository\x2Ftype\x2Ftag`, with
-the four characters in place of each slash (FORMATS.md §6).
+the four characters in place of each slash (docs/formats.md §6).
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_reads_the_key_in_every_form(name: str) -> None:
 
 
 def test_the_header_is_what_the_broker_writes() -> None:
-    """The members of the JWE and of its header are those of FORMATS.md §8, the header compact JSON."""
+    """The members of the JWE and of its header are those of docs/formats.md §8, the header compact JSON."""
     value = reply()
     header = decoded(value["protected"])
     assert json.dumps(json.loads(header), separators=(",", ":")).encode() == header

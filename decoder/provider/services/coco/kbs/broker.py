@@ -1,4 +1,4 @@
-"""A key broker (KBS) over HTTPS: its requests, and what its errors mean (FORMATS.md §8)."""
+"""A key broker (KBS) over HTTPS: its requests, and what its errors mean (docs/formats.md §8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handshake that attests with a key broker in the background (FORMATS.md §8), with the sample attester.
+"""The handshake that attests with a key broker in the background (docs/formats.md §8), with the sample attester.
 
 That attester proves nothing. Brokers for development and tests accept it, if their policy says so.
 """

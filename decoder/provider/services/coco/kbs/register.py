@@ -1,4 +1,4 @@
-"""Registering a key at a key broker (KBS), as its administrator (FORMATS.md §6, §8)."""
+"""Registering a key at a key broker (KBS), as its administrator (docs/formats.md §6, §8)."""
 
 from __future__ import annotations
 

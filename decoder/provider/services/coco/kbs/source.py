@@ -1,4 +1,4 @@
-"""The source `kbs:URL`: a key broker that releases keys to whoever is attested (FORMATS.md §8).
+"""The source `kbs:URL`: a key broker that releases keys to whoever is attested (docs/formats.md §8).
 
 The attestation token of a guest and the private key that the token names (passport mode) come from files, or from the
 attestation agent. For development there is the handshake with the sample attester instead.

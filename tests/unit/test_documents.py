@@ -1,0 +1,46 @@
+"""The documents: what they point to exists, and the README stays short."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packaging/**/*.md")])
+_SOURCES = [path for folder in ("decoder", "packaging", "tests") for path in (ROOT / folder).rglob("*.py")]
+
+
+def headings(text: str) -> list[str]:
+    """List the headings of a document that are not in a block of code."""
+    plain = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^#+ +(.*?) *$", plain, flags=re.MULTILINE)
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub and mkdocs make it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_point_to_files_and_headings_that_exist(document: Path) -> None:
+    wrong = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if target.startswith(("https:", "mailto:")):
+            continue
+        name, _, fragment = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        if not path.exists() or (fragment and fragment not in map(anchor, headings(path.read_text()))):
+            wrong.append(target)
+    assert not wrong
+
+
+def test_sections_of_the_wire_formats_that_the_code_names_exist() -> None:
+    sections = {heading.partition(".")[0] for heading in headings((ROOT / "docs/formats.md").read_text())}
+    named = {
+        (str(path.relative_to(ROOT)), section)
+        for path in _SOURCES
+        for reference in re.findall(r"docs/formats\.md ((?:§\d+(?:, | and )?)+)", path.read_text())
+        for section in re.findall(r"\d+", reference)
+    }
+    assert named
+    assert {item for item in named if item[1] not in sections} == set()
