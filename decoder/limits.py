@@ -91,6 +91,11 @@ CERTIFICATE_RSA_BITS = 2048  # the least to wrap for; a key that is there opens 
 BER_ELEMENTS = 4096  # in one SEQUENCE, SET or string, or within one of indefinite length
 BER_DEPTH = 16  # of indefinite lengths within each other
 
+# Unix sockets: the longest path (unix(7)), and how long a server waits for another one that starts beside it.
+UNIX_PATH_BYTES = 107
+SOCKET_LOCK_SECONDS = 5.0
+SOCKET_LOCK_POLL_SECONDS = 0.01
+
 # Keyproviders.
 PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
     Raises:
         UsageError: the command line cannot be understood, or there is no socket.
-        AgentSocketError: it cannot listen where it was told to.
+        ListenError: it cannot listen where it was told to.
         AgentError: a library that it needs is not installed.
     """
     try:

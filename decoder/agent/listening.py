@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from decoder import limits
-from decoder.errors import DecoderError, UsageError, quoted
+from decoder.errors import UsageError
+from decoder.node import unixsocket
 
 _FIRST_PASSED = 3  # sd_listen_fds(3)
 _FIRST_OF_OURS = 10  # a worker's descriptors 0 to 3 are its client's
-_PATH_BYTES = 107  # unix(7)
-
-
-class AgentSocketError(DecoderError):
-    """The agent cannot listen where it was told to."""
-
-    status = 7
 
 
 def inherited() -> socket.socket:
@@ -43,38 +36,20 @@ def inherited() -> socket.socket:
 
 @contextmanager
 def listening(path: str) -> Iterator[socket.socket]:
-    """Make a socket with mode 0600, and remove it at the end.
+    """Listen on a socket with mode 0600, and remove it at the end.
 
     Args:
-        path: absolute; in a directory that nobody else can write to. A socket that nobody listens on is replaced.
+        path: absolute, in a directory that no other user can write to. A stale socket there is replaced.
 
     Raises:
         UsageError: the path is not absolute, or too long.
-        AgentSocketError: the socket cannot be made there, or the directory is not safe.
+        ListenError: the socket cannot be made there, or the directory is not safe.
     """
-    if not os.path.isabs(path) or len(os.fsencode(path)) > _PATH_BYTES:
-        raise UsageError(f"--listen needs an absolute path of at most {_PATH_BYTES} bytes")
-    try:
-        _check_directory(os.path.dirname(path))
-        _remove_stale(path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
-            before = os.umask(0o177)
-            try:
-                made.bind(path)
-            finally:
-                os.umask(before)
-            made.listen(limits.AGENT_BACKLOG)
-            listener = _out_of_the_way(made)
-        identity = _identity(path)
-    except OSError as error:
-        raise AgentSocketError(f"cannot listen on {quoted(path)}: {error.strerror}") from None
-    try:
-        with listener:
-            yield listener
-    finally:
-        with suppress(OSError):
-            if _identity(path) == identity:
-                os.unlink(path)
+    unixsocket.check_path(path, "--listen")
+    unixsocket.check_directory(path)
+    with unixsocket.listening(path, limits.AGENT_BACKLOG) as made, _out_of_the_way(made) as listener:
+        made.close()
+        yield listener
 
 
 def _out_of_the_way(listener: socket.socket) -> socket.socket:
@@ -83,29 +58,3 @@ def _out_of_the_way(listener: socket.socket) -> socket.socket:
     copy = socket.socket(fileno=fcntl(listener, F_DUPFD_CLOEXEC, _FIRST_OF_OURS))
     copy.setblocking(False)
     return copy
-
-
-def _check_directory(directory: str) -> None:
-    status = os.stat(directory)
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise AgentSocketError(f"others can write to {quoted(directory)}, and so put another socket there")
-
-
-def _remove_stale(path: str) -> None:
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise AgentSocketError(f"{quoted(path)} is there already, and is no socket")
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(limits.AGENT_REQUEST_SECONDS)
-        try:
-            client.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        else:
-            raise AgentSocketError(f"another agent listens on {quoted(path)}")
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino

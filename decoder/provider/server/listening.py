@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import socket
 import ssl
-import stat
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import grpc
 import grpc.aio
 
 from decoder import limits
-from decoder.errors import DecoderError, UsageError, quoted
+from decoder.errors import UsageError, quoted
+from decoder.node import unixsocket
+from decoder.node.unixsocket import ListenError
 
 _UNIX = "unix://"
-_SOCKET_PATH_BYTES = 107  # unix(7)
-
-
-class ListenError(DecoderError):
-    """The server cannot listen where, or as, it was told to."""
-
-    status = 7
 
 
 class Security(NamedTuple):
@@ -54,9 +47,7 @@ def check(address: str, security: Security) -> None:
     if security.certificate:
         _check_tls(security)
     if address.startswith(_UNIX):
-        path = address.removeprefix(_UNIX)
-        if not os.path.isabs(path) or len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-            raise UsageError(f"--listen unix:// needs an absolute path of at most {_SOCKET_PATH_BYTES} bytes")
+        unixsocket.check_path(address.removeprefix(_UNIX), "--listen unix://")
         return
     host, _ = _parse_address(address)
     if not security.certificate and not security.insecure and not _is_loopback(host):
@@ -78,9 +69,10 @@ def listening(server: grpc.aio.Server, address: str, security: Security) -> Iter
         ListenError: it cannot listen there.
     """
     if address.startswith(_UNIX):
-        with _socket_file(address.removeprefix(_UNIX)) as made:
+        path = address.removeprefix(_UNIX)
+        with unixsocket.claimed(path):
             _add_port(server, address, address, security)
-            made()
+        with unixsocket.removed_at_end(path):
             yield address
         return
     host, port = _parse_address(address)
@@ -109,51 +101,6 @@ def _try(host: str, port: int, address: str) -> None:
                 trial.bind(where)
         except OSError as error:
             raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from None
-
-
-@contextmanager
-def _socket_file(path: str) -> Iterator[Callable[[], None]]:
-    """Make way for a socket that only this user can connect to, and remove it at the end.
-
-    Yields:
-        A function to call when the socket has been made.
-    """
-    _remove_stale(path)
-    made: list[tuple[int, int]] = []
-    before = os.umask(0o177)
-
-    def remember() -> None:
-        os.umask(before)
-        made.append(_identity(path))
-
-    try:
-        yield remember
-    finally:
-        os.umask(before)
-        with suppress(OSError):
-            if _identity(path) in made:
-                os.unlink(path)
-
-
-def _remove_stale(path: str) -> None:
-    if not os.path.isdir(os.path.dirname(path)):
-        raise ListenError(f"there is no directory for the socket {quoted(path)}")
-    if not os.path.lexists(path):
-        return
-    if not stat.S_ISSOCK(os.lstat(path).st_mode):
-        raise ListenError(f"{quoted(path)} is there already, and is no socket")
-    with socket.socket(socket.AF_UNIX) as client:
-        try:
-            client.connect(path)
-        except OSError:
-            os.unlink(path)
-        else:
-            raise ListenError(f"another server listens on {quoted(path)}")
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.lstat(path)
-    return status.st_dev, status.st_ino
 
 
 def _credentials(security: Security) -> grpc.ServerCredentials:

@@ -34,7 +34,7 @@ def fails(*arguments: str) -> tuple[int, str]:
         (["--listen", "relative"], 2, "--listen needs an absolute path"),
         (["--listen", "/" + "x" * 107], 2, "--listen needs an absolute path of at most 107 bytes"),
         (["--listen", "/absent/socket"], 7, "cannot listen on '/absent/socket': No such file or directory"),
-        (["--listen", "/tmp/socket"], 7, "others can write to '/tmp'"),
+        (["--listen", "/tmp/socket"], 7, "other users can write to its directory"),
         (["--idle", "-1"], 2, "--idle is a number of seconds"),
         (["--idle", "nan"], 2, "--idle is a number of seconds"),
         (["--workers", "0"], 2, "--workers is at least 1"),
@@ -60,7 +60,7 @@ def test_the_socket(place: Place) -> None:
         assert place.socket.stat().st_mode & 0o777 == 0o600
         assert fails("--listen", str(place.socket)) == (
             7,
-            f"ctd-decoder: error: another agent listens on {str(place.socket)!r}\n",
+            f"ctd-decoder: error: cannot listen on {str(place.socket)!r}: another program uses this socket\n",
         )
         assert works(place)
     assert not place.socket.exists()
@@ -71,7 +71,7 @@ def test_the_socket(place: Place) -> None:
     place.socket.write_text("a file")
     status, errors = fails("--listen", str(place.socket))
     assert (status, place.socket.read_text()) == (7, "a file")
-    assert "is there already, and is no socket" in errors
+    assert "it exists and is not a socket" in errors
 
 
 def test_it_ends_when_idle(place: Place) -> None:

@@ -111,17 +111,31 @@ def test_a_living_socket_is_not(local: tuple[str, ...], tmp_path: Path) -> None:
     with Server(tmp_path, *local, *listen) as server:
         second = execute("serve", *local, *listen)
         assert (second.returncode, second.stdout) == (7, b"")
-        assert b"another server listens" in second.stderr
+        assert b"another program uses this socket" in second.stderr
         with connected(server) as channel:
             assert ask(channel, "WrapKey", WRAP)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_SEQPACKET, socket.SOCK_STREAM])
+def test_another_programs_socket_stays(local: tuple[str, ...], tmp_path: Path, kind: socket.SocketKind) -> None:
+    path = tmp_path / "kp.sock"
+    with socket.socket(socket.AF_UNIX, kind) as other, socket.socket(socket.AF_UNIX, kind) as client:
+        other.bind(str(path))
+        if kind != socket.SOCK_DGRAM:
+            other.listen(0)  # a backlog of one, which the client fills
+        client.connect(str(path))
+        before = path.lstat().st_ino
+        refused = execute("serve", *local, "--listen", f"unix://{path}")
+        assert (refused.returncode, path.lstat().st_ino) == (7, before)
+    assert b"another program uses this socket" in refused.stderr
 
 
 def test_what_is_no_place_for_a_socket(local: tuple[str, ...], tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("keep")
     for path, status, text in (
-        (str(file), 7, "no socket"),
-        (f"{tmp_path}/missing/kp.sock", 7, "no directory"),
+        (str(file), 7, "is not a socket"),
+        (f"{tmp_path}/missing/kp.sock", 7, "No such file or directory"),
         ("kp.sock", 2, "absolute path"),
         (f"{tmp_path}/{'x' * 120}", 2, "at most 107 bytes"),
     ):

@@ -1,0 +1,172 @@
+"""Listen on a Unix socket in the file system: clear away a stale socket, never a live one (unix(7))."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from time import monotonic, sleep
+
+from decoder import limits
+from decoder.errors import DecoderError, UsageError, quoted
+
+
+class ListenError(DecoderError):
+    """The program cannot listen at the address that it was given."""
+
+    status = 7
+
+
+def check_path(path: str, option: str) -> None:
+    """Check that a socket can have this path.
+
+    Args:
+        path: where the socket will be.
+        option: the option that named it, for the message.
+
+    Raises:
+        UsageError: the path is not absolute, or longer than UNIX_PATH_BYTES.
+    """
+    if not os.path.isabs(path) or len(os.fsencode(path)) > limits.UNIX_PATH_BYTES:
+        raise UsageError(f"{option} needs an absolute path of at most {limits.UNIX_PATH_BYTES} bytes")
+
+
+def check_directory(path: str) -> None:
+    """Check that nobody else can replace a socket at this path.
+
+    Raises:
+        ListenError: its directory is missing, or users other than root and this one can write to it.
+    """
+    try:
+        status = os.stat(os.path.dirname(path))
+    except OSError as error:
+        raise _refusal(path, error) from error
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise _refusal(path, "other users can write to its directory, so they could replace the socket")
+
+
+@contextmanager
+def listening(path: str, backlog: int) -> Iterator[socket.socket]:
+    """Listen on a stream socket that only this user can connect to, and remove it at the end.
+
+    Args:
+        path: as `check_path` accepts it. A stale socket there is replaced.
+        backlog: how many connections may wait to be accepted.
+
+    Raises:
+        ListenError: the socket cannot be made there.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        with claimed(path):
+            try:
+                listener.bind(path)
+            except OSError as error:
+                raise _refusal(path, error) from error
+            listener.listen(backlog)
+        with removed_at_end(path):
+            yield listener
+
+
+@contextmanager
+def claimed(path: str) -> Iterator[None]:
+    """Remove a stale socket, and let the block make a new one that only this user can connect to.
+
+    The directory is locked until the block ends, so of two servers that start at once neither removes the other's
+    socket.
+
+    Raises:
+        ListenError: there is no such directory, another program uses the path, or it is not a socket.
+    """
+    with _locked_directory(path):
+        _remove_stale(path)
+        before = os.umask(0o177)
+        try:
+            yield
+        finally:
+            os.umask(before)
+
+
+@contextmanager
+def removed_at_end(path: str) -> Iterator[None]:
+    """Remove the socket that is at a path now when the block ends, but not one that has replaced it since."""
+    identity = _identity(path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            if _identity(path) == identity:
+                os.unlink(path)
+
+
+@contextmanager
+def _locked_directory(path: str) -> Iterator[None]:
+    try:
+        directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    try:
+        deadline = monotonic() + limits.SOCKET_LOCK_SECONDS
+        while not _is_locked(directory):
+            if monotonic() > deadline:
+                raise _refusal(path, "another program keeps its directory locked")
+            sleep(limits.SOCKET_LOCK_POLL_SECONDS)
+        yield
+    finally:
+        os.close(directory)
+
+
+def _is_locked(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: then there is nothing to wait for
+    return True
+
+
+def _remove_stale(path: str) -> None:
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refusal(path, error) from error
+    if not stat.S_ISSOCK(status.st_mode):
+        raise _refusal(path, "it exists and is not a socket")
+    if _is_in_use(path):
+        raise _refusal(path, "another program uses this socket")
+    try:
+        os.unlink(path)
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _is_in_use(path: str) -> bool:
+    """Tell whether any program has a socket of any type bound to a path.
+
+    A datagram socket asks, because its connect(2) never waits and takes no place in a stream socket's backlog. The
+    kernel looks for the bound socket first: ECONNREFUSED says that there is none, every other answer may mean one
+    (EPROTOTYPE: a stream or seqpacket socket; EPERM: a datagram socket with a peer; EACCES: we may not know).
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _refusal(path: str, reason: OSError | str) -> ListenError:
+    text = reason if isinstance(reason, str) else reason.strerror
+    return ListenError(f"cannot listen on {quoted(path)}: {text}")
