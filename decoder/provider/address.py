@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from decoder.errors import UsageError, quoted
+from decoder.node.network import is_loopback
 
 
 def base_url(text: str, what: str) -> str:
@@ -44,11 +44,3 @@ def split_url(text: str, what: str) -> SplitResult:
     if not host or url.scheme not in ("http", "https") or "@" in url.netloc or url.query or url.fragment:
         raise UsageError(f"{what} is not https://HOST:PORT")  # it may hold a password
     return url
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host, without brackets, is this machine's loopback interface."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -6,13 +6,13 @@ import http.client
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_address
 from socket import gaierror
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from decoder.errors import quoted
 from decoder.image.transport import ImageError
+from decoder.node.network import is_loopback
 
 
 class UnreachableError(ImageError):
@@ -37,12 +37,7 @@ class Origin(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether it is this machine, by its name or address."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     def __str__(self) -> str:
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import ssl
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import grpc.aio
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
+from decoder.node.network import is_loopback
 from decoder.node.unixsocket import ListenError
 
 _UNIX = "unix://"
@@ -141,7 +141,7 @@ def _parse_address(address: str) -> tuple[str, int]:
 def _is_loopback(host: str) -> bool:
     if not host:
         return False  # every address of this machine
-    return all(ipaddress.ip_address(where[0]).is_loopback for *_, where in _resolve(host, 0))
+    return all(is_loopback(where[0]) for *_, where in _resolve(host, 0))
 
 
 def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.formats import wire
+from decoder.node.network import is_loopback
 from decoder.provider import Option
-from decoder.provider.address import is_loopback
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap

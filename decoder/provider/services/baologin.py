@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.file import read_key_file
+from decoder.node.network import is_loopback
 from decoder.provider import Option
-from decoder.provider.address import is_loopback, split_url
+from decoder.provider.address import split_url
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:

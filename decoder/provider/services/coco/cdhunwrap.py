@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
-from decoder.provider.address import is_loopback
+from decoder.node.network import is_loopback
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError

@@ -1,0 +1,163 @@
+"""Hosts on the network: what goes wrong with them, in the same words for registries, key services and brokers.
+
+It needs nothing but the standard library. Errors of urllib3 and requests are understood by their causes.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Iterator
+from ipaddress import ip_address
+from socket import gaierror
+from typing import Literal, NamedTuple
+
+from decoder.errors import quoted
+
+Kind = Literal["certificate", "tls", "ended", "late", "unknown", "refused", "unreachable", "protocol"]
+
+# Statuses after which the same request may succeed (RFC 9110 §15, RFC 6585 §4). A server that answers 500 has failed
+# at this request; proxies and registries use it for less, so whoever asks those adds it.
+BUSY_STATUSES = frozenset((408, 429, 502, 503, 504))
+
+_RETRIED: frozenset[Kind] = frozenset(("ended", "late", "refused", "unreachable"))
+# OpenSSL's numbers for what is wrong with a certificate (X509_V_ERR_…, x509_vfy.h).
+_VERDICTS = {
+    9: "it is not valid yet",
+    10: "it has expired",
+    23: "it was revoked",
+    **dict.fromkeys((62, 64), "it is for another name"),
+    **dict.fromkeys((2, 18, 19, 20, 21), "it is not from a trusted authority"),
+}
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
+_CAUSES = 32
+
+_ENDED = "{host} ended the connection"
+_LATE = "{host} did not answer in time"
+# The first line that fits counts.
+_MEANINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str], ...] = (
+    (ssl.SSLCertVerificationError, "certificate", "the certificate of {host} is not accepted: {reason}"),
+    ((ssl.SSLEOFError, ConnectionResetError, BrokenPipeError, EOFError), "ended", _ENDED),
+    (ssl.SSLError, "tls", "there is no TLS connection with {host}: {reason}"),
+    (TimeoutError, "late", _LATE),
+    (gaierror, "unknown", "the host {host} cannot be found: {reason}"),
+    (ConnectionRefusedError, "refused", "{host} cannot be reached: {reason}"),
+)
+# Classes of http.client, urllib3 and requests, which need not be installed.
+_MEANINGS_BY_NAME: tuple[tuple[tuple[str, ...], Kind, str], ...] = (
+    (("Timeout", "TimeoutError"), "late", _LATE),
+    (("ProxyError",), "unreachable", "{host} cannot be reached through the proxy"),
+    (("RemoteDisconnected", "IncompleteRead", "ProtocolError"), "ended", _ENDED),
+)
+
+
+class Failure(NamedTuple):
+    """Why a conversation with a host failed.
+
+    Attributes:
+        kind: for programs.
+        text: for people; it names the host, and nothing of what was sent or received.
+    """
+
+    kind: Kind
+    text: str
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether the next attempt may succeed."""
+        return self.kind in _RETRIED
+
+
+def explain(error: BaseException, host: str) -> Failure:
+    """Find out why a conversation failed, from an exception and what caused it.
+
+    Args:
+        error: what a library raised.
+        host: the name of the host in the text, with its port if that matters.
+    """
+    for cause in _causes(error):
+        if found := _explained(cause, host):
+            return found
+    return Failure("protocol", f"{host} does not speak HTTP as expected ({type(error).__name__})")
+
+
+def verdict(error: ssl.SSLCertVerificationError) -> str:
+    """Say what is wrong with a certificate: `it has expired`."""
+    known = _VERDICTS.get(error.verify_code)
+    return f"{known} ({quoted(error.verify_message)[1:-1]})" if known else quoted(error.verify_message)[1:-1]
+
+
+def tls_reason(error: ssl.SSLError) -> str:
+    """Say why a TLS handshake failed, other than for the peer's certificate."""
+    reason = error.reason or type(error).__name__
+    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
+        return f"it may ask for a client certificate ({reason})"
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        return f"it does not accept our client certificate ({reason})"
+    if reason in _NOT_TLS:
+        return f"it does not speak TLS ({reason})"
+    return reason
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host, without brackets, is this machine's loopback interface."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def retry_after(value: str | None) -> float:
+    """Read Retry-After (RFC 9110 §10.2.3) in seconds; 0 if it is absent, a date or malformed."""
+    text = (value or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
+
+
+def pauses(first: float, longest: float) -> Iterator[float]:
+    """Yield pauses between attempts, without end: random, up to a bound that doubles.
+
+    The whole pause is random ("full jitter"), so that clients which failed at the same moment do not come back at the
+    same moment.
+
+    Args:
+        first: the bound of the first pause, in seconds.
+        longest: the bound that is not exceeded, in seconds.
+    """
+    bound = first
+    while True:
+        yield random.uniform(0, bound)  # noqa: S311 - nothing secret depends on it
+        bound = min(2 * bound, longest)
+
+
+def _explained(cause: BaseException, host: str) -> Failure | None:
+    for kinds, kind, text in _MEANINGS:
+        if isinstance(cause, kinds):
+            return Failure(kind, text.format(host=host, reason=_reason(cause)))
+    for names, kind, text in _MEANINGS_BY_NAME:
+        if any(base.__name__ in names for base in type(cause).__mro__):
+            return Failure(kind, text.format(host=host))
+    if isinstance(cause, OSError) and cause.strerror:
+        return Failure("unreachable", f"{host} cannot be reached: {cause.strerror}")
+    return None
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return verdict(error)
+    if isinstance(error, ssl.SSLError):
+        return tls_reason(error)
+    return str(getattr(error, "strerror", "") or "")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions behind one, the innermost first; urllib3 keeps some as arguments or `reason`."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting and len(found) < _CAUSES:
+        current = waiting.pop()
+        if any(current is known for known in found):
+            continue
+        found.append(current)
+        inner = [current.__cause__, current.__context__, getattr(current, "reason", None), *current.args]
+        waiting += [item for item in inner if isinstance(item, BaseException)]
+    return reversed(found)
