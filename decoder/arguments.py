@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from decoder import __version__
 from decoder.errors import UsageError, quoted
+from decoder.record import Record
 
 USAGE = """\
 usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
@@ -44,7 +43,7 @@ VERIFIED = "verified"
 _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
 
 
-class Arguments(NamedTuple):
+class Arguments(Record):
     """What the command line asked for; `show` is a text to print instead of decrypting."""
 
     keys_directory: str = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from decoder import keywrap, limits
 from decoder.errors import KeyProviderError, LayerError, NoKeyError
@@ -11,6 +11,7 @@ from decoder.keys.keyring import Keys
 from decoder.layer import annotations as layer
 from decoder.layer import stream
 from decoder.layer.payload import Descriptor, parse_payload
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from decoder.node.contentstore import Search
 
 
-class Settings(NamedTuple):
+class Settings(Record):
     """What containerd's configuration and the machine decide, not the layer.
 
     Attributes:

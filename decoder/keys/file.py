@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import stat
-from typing import NamedTuple
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import wire
 from decoder.keys.privatekey import PrivateKey
+from decoder.record import Record
 
 PEM_BEGIN = b"-----BEGIN "
 _PRIVATE_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
@@ -22,7 +22,7 @@ _PKCS12_VERSION = b"\x03"
 _SECRET_KEY_PACKETS = (0x94, 0x95, 0x96, 0x97, 0xC5)  # RFC 9580 §4.2: tag 5, old and new header
 
 
-class KeyMaterial(NamedTuple):
+class KeyMaterial(Record):
     """A certificate, an OpenPGP key or a PKCS#11 key file as it came; its scheme parses it.
 
     Attributes:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol, TypeVar
 
-Parsed = TypeVar("Parsed")
+    Parsed = TypeVar("Parsed")
 
+    class Keeper(Protocol):
+        """Whoever has parsed keys of earlier layers."""
 
-class Keeper(Protocol):
-    """Whoever has parsed keys of earlier layers."""
-
-    def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-        """Do as the function of this name says, for a key of a file."""
+        def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+            """Do as the function of this name says, for a key of a file."""
 
 
 keeper: Keeper | None = None

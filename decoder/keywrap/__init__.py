@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
@@ -15,30 +15,31 @@ from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from decoder.errors import Describable
     from decoder.keys.keyring import Keys
 
     Refused = Callable[[Describable, str], None]
 
+    class KeyWrap(Protocol):
+        """What the module of a scheme provides, both directions side by side."""
+
+        def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
+            """Wrap private options so that the key of each recipient opens them."""
+
+        def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+            """Open private options with the first key that fits, and tell `refused` of each that does not.
+
+            Raises:
+                WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted.
+            """
+
+
 # In the order in which they are tried, cheapest first; keyproviders come after them all.
 SCHEMES = ("jwe", "pkcs7", "pgp", "pkcs11")
 PROVIDER_PREFIX = "provider."
 _GIVEN_UP = f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds"
-
-
-class KeyWrap(Protocol):
-    """What the module of a scheme provides, both directions side by side."""
-
-    def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
-        """Wrap private options so that the key of each recipient opens them."""
-
-    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
-        """Open private options with the first key that fits, and tell `refused` of each that does not.
-
-        Raises:
-            WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted.
-        """
 
 
 def load(scheme: str) -> KeyWrap:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -22,6 +22,7 @@ from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
 from decoder.keys.file import PEM_BEGIN
 from decoder.keys.privatekey import CURVE_NAMES
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -40,7 +41,7 @@ _GCM_IV_BYTES = 12
 _GCM_TAG_BYTES = 16
 
 
-class _Recipient(NamedTuple):
+class _Recipient(Record):
     """One recipient: the three headers joined (RFC 7516 §7.2.1), its own one, and its encrypted key."""
 
     joined: dict[str, object]
@@ -48,7 +49,7 @@ class _Recipient(NamedTuple):
     encrypted_key: str
 
 
-class _Jwe(NamedTuple):
+class _Jwe(Record):
     """The members of a JWE, base64url where RFC 7516 has them so, and its acceptable recipients."""
 
     members: dict[str, str]

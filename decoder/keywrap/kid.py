@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from decoder import limits
 from decoder.errors import quoted
 from decoder.provider.errors import ProviderError
+from decoder.record import Record
 
 PLUGIN = "resource"
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
@@ -21,7 +21,7 @@ _KID = re.compile(
 )
 
 
-class ResourceId(NamedTuple):
+class ResourceId(Record):
     """A resource of a key broker; `str` gives the form that annotations have, `kbs:///repository/type/tag`.
 
     Attributes:

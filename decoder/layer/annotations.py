@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 from decoder import limits
 from decoder.errors import LayerError, PayloadError, quoted
 from decoder.formats import wire
+from decoder.record import Record
 
 PUBLIC_OPTIONS = "org.opencontainers.image.enc.pubopts"
 KEYS_PREFIX = "org.opencontainers.image.enc.keys."
@@ -34,7 +34,7 @@ DECODABLE = frozenset(
 )
 
 
-class WrappedKey(NamedTuple):
+class WrappedKey(Record):
     """One item of one annotation: private options that some key opens."""
 
     annotation: str
@@ -47,7 +47,7 @@ class WrappedKey(NamedTuple):
         return self.annotation.removeprefix(KEYS_PREFIX)
 
 
-class PrivateOptions(NamedTuple):
+class PrivateOptions(Record):
     """What a wrapped key opens to: the 32-byte key, the 16-byte nonce, and the digest of the plain layer."""
 
     symmetric_key: bytes
@@ -55,14 +55,14 @@ class PrivateOptions(NamedTuple):
     digest: str
 
 
-class PublicOptions(NamedTuple):
+class PublicOptions(Record):
     """What anybody can read, and change, of a layer's encryption: the HMAC and, in error, a nonce."""
 
     hmac: bytes
     nonce: bytes
 
 
-class LayerKey(NamedTuple):
+class LayerKey(Record):
     """All that the cipher loop needs: 32-byte key, 16-byte nonce, and the 32-byte HMAC to expect."""
 
     symmetric_key: bytes

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import PayloadError, quoted
 from decoder.formats import protobuf, wire
+from decoder.record import Record
 
-Read = TypeVar("Read")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Read = TypeVar("Read")
 
 TYPE_URL = "io.containerd.ocicrypt.v1.Payload"
 
 
-class Descriptor(NamedTuple):
+class Descriptor(Record):
     """What the manifest says of a layer (OCI image-spec, descriptor)."""
 
     media_type: str
@@ -23,7 +27,7 @@ class Descriptor(NamedTuple):
     digest: str = ""
 
 
-class Payload(NamedTuple):
+class Payload(Record):
     """Keys by parameter name (`privkeys`, `x509s`, …) and the descriptor of the layer."""
 
     parameters: dict[str, list[bytes]]

@@ -8,7 +8,7 @@ whole). `decrypt_verified` writes nothing before that. Memory does not depend on
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -17,36 +17,36 @@ from decoder.errors import StreamError
 from decoder.layer.authenticator import Authenticator, new_buffer
 
 if TYPE_CHECKING:
+    from typing import Protocol
+
     from decoder.layer.annotations import LayerKey
 
+    class Source(Protocol):
+        """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
+
+        def readinto(self, buffer: memoryview, /) -> int | None:
+            """Read at most as much as fits; 0 at the end, None if that would have to wait."""
+
+        def fileno(self) -> int:
+            """Return the descriptor, to wait for it."""
+
+    class Sink(Protocol):
+        """An unbuffered binary file to write."""
+
+        def write(self, data: memoryview, /) -> int | None:
+            """Write as much as goes at once; None if that would have to wait."""
+
+        def fileno(self) -> int:
+            """Return the descriptor, to wait for it."""
+
+    class Spool(Source, Sink, Protocol):
+        """An unbuffered binary file to write and then to read again."""
+
+        def seek(self, offset: int, /) -> int:
+            """Go to an offset, in bytes from the start."""
+
+
 _SLACK = 15  # update_into() wants room for all but one byte of a further AES block.
-
-
-class Source(Protocol):
-    """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read at most as much as fits; 0 at the end, None if that would have to wait."""
-
-    def fileno(self) -> int:
-        """Return the descriptor, to wait for it."""
-
-
-class Sink(Protocol):
-    """An unbuffered binary file to write."""
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Write as much as goes at once; None if that would have to wait."""
-
-    def fileno(self) -> int:
-        """Return the descriptor, to wait for it."""
-
-
-class Spool(Source, Sink, Protocol):
-    """An unbuffered binary file to write and then to read again."""
-
-    def seek(self, offset: int, /) -> int:
-        """Go to an offset, in bytes from the start."""
 
 
 class Rewound:

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from decoder.errors import UsageError, quoted
 from decoder.provider.policy import KeyPolicy
+from decoder.record import Record
 
 PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
 
 
-class Option(NamedTuple):
+class Option(Record):
     """An option of a provider: `--NAME VALUE` on the command line, `"NAME": VALUE` in the configuration file.
 
     Attributes:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.secretkey import fingerprint
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pysequoia import Cert
 
 
-class KeyringEntry(NamedTuple):
+class KeyringEntry(Record):
     """One certificate of a keyring, none of whose signatures has been checked.
 
     Attributes:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from hmac import compare_digest
-from typing import NamedTuple
 
 from decoder import limits
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.algorithms import block_bytes, decrypt_cfb
 from decoder.keywrap.pgp.packets import byte
 from decoder.keywrap.pgp.sessionkey import EncryptedSessionKey, parse_session_key
+from decoder.record import Record
 
 _MDC_HEADER = b"\xd3\x14"
 _MDC_BYTES = 22  # with its header
 
 
-class Message(NamedTuple):
+class Message(Record):
     """A message as far as it can be read without a key.
 
     Attributes:

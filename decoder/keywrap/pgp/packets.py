@@ -8,7 +8,8 @@ from __future__ import annotations
 from binascii import Error as Base64Error
 from binascii import a2b_base64
 from collections.abc import Iterator
-from typing import NamedTuple
+
+from decoder.record import Record
 
 # Packet types (RFC 9580 §5), and one that only GnuPG has (GNUPG_AEAD).
 PKESK, SIGNATURE, SKESK, ONE_PASS_SIGNATURE, SECRET_KEY, PUBLIC_KEY, SECRET_SUBKEY = range(1, 8)
@@ -17,7 +18,7 @@ SEIPD, GNUPG_AEAD, PADDING = 18, 20, 21
 _WITH_PARTIAL_LENGTHS = (COMPRESSED, SED, LITERAL, SEIPD, GNUPG_AEAD)
 
 
-class Packet(NamedTuple):
+class Packet(Record):
     """One packet.
 
     Attributes:

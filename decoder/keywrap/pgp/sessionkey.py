@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from hmac import compare_digest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from decoder.keywrap.pgp.algorithms import CURVE25519, ECDH, HASHES, KEY_BYTES, NIST_CURVES, RSA, checksum
 from decoder.keywrap.pgp.packets import byte, mpis, part
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.keywrap.pgp.secretkey import SecretKey
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _HIDDEN = bytes(8)
 
 
-class EncryptedSessionKey(NamedTuple):
+class EncryptedSessionKey(Record):
     """A session key for one recipient.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -21,6 +21,7 @@ from decoder.formats import wire
 from decoder.keys.file import PEM_BEGIN
 from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
 from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
@@ -34,7 +35,7 @@ _VERSION = 0
 _RSA_BYTES = range(128, limits.PKCS11_BLOB_BYTES + 1)
 
 
-class _Recipient(NamedTuple):
+class _Recipient(Record):
     """One wrapped key, and the hash of its OAEP."""
 
     hash_name: str

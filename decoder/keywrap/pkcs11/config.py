@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs11.keyfile import is_text, mapping, parse_yaml
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.keywrap.pkcs11.uri import Pkcs11Uri
@@ -17,7 +18,7 @@ FILE_NAME = "ocicrypt.conf"
 SYSTEM_DIRECTORY = "/etc"
 
 
-class Pkcs11Config(NamedTuple):
+class Pkcs11Config(Record):
     """Where modules are looked for, and what may be loaded: files, or directories ending in a slash."""
 
     module_directories: tuple[str, ...] = ()

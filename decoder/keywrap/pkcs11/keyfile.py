@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeGuard, cast
+from typing import TypeGuard, cast
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs11.uri import Pkcs11Uri, parse_uri, percent_decode
+from decoder.record import Record
 
 NEEDS_EXTRA = "PKCS#11 needs libraries that are not installed: pip install ctd-decoder[pkcs11]"
 
 
-class Pkcs11KeyFile(NamedTuple):
+class Pkcs11KeyFile(Record):
     """A key on a token, and the environment variables to set while its module is in use."""
 
     uri: Pkcs11Uri

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
 from decoder.keywrap.pkcs11.keyfile import NEEDS_EXTRA, Pkcs11KeyFile
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.keywrap.pkcs11.child import Reply, Request
@@ -33,7 +34,7 @@ _REAP_SECONDS = 1.0
 _wrong_pins: set[tuple[str, str]] = set()
 
 
-class PublicNumbers(NamedTuple):
+class PublicNumbers(Record):
     """An RSA public key on a token, and whether that token can do OAEP with SHA-256."""
 
     modulus: int

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from binascii import Error as HexError
 from binascii import unhexlify
-from typing import NamedTuple
 
 from decoder.errors import KeyFileError
+from decoder.record import Record
 
 _SCHEME = "pkcs11:"
 # What selects a token (RFC 7512 §2.3); `object` and `id` select a key on it.
@@ -24,7 +24,7 @@ TOKEN_ATTRIBUTES = (
 )
 
 
-class Pkcs11Uri(NamedTuple):
+class Pkcs11Uri(Record):
     """A parsed URI; what it does not name is absent or None.
 
     Attributes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -20,6 +20,7 @@ from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keywrap.pkcs7 import cms
 from decoder.layer import annotations as layer
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
@@ -55,7 +56,7 @@ _GCM_LEAST_TAG_BYTES = 12  # RFC 5084 §3.2, and the default there
 _REFERENCE_NONCE = cms.CONTEXT | 4
 
 
-class _Recipient(NamedTuple):
+class _Recipient(Record):
     """A recipient whose algorithm is accepted."""
 
     identifier: bytes
@@ -63,7 +64,7 @@ class _Recipient(NamedTuple):
     encrypted_key: bytes
 
 
-class _Content(NamedTuple):
+class _Content(Record):
     """Encrypted content whose algorithm is accepted."""
 
     algorithm: Callable[[bytes], BlockCipherAlgorithm]

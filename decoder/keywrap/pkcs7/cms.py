@@ -8,11 +8,10 @@ Every function that reads raises ValueError, with a reason that quotes no input,
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from decoder import limits
 from decoder.formats import wire
 from decoder.keys.file import PEM_BEGIN
+from decoder.record import Record
 
 BOOLEAN, INTEGER, BIT_STRING, OCTET_STRING, NULL, OID = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06
 SEQUENCE, SET, PRIMITIVE_SEQUENCE = 0x30, 0x31, 0x10
@@ -29,7 +28,7 @@ _PEM_END = b"-----END "
 _DOTTED_BYTES = 32
 
 
-class Element(NamedTuple):
+class Element(Record):
     """One BER element: its tag byte, its contents, and all of it as it came."""
 
     tag: int
@@ -37,14 +36,14 @@ class Element(NamedTuple):
     encoded: bytes
 
 
-class Algorithm(NamedTuple):
+class Algorithm(Record):
     """An AlgorithmIdentifier: the contents of its OID, and its parameters if there are any."""
 
     oid: bytes
     parameters: Element | None
 
 
-class Recipient(NamedTuple):
+class Recipient(Record):
     """A KeyTransRecipientInfo (RFC 5652 §6.2.1); its identifier is one of those of the certificate."""
 
     identifier: bytes
@@ -52,7 +51,7 @@ class Recipient(NamedTuple):
     encrypted_key: bytes
 
 
-class Envelope(NamedTuple):
+class Envelope(Record):
     """EnvelopedData, or AuthEnvelopedData, which has a MAC.
 
     Attributes:
@@ -70,7 +69,7 @@ class Envelope(NamedTuple):
     additional_data: bytes
 
 
-class Certificate(NamedTuple):
+class Certificate(Record):
     """What a certificate says of its key: the identifiers that recipients have of it, and the key's own bytes."""
 
     issuer_and_serial: bytes

@@ -8,17 +8,18 @@ import signal
 import subprocess
 from contextlib import ExitStack, suppress
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import quoted
 from decoder.provider.errors import ProviderError, excerpt
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.provider.client.config import CommandProvider
 
 
-class _Identity(NamedTuple):
+class _Identity(Record):
     """Whom a command runs as; None for what stays as it is."""
 
     user: int | None = None

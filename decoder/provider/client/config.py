@@ -17,12 +17,12 @@ matter, and of several ways to reach a provider `cmd` goes before `grpc`.
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
 
 from decoder import limits
 from decoder.errors import quoted
 from decoder.formats import wire
 from decoder.provider.errors import ProviderError
+from decoder.record import Record
 
 _COMMON = ("timeout", "aliases")
 _TLS = ("root-ca-file", "cert-file", "key-file", "server-name", "insecure-skip-verify")
@@ -31,7 +31,7 @@ _COMMAND = ("path", "args")
 _WAYS = ("cmd", "path", "grpc", "native", "ttrpc")
 
 
-class CommandProvider(NamedTuple):
+class CommandProvider(Record):
     """A program that answers one request on standard input.
 
     Attributes:
@@ -51,7 +51,7 @@ class CommandProvider(NamedTuple):
         return f"the command {quoted(self.path)}"
 
 
-class GrpcTls(NamedTuple):
+class GrpcTls(Record):
     """How to speak TLS with a server; paths of PEM files, "" where there is none.
 
     Attributes:
@@ -69,7 +69,7 @@ class GrpcTls(NamedTuple):
     insecure_skip_verify: bool = False
 
 
-class GrpcProvider(NamedTuple):
+class GrpcProvider(Record):
     """A gRPC server: `host:port` or `unix:///path`; without `tls` in plain text."""
 
     address: str
@@ -80,7 +80,7 @@ class GrpcProvider(NamedTuple):
         return f"gRPC at {quoted(self.address)}"
 
 
-class NativeProvider(NamedTuple):
+class NativeProvider(Record):
     """One of our own providers, run in this process, and its options by name."""
 
     provider: str
@@ -91,7 +91,7 @@ class NativeProvider(NamedTuple):
         return f"our own {quoted(self.provider)}"
 
 
-class TtrpcProvider(NamedTuple):
+class TtrpcProvider(Record):
     """A ttrpc server, as only ocicrypt-rs has them: `unix:///path` or a path."""
 
     address: str
@@ -101,7 +101,7 @@ class TtrpcProvider(NamedTuple):
         return f"ttrpc at {quoted(self.address)}"
 
 
-class MalformedProvider(NamedTuple):
+class MalformedProvider(Record):
     """An entry that cannot be understood; the others can be used all the same."""
 
     reason: str
@@ -114,7 +114,7 @@ class MalformedProvider(NamedTuple):
 Transport = CommandProvider | GrpcProvider | NativeProvider | TtrpcProvider | MalformedProvider
 
 
-class Configured(NamedTuple):
+class Configured(Record):
     """One entry of the file.
 
     Attributes:
@@ -130,7 +130,7 @@ class Configured(NamedTuple):
     aliases: tuple[str, ...] = ()
 
 
-class ProviderConfig(NamedTuple):
+class ProviderConfig(Record):
     """The whole file: its providers in their order, and what is odd about it."""
 
     providers: list[Configured]

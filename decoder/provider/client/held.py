@@ -6,12 +6,17 @@ import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
-_Made = TypeVar("_Made")
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    _Made = TypeVar("_Made")
 
 
-class _Entry(NamedTuple):
+class _Entry(Record):
     thing: object
     until: float
 

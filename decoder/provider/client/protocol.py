@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from decoder import limits
 from decoder.formats import protobuf, wire
+from decoder.record import Record
 
 Operation = Literal["keywrap", "keyunwrap"]
 
@@ -21,7 +22,7 @@ _RESULTS: dict[Operation, tuple[str, str]] = {
 }
 
 
-class Request(NamedTuple):
+class Request(Record):
     """What a client asks for.
 
     Attributes:
