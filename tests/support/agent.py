@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.layers import Layer, pem, rsa_key
+from tests.support.layers import Layer, encrypted, pem, rsa_key
 from tests.support.processes import PROGRAM, ROOT, payload_bytes
+from tests.support.program import PLAINTEXT, run_layer
 
 _SOURCE = ROOT / "packaging/client/client.c"
 SECONDS = 20.0
@@ -172,3 +173,26 @@ def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str, 
     while not condition():
         assert time.monotonic() < deadline, explain()
         time.sleep(0.005)
+
+
+MIB = 1024 * 1024
+
+
+OTHER_USER = 65534
+
+
+def works(place: Place) -> bool:
+    """Decrypt a layer, and tell whether the agent did."""
+    before = place.fallbacks
+    assert run_layer(encrypted(PLAINTEXT), program=place.client) == (0, PLAINTEXT, "")
+    return place.fallbacks == before
+
+
+def begin(program: str) -> tuple[Running, bytes]:
+    """Start on a layer of 4 MiB, feed some of it, and wait for the first plaintext."""
+    layer = encrypted(os.urandom(4 * MIB))
+    running = Running(program, layer)
+    fed = running.stdin.write(layer.ciphertext[:MIB])  # pipes of 1 MiB take that much, and so much is read
+    assert running.stdout.read(1) == layer.plaintext[:1]
+    assert fed
+    return running, layer.ciphertext[fed:]

@@ -1,47 +1,21 @@
-"""Keys that openssl makes and images that skopeo encrypts, for all system tests."""
+"""Key pairs from openssl and images that skopeo encrypts, for all system tests."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.images import Layout
+from tests.support import images, keypairs
 
-_SECONDS = 60
-
-_GENERATE = {
-    "rsa2048": ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
-    "rsa4096": ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"],
-    "p256": ["ecparam", "-genkey", "-noout", "-name", "prime256v1"],  # a SEC1 file
-    "p384": ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp384r1"],
-    "p521": ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp521r1"],
-}
-
-
-class KeyPair(NamedTuple):
-    """The files of a key pair, as openssl wrote them."""
-
-    private: Path
-    public: Path
-
-
-Encrypt = Callable[[Layout, list[str]], Layout]
+if TYPE_CHECKING:
+    from tests.support.images import Layout
+    from tests.support.keypairs import Encrypt, KeyPair
 
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, KeyPair]:
-    directory = tmp_path_factory.mktemp("keys")
-    pairs = {}
-    for name, arguments in _GENERATE.items():
-        pair = pairs[name] = KeyPair(directory / f"{name}.pem", directory / f"{name}.pub.pem")
-        _run("openssl", *arguments, "-out", pair.private)
-        _run("openssl", "pkey", "-in", pair.private, "-pubout", "-out", pair.public)
-    return pairs
+    return keypairs.make_pairs(tmp_path_factory.mktemp("keys"))
 
 
 @pytest.fixture(scope="session")
@@ -54,25 +28,11 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Layout]:
 
 @pytest.fixture(scope="session")
 def encrypt(keys: dict[str, KeyPair], tmp_path_factory: pytest.TempPathFactory) -> Encrypt:
-    """Have skopeo encrypt an image to the named keys."""
+    """Encrypt an image to the named keys with skopeo."""
 
     def encrypt(layout: Layout, recipients: list[str]) -> Layout:
-        target = tmp_path_factory.mktemp("encrypted")
-        options = [option for name in recipients for option in ("--encryption-key", f"jwe:{keys[name].public}")]
-        _run(
-            "skopeo",
-            "--insecure-policy",
-            "copy",
-            "--dest-oci-accept-uncompressed-layers",  # or it compresses them first
-            *options,
-            f"oci:{layout.directory}:{images.NAME}",
-            f"oci:{target}:{images.NAME}",
+        return keypairs.encrypt(
+            layout, tmp_path_factory.mktemp("encrypted"), [keys[name].public for name in recipients]
         )
-        return Layout(target)
 
     return encrypt
-
-
-def _run(*command: str | Path) -> None:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    assert result.returncode == 0, result.stderr

@@ -16,7 +16,7 @@ from tests.support.roots import SUITES, Suite
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.conftest import KeyPair
+    from tests.support.keypairs import KeyPair
 
 TAR = "io.containerd.ocicrypt.decoder.v1.tar"
 GZIP = "io.containerd.ocicrypt.decoder.v1.tar.gzip"

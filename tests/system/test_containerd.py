@@ -17,7 +17,7 @@ from tests.support.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.conftest import Encrypt, KeyPair
+    from tests.support.keypairs import Encrypt, KeyPair
 
 MEDIA_TYPES = [images.TAR, images.GZIP]
 ALL_LAYERS = [f"--decryption-keys-path {KEYS_DIRECTORY}"] * 3

@@ -24,10 +24,10 @@ from tests.support.containerd import CONFIGURATION, Containerd
 from tests.support.images import Layout
 from tests.support.processes import PROGRAM
 from tests.support.roots import SUITES, Suite
-from tests.system.test_tampering import HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
+from tests.support.tampering import HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Encrypt, KeyPair
+    from tests.support.keypairs import Encrypt, KeyPair
 
 MANY_LAYERS = 21
 NO_KEY = "ctd-decoder: error: no key opens this layer"

@@ -23,7 +23,7 @@ from tests.support.pgp_home import GnupgHome
 from tests.support.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.system.conftest import KeyPair
+    from tests.support.keypairs import KeyPair
 
 EMAIL = "images@example.com"
 TARGET = "localhost/image:encrypted"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from base64 import b64decode
 from collections.abc import Iterator
@@ -15,15 +14,13 @@ import pytest
 from tests.support import images
 from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
 from tests.support.images import Layout
-from tests.support.processes import REFERENCE, ROOT, payload_bytes, run_decoder
+from tests.support.processes import REFERENCE, payload_bytes, run_decoder
 from tests.support.serving import Server, configure, write_command, write_key
+from tests.support.skopeo import run_skopeo
 
 ANNOTATION = "org.opencontainers.image.enc.keys.provider.{}"
 FORMS = ("command", "tcp", "unix")
 KEYS = {"blue": b"b" * 32, "green": b"g" * 32}
-
-_SECONDS = 60
-_SKOPEO = ROOT / ".cache/skopeo-trixie/usr"  # with its own loader and C library
 
 
 class Node(NamedTuple):
@@ -60,19 +57,6 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     return images.write_image(tmp_path_factory.mktemp("plain") / "image", images.GZIP)
-
-
-def run_skopeo(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    libraries = next(_SKOPEO.glob("lib/*-linux-gnu"))
-    loader = next(libraries.glob("ld-linux-*.so.*"))
-    return subprocess.run(
-        [loader, "--library-path", libraries, _SKOPEO / "bin/skopeo", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=_SECONDS,
-        env={**os.environ, **(environment or {})},
-        check=False,
-    )
 
 
 def skopeo(node: Node, source: Layout, target: Path, *options: str) -> subprocess.CompletedProcess[str]:

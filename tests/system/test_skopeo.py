@@ -11,7 +11,7 @@ from tests.support.processes import Result, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.conftest import Encrypt, KeyPair
+    from tests.support.keypairs import Encrypt, KeyPair
 
 EVERY_KEY = ["rsa2048", "rsa4096", "p256", "p384", "p521"]
 

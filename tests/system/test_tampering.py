@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from jwcrypto.jwe import JWE
@@ -24,29 +24,15 @@ from tests.support import images
 from tests.support.containerd import FORGETTING, Containerd
 from tests.support.images import Layout
 from tests.support.processes import payload_bytes, run_decoder
+from tests.support.tampering import FORGED_GREETING, HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
 
 if TYPE_CHECKING:
-    from tests.system.conftest import Encrypt, KeyPair
+    from tests.support.keypairs import Encrypt, KeyPair
 
-FORGED_GREETING = "a forgery as long as that"
 OLD_GREETING = "hello from the layer below"
 KEY = "p256"
 PUBLIC_OPTIONS = "org.opencontainers.image.enc.pubopts"
-WRAPPED_KEYS = "org.opencontainers.image.enc.keys.jwe"
-HMAC_MESSAGE = "ctd-decoder: error: the layer is damaged or not authentic: its HMAC differs"
 ATTEMPTS = 4  # to miss the exit status is a race; measured, it is lost four times in five
-
-
-class Target(NamedTuple):
-    """An encrypted image, and the plain text of its last layer, which begins with the script."""
-
-    encrypted: Layout
-    plaintext: bytes
-
-    @property
-    def forged(self) -> bytes:
-        """What the attacker wants the last layer to be."""
-        return self.plaintext.replace(images.GREETING.encode(), FORGED_GREETING.encode())
 
 
 Attack = Callable[[Target, Layout], None]
@@ -71,24 +57,6 @@ def copy(target: Target, tmp_path: Path) -> Layout:
 @pytest.fixture
 def key(keys: dict[str, KeyPair]) -> Path:
     return keys[KEY].private
-
-
-def flip(target: Target, tail: bytes = b"") -> bytes:
-    """Flip the bits of the last layer's ciphertext that turn its text into the forged one, and append a tail."""
-    assert len(target.forged) == len(target.plaintext)
-    assert target.forged != target.plaintext
-    ciphertext = target.encrypted.read(target.encrypted.layers[-1])
-    flipped = (c ^ p ^ f for c, p, f in zip(ciphertext, target.plaintext, target.forged, strict=True))
-    return bytes(flipped) + tail
-
-
-def replace_last_layer(copy: Layout, ciphertext: bytes, plaintext: bytes, **annotations: str) -> dict[str, Any]:
-    """Rewrite the image for another last layer; what it decrypts to decides its diff ID."""
-    old = copy.layers[-1]
-    descriptor = {**old, **copy.add(ciphertext, old["mediaType"])}
-    descriptor["annotations"] = {**old["annotations"], **annotations}
-    copy.replace_last_layer(descriptor, images.digest_of(plaintext))
-    return descriptor
 
 
 def authenticated(descriptor: dict[str, Any], ciphertext: bytes, key: Path) -> str:

@@ -18,26 +18,11 @@ from decoder import __version__, limits
 from decoder.formats import wire
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX, PUBLIC_OPTIONS
-from tests.support.layers import Layer, ec_key, encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
 from tests.support.processes import PROGRAM, ROOT, Result, any_bytes, payload_bytes, run_decoder
+from tests.support.program import PLAINTEXT, fails, run_layer
 
-PLAINTEXT = bytes(range(256)) * 100
 JWE_ANNOTATION = KEYS_PREFIX + "jwe"
-
-
-def run_layer(layer: Layer, *arguments: str, parameters: dict[str, list[bytes]] | None = None, **how: Any) -> Result:
-    keys = {"privkeys": [pem(rsa_key())], "privkeys-passwords": [b""]} if parameters is None else parameters
-    return run_decoder(payload_bytes(layer.descriptor, keys), layer.ciphertext, *arguments, **how)
-
-
-def fails(result: Result, status: int, *texts: str) -> None:
-    assert result.status == status, result.errors
-    assert result.errors.startswith("ctd-decoder: error: ")
-    assert result.errors.endswith("\n")
-    assert "Traceback" not in result.errors
-    assert len(result.errors) < 20_000
-    for text in texts:
-        assert text in result.errors
 
 
 def test_decrypts() -> None:

@@ -11,14 +11,11 @@ import pytest
 from tests.support import images
 from tests.support.containerd import Containerd
 from tests.support.processes import PROGRAM
-from tests.system.conftest import encrypt, keys, plain
 
 if TYPE_CHECKING:
     from tests.support.agent import Place
     from tests.support.images import Layout
-    from tests.system.conftest import Encrypt, KeyPair
-
-__all__ = ["encrypt", "keys", "plain"]
+    from tests.support.keypairs import Encrypt, KeyPair
 
 # What is found on PATH: it starts the agent in containerd's namespaces before the first layer, and is the client.
 _STARTING = """\

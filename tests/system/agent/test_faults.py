@@ -15,31 +15,25 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.support.agent import Agent, Place, Running, is_running, kill, state_of, wait_until, worker_of
+from tests.support.agent import (
+    MIB,
+    OTHER_USER,
+    Agent,
+    Place,
+    Running,
+    begin,
+    is_running,
+    kill,
+    state_of,
+    wait_until,
+    worker_of,
+    works,
+)
 from tests.support.layers import encrypted
-from tests.unit.test_program import PLAINTEXT, run_layer
+from tests.support.program import PLAINTEXT, run_layer
 
-MIB = 1024 * 1024
-OTHER_USER = 65534
 KILLED_WITHIN_SECONDS = 0.1
 ENDED_EARLY = "ctd-decoder: error: the agent ended before the layer did\n"
-
-
-def works(place: Place) -> bool:
-    """Decrypt a layer, and tell whether the agent did."""
-    before = place.fallbacks
-    assert run_layer(encrypted(PLAINTEXT), program=place.client) == (0, PLAINTEXT, "")
-    return place.fallbacks == before
-
-
-def begin(program: str) -> tuple[Running, bytes]:
-    """Start on a layer of 4 MiB, feed some of it, and wait for the first plaintext."""
-    layer = encrypted(os.urandom(4 * MIB))
-    running = Running(program, layer)
-    fed = running.stdin.write(layer.ciphertext[:MIB])  # pipes of 1 MiB take that much, and so much is read
-    assert running.stdout.read(1) == layer.plaintext[:1]
-    assert fed
-    return running, layer.ciphertext[fed:]
 
 
 def test_no_agent_and_one_that_is_gone(place: Place) -> None:

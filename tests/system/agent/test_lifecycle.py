@@ -16,9 +16,8 @@ import pytest
 
 import decoder
 from decoder import limits
-from tests.support.agent import Agent, Place, kill, wait_until
+from tests.support.agent import MIB, Agent, Place, begin, kill, wait_until, works
 from tests.support.processes import PROGRAM
-from tests.system.agent.test_faults import MIB, begin, works
 
 
 def fails(*arguments: str) -> tuple[int, str]:

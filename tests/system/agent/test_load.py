@@ -8,11 +8,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.agent import Agent, Place, Running, wait_until
+from tests.support.agent import MIB, Agent, Place, Running, wait_until, works
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.processes import payload_bytes
-from tests.system.agent.test_faults import MIB, works
-from tests.unit.test_program import run_layer
+from tests.support.program import run_layer
 
 CLIENTS = 64
 SMALL = b"a small layer\n"

@@ -13,8 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from decoder import limits
-from tests.support.agent import Agent, Place
-from tests.system.agent.test_faults import OTHER_USER, works
+from tests.support.agent import OTHER_USER, Agent, Place, works
 
 READY = b"\0\0\0\4\x93\1\0\0"
 

@@ -20,7 +20,7 @@ from tests.support.agent import Agent, Place, wait_until
 from tests.support.layers import Layer, ec_key, encrypted, pem, private_options, rsa_key
 from tests.support.pgp_home import GnupgHome
 from tests.support.processes import PROGRAM, Result
-from tests.unit.test_program import run_layer
+from tests.support.program import run_layer
 
 PASSPHRASE = "correct"
 ITERATIONS = 2_000_000  # of PBKDF2

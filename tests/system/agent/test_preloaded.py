@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
-from tests.system.test_vectors import CASES, NAMES, run_case
+from tests.support.vectors import CASES, NAMES, run_case
 
 # The zygote's part, the worker's, and on standard error what the latter imported.
 _PROGRAM = """\

@@ -15,8 +15,8 @@ from tests.support.agent import Agent, Place
 from tests.support.client_parts import decrypt, script, turning_command
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder
-from tests.system.test_vectors import CASES, NAMES, run_case
-from tests.unit.test_program import PLAINTEXT, run_layer
+from tests.support.program import PLAINTEXT, run_layer
+from tests.support.vectors import CASES, NAMES, run_case
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

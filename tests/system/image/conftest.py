@@ -4,28 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.support import images
 from tests.support.image import run
 from tests.support.images import Layout
+from tests.support.parties import EMAIL, Party
 from tests.support.pgp_home import GnupgHome
-from tests.system.conftest import KeyPair, keys, plain
 
-__all__ = ["keys", "plain"]
-
-EMAIL = "images@example.com"
-
-
-class Party(NamedTuple):
-    """Who can open: the recipient to encrypt to, and per program the options that decrypt."""
-
-    recipient: str
-    ours: list[str]
-    skopeo: list[str]
-    parameters: dict[str, list[bytes]]
+if TYPE_CHECKING:
+    from tests.support.keypairs import KeyPair
 
 
 @pytest.fixture(scope="session")

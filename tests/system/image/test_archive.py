@@ -16,7 +16,7 @@ from tests.support.image import blobs, done, image, oci, run
 from tests.support.images import Layout, digest_of
 
 if TYPE_CHECKING:
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 
 def test_skopeo_and_tar_read_what_ours_packs(

@@ -15,7 +15,7 @@ from tests.support.image import blobs, done, files_below, image, oci
 from tests.support.images import Layout
 
 if TYPE_CHECKING:
-    from tests.system.conftest import KeyPair
+    from tests.support.keypairs import KeyPair
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from tests.support.roots import SUITES, Suite
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 

@@ -19,12 +19,12 @@ from decoder.layer import annotations as layer
 from tests.support import images, layouts
 from tests.support.image import blobs, done, files_below, image, oci, run
 from tests.support.images import Layout
-from tests.system.image.conftest import EMAIL
+from tests.support.parties import EMAIL
 
 if TYPE_CHECKING:
+    from tests.support.keypairs import KeyPair
+    from tests.support.parties import Party
     from tests.support.pgp_home import GnupgHome
-    from tests.system.conftest import KeyPair
-    from tests.system.image.conftest import Party
 
 ENCRYPTED = layer.OCI_TAR + "+gzip" + layer.ENCRYPTED
 

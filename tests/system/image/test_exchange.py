@@ -19,9 +19,9 @@ from tests.support.images import Layout
 from tests.support.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
+    from tests.support.keypairs import KeyPair
+    from tests.support.parties import Party
     from tests.support.pgp_home import GnupgHome
-    from tests.system.conftest import KeyPair
-    from tests.system.image.conftest import Party
 
 PROTOCOLS = ["jwe", "pkcs7", "pgp"]
 DOCKER = images.DOCKER_GZIP

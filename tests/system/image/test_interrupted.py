@@ -16,7 +16,7 @@ from tests.support.registries import Registry, serving
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 CUT_BYTES = 1000
 

@@ -16,7 +16,7 @@ from tests.support.image import SECONDS, blobs, done, files_below, oci, run
 from tests.support.images import GZIP, Layout, digest_of
 
 if TYPE_CHECKING:
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 MIB = 1024 * 1024
 LARGE_BYTES = 256 * MIB

@@ -20,9 +20,9 @@ from tests.support.images import Layout
 from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
 
 if TYPE_CHECKING:
+    from tests.support.keypairs import KeyPair
+    from tests.support.parties import Party
     from tests.support.pgp_home import GnupgHome
-    from tests.system.conftest import KeyPair
-    from tests.system.image.conftest import Party
 
 # Wraps by writing the private options into the annotation, beside the name of a key.
 PROVIDER = """\

@@ -18,7 +18,7 @@ from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 WITHOUT = ROOT / "tests/support/without_tmpfile.py"
 

@@ -13,7 +13,7 @@ from tests.support.image import SECONDS, done, oci
 
 if TYPE_CHECKING:
     from tests.support.images import Layout
-    from tests.system.image.conftest import Party
+    from tests.support.parties import Party
 
 
 def test_lines_where_there_is_no_terminal(gzipped: Layout, target: Layout, parties: dict[str, Party]) -> None:

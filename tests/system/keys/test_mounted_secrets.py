@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -18,51 +16,13 @@ from decoder.keywrap.keyprovider import KeyProvider
 from tests.support.bao_server import BaoServer
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt
 from tests.support.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
 from tests.support.pkcs11_tokens import TokenStore, softhsm
 from tests.support.processes import Result, payload_bytes, run_decoder
-from tests.support.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of, write_certificate
+from tests.support.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of
 
 USER = 65532  # any but root
 _SECONDS = 30
-
-
-class Volume:
-    """A volume with a Secret, written as the kubelet writes it.
-
-    Args:
-        directory: is made.
-        group: the pod's fsGroup; the kubelet gives the files to it, and lets it read them.
-    """
-
-    def __init__(self, directory: Path, group: int = 0) -> None:
-        self.directory = directory
-        self._group = group
-        self._versions = 0
-        directory.mkdir()
-
-    def write(self, files: dict[str, bytes]) -> None:
-        """Write a state of the Secret beside the one that there is, and put it in its place in one step."""
-        self._versions += 1
-        state = self.directory / f"..2026_01_01_00_00_00.{self._versions}"
-        for name, content in files.items():
-            path = state / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-            path.chmod(0o440 if self._group else 0o400)
-            os.chown(path, 0, self._group)
-        data, scratch = self.directory / "..data", self.directory / "..data_tmp"
-        before = data.resolve() if data.exists() else None
-        scratch.symlink_to(state.name)
-        scratch.replace(data)
-        names = {Path(name).parts[0] for name in files}
-        for path in self.directory.iterdir():
-            if not path.name.startswith("..") and path.name not in names:
-                path.unlink()
-        for name in names:
-            if not (link := self.directory / name).is_symlink():
-                link.symlink_to(f"..data/{name}")
-        if before:
-            shutil.rmtree(before)
 
 
 @pytest.fixture
@@ -210,18 +170,6 @@ def test_a_user_other_than_root_reads_what_its_group_may() -> None:
         )
     assert result.returncode == 0, result.stderr
     assert private_options() not in result_of(result.stdout)
-
-
-TLS_FILES = {"tls-cert": "tls.crt", "tls-key": "tls.key", "client-ca": "ca.crt"}
-
-
-def certificates(directory: Path, authority: str) -> dict[str, bytes]:
-    """Make a Secret of the type kubernetes.io/tls, and a client's certificate of the same authority."""
-    write_certificate(directory, authority, extensions=["basicConstraints=critical,CA:TRUE"])
-    write_certificate(directory, f"{authority}-server", authority, ["subjectAltName=DNS:keyprovider"])
-    write_certificate(directory, f"{authority}-client", authority)
-    names = {"tls.crt": f"{authority}-server.pem", "tls.key": f"{authority}-server.key", "ca.crt": f"{authority}.pem"}
-    return {name: (directory / file).read_bytes() for name, file in names.items()}
 
 
 def unwraps(server: Server, directory: Path, authority: str) -> bool:

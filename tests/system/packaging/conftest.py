@@ -3,35 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from tests.support import layers
-from tests.support.processes import ROOT, payload_bytes
-
-_BUILD_SECONDS = 900
-
-
-class Built(NamedTuple):
-    """The packages of one build."""
-
-    directory: Path
-
-    def find(self, pattern: str) -> Path:
-        """Return the one package of this name."""
-        (package,) = self.directory.glob(pattern)
-        return package
-
-
-def build(directory: Path, *architectures: str) -> Built:
-    """Build the packages."""
-    command: list[str | Path] = [ROOT / "packaging/build", "--output", directory, *architectures]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return Built(directory)
+from tests.support.packages import Built, build
+from tests.support.processes import payload_bytes
 
 
 @pytest.fixture(scope="session")

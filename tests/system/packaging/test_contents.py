@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from decoder.arguments import USAGE
+from tests.support.packages import Built, build
 from tests.support.processes import ROOT
-from tests.system.packaging.conftest import Built, build
 
 _GLIBC = (2, 28)
 _CORE_BYTES = 60 * 1000 * 1000

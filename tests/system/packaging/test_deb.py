@@ -15,7 +15,7 @@ from tests.support.machines import KEYS, PROGRAM, Machine
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.system.packaging.conftest import Built
+    from tests.support.packages import Built
 
 _CONFIGURATION = "etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
 _IMGCRYPT = ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder"

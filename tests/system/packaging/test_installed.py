@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.system.packaging.conftest import Built
+    from tests.support.packages import Built
 
 _TESTS = (
     "tests/system/test_containerd.py",

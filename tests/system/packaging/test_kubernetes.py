@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
-import yaml
 
-from tests.support.processes import ROOT
-from tests.system.keys.test_mounted_secrets import Volume
+from tests.support.kubernetes import MANIFESTS, Objects, pod_of, render, run
+from tests.support.mounted_secrets import Volume
 
-MANIFESTS = ROOT / "packaging/kubernetes"
 INSTALL = MANIFESTS / "install_on_node.py"
 OLDEST = "1.30"  # the first that has lifecycle.preStop.sleep without a feature gate
 # What `kubectl apply -k` is given, and the components that may be added to it.
@@ -29,41 +25,10 @@ APPLIED = (
     ("keyprovider-openbao", ()),
 )
 
-_KUSTOMIZE = ROOT / ".cache/kustomize/usr/bin/kustomize"
-_SECONDS = 300
-
-Objects = list[dict[str, Any]]
-
-
-def run(*command: str | Path, expect: int = 0) -> str:
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-    assert result.returncode == expect, result.stdout + result.stderr
-    return result.stdout + result.stderr
-
-
-def render(directory: Path, base: str, components: tuple[str, ...] = (), **more: Any) -> Objects:
-    """Render what an operator's own kustomization makes of a base."""
-    directory.mkdir(exist_ok=True)
-    kustomization = {
-        "apiVersion": "kustomize.config.k8s.io/v1beta1",
-        "kind": "Kustomization",
-        "resources": [os.path.relpath(MANIFESTS / base, directory.resolve())],
-        "components": [os.path.relpath(MANIFESTS / name, directory.resolve()) for name in components],
-        **more,
-    }
-    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-    return list(yaml.safe_load_all(run(_KUSTOMIZE, "build", directory)))
-
 
 def the(objects: Objects, kind: str) -> dict[str, Any]:
     (found,) = [item for item in objects if item["kind"] == kind]
     return found
-
-
-def pod_of(objects: Objects) -> dict[str, Any]:
-    (template,) = [item["spec"]["template"] for item in objects if item["kind"] in ("DaemonSet", "Deployment")]
-    pod: dict[str, Any] = template["spec"]
-    return pod
 
 
 def containers_of(pod: dict[str, Any]) -> list[dict[str, Any]]:

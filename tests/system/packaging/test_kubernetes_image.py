@@ -17,14 +17,14 @@ import pytest
 
 from tests.support import images, roots
 from tests.support.containerd import IMAGE, Containerd
+from tests.support.kubernetes import MANIFESTS, pod_of, render, run
 from tests.support.layers import pem, private_options, public_pem, rsa_key
+from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
 from tests.support.processes import PROGRAM, ROOT
 from tests.support.serving import ask, message, method_of, request_of, result_of, wait_for
-from tests.system.keys.test_mounted_secrets import TLS_FILES, Volume, certificates
-from tests.system.packaging.test_kubernetes import MANIFESTS, pod_of, render, run
 
 if TYPE_CHECKING:
-    from tests.system.packaging.conftest import Built
+    from tests.support.packages import Built
 
 _SECONDS = 120
 # containerd's, that a manifest's `drop: [ALL]` takes away.

@@ -10,7 +10,7 @@ from tests.support import clean_roots
 from tests.support.machines import KEYS, Machine
 
 if TYPE_CHECKING:
-    from tests.system.packaging.conftest import Built
+    from tests.support.packages import Built
 
 
 def test_it_is_installed_used_and_erased(built: Built, layer_files: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ from tests.support.layers import Layer, encrypted, private_options
 from tests.support.layouts import add_image, publish, tar
 from tests.support.processes import ROOT, Result, payload_bytes, run_decoder
 from tests.support.serving import Server, ask, configure, execute, openssl, request_of, result_of, write_command
-from tests.system.test_provider_interop import run_skopeo
-from tests.unit.provider.coco.test_packet import VECTORS
+from tests.support.skopeo import run_skopeo
+from tests.support.vectors import COCO_PACKETS
 
 NAME = "attestation-agent"
 ANNOTATION = f"org.opencontainers.image.enc.keys.provider.{NAME}"
@@ -193,16 +193,16 @@ def test_the_directory_of_keypaths(tmp_path: Path, keypath: Path) -> None:
 # -- unwrapping
 
 
-@pytest.mark.parametrize("case", VECTORS["opens"], ids=[case["name"] for case in VECTORS["opens"]])
+@pytest.mark.parametrize("case", COCO_PACKETS["opens"], ids=[case["name"] for case in COCO_PACKETS["opens"]])
 def test_every_packet_with_the_installed_program(tmp_path: Path, case: dict[str, Any]) -> None:
     path = tmp_path / "resources.json"
-    path.write_text(json.dumps({"default/image_key/nginx": VECTORS["key"]}))
+    path.write_text(json.dumps({"default/image_key/nginx": COCO_PACKETS["key"]}))
     layer = layer_of(json.dumps(case["packet"]).encode())
     entry = {"native": NAME, "source": [f"offline:{path}"]}
     assert decrypt(tmp_path, layer, entry) == (0, PLAINTEXT, "")
 
 
-@pytest.mark.parametrize("case", VECTORS["fails"], ids=[case["name"] for case in VECTORS["fails"]])
+@pytest.mark.parametrize("case", COCO_PACKETS["fails"], ids=[case["name"] for case in COCO_PACKETS["fails"]])
 def test_packets_that_cannot_be_read(source: str, case: dict[str, Any]) -> None:
     with pytest.raises(ProviderError) as caught:
         agent(source=[source]).unwrap(json.dumps(case["packet"]).encode(), [])

@@ -14,12 +14,11 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import build_packet, open_with, parse_packet, seal
 from tests.support import independent
 from tests.support.layers import private_options
-from tests.support.processes import ROOT
+from tests.support.vectors import COCO_PACKETS
 
-VECTORS = json.loads((ROOT / "tests/vectors/coco/packets.json").read_bytes())
-KEY = b64decode(VECTORS["key"])
-OPTIONS = VECTORS["options"].encode()
-V1 = VECTORS["opens"][0]["packet"]
+KEY = b64decode(COCO_PACKETS["key"])
+OPTIONS = COCO_PACKETS["options"].encode()
+V1 = COCO_PACKETS["opens"][0]["packet"]
 NGINX = ResourceId("default", "image_key", "nginx")
 IV_BYTES = {"A256GCM": 12, "A256CTR": 16}
 
@@ -32,14 +31,14 @@ def text(packet: dict[str, Any]) -> bytes:
     return json.dumps(packet).encode()
 
 
-@named(VECTORS["opens"])
+@named(COCO_PACKETS["opens"])
 def test_vectors_that_open(case: dict[str, Any]) -> None:
     packet = parse_packet(text(case["packet"]))
     assert packet.kid == NGINX
     assert open_with(KEY, packet) == OPTIONS
 
 
-@named(VECTORS["fails"])
+@named(COCO_PACKETS["fails"])
 def test_vectors_that_do_not(case: dict[str, Any]) -> None:
     with pytest.raises(ProviderError) as caught:
         parse_packet(text(case["packet"]))

@@ -1,0 +1,54 @@
+"""Key pairs that openssl makes, and images that skopeo encrypts to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support import images
+from tests.support.image import run
+from tests.support.images import Layout
+
+_GENERATE = {
+    "rsa2048": ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+    "rsa4096": ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:4096"],
+    "p256": ["ecparam", "-genkey", "-noout", "-name", "prime256v1"],  # a SEC1 file
+    "p384": ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp384r1"],
+    "p521": ["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:secp521r1"],
+}
+
+
+class KeyPair(NamedTuple):
+    """The files of a key pair, as openssl wrote them."""
+
+    private: Path
+    public: Path
+
+
+Encrypt = Callable[[Layout, list[str]], Layout]
+
+
+def make_pairs(directory: Path) -> dict[str, KeyPair]:
+    """Let openssl write a key pair of each kind to a directory."""
+    pairs = {}
+    for name, arguments in _GENERATE.items():
+        pair = pairs[name] = KeyPair(directory / f"{name}.pem", directory / f"{name}.pub.pem")
+        run("openssl", *arguments, "-out", pair.private)
+        run("openssl", "pkey", "-in", pair.private, "-pubout", "-out", pair.public)
+    return pairs
+
+
+def encrypt(layout: Layout, target: Path, public_keys: list[Path]) -> Layout:
+    """Let skopeo encrypt an image to public keys."""
+    options = [option for key in public_keys for option in ("--encryption-key", f"jwe:{key}")]
+    run(
+        "skopeo",
+        "--insecure-policy",
+        "copy",
+        "--dest-oci-accept-uncompressed-layers",  # otherwise skopeo compresses them first
+        *options,
+        f"oci:{layout.directory}:{images.NAME}",
+        f"oci:{target}:{images.NAME}",
+    )
+    return Layout(target)
