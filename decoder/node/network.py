@@ -89,7 +89,7 @@ def verdict(error: ssl.SSLCertVerificationError) -> str:
 
 def tls_reason(error: ssl.SSLError) -> str:
     """Say why a TLS handshake failed, other than for the peer's certificate."""
-    reason = error.reason or type(error).__name__
+    reason = getattr(error, "reason", None) or type(error).__name__  # Python sets it on what OpenSSL reports alone
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         return f"it may ask for a client certificate ({reason})"
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
