@@ -13,7 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from decoder import limits
-from decoder.arguments import VERIFIED, Arguments, parse_arguments
+from decoder.arguments import COMMANDS, VERIFIED, Arguments, parse_arguments
 from decoder.errors import DecoderError, PayloadError, StreamError
 
 if TYPE_CHECKING:
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
     from decoder.node.contentstore import Search
 
-_COMMANDS = {
-    "image": "decoder.image.cli",
-    "keyprovider": "decoder.provider.server.cli",
-    "config": "decoder.node.configuration",
-    "doctor": "decoder.doctor",
-    "agent": "decoder.agent.cli",
-}
 _PAYLOAD_DESCRIPTOR = 3
 _INTERRUPTED = 130
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
@@ -43,7 +36,7 @@ def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
     status = run(argv)
-    if status and "".join(argv[:1]) not in _COMMANDS:
+    if status and "".join(argv[:1]) not in COMMANDS:
         from decoder.node.ending import fail
 
         fail(status)
@@ -60,7 +53,8 @@ def run(argv: list[str]) -> int:
         The exit status.
     """
     try:
-        return _run(argv)
+        status = _run(argv)
+        _flush()
     except DecoderError as error:
         _say(f"error: {error}")
         return error.status
@@ -69,18 +63,34 @@ def run(argv: list[str]) -> int:
     except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
         _say(f"error: internal error, please report it: {_place(error)}")
         return DecoderError.status
+    return status
+
+
+def _flush() -> None:
+    """Write out what a command printed: `os._exit` drops whatever standard output still buffers.
+
+    Raises:
+        StreamError: standard output failed.
+    """
+    if sys.stdout is None:  # it was closed when the program started, and nothing was printed
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        raise StreamError("standard output", error) from error
 
 
 def _run(argv: list[str]) -> int:
-    if argv and argv[0] in _COMMANDS:
+    if argv and argv[0] in COMMANDS:
         from importlib import import_module
 
-        return cast("int", import_module(_COMMANDS[argv[0]]).main(argv[1:]))
+        return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
     gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
     arguments = parse_arguments(argv)
     if arguments.show:
-        sys.stdout.write(arguments.show)
-        sys.stdout.flush()
+        from decoder.commandline import show
+
+        show(arguments.show)
     else:
         _decrypt(arguments)
     return 0

@@ -38,6 +38,13 @@ layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output
 70 a defect of this program
 """
 
+COMMANDS = {
+    "image": "decoder.image.cli",
+    "keyprovider": "decoder.provider.server.cli",
+    "config": "decoder.node.cli",
+    "doctor": "decoder.doctor",
+    "agent": "decoder.agent.cli",
+}
 STREAMING = "streaming"
 VERIFIED = "verified"
 _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
@@ -65,7 +72,7 @@ def parse_arguments(arguments: list[str]) -> Arguments:
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("-") or argument.strip("-") == "":
-            raise UsageError(f"unexpected argument {quoted(argument)}; see ctd-decoder --help")
+            raise UsageError(f"unexpected argument {quoted(argument)}{_nearest(argument)}; see ctd-decoder --help")
         name, equals, value = argument.lstrip("-").partition("=")
         if name in ("help", "h"):
             return Arguments(show=USAGE)
@@ -78,7 +85,7 @@ def parse_arguments(arguments: list[str]) -> Arguments:
             if values[name].startswith("-"):
                 raise UsageError(f"--{name} needs a value")
         else:
-            raise UsageError(f"unknown option {quoted(argument)}; see ctd-decoder --help")
+            raise UsageError(f"unknown option {quoted(argument)}{_nearest(f'--{name}')}; see ctd-decoder --help")
     release = values.get("release", STREAMING)
     if release not in (STREAMING, VERIFIED):
         raise UsageError(f"--release is {STREAMING} or {VERIFIED}, not {quoted(release)}")
@@ -89,3 +96,10 @@ def parse_arguments(arguments: list[str]) -> Arguments:
         content_store=values.get("content-store", ""),
         require_payload=require_payload,
     )
+
+
+def _nearest(word: str) -> str:
+    from decoder.commandline import nearest
+
+    options = (*_WITH_VALUE, "require-payload", "help", "version")
+    return nearest(word, (*COMMANDS, *(f"--{name}" for name in options)))

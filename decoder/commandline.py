@@ -1,20 +1,104 @@
-"""What the commands' parsers have in common; the decoder itself reads its command line without argparse."""
+"""What the commands share: an argument parser, and how they print. The decoder itself does without argparse."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from typing import NoReturn
+import errno
+import os
+import sys
+from argparse import ArgumentError, ArgumentParser
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NoReturn
 
-from decoder.errors import UsageError
+from decoder.errors import StreamError, UsageError, quoted
+
+if TYPE_CHECKING:
+    from argparse import Action, Namespace
+    from collections.abc import Iterable, Sequence
 
 
 class Parser(ArgumentParser):
-    """Says what is wrong by an exception."""
+    """An argument parser that raises UsageError, and suggests the nearest spelling of a mistyped word.
+
+    Attributes:
+        accepts_unknown: leave options that it does not know to `parse_known_args`, instead of rejecting them.
+    """
+
+    accepts_unknown = False
 
     def error(self, message: str) -> NoReturn:
-        """Refuse a command line.
+        """Reject the command line.
 
         Raises:
             UsageError: always.
         """
         raise UsageError(f"{message}; see {self.prog} --help")
+
+    def parse(self, arguments: Sequence[str]) -> Namespace | None:
+        """Parse a command line.
+
+        Args:
+            arguments: the words after the command's name.
+
+        Returns:
+            The options, or None if the help was printed instead.
+
+        Raises:
+            UsageError: the command line cannot be understood.
+        """
+        try:
+            return self.parse_args(arguments)
+        except SystemExit:  # --help
+            return None
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: Namespace | None = None
+    ) -> tuple[Namespace, list[str]]:
+        """Parse a command line; a mistyped option is reported before whatever is missing because of it."""
+        if args is not None and not self.accepts_unknown:
+            self._reject_unknown_options(args)
+        return super().parse_known_args(args, namespace)
+
+    def _reject_unknown_options(self, arguments: Sequence[str]) -> None:
+        for word in arguments:
+            if word == "--" or (self._subparsers and not word.startswith("-")):
+                break  # what follows is not ours to judge
+            name = word.partition("=")[0]
+            if name.startswith("--") and name not in self._option_string_actions:
+                self.error(f"unknown option {quoted(name)}{nearest(name, self._option_string_actions)}")
+
+    def _check_value(self, action: Action, value: object) -> None:
+        choices = [str(choice) for choice in action.choices or ()]
+        if choices and str(value) not in choices:
+            expected = f"expected {', '.join(choices)}"
+            message = f"unknown word {quoted(value)}{nearest(str(value), choices)}; {expected}"
+            raise ArgumentError(None if action.dest == action.metavar else action, message)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Suggest the known word that a mistyped one may mean.
+
+    Returns:
+        Text to append to an error message, or "" if none is similar.
+    """
+    found = get_close_matches(word, known, n=1, cutoff=0.6)
+    return f" (did you mean {found[0]}?)" if found else ""
+
+
+def with_two_dashes(arguments: Sequence[str]) -> list[str]:
+    """Rewrite long options in Go's form (`-adc=FILE`) to the form that argparse reads (`--adc=FILE`)."""
+    return [f"-{text}" if len(text) > 2 and text[0] == "-" and text[1] != "-" else text for text in arguments]
+
+
+def show(text: str) -> None:
+    """Write text to standard output at once.
+
+    Raises:
+        StreamError: standard output is closed or full, or nobody reads it any more.
+    """
+    if sys.stdout is None:  # it was closed before the program started
+        raise StreamError("standard output", OSError(errno.EBADF, os.strerror(errno.EBADF)))
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise StreamError("standard output", error) from error

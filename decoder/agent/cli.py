@@ -39,9 +39,8 @@ def main(arguments: list[str]) -> int:
         ListenError: it cannot listen where it was told to.
         AgentError: a library that it needs is not installed.
     """
-    try:
-        parsed = _parser().parse_args(arguments)
-    except SystemExit:  # --help was printed
+    parsed = _parser().parse(arguments)
+    if parsed is None:
         return 0
     try:
         from decoder.agent.zygote import Settings, serve

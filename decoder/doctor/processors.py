@@ -11,8 +11,8 @@ from decoder.arguments import parse_arguments
 from decoder.doctor.containerd import Containerd, run
 from decoder.doctor.finding import Finding, Level
 from decoder.errors import UsageError, quoted
-from decoder.node import configuration
-from decoder.node.configuration import (
+from decoder.node import containerdconfig
+from decoder.node.containerdconfig import (
     CRI_PLUGINS,
     KEYPROVIDER_FILE,
     KEYPROVIDER_VARIABLE,
@@ -137,7 +137,7 @@ def _check_command(name: str, processor: dict[str, object], used: Used, findings
         findings.append(Finding("error", "processors", f"the args of {name}: {error}", _PRINT))
         keys_directory = ""
     if not keys_directory:
-        remedy = f'add "{configuration.KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless that is meant'
+        remedy = f'add "{containerdconfig.KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless that is meant'
         findings.append(Finding("warning", "processors", f"{name} has no keys directory", remedy))
     elif keys_directory not in used.keys_directories:
         used.keys_directories.append(keys_directory)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from decoder.commandline import Parser
-from decoder.errors import StreamError, UsageError
+from decoder.commandline import Parser, show
+from decoder.errors import UsageError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.openers import read_keys
@@ -56,12 +55,9 @@ def main(arguments: list[str]) -> int:
         DecoderError: it failed; nothing changed under the destination's name.
     """
     parser = _parser()
-    try:
-        parsed = parser.parse_args(_joined(arguments))
-    except SystemExit:  # --help
-        return 0
-    run: Callable[[Namespace], None] = parsed.run
-    run(parsed)
+    parsed = parser.parse(_joined(arguments))
+    if parsed is not None:
+        parsed.run(parsed)
     return 0
 
 
@@ -119,9 +115,9 @@ def _layerinfo(parsed: Namespace) -> None:
         source = _source(stack, parsed, parsed.source)
         infos = layerinfo.layer_infos(source, platforms, certificates, keys if parsed.key else None)
     if parsed.json:
-        _print(json.dumps({"image": parsed.source, "layers": [info.for_programs() for info in infos]}) + "\n")
+        show(json.dumps({"image": parsed.source, "layers": [info.for_programs() for info in infos]}) + "\n")
     else:
-        _print(layerinfo.table(infos, with_keys=bool(parsed.key)))
+        show(layerinfo.table(infos, with_keys=bool(parsed.key)))
 
 
 def _check(parsed: Namespace) -> None:
@@ -132,9 +128,9 @@ def _check(parsed: Namespace) -> None:
     with ExitStack() as stack:
         encrypted, layers = check.check_image(_source(stack, parsed, parsed.source), platforms, keys)
     if parsed.json:
-        _print(json.dumps({"image": parsed.source, "layers": layers, "encrypted": encrypted, "opens": True}) + "\n")
+        show(json.dumps({"image": parsed.source, "layers": layers, "encrypted": encrypted, "opens": True}) + "\n")
     else:
-        _print(f"all of {encrypted} encrypted layers open ({layers} layers)\n")
+        show(f"all of {encrypted} encrypted layers open ({layers} layers)\n")
 
 
 def _source(stack: ExitStack, parsed: Namespace, reference: str) -> transport.ImageSource:
@@ -183,17 +179,9 @@ def _tell(parsed: Namespace, outcome: Outcome, progress: Progress) -> None:
     if parsed.json:
         changes = sorted(outcome.changes, key=lambda change: (change["platform"], change["layer"]))
         told = {"image": parsed.destination, "digest": digest, "layers": changes, "remarks": progress.remarks}
-        _print(json.dumps(told) + "\n")
+        show(json.dumps(told) + "\n")
     else:
-        _print(f"{parsed.destination} {digest}\n")
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        raise StreamError("standard output", error) from None
+        show(f"{parsed.destination} {digest}\n")
 
 
 def _joined(arguments: list[str]) -> list[str]:
@@ -206,7 +194,7 @@ def _joined(arguments: list[str]) -> list[str]:
     return joined
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog=_PROGRAM,
         description=_DESCRIPTION,

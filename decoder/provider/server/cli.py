@@ -11,7 +11,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.commandline import Parser
+from decoder.commandline import Parser, nearest, show, with_two_dashes
 from decoder.errors import DecoderError, StreamError, UsageError, quoted
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
@@ -59,21 +59,25 @@ def main(arguments: list[str]) -> int:
         StreamError: standard input or output failed.
         ListenError: the server cannot listen where it was told to.
     """
-    verb, rest = (arguments[0], _with_two_dashes(arguments[1:])) if arguments else ("--help", [])
+    verb, rest = (arguments[0], with_two_dashes(arguments[1:])) if arguments else ("--help", [])
     if verb in ("-h", "-help", "--help"):
-        return _show(_OVERVIEW)
+        show(_OVERVIEW)
+        return 0
     if verb not in ("run", "serve"):
-        raise UsageError(f"{_PROGRAM} {quoted(verb)}: there are run and serve; see {_PROGRAM} --help")
+        known = f"{nearest(verb, ('run', 'serve'))}; expected run or serve"
+        raise UsageError(f"unknown word {quoted(verb)}{known}; see {_PROGRAM} --help")
     name = _provider_name(verb, rest)
     if not name:
         if "--help" in rest or "-h" in rest:
-            return _show(_OVERVIEW)
+            show(_OVERVIEW)
+            return 0
         raise UsageError(f"--provider is missing; it is one of {', '.join(PROVIDERS)}")
     provider_options = options_of(name)
     parser = _parser(verb, name, provider_options)
     parsed = _parse(parser, rest)
     if parsed.help:
-        return _show(parser.format_help())
+        show(parser.format_help())
+        return 0
     options = {
         option.name: getattr(parsed, _destination(option))
         for option in provider_options
@@ -127,13 +131,9 @@ def _address(parsed: Namespace) -> str:
     return parsed.grpcport if host or is_protected else f"{_LOOPBACK}:{port}"
 
 
-def _with_two_dashes(arguments: list[str]) -> list[str]:
-    """Write the options that Go programs take with one dash (`-adc=FILE`) as argparse takes them."""
-    return [f"-{text}" if len(text) > 2 and text[0] == "-" and text[1] != "-" else text for text in arguments]
-
-
 def _provider_name(verb: str, arguments: list[str]) -> str:
     first = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    first.accepts_unknown = True
     first.add_argument("--provider", default="")
     return str(first.parse_known_args(arguments)[0].provider)
 
@@ -211,12 +211,6 @@ def _read_request() -> bytes:
             break
         request += chunk
     return bytes(request)
-
-
-def _show(text: str) -> int:
-    sys.stdout.write(text)
-    sys.stdout.flush()
-    return 0
 
 
 def _write_line(text: str) -> None:

@@ -38,7 +38,7 @@ def fails(*arguments: str) -> tuple[int, str]:
         (["--idle", "nan"], 2, "--idle is a number of seconds"),
         (["--workers", "0"], 2, "--workers is at least 1"),
         (["--keep-opened", "1e9"], 2, "--keep-opened is a number of seconds up to 3600"),
-        (["--wrong"], 2, "unrecognized arguments: --wrong; see ctd-decoder agent --help"),
+        (["--wrong"], 2, "unknown option '--wrong'; see ctd-decoder agent --help"),
     ],
 )
 def test_what_it_refuses(arguments: list[str], status: int, text: str) -> None:

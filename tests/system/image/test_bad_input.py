@@ -56,7 +56,7 @@ def assert_refused(source: str, target: Layout, recipient: list[str], status: in
         (["--layer", "x", "--recipient", "jwe:x"], "is no number"),
         (["--platform", "linux", "--recipient", "jwe:x"], "is not of the form os/arch"),
         (["--gpg-homedir", "x", "--gpg-keyring", "x"], "not allowed with"),
-        (["--unknown"], "unrecognized arguments"),
+        (["--unknown"], "unknown option '--unknown'"),
         (["--key", "/nonexistent", "--remove-recipient", "jwe"], "No such file"),
         (["--remove-recipient", "jwe"], "needs a --key"),
     ],

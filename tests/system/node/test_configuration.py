@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from decoder.errors import UsageError
-from decoder.node import configuration
+from decoder.node import cli, containerdconfig
 from decoder.provider import PROVIDERS, options_of
 from decoder.provider.client import config
 from tests.support.processes import ROOT
@@ -17,19 +17,19 @@ from tests.support.processes import ROOT
 _FILES = {2: "containerd-v2.toml", 3: "containerd-v3.toml", 4: "containerd-v4.toml"}
 
 
-@pytest.mark.parametrize("version", configuration.VERSIONS)
+@pytest.mark.parametrize("version", containerdconfig.VERSIONS)
 def test_the_files_are_what_is_printed(version: int, capsys: pytest.CaptureFixture[str]) -> None:
-    assert configuration.main(["containerd", "--config-version", str(version)]) == 0
+    assert cli.main(["containerd", "--config-version", str(version)]) == 0
     assert capsys.readouterr().out == (ROOT / "config" / _FILES[version]).read_text()
 
 
 def test_the_drop_in_is_version_3() -> None:
-    assert (ROOT / "config/conf.d/ctd-decoder.toml").read_text() == configuration.snippet(3)
+    assert (ROOT / "config/conf.d/ctd-decoder.toml").read_text() == containerdconfig.snippet(3)
 
 
 def test_the_keys_path_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
     path = '/keys "of\\ this" nöde'
-    assert configuration.main(["containerd", f"--keys-path={path}"]) == 0
+    assert cli.main(["containerd", f"--keys-path={path}"]) == 0
     processors = tomllib.loads(capsys.readouterr().out)["stream_processors"]
     assert len(processors) == 2
     for processor in processors.values():
@@ -39,16 +39,16 @@ def test_the_keys_path_is_quoted(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["docker"], "no configuration for 'docker'"),
-        (["containerd", "--config-version", "1"], "one of 2, 3, 4"),
-        (["containerd", "--keys-path"], "needs a value"),
-        (["containerd", "--keys-path", "a\nb"], "cannot stand in a configuration file"),
-        (["containerd", "--colour"], "unknown argument"),
+        (["docker"], "unknown word 'docker'"),
+        (["containerd", "--config-version", "1"], "unknown word 1; expected 2, 3, 4"),
+        (["containerd", "--keys-path"], "expected one argument"),
+        (["containerd", "--keys-path", "a\nb"], "a configuration file cannot hold"),
+        (["containerd", "--colour"], "unknown option '--colour'"),
     ],
 )
 def test_wrong_command_lines(arguments: list[str], reason: str) -> None:
     with pytest.raises(UsageError, match=reason):
-        configuration.main(arguments)
+        cli.main(arguments)
 
 
 def test_the_sample_of_keyproviders_has_each_of_them() -> None:

@@ -1,0 +1,88 @@
+"""The part of containerd's configuration that decrypts layers: its stream processors."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from decoder.errors import UsageError, quoted
+from decoder.layer.annotations import ENCRYPTED, OCI_TAR
+
+VERSIONS = (2, 3, 4)
+PROGRAM = "ctd-decoder"
+KEYS_OPTION = "--decryption-keys-path"
+KEYS_DIRECTORY = "/etc/containerd/ocicrypt/keys"
+KEYPROVIDER_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
+KEYPROVIDER_FILE = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
+CRI_PLUGINS = {2: "io.containerd.grpc.v1.cri", 3: "io.containerd.cri.v1.images", 4: "io.containerd.cri.v1.images"}
+
+_DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+CONTAINERD = {2: "containerd 1.x", 3: "containerd 2.x", 4: "containerd 2.3 and later"}
+
+
+class Processor(NamedTuple):
+    """A stream processor: its ID, the media types that it accepts, and the one that it returns."""
+
+    identifier: str
+    accepts: tuple[str, ...]
+    returns: str
+
+
+# Clients send payloads to these two IDs only, so the second one accepts every compression.
+PROCESSORS = (
+    Processor("io.containerd.ocicrypt.decoder.v1.tar", (f"{OCI_TAR}{ENCRYPTED}",), OCI_TAR),
+    Processor(
+        "io.containerd.ocicrypt.decoder.v1.tar.gzip",
+        (f"{OCI_TAR}+gzip{ENCRYPTED}", f"{OCI_TAR}+zstd{ENCRYPTED}", f"{_DOCKER_GZIP}{ENCRYPTED}"),
+        f"{OCI_TAR}+gzip",
+    ),
+)
+
+
+def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
+    """Build the stream processors' part of containerd's configuration file.
+
+    Args:
+        version: version of the configuration file, one of VERSIONS.
+        keys_directory: value of the option `--decryption-keys-path`.
+
+    Raises:
+        UsageError: the directory's name holds a character that a configuration file cannot hold.
+    """
+    lines = [
+        f"# {CONTAINERD[version]}, configuration version {version}: the stream processors for encrypted layers.",
+        "# Only these two IDs get a payload from clients, so the second one takes zstd layers as well;",
+        "# containerd finds out by itself how the decrypted layer is compressed.",
+        *(["# Untested: no containerd that reads version 4 was at hand."] if version == 4 else []),
+        f"version = {version}",
+        "",
+        "[stream_processors]",
+        *(line for processor in PROCESSORS for line in _processor(processor, keys_directory)),
+        "",
+        '# Kubernetes: which keys the CRI plugin may use for an image; "node" means those of this node.',
+        f'[plugins."{CRI_PLUGINS[version]}".image_decryption]',
+        '  key_model = "node"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _processor(processor: Processor, keys_directory: str) -> list[str]:
+    accepts = [_text(media_type) for media_type in processor.accepts]
+    listed = [f"    accepts = [{accepts[0]}]"]
+    if len(accepts) > 1:
+        listed = ["    accepts = [", *(f"      {media_type}," for media_type in accepts), "    ]"]
+    return [
+        f"  [stream_processors.{_text(processor.identifier)}]",
+        *listed,
+        f"    returns = {_text(processor.returns)}",
+        f"    path = {_text(PROGRAM)}",
+        f"    args = [{_text(KEYS_OPTION)}, {_text(keys_directory)}]",
+        f"    env = [{_text(f'{KEYPROVIDER_VARIABLE}={KEYPROVIDER_FILE}')}]",
+    ]
+
+
+def _text(value: str) -> str:
+    """Build a basic string of TOML. JSON's differ in one character (U+007F) and lone surrogates, which are rejected."""
+    if not value.isprintable():
+        raise UsageError(f"a configuration file cannot hold the name {quoted(value)}")
+    return json.dumps(value, ensure_ascii=False)
