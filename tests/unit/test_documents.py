@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("packaging/**/*.md")])
+README_WORDS = 1400
 _SOURCES = [path for folder in ("decoder", "packaging", "tests") for path in (ROOT / folder).rglob("*.py")]
 
 
@@ -19,6 +20,10 @@ def headings(text: str) -> list[str]:
 def anchor(heading: str) -> str:
     """Return the anchor of a heading, as GitHub and mkdocs make it."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_readme_has_one_screen_and_not_many() -> None:
+    assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
