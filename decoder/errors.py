@@ -64,6 +64,12 @@ class StreamError(DecoderError):
         return f"{self.stream}: {self.cause.strerror or type(self.cause).__name__}"
 
 
+class ImageError(DecoderError):
+    """An image cannot be read or written, or a registry fails; the text names the place."""
+
+    status = 7
+
+
 class KeyFileError(DecoderError):
     """A key cannot be read or used. Never ends the program: the next key is tried."""
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from decoder import limits
-from decoder.errors import LayerError, quoted
-from decoder.image.transport import DigestError, ImageError
+from decoder.errors import ImageError, LayerError, quoted
+from decoder.image.errors import DigestError
 from decoder.layer import stream
 from decoder.layer.digest import RunningDigest, split_digest
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from decoder import limits
-from decoder.errors import quoted
+from decoder.errors import ImageError, quoted
 from decoder.formats import wire
 from decoder.image import blobs
-from decoder.image.transport import ImageError
 from decoder.layer import annotations as layer
 from decoder.layer.digest import digest_of, split_digest
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
 
 from decoder import limits
-from decoder.errors import UsageError, quoted
-from decoder.image.transport import DigestError, ImageError, InterruptedWriteError
+from decoder.errors import ImageError, UsageError, quoted
+from decoder.image.errors import DigestError, InterruptedWriteError
 from decoder.layer.digest import RunningDigest, split_digest
 from decoder.registry.client import RegistryClient
 from decoder.registry.hosts import UnreachableError

@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import sleep
 from typing import TYPE_CHECKING, TypeVar
 
-from decoder import limits
-from decoder.image.transport import InterruptedWriteError
+from decoder.image.errors import InterruptedWriteError
+from decoder.registry.retries import pauses
 
 if TYPE_CHECKING:
     from decoder.image.progress import Task
 
 _Result = TypeVar("_Result")
-
-
-def pauses() -> Iterator[float]:
-    """Yield how long to wait before each further attempt, in seconds; REGISTRY_ATTEMPTS - 1 times."""
-    longest = limits.REGISTRY_RETRY_SECONDS
-    for _ in range(limits.REGISTRY_ATTEMPTS - 1):
-        yield longest * random.uniform(0.5, 1)  # noqa: S311 - only to keep clients from asking all at once
-        longest *= 2
 
 
 def again(work: Callable[[], _Result], task: Task) -> _Result:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
-from decoder.errors import DecoderError, UsageError, quoted
+from decoder.errors import UsageError, quoted
 
 Descriptor = dict[str, Any]
 """An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
@@ -19,22 +19,6 @@ TRANSPORTS = {
     "docker": "registry",
     "containerd": "containerd.store",
 }
-
-
-class ImageError(DecoderError):
-    """An image cannot be read or written; the text names the place."""
-
-    status = 7
-
-
-class DigestError(ImageError):
-    """A blob is not what its digest or size says."""
-
-    status = 5
-
-
-class InterruptedWriteError(ImageError):
-    """A blob was not written to its end, for a reason that may pass: it may be written again, from `create`."""
 
 
 class BlobReader(Protocol):

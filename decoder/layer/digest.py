@@ -7,8 +7,7 @@ import os
 import re
 
 from decoder import limits
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 from decoder.layer.authenticator import Worker, new_buffer
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")

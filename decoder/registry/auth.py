@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from decoder import limits
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 from decoder.registry.hosts import Origin, origin_of
 from decoder.registry.http import Web, is_busy, with_retries
 from decoder.registry.login import Login, find_login

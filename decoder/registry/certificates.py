@@ -10,8 +10,7 @@ from __future__ import annotations
 import os
 import ssl
 
-from decoder.errors import KeyFileError, quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, KeyFileError, quoted
 from decoder.keys.file import read_key_file
 
 # The first one that has a directory for the registry is looked into, and no other.

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urljoin
 
 from decoder import limits
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 from decoder.registry.auth import Authorization
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import Origin, RefusedError, UnreachableError, origin_of

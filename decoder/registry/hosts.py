@@ -10,8 +10,7 @@ from socket import gaierror
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 from decoder.node.network import is_loopback
 
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from decoder import __version__, limits
-from decoder.image.retries import pauses
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError
 from decoder.registry.hosts import NotTlsError, Origin, UnreachableError, naming, origin_of
+from decoder.registry.retries import pauses
 
 if TYPE_CHECKING:
     import ssl

@@ -19,8 +19,7 @@ from threading import Timer
 from typing import Any, NamedTuple
 
 from decoder import limits
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _TOKEN_USER = "<token>"  # noqa: S105 - what helpers call the user if the secret is an identity token

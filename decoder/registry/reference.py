@@ -6,8 +6,7 @@ import re
 from typing import NamedTuple
 
 from decoder import limits
-from decoder.errors import UsageError, quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, UsageError, quoted
 from decoder.layer.digest import split_digest
 
 _HOST = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:.]+\])(?::[0-9]{1,5})?")

@@ -11,9 +11,8 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from decoder import limits
-from decoder.errors import quoted
+from decoder.errors import ImageError, quoted
 from decoder.formats import containerd as messages
-from decoder.image.transport import ImageError
 from decoder.provider.client.quietgrpc import import_grpc
 
 if TYPE_CHECKING:

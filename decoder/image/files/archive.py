@@ -16,11 +16,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import UsageError, quoted
+from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.files.ocilayout import LAYOUT, find, named, parse_index, split_place, unnamed_file
 from decoder.image.files.tarindex import Place, Section, TarIndex
 from decoder.image.manifest import OCI_INDEX
-from decoder.image.transport import ImageError
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:

@@ -14,10 +14,9 @@ from io import BytesIO
 from typing import TYPE_CHECKING, cast
 
 from decoder import limits
-from decoder.errors import quoted
+from decoder.errors import ImageError, quoted
 from decoder.formats import wire
 from decoder.image.manifest import OCI_CONFIG, OCI_MANIFEST
-from decoder.image.transport import ImageError
 from decoder.layer import annotations as layer
 from decoder.layer.digest import digest_of, split_digest
 

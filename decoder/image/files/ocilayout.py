@@ -17,10 +17,9 @@ from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from decoder import limits
-from decoder.errors import UsageError, quoted
+from decoder.errors import ImageError, UsageError, quoted
 from decoder.formats import wire
 from decoder.image.manifest import OCI_INDEX, annotations_of, check_descriptor
-from decoder.image.transport import ImageError
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from io import FileIO
 from typing import NamedTuple
 
 from decoder import limits
-from decoder.errors import quoted
-from decoder.image.transport import ImageError
+from decoder.errors import ImageError, quoted
 
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from decoder import limits
-from decoder.errors import UsageError
+from decoder.errors import ImageError, UsageError
 from decoder.formats import containerd as messages
 from decoder.image import transport
-from decoder.image.transport import DigestError, ImageError, Options
+from decoder.image.errors import DigestError
+from decoder.image.transport import Options
 from tests.support import images, registries
 from tests.support.containerd import Containerd
 from tests.support.image import done, image, oci

@@ -17,11 +17,12 @@ from cryptography.x509 import load_pem_x509_certificate
 from jwcrypto import jwk, jwt
 
 from decoder import limits
-from decoder.errors import UsageError
+from decoder.errors import ImageError, UsageError
 from decoder.image import transport
+from decoder.image.errors import DigestError, InterruptedWriteError
 from decoder.image.progress import Quiet
 from decoder.image.retries import again
-from decoder.image.transport import Descriptor, DigestError, ImageError, InterruptedWriteError, Options
+from decoder.image.transport import Descriptor, Options
 from decoder.registry import auth as registryauth
 from decoder.registry import client as registryclient
 from decoder.registry.hosts import Origin
