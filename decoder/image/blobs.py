@@ -63,7 +63,7 @@ class CheckedReader:
         try:
             count = self._reader.readinto(buffer)
         except OSError as error:
-            raise ImageError(f"reading {self._descriptor['digest']}: {error.strerror or error}") from None
+            raise ImageError(f"reading {self._descriptor['digest']}: {error.strerror or error}") from error
         self._left -= count
         if self._left < 0:
             raise DigestError(f"{self._descriptor['digest']} is longer than {self._descriptor['size']} bytes")
@@ -268,7 +268,7 @@ class _Counted:
         try:
             count = self._reader.readinto(buffer)
         except OSError as error:
-            raise ImageError(f"reading {self._name} back: {error.strerror or error}") from None
+            raise ImageError(f"reading {self._name} back: {error.strerror or error}") from error
         self._advance(count)
         return count
 
@@ -303,4 +303,4 @@ def _commit(writer: BlobWriter, digest: str, size: int) -> None:
 
 
 def _fail_to_write(error: OSError) -> NoReturn:
-    raise ImageError(f"writing a blob: {error.strerror or error}") from None
+    raise ImageError(f"writing a blob: {error.strerror or error}") from error

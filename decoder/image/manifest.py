@@ -146,7 +146,7 @@ class _Loader:
             try:
                 node.config = wire.parse_object(blobs.read_whole(self._source, config, limits.IMAGE_CONFIG_BYTES))
             except ValueError as error:
-                raise ImageError(f"the image configuration {config['digest']}: {error}") from None
+                raise ImageError(f"the image configuration {config['digest']}: {error}") from error
         node.platform = _platform(node.descriptor.get("platform")) or _platform(node.config)
 
 
@@ -244,7 +244,7 @@ def _parse(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
     try:
         value: dict[str, Any] = wire.parse_object(data)
     except ValueError as error:
-        raise ImageError(f"the manifest {descriptor['digest']}: {error}") from None
+        raise ImageError(f"the manifest {descriptor['digest']}: {error}") from error
     if media_type not in (*_MANIFESTS, *_INDEXES):
         raise ImageError(f"{descriptor['digest']} is of the type {quoted(media_type)}, which is no manifest or index")
     if value.get("mediaType", media_type) != media_type or ("manifests" in value and "layers" in value):

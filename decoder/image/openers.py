@@ -52,7 +52,7 @@ def _add(keys: Keys, option: str, path: str, password: bytes = b"") -> None:
     try:
         keys.extend(recognise(path, read_key_file(path), password))
     except KeyFileError as error:
-        raise UsageError(f"{option} {quoted(path)}: {error}") from None
+        raise UsageError(f"{option} {quoted(path)}: {error}") from error
 
 
 def _split_password(text: str) -> tuple[str, bytes]:
@@ -70,7 +70,7 @@ def _split_password(text: str) -> tuple[str, bytes]:
         with open(int(value) if kind == "fd" else value, "rb") as file:
             password = file.read(limits.PASSWORD_BYTES + 1)
     except OSError as error:
-        raise UsageError(f"--key {quoted(path)}: its password cannot be read: {error.strerror}") from None
+        raise UsageError(f"--key {quoted(path)}: its password cannot be read: {error.strerror}") from error
     if len(password) > limits.PASSWORD_BYTES:
         raise UsageError(f"--key {quoted(path)}: its password is longer than {limits.PASSWORD_BYTES} bytes")
     return path, password.removesuffix(b"\n").removesuffix(b"\r")

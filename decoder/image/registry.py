@@ -7,7 +7,6 @@ broke off on its way up must be made again, so that raises an InterruptedWriteEr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlencode
@@ -18,13 +17,15 @@ from decoder.image.errors import DigestError, InterruptedWriteError
 from decoder.layer.digest import RunningDigest, split_digest
 from decoder.registry.client import RegistryClient
 from decoder.registry.hosts import UnreachableError
-from decoder.registry.http import Response, is_busy
 from decoder.registry.reference import Reference, parse_reference
+from decoder.registry.retries import is_busy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget, Options
+    from decoder.registry.http import Response
 
 _MANIFESTS = (
     "application/vnd.oci.image.manifest.v1+json",
@@ -213,7 +214,7 @@ class _Upload:
         try:
             self._sending = self._client.begin("PATCH", self._location, headers, self._size)
         except UnreachableError as error:
-            raise InterruptedWriteError(str(error)) from None
+            raise InterruptedWriteError(str(error)) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -232,7 +233,7 @@ class _Upload:
         try:
             self._sending.send(data)
         except UnreachableError as error:
-            raise self._refused(error) from None
+            raise self._refused(error) from error
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
@@ -242,7 +243,7 @@ class _Upload:
         try:
             self._finish(limits.REGISTRY_COMMIT_SECONDS)
         except UnreachableError as error:
-            raise InterruptedWriteError(str(error)) from None
+            raise InterruptedWriteError(str(error)) from error
         url = f"{self._location}{'&' if '?' in self._location else '?'}digest={quote(digest, safe=':')}"
         with self._client.send("PUT", url, seconds=limits.REGISTRY_COMMIT_SECONDS) as response:
             self._check_committed(response, digest)
@@ -302,7 +303,7 @@ def _get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descript
         if response.status != 200:
             raise client.failure(response, f"there is no {version}")
         data = response.read(limits.MANIFEST_BYTES)
-        media_type = _media_type(data) or response.headers.get_content_type()
+        media_type = _media_type(data) or response.headers.get("Content-Type", "").partition(";")[0].strip()
         said = version if ":" in version else response.headers.get(_DIGEST_HEADER, "")
     digest = _digest(data, said)
     if said and digest != said:

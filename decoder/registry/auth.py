@@ -16,11 +16,13 @@ from urllib.parse import urlencode, urlsplit
 from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.registry.hosts import Origin, origin_of
-from decoder.registry.http import Web, is_busy, with_retries
 from decoder.registry.login import Login, find_login
+from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from decoder.registry.http import Web
 
 # A parameter with its value, quoted or not; or else a word, which is the scheme of the challenge that begins there.
 _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))|([\w-]+)')

@@ -39,7 +39,7 @@ def tls_context(host: str, verify: bool) -> ssl.SSLContext:
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             continue
         except OSError as error:
-            raise ImageError(f"{quoted(directory)}: {error.strerror}") from None
+            raise ImageError(f"{quoted(directory)}: {error.strerror}") from error
         _add(context, directory, names)
         break
     return context
@@ -62,16 +62,18 @@ def _trust(context: ssl.SSLContext, path: str) -> None:
     try:
         context.load_verify_locations(cadata=read_key_file(path).decode("ascii"))
     except KeyFileError as error:
-        raise ImageError(f"{quoted(path)}: {error}") from None
-    except (ssl.SSLError, ValueError):
-        raise ImageError(f"{quoted(path)} holds no certificate in PEM form") from None
+        raise ImageError(f"{quoted(path)}: {error}") from error
+    except (ssl.SSLError, ValueError) as error:
+        raise ImageError(f"{quoted(path)} holds no certificate in PEM form") from error
 
 
 def _show(context: ssl.SSLContext, stem: str) -> None:
     certificate, key = stem + _CERTIFICATE, stem + _KEY
     try:
         context.load_cert_chain(certificate, key, password="")  # or OpenSSL would ask for one at the terminal
-    except ssl.SSLError:
-        raise ImageError(f"{quoted(certificate)} is no certificate, or {quoted(key)} not its unencrypted key") from None
+    except ssl.SSLError as error:
+        raise ImageError(
+            f"{quoted(certificate)} and {quoted(key)} are not a certificate and its unencrypted key"
+        ) from error
     except OSError as error:
-        raise ImageError(f"{quoted(certificate)} or {quoted(key)}: {error.strerror}") from None
+        raise ImageError(f"{quoted(certificate)} or {quoted(key)}: {error.strerror}") from error

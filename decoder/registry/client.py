@@ -12,7 +12,8 @@ from decoder.errors import ImageError, quoted
 from decoder.registry.auth import Authorization
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import Origin, RefusedError, UnreachableError, origin_of
-from decoder.registry.http import Response, Sending, Web, is_busy, with_retries
+from decoder.registry.http import Response, Sending, Web
+from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -197,7 +198,7 @@ class RegistryClient:
             response = self._web.request(method, url, {**headers, **header}, body, seconds)
             if response.status not in _REDIRECTIONS or method not in ("GET", "HEAD"):
                 if origin_of(url) != self._origin:
-                    del response.headers["WWW-Authenticate"]
+                    response.headers.discard("WWW-Authenticate")
                 return response, secret
             with response:
                 url = self.location(response, url)
@@ -207,7 +208,7 @@ class RegistryClient:
 
 
 def _challenges(response: Response) -> list[str]:
-    return response.headers.get_all("WWW-Authenticate") or []
+    return response.headers.getlist("WWW-Authenticate")
 
 
 def _said(response: Response) -> str:

@@ -1,21 +1,24 @@
-"""Hosts that speak HTTP: whom a URL names, and what goes wrong with them."""
+"""Hosts that a registry's URLs name, and the errors of conversations with them."""
 
 from __future__ import annotations
 
-import http.client
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from socket import gaierror
+from http.client import HTTPException
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from decoder.errors import ImageError, quoted
-from decoder.node.network import is_loopback
+from decoder.node.network import explain, is_loopback
+
+try:
+    from urllib3.exceptions import HTTPError
+except ImportError as missing:
+    raise ImageError("registries need urllib3: pip install ctd-decoder[image]") from missing
 
 
 class UnreachableError(ImageError):
-    """A conversation with a host broke off; the next one may not."""
+    """A conversation with a host failed; another attempt may succeed."""
 
 
 class NotTlsError(UnreachableError):
@@ -26,8 +29,11 @@ class RefusedError(ImageError):
     """Nobody listens at a host's port."""
 
 
+_KINDS = {"certificate": ImageError, "unknown": ImageError, "tls": NotTlsError, "refused": RefusedError}
+
+
 class Origin(NamedTuple):
-    """Whom a URL names (RFC 6454): what is secret to one of them is not shown to another."""
+    """Scheme, host and port of a URL (RFC 6454): secrets of one origin are not sent to another."""
 
     scheme: str
     host: str
@@ -43,10 +49,10 @@ class Origin(NamedTuple):
 
 
 def origin_of(url: str) -> Origin:
-    """Take the origin from an absolute URL.
+    """Return the origin of an absolute URL.
 
     Raises:
-        ImageError: it is no HTTP URL.
+        ImageError: it is not an HTTP URL.
     """
     try:
         parts = urlsplit(url)
@@ -54,37 +60,22 @@ def origin_of(url: str) -> Origin:
     except ValueError:
         parts, port = SplitResult("", "", "", "", ""), None
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise ImageError(f"{quoted(url)} is no URL of HTTP")
+        raise ImageError(f"{quoted(url)} is not an HTTP URL")
     return Origin(parts.scheme, parts.hostname, port or (443 if parts.scheme == "https" else 80))
 
 
 @contextmanager
 def naming(host: str) -> Iterator[None]:
-    """Turn what goes wrong with a host into errors that name it.
+    """Turn the failures of HTTP with a host into errors that name the host.
 
     Raises:
-        UnreachableError: it may go well the next time.
-        ImageError: it will not.
+        UnreachableError: another attempt may succeed.
+        ImageError: another attempt fails too.
     """
     try:
         yield
-    except ssl.SSLCertVerificationError as error:
-        raise ImageError(f"the certificate of {host} is not accepted: {error.verify_message}") from None
-    except (ssl.SSLError, ConnectionResetError, http.client.RemoteDisconnected) as error:
-        raise _broken_off(error, host) from None
-    except TimeoutError:
-        raise UnreachableError(f"{host} did not answer in time") from None
-    except gaierror as error:
-        raise ImageError(f"{host} cannot be found: {error.strerror}") from None
-    except ConnectionRefusedError as error:
-        raise RefusedError(f"{host} cannot be reached: {error.strerror}") from None
-    except OSError as error:
-        raise UnreachableError(f"{host} cannot be reached: {error.strerror or error}") from None
-    except (http.client.HTTPException, ValueError) as error:
-        raise UnreachableError(f"{host} does not speak HTTP: {type(error).__name__}") from None
-
-
-def _broken_off(error: Exception, host: str) -> UnreachableError:
-    if isinstance(error, ssl.SSLError) and not isinstance(error, ssl.SSLEOFError):
-        return NotTlsError(f"there is no TLS connection with {host}: {error.reason or error}")
-    return UnreachableError(f"{host} broke the connection off")
+    except ImageError:
+        raise
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
+        failure = explain(error, host)
+        raise _KINDS.get(failure.kind, UnreachableError)(failure.text) from error

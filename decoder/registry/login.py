@@ -56,7 +56,7 @@ def find_login(host: str, repository: str) -> Login | None:
             if login := _in_file(_read(path), names, folders):
                 return login
         except ValueError as error:
-            raise ImageError(f"{quoted(path)}: {error}") from None
+            raise ImageError(f"{quoted(path)}: {error}") from error
     return None
 
 
@@ -88,13 +88,13 @@ def _read(path: str) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ImageError(f"{quoted(path)}: {error.strerror}") from None
+        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
     if len(data) > limits.DOCKER_CONFIG_BYTES:
         raise ImageError(f"{quoted(path)} has more than {limits.DOCKER_CONFIG_BYTES} bytes")
     try:
         return _object(json.loads(data))
-    except (ValueError, RecursionError):
-        raise ImageError(f"{quoted(path)} is no JSON object") from None
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"{quoted(path)} is no JSON object") from error
 
 
 def _object(value: object) -> dict[str, Any]:
@@ -148,8 +148,8 @@ def _ask(helper: object, name: str) -> Login | None:
         raise ImageError(f"{program} failed for {name}" if status else f"{program} wrote too much for {name}")
     try:
         reply = _object(json.loads(output))
-    except (ValueError, RecursionError):
-        raise ImageError(f"{program} did not reply with a JSON object for {name}") from None
+    except (ValueError, RecursionError) as error:
+        raise ImageError(f"{program} did not reply with a JSON object for {name}") from error
     user, secret = _text(reply.get("Username")), _text(reply.get("Secret"))
     return Login("", "", secret) if user == _TOKEN_USER else Login(user, secret) if user else None
 
@@ -161,7 +161,7 @@ def _run(program: str, request: bytes) -> tuple[int, bytes]:
             [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
         )
     except OSError as error:
-        raise ImageError(f"{program} cannot be started: {error.strerror}") from None
+        raise ImageError(f"{program} cannot be started: {error.strerror}") from error
     assert process.stdin is not None  # noqa: S101 - both were asked for
     assert process.stdout is not None  # noqa: S101
     timer = Timer(limits.CREDENTIAL_HELPER_SECONDS, _kill, [process.pid])

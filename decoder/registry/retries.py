@@ -1,16 +1,56 @@
-"""How long to wait before a request is sent again."""
+"""Requests that are sent again: after which failures, and after which pauses."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import sleep
+from typing import TYPE_CHECKING
 
 from decoder import limits
+from decoder.node import network
+from decoder.registry.hosts import NotTlsError, UnreachableError
+
+if TYPE_CHECKING:
+    from decoder.registry.http import Response
+
+_BUSY = network.BUSY_STATUSES | {500}  # registries and the proxies before them use it for short troubles, too
 
 
 def pauses() -> Iterator[float]:
-    """Yield the wait before each further attempt in seconds, growing; REGISTRY_ATTEMPTS - 1 times."""
-    longest = limits.REGISTRY_RETRY_SECONDS
-    for _ in range(limits.REGISTRY_ATTEMPTS - 1):
-        yield longest * random.uniform(0.5, 1)  # noqa: S311 - only to keep clients from asking all at once
-        longest *= 2
+    """Yield the pause before each further attempt in seconds; REGISTRY_ATTEMPTS - 1 of them."""
+    longest = limits.REGISTRY_RETRY_AFTER_SECONDS
+    return islice(network.pauses(2 * limits.REGISTRY_RETRY_SECONDS, longest), limits.REGISTRY_ATTEMPTS - 1)
+
+
+def with_retries(attempt: Callable[[], Response]) -> Response:
+    """Send a request that may be sent twice; send it again while the host is busy or drops it, after growing pauses.
+
+    Args:
+        attempt: sends it once.
+
+    Returns:
+        The reply, which may still say that the host is busy.
+
+    Raises:
+        UnreachableError: the last attempt had no reply, either.
+    """
+    for pause in pauses():
+        try:
+            response = attempt()
+        except NotTlsError:
+            raise
+        except UnreachableError:
+            sleep(pause)
+            continue
+        if not is_busy(response):
+            return response
+        response.close()
+        asked = min(network.retry_after(response.headers.get("Retry-After")), limits.REGISTRY_RETRY_AFTER_SECONDS)
+        sleep(max(pause, asked))
+    return attempt()
+
+
+def is_busy(response: Response) -> bool:
+    """Tell whether the same request may succeed a little later."""
+    return response.status in _BUSY

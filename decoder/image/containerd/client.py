@@ -57,8 +57,8 @@ class Stream:
             return None
         try:
             reply = self._received.get(timeout=limits.CONTAINERD_SECONDS)
-        except Empty:
-            raise ContainerdError("DEADLINE_EXCEEDED", "containerd does not go on with a blob") from None
+        except Empty as error:
+            raise ContainerdError("DEADLINE_EXCEEDED", "containerd does not go on with a blob") from error
         if isinstance(reply, ImageError):
             raise reply
         self._has_ended = reply is None
@@ -158,7 +158,7 @@ class ContainerdClient:
         try:
             yield
         except self._grpc.RpcError as error:
-            raise self._failure(error) from None
+            raise self._failure(error) from error
 
     def _failure(self, error: Any) -> ImageError:
         code = error.code().name
@@ -173,8 +173,8 @@ class ContainerdClient:
 def _load() -> Any:
     try:
         return import_grpc()
-    except ImportError:
-        raise ImageError("grpcio is not installed, so there is no containerd: pip install ctd-decoder[grpc]") from None
+    except ImportError as error:
+        raise ImageError("grpcio is not installed, so there is no containerd: pip install ctd-decoder[grpc]") from error
 
 
 def _check_socket(path: str) -> None:
@@ -182,7 +182,7 @@ def _check_socket(path: str) -> None:
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError as error:
-        raise ImageError(f"there is no containerd at {quoted(path)}: {error.strerror}") from None
+        raise ImageError(f"there is no containerd at {quoted(path)}: {error.strerror}") from error
     if not is_socket:
         raise ImageError(f"there is no containerd at {quoted(path)}: it is no socket")
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
@@ -193,4 +193,4 @@ def _parsed(reply: bytes) -> Fields:
     try:
         return messages.parse(reply)
     except ValueError as error:
-        raise ImageError(f"containerd replies with something else than a message: {error}") from None
+        raise ImageError(f"containerd replies with something else than a message: {error}") from error

@@ -107,7 +107,7 @@ class _Source(_Blobs):
         try:
             reply = self._client.call(_IMAGES + "Get", {1: self._name})
         except ContainerdError as error:
-            raise ImageError(f"containerd:{self._name}: {error}") from None
+            raise ImageError(f"containerd:{self._name}: {error}") from error
         target = messages.nested(messages.nested(reply, 1), 3)
         descriptor: Descriptor = {
             "mediaType": messages.text(target, 1),
@@ -235,7 +235,7 @@ class _Upload:
                 self._take()
         except ContainerdError as error:
             if error.code == "FAILED_PRECONDITION":
-                raise DigestError(f"containerd got something else than {digest}: {error}") from None
+                raise DigestError(f"containerd got something else than {digest}: {error}") from error
             if error.code != "ALREADY_EXISTS":
                 raise
             _hold(self._client, digest)

@@ -59,7 +59,7 @@ def _open(name: str, path: str, reference: str) -> Iterator[ImageSource]:
     try:
         file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
-        raise ImageError(f"{quoted(path)}: {error.strerror}") from None
+        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
     with file:
         index = TarIndex(file, path)
         if name == _DOCKER:
@@ -137,7 +137,7 @@ class ArchiveTarget:
             os.fsync(self._descriptor)
             self._give_name(self._path)
         except OSError as error:
-            raise ImageError(f"{quoted(self._path)}: {error.strerror}") from None
+            raise ImageError(f"{quoted(self._path)}: {error.strerror}") from error
 
     def commit(self, digest: str, place: Place) -> None:
         """Write the header of a blob, which makes it one.

@@ -67,7 +67,7 @@ class DockerArchive:
             images = [wire.object_value(image) for image in wire.list_value(images)]
             tags = [wire.list_value(image.get("RepoTags")) for image in images]
         except ValueError as error:
-            raise ImageError(f"{quoted(self._path)}: manifest.json: {error}") from None
+            raise ImageError(f"{quoted(self._path)}: manifest.json: {error}") from error
         found = [image for image, names in zip(images, tags, strict=True) if not name or name in names]
         if len(found) == 1:
             return found[0]
@@ -84,7 +84,7 @@ class DockerArchive:
             diff_ids = wire.list_value(rootfs.get("diff_ids"))
             files = [wire.text_value(name) for name in wire.list_value(image.get("Layers"))]
         except ValueError as error:
-            raise ImageError(f"{quoted(self._path)}: manifest.json or the configuration: {error}") from None
+            raise ImageError(f"{quoted(self._path)}: manifest.json or the configuration: {error}") from error
         if len(files) != len(diff_ids) or len(files) > limits.IMAGE_LAYERS:
             raise ImageError(f"{quoted(self._path)} has {len(files)} layers, and diff IDs for {len(diff_ids)}")
         layers = [self._layer(name, diff_id) for name, diff_id in zip(files, diff_ids, strict=True)]

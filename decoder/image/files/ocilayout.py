@@ -83,7 +83,7 @@ class LayoutSource:
         try:
             file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
         except OSError as error:
-            raise ImageError(f"{quoted(path)}: {error.strerror}") from None
+            raise ImageError(f"{quoted(path)}: {error.strerror}") from error
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
             raise ImageError(f"{quoted(path)} is not a regular file")
@@ -107,12 +107,12 @@ class LayoutTarget(LayoutSource):
             os.makedirs(directory, exist_ok=True)
             self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise ImageError(f"{quoted(directory)}: {error.strerror}") from None
+            raise ImageError(f"{quoted(directory)}: {error.strerror}") from error
         try:
             self._prepare()
         except OSError as error:
             self.close()
-            raise ImageError(f"{quoted(directory)}: {error.strerror}") from None
+            raise ImageError(f"{quoted(directory)}: {error.strerror}") from error
         except ImageError:
             self.close()
             raise
@@ -150,7 +150,7 @@ class LayoutTarget(LayoutSource):
             self._replace("index.json", _json(index))
             os.fsync(self._lock)
         except OSError as error:
-            raise ImageError(f"the index of {quoted(self._directory)}: {error.strerror}") from None
+            raise ImageError(f"the index of {quoted(self._directory)}: {error.strerror}") from error
 
     def _prepare(self) -> None:
         names = set(os.listdir(self._directory))
@@ -177,7 +177,7 @@ class LayoutTarget(LayoutSource):
                     rest = rest[writer.write(rest) :]
                 writer.commit(digest, len(data))
         except OSError as error:
-            raise ImageError(f"writing {digest}: {error.strerror}") from None
+            raise ImageError(f"writing {digest}: {error.strerror}") from error
 
     def _replace(self, name: str, data: bytes) -> None:
         """Replace a file at once; only under the lock may the name of the new one be a fixed one."""
@@ -234,7 +234,7 @@ def unnamed_file(directory: str) -> Iterator[tuple[FileIO, Callable[[str], None]
             hidden = _hidden_name(directory)
             descriptor = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ImageError(f"{quoted(directory)}: {error.strerror}") from None
+        raise ImageError(f"{quoted(directory)}: {error.strerror}") from error
 
     def give_name(path: str) -> None:
         if hidden:
@@ -289,7 +289,7 @@ def parse_index(data: bytes, name: str) -> dict[str, Any]:
     try:
         index = wire.parse_object(data)
     except ValueError as error:
-        raise ImageError(f"{quoted(name)}: {error}") from None
+        raise ImageError(f"{quoted(name)}: {error}") from error
     entries = index.get("manifests")
     if not isinstance(entries, list):
         raise ImageError(f"{quoted(name)} has no list of manifests")

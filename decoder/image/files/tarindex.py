@@ -64,9 +64,9 @@ class TarIndex:
             with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:  # type: ignore[call-overload]
                 self._add_all(archive)
         except (tarfile.TarError, ValueError, EOFError) as error:
-            raise ImageError(f"{quoted(path)} is no tar archive, damaged or cut short ({error})") from None
+            raise ImageError(f"{quoted(path)} is no tar archive, damaged or cut short ({error})") from error
         except OSError as error:
-            raise ImageError(f"{quoted(path)}: {error.strerror or error}") from None
+            raise ImageError(f"{quoted(path)}: {error.strerror or error}") from error
 
     def __contains__(self, name: str) -> bool:
         return self._resolve(name) in self._places

@@ -125,7 +125,7 @@ def open_layer(annotations: dict[str, str], media_type: str, keys: Keys, where: 
         private = keywrap.unwrap_any(annotations, keys, media_type)
         return Opened(layer.layer_key(public, private), private.digest)
     except (NoKeyError, DeniedError, LayerError) as error:
-        raise LockedError(where, error) from None
+        raise LockedError(where, error) from error
 
 
 def note_if_nothing_changed(outcome: list[dict[str, Any]], progress: Progress) -> None:

@@ -43,7 +43,7 @@ def check_image(source: ImageSource, platforms: Sequence[str], keys: Keys) -> tu
     try:
         images = selection.choose_images(root, platforms or [selection.own_platform()])
     except UsageError as error:
-        raise NotAuthorizedError(str(error)) from None
+        raise NotAuthorizedError(str(error)) from error
     images += [node for node in root.walk() if node.is_image and not node.platform]  # whoever runs it may choose these
     layers = selection.choose_layers(images, [])
     encrypted = [each for each in layers if manifest.is_encrypted(each.descriptor["mediaType"])]

@@ -200,4 +200,4 @@ def _without(annotations: dict[str, str], keys: Keys, removed: Callable[[Recipie
     try:
         return names.without(annotations, subjects, removed)
     except WrappedKeyError as error:
-        raise UsageError(f"--remove-recipient: {error}") from None
+        raise UsageError(f"--remove-recipient: {error}") from error

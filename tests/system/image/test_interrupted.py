@@ -96,7 +96,7 @@ FAILURES = {
     "the registry wants other credentials": Fault(401),
     "the registry is asked too often (HTTP 429": Fault(429),
     "HTTP 500": Fault(500),
-    "broke the connection off": Fault(cut=0),
+    "ended the connection": Fault(cut=0),
 }
 
 

@@ -218,4 +218,4 @@ def test_an_encrypted_key_is_not_asked_about(mutual: Registry, certificate: tupl
     command = ["openssl", "pkey", "-in", str(certificate[1]), "-aes256", "-passout", "pass:secret", "-out"]
     subprocess.run([*command, str(directory / "client.key")], check=True, timeout=SECONDS, capture_output=True)
     ended = image("layerinfo", f"docker://{mutual.host}/c")
-    assert (ended.status, "not its unencrypted key" in ended.errors) == (7, True), ended.errors
+    assert (ended.status, "a certificate and its unencrypted key" in ended.errors) == (7, True), ended.errors

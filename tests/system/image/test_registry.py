@@ -234,7 +234,7 @@ def test_tls_and_a_password(
 
 def test_certificates_are_verified(locked: Registry, layout: Layout, home: Path) -> None:
     log_in(home, locked.host)
-    with pytest.raises(ImageError, match=f"the certificate of {locked.host} is not accepted: self.signed certificate"):
+    with pytest.raises(ImageError, match=f"the certificate of {locked.host} is not accepted: it is not from a trusted"):
         push(layout, f"docker://{locked.host}/unverified")
     push(layout, f"docker://{locked.host}/unverified", ANYBODY)
     assert pull(f"docker://{locked.host}/unverified", ANYBODY) == blobs_of(layout)
@@ -462,7 +462,7 @@ def test_busy_for_a_while(status: int, registry: Registry, layout: Layout) -> No
 @pytest.mark.parametrize("fault", [Fault(429), Fault(500), Fault(cut=0)])
 def test_busy_for_good(fault: Fault, registry: Registry) -> None:
     with FaultyRegistry(registry.host, lambda asked: fault if "manifests" in asked.path else None) as proxy:
-        reason = f"/known: .*HTTP {fault.status}" if fault.status else " broke the connection off"
+        reason = f"/known: .*HTTP {fault.status}" if fault.status else " ended the connection"
         with pytest.raises(ImageError, match=f"{proxy.host}{reason}"):
             pull(f"docker://{proxy.host}/known:tag")
         assert proxy.count("GET", "manifests") == limits.REGISTRY_ATTEMPTS
@@ -487,7 +487,7 @@ def test_a_download_is_resumed(registry: Registry, layout: Layout) -> None:
 
 def test_a_download_is_given_up(registry: Registry) -> None:
     with FaultyRegistry(registry.host, lambda asked: Fault(cut=1000) if "blobs" in asked.path else None) as proxy:
-        with pytest.raises(ImageError, match=f"{proxy.host} broke the connection off"):
+        with pytest.raises(ImageError, match=f"{proxy.host} ended the connection"):
             pull(f"docker://{proxy.host}/known:tag")
         assert proxy.count("GET", "blobs") <= 2 * limits.REGISTRY_ATTEMPTS
 
@@ -571,7 +571,7 @@ def test_redirects(locked: Registry, layout: Layout, registry: Registry, home: P
     ("location", "message"),
     [
         ("http://registry.example/blob", "leads to registry.example:80 without TLS"),
-        ("ftp://localhost/blob", "is no URL of HTTP"),
+        ("ftp://localhost/blob", "is not an HTTP URL"),
         ("", "leads nowhere .HTTP 307."),
         ("?again", "from one place to another, more than 5 times"),
     ],
@@ -614,7 +614,7 @@ def test_a_body_that_trickles_in(registry: Registry, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(limits, "REGISTRY_IDLE_SECONDS", 0.2)
     with (
         FaultyRegistry(registry.host, lambda asked: Fault(drip=0.05) if "manifests" in asked.path else None) as proxy,
-        pytest.raises(ImageError, match=f"{proxy.host} sends less than {limits.REGISTRY_LEAST_RATE} bytes in a second"),
+        pytest.raises(ImageError, match=f"{proxy.host} sends less than {limits.REGISTRY_LEAST_RATE} bytes per second"),
     ):
         pull(f"docker://{proxy.host}/known:tag")
 
