@@ -17,8 +17,10 @@ from decoder.arguments import COMMANDS, VERIFIED, Arguments, parse_arguments
 from decoder.errors import DecoderError, PayloadError, StreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import NoReturn
 
+    from decoder.keys.kept import Kept
     from decoder.node.contentstore import Search
 
 _PAYLOAD_DESCRIPTOR = 3
@@ -35,33 +37,43 @@ _WHY_NO_PAYLOAD = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
-    status = run(argv)
-    if status and "".join(argv[:1]) not in COMMANDS:
+    if argv and argv[0] in COMMANDS:
+        status = _guarded(lambda: _run_command(argv))
+    elif status := decode(argv):
         from decoder.node.ending import fail
 
         fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
 
 
-def run(argv: list[str]) -> int:
-    """Do what the command line asks for, on the descriptors of this process, and say what fails.
+def decode(argv: list[str], kept: Kept | None = None) -> int:
+    """Decrypt a layer on the descriptors of this process, or print what the command line asks for.
 
     Args:
-        argv: the command line, without the name of the program.
+        argv: the command line, without the name of the program and without a command.
+        kept: what an earlier process kept for this one; by default nothing.
 
     Returns:
-        The exit status.
+        The exit status; the message of a failure has been printed.
     """
+    return _guarded(lambda: _decode(argv, kept))
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """Do the work; print the message of a failure and return its exit status."""
     try:
-        status = _run(argv)
+        status = work()
         _flush()
-    except DecoderError as error:
-        _say(f"error: {error}")
-        return error.status
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BaseException as error:  # noqa: BLE001 - whatever it is, no traceback; the text may hold a secret: say where, not what
-        _say(f"error: internal error, please report it: {_place(error)}")
+    except BaseException as error:  # noqa: BLE001 - a traceback is never printed: it may hold a secret
+        from decoder import failure
+
+        _write(failure.traceback(error))
+        if isinstance(error, DecoderError):
+            _say(f"error: {error}")
+            return error.status
+        _say(f"error: {failure.internal_error(error)}")
         return DecoderError.status
     return status
 
@@ -80,11 +92,13 @@ def _flush() -> None:
         raise StreamError("standard output", error) from error
 
 
-def _run(argv: list[str]) -> int:
-    if argv and argv[0] in COMMANDS:
-        from importlib import import_module
+def _run_command(argv: list[str]) -> int:
+    from importlib import import_module
 
-        return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
+    return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
+
+
+def _decode(argv: list[str], kept: Kept | None) -> int:
     gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
     arguments = parse_arguments(argv)
     if arguments.show:
@@ -92,11 +106,11 @@ def _run(argv: list[str]) -> int:
 
         show(arguments.show)
     else:
-        _decrypt(arguments)
+        _decrypt(arguments, kept)
     return 0
 
 
-def _decrypt(arguments: Arguments) -> None:
+def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
     payload, why_none = _read_payload()
     if payload is None and arguments.require_payload:
         raise PayloadError(f"no payload came: {why_none}. {_WHY_NO_PAYLOAD}")
@@ -110,9 +124,9 @@ def _decrypt(arguments: Arguments) -> None:
         keyprovider_config=arguments.keyprovider_config or os.environ.get("OCICRYPT_KEYPROVIDER_CONFIG", ""),
         buffer_bytes=limits.LARGE_BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
         open_spool=_open_spool if arguments.release == VERIFIED else None,
-        look_up=lambda head: _look_up(arguments.content_store, head, why_none),
+        look_up=lambda head: _look_up(arguments.content_store, head, why_none, kept.client if kept else 0),
     )
-    warnings = decrypt_layer(payload, source, sink, settings)
+    warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:
         from decoder.node import journal
 
@@ -121,12 +135,12 @@ def _decrypt(arguments: Arguments) -> None:
         journal.warn(text)
 
 
-def _look_up(root: str, head: bytes, why_none: str) -> Search:
+def _look_up(root: str, head: bytes, why_none: str, client: int) -> Search:
     from decoder.node.contentstore import Search
     from decoder.node.storeroot import find_root
 
     media_type = os.environ.get("STREAM_PROCESSOR_MEDIATYPE", "")
-    return Search(root or find_root(), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")
+    return Search(root or find_root(client), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")
 
 
 def _read_payload() -> tuple[bytes | None, str]:
@@ -186,16 +200,12 @@ def _open_spool() -> FileIO:
 
 
 def _say(text: str) -> None:
+    _write(f"ctd-decoder: {text}\n")
+
+
+def _write(text: str) -> None:
     with suppress(OSError):  # if nobody listens, the exit status still tells
-        os.write(2, f"ctd-decoder: {text}\n".encode(errors="replace"))
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
-    return type(error).__name__ + place
+        os.write(2, text.encode(errors="replace"))
 
 
 if __name__ == "__main__":

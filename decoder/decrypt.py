@@ -16,6 +16,7 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from decoder.keys.kept import Kept
     from decoder.node.contentstore import Search
 
 
@@ -40,7 +41,11 @@ class Settings(Record):
 
 
 def decrypt_layer(
-    payload_bytes: bytes | None, source: stream.Source, sink: stream.Sink, settings: Settings
+    payload_bytes: bytes | None,
+    source: stream.Source,
+    sink: stream.Sink,
+    settings: Settings,
+    kept: Kept | None = None,
 ) -> list[str]:
     """Decrypt one layer as containerd asks for it.
 
@@ -49,6 +54,7 @@ def decrypt_layer(
         source: the ciphertext, read to its end once a key has opened the layer.
         sink: takes the plaintext; `stream` states what it gets before the verdict.
         settings: everything that does not come with the layer.
+        kept: parsed keys and answers of keyproviders that an earlier process kept; by default nothing.
 
     Returns:
         What the operator should know although the layer was decrypted: a line for each file or payload
@@ -63,7 +69,7 @@ def decrypt_layer(
         StreamError: reading, writing or spooling failed.
     """
     descriptors: Iterable[Descriptor]
-    keys = Keys()
+    keys = Keys(kept)
     keys.keyprovider_config = keys.deny_config = settings.keyprovider_config
     if payload_bytes is not None:
         payload = parse_payload(payload_bytes)

@@ -23,7 +23,7 @@ from decoder.agent import keeping, messages
 from decoder.agent.openedkeys import OpenedKeys
 from decoder.keywrap import keyprovider
 from decoder.node import journal
-from decoder.provider.client import held
+from decoder.provider.client.held import Held
 
 if TYPE_CHECKING:
     from decoder.provider.client.config import Configured
@@ -39,7 +39,6 @@ def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoRet
         opened_seconds: how long an opened key is used again; 0 for not at all.
     """
     gc.enable()
-    held.seconds = limits.AGENT_KEEPER_SECONDS
     keeper = _Keeper(_opened_keys(opened_seconds))
     waiting = select.poll()
     waiting.register(requests, select.POLLIN)
@@ -67,6 +66,7 @@ def _opened_keys(seconds: float) -> OpenedKeys | None:
 class _Keeper:
     def __init__(self, opened: OpenedKeys | None) -> None:
         self._opened = opened
+        self._held = Held(limits.AGENT_KEEPER_SECONDS)
         self._lock = threading.Lock()
         self._is_settled = False
 
@@ -101,12 +101,12 @@ class _Keeper:
 
     def _ask(self, provider: Configured, operation: Operation, data: bytes, parameters: list[bytes]) -> bytes:
         if not self._opened or operation != "keyunwrap":
-            return keyprovider.ask(provider, operation, data, parameters)
+            return keyprovider.ask(provider, operation, data, parameters, self._held)
         asked = hashlib.sha256(cast("bytes", msgpack.packb([keeping.pack(provider), data, parameters]))).digest()
         with self._lock:
             opened = self._opened.get(asked)
         if opened is None:
-            opened = keyprovider.ask(provider, operation, data, parameters)
+            opened = keyprovider.ask(provider, operation, data, parameters, self._held)
             with self._lock:
                 self._opened.put(asked, opened)
         return opened

@@ -1,11 +1,10 @@
-"""How a worker has the keeper ask a keyprovider, and where that goes wrong, asks it itself."""
+"""What a worker has of earlier layers: the zygote's parsed keys, and a keeper that asks keyproviders for it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import socket
-from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -13,39 +12,52 @@ import msgpack  # type: ignore[import-untyped]
 
 from decoder import limits
 from decoder.agent import messages
-from decoder.keywrap import keyprovider
+from decoder.keys.kept import Kept
 from decoder.provider.client.config import Configured, GrpcProvider, GrpcTls, NativeProvider
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from decoder.agent.notices import Notices
-    from decoder.provider.client.protocol import Operation
+    from decoder.agent.parsedkeys import ParsedKeys
+    from decoder.keys.kept import Parsed, Provider
 
 _OF_THE_LAYER = b"STREAM_PROCESSOR_MEDIATYPE"  # the only variable that differs from layer to layer
 
 
-def use(notices: Notices) -> None:
-    """Have keyproviders that take long to make asked by a keeper."""
-    keyprovider.ask_keeper = partial(_ask_keeper, notices)
+class KeptByAgent(Kept):
+    """What the agent keeps for a worker.
 
-
-def _ask_keeper(
-    notices: Notices, provider: Configured, operation: Operation, data: bytes, parameters: list[bytes]
-) -> bytes | None:
-    """Return what the provider answers, or None if it must be asked from here.
-
-    Raises:
-        ProviderError: its time is over.
+    Args:
+        client: the process that the worker decrypts for.
+        parsed_keys: those that the worker has inherited.
+        notices: for what the worker tells the zygote.
     """
-    if not isinstance(provider.transport, NativeProvider | GrpcProvider):
-        return None
-    until = monotonic() + provider.seconds
-    try:
-        return _converse(notices, pack(provider), [operation, data, parameters], provider.seconds)
-    except (messages.MessageError, OSError, ValueError):
-        if monotonic() >= until:
-            raise ProviderError(f"no answer within {provider.seconds:g} seconds") from None
-        return None
+
+    def __init__(self, client: int, parsed_keys: ParsedKeys, notices: Notices) -> None:
+        self.client = client
+        self._parsed_keys, self._notices = parsed_keys, notices
+
+    def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+        """Return a parsed key, and send the zygote each that it does not have."""
+        return self._parsed_keys.parsed(self._notices, file, sources, parse) if file else parse()
+
+    def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
+        """Have a keeper ask a provider whose client or connection takes long to make.
+
+        Raises:
+            ProviderError: the provider did not answer within its time limit.
+        """
+        if not isinstance(provider.transport, NativeProvider | GrpcProvider):
+            return None
+        until = monotonic() + provider.seconds
+        try:
+            return _converse(self._notices, pack(provider), [operation, data, parameters], provider.seconds)
+        except (messages.MessageError, OSError, ValueError) as error:
+            if monotonic() >= until:
+                raise ProviderError(f"no answer within {provider.seconds:g} seconds") from error
+            return None
 
 
 def _converse(notices: Notices, provider: list[object], question: list[object], seconds: float) -> bytes:
@@ -64,9 +76,10 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
     return opened
 
 
-def pack(provider: Configured) -> list[object]:
-    """Write a provider's entry so that it can be sent; `unpack` reads it."""
-    return [provider.name, isinstance(provider.transport, NativeProvider), list(provider.transport), provider.seconds]
+def pack(provider: Provider) -> list[object]:
+    """Write the entry of a native or gRPC provider so that it can be sent; `unpack` reads it."""
+    transport = cast("NativeProvider | GrpcProvider", provider.transport)
+    return [provider.name, isinstance(transport, NativeProvider), list(transport), provider.seconds]
 
 
 def unpack(value: list[object]) -> Configured:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]
 from cryptography.exceptions import InternalError
@@ -13,18 +13,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from decoder import limits
 from decoder.errors import KeyFileError
-from decoder.keys import kept as keptkeys
 from decoder.keys.privatekey import PrivateKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from decoder.agent.notices import Notices
+    from decoder.keys.kept import Parsed
     from decoder.keys.privatekey import PrivateKeyObject
 
     Value = PrivateKeyObject | list[bytes]
-
-Parsed = TypeVar("Parsed")
 
 
 class _Kept(NamedTuple):
@@ -75,23 +73,15 @@ class ParsedKeys:
             del self._kept[identity]
         return bool(changed)
 
-    def use(self, notices: Notices) -> None:
-        """Have this process, a worker, look here for parsed keys, and tell the zygote of those that it must parse."""
-        keptkeys.keeper = _Keeper(self._kept, notices)
-
-
-class _Keeper:
-    def __init__(self, kept: dict[bytes, _Kept], notices: Notices) -> None:
-        self._kept, self._notices = kept, notices
-
-    def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+    def parsed(self, notices: Notices, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+        """Return the key that was parsed from the same sources before, or parse it and tell the zygote."""
         identity = hashlib.sha256(cast("bytes", msgpack.packb(sources))).digest()
         if identity in self._kept:
             return cast("Parsed", self._kept[identity].value)
         parsed = parse()
         with suppress(ValueError, InternalError):  # a key that computes nonsense: it is parsed for each layer anew
             packed = _pack(cast("Value", parsed))
-            self._notices.parsed(cast("bytes", msgpack.packb([identity, os.path.abspath(file), packed])))
+            notices.parsed(cast("bytes", msgpack.packb([identity, os.path.abspath(file), packed])))
         return parsed
 
 

@@ -14,12 +14,15 @@ from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from decoder.agent import messages
+from decoder.agent.keeping import KeptByAgent
 from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError
 
 if TYPE_CHECKING:
     from decoder.agent.messages import Request
     from decoder.agent.notices import Notices
+    from decoder.agent.parsedkeys import ParsedKeys
     from decoder.agent.rehearsal import Rehearsal
+    from decoder.keys.kept import Kept
 
 _PEER = struct.Struct("3i")  # struct ucred, unix(7)
 # What decides how paths, addresses and process numbers are understood, below /proc/PID.
@@ -56,7 +59,12 @@ def surroundings(process: int, environment: dict[str, str]) -> Surroundings:
 
 
 def work(
-    listener: socket.socket, lifeline: int, notices: Notices, ours: Surroundings, is_current: Callable[[], bool]
+    listener: socket.socket,
+    lifeline: int,
+    notices: Notices,
+    ours: Surroundings,
+    parsed_keys: ParsedKeys,
+    is_current: Callable[[], bool],
 ) -> NoReturn:
     """Wait for a client, do what it asks for, and end the process.
 
@@ -65,6 +73,7 @@ def work(
         lifeline: a pipe that ends when this worker is no more wanted.
         notices: for the zygote.
         ours: what a client's surroundings must be like.
+        parsed_keys: those of earlier layers.
         is_current: tells whether the program on the disk is still the one that is running.
     """
     connection = _wait_for_client(listener, lifeline)
@@ -76,8 +85,8 @@ def work(
         messages.send(connection, READY, 0)
         request = messages.receive_request(connection)
         if surroundings(client, request.environment) == ours:
-            _serve(connection, client, request, notices)
-    notices.taken()  # by now, of no use
+            _serve(connection, request, KeptByAgent(client, parsed_keys, notices), notices)
+    notices.taken()  # a worker that has sent its client away is not spare any more either
     os._exit(0)
 
 
@@ -91,7 +100,7 @@ def rehearse(rehearsal: Rehearsal) -> None:
         request = messages.receive_request(connection)
     surroundings(os.getpid(), request.environment)
     _become(request)
-    program.run(request.arguments)
+    program.decode(request.arguments)
     null = os.open(os.devnull, os.O_RDWR)
     for place in set(range(STREAMS)) - {2}:
         os.dup2(null, place)
@@ -117,18 +126,14 @@ def _client_of(connection: socket.socket) -> int:
     return int(process)
 
 
-def _serve(connection: socket.socket, client: int, request: Request, notices: Notices) -> None:
+def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Notices) -> None:
     from decoder import __main__ as program
-    from decoder.agent import keeping
-    from decoder.node import storeroot
 
     _end_with(connection)
     _become(request)
-    storeroot.started_for = client
-    keeping.use(notices)
     messages.send(connection, STARTED, 0)
     notices.taken()
-    status = program.run(request.arguments)
+    status = program.decode(request.arguments, kept)
     messages.send(connection, ENDED, status)
     _let_go()  # after that: whoever reads to the end of the layer would take the processor from the client and from us
 

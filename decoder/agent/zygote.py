@@ -197,8 +197,8 @@ class _Zygote:
 
     def _be_worker(self) -> NoReturn:
         worker.rehearse(self._rehearsal)
-        self._parsed_keys.use(self._notices)
-        worker.work(self._listener, self._shift.reading, self._notices, self._surroundings, self._is_current)
+        waiting_on = (self._listener, self._shift.reading)
+        worker.work(*waiting_on, self._notices, self._surroundings, self._parsed_keys, self._is_current)
 
     def _may_fork(self) -> bool:
         """Forking takes time from the layer that has just begun: there is no hurry while half of them wait."""
@@ -223,7 +223,7 @@ class _Zygote:
                 self._is_stale |= self._parsed_keys.add(content)
             elif kind == "outdated":
                 self._end_life()
-            elif descriptors:
+            elif kind == "keeper" and descriptors:
                 self._hand_to_keeper(content, descriptors[0])
 
     def _hand_to_keeper(self, identity: bytes, connection: int) -> None:

@@ -9,6 +9,7 @@ import stat
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import wire
+from decoder.keys.kept import Kept
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
 
@@ -30,12 +31,14 @@ class KeyMaterial(Record):
         data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
         password: opens an encrypted key; not looked at for any other.
         file: the path of the key file that it was read from, or "".
+        kept: what earlier processes kept; it is asked before the key is parsed.
     """
 
     name: str
     data: bytes
     password: bytes = b""
     file: str = ""
+    kept: Kept = Kept()
 
     def describe(self) -> str:
         """Name it for a message."""
@@ -65,11 +68,11 @@ class KeyFile:
         self.pgp += other.pgp
         self.pkcs11 += other.pkcs11
 
-    def came_from(self, file: str) -> None:
-        """Note the path of the key file that all of it was read from."""
+    def came_from(self, file: str, kept: Kept) -> None:
+        """Record the path of the key file that all of it was read from, and what earlier processes kept of it."""
         for key in self.private:
-            key.file = file
-        self.pgp = [key._replace(file=file) for key in self.pgp]
+            key.file, key.kept = file, kept
+        self.pgp = [key._replace(file=file, kept=kept) for key in self.pgp]
 
 
 def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:

@@ -1,4 +1,4 @@
-"""Where parsed keys stay from one layer to the next: in the agent, which says so here, and else nowhere."""
+"""What an earlier process of this program has kept for this one: nothing, unless the agent's worker overrides it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,48 @@ if TYPE_CHECKING:
 
     Parsed = TypeVar("Parsed")
 
-    class Keeper(Protocol):
-        """Whoever has parsed keys of earlier layers."""
+    class Provider(Protocol):
+        """A keyprovider's entry in the configuration (`provider.client.config.Configured`)."""
 
-        def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-            """Do as the function of this name says, for a key of a file."""
+        @property
+        def name(self) -> str:
+            """Its name."""
+
+        @property
+        def transport(self) -> object:
+            """How it is reached."""
+
+        @property
+        def seconds(self) -> float:
+            """How long it may take."""
 
 
-keeper: Keeper | None = None
+class Kept:
+    """Keeps nothing: every key is parsed here, every provider asked here.
 
-
-def parsed(file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-    """Return a parsed key: a kept one, or what `parse` returns.
-
-    Args:
-        file: where it was read from, or "" if the payload brought it: that is not for other layers.
-        sources: everything that the result depends on, its password too.
-        parse: parses it; what it raises is raised.
+    Attributes:
+        client: the process that this one decrypts a layer for; 0 if that is this process itself.
     """
-    return keeper.parsed(file, sources, parse) if keeper and file else parse()
+
+    client = 0
+
+    def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
+        """Return a parsed key: a kept one, or what `parse` returns.
+
+        Args:
+            file: the path of the key file, or "" for a key of the payload, which is never kept.
+            sources: everything that the result depends on, the password too.
+            parse: parses the key; its exceptions pass through.
+        """
+        return parse()
+
+    def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
+        """Have the process that keeps connections ask a keyprovider.
+
+        Returns:
+            The provider's answer, or None if it must be asked from this process.
+
+        Raises:
+            ProviderError: the provider did not answer within its time limit.
+        """
+        return None

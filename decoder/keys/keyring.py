@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.file import KeyFile, recognise
+from decoder.keys.kept import Kept
 
 # Parameter names of a payload, each with the one that holds its passwords.
 _PARAMETERS = {"privkeys": "privkeys-passwords", "gpg-privatekeys": "gpg-privatekeys-passwords"}
@@ -15,7 +16,11 @@ _PARAMETERS |= {"x509s": "", "pkcs11-yamls": ""}
 class Keys(KeyFile):
     """Everything that may open a layer, in the order in which it is tried, and what was passed over.
 
+    Args:
+        kept: what earlier processes kept of key files and keyproviders; by default nothing.
+
     Attributes:
+        kept: as above.
         pkcs11_config: which PKCS#11 modules the payload allows, as YAML.
         keyprovider_config: the file that configures keyproviders, or "".
         deny_config: the file whose deny rules hold, or ""; the same one, also where no keyprovider is asked.
@@ -24,8 +29,9 @@ class Keys(KeyFile):
         remarks: what else is worth knowing should no key open the layer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kept: Kept | None = None) -> None:
         super().__init__()
+        self.kept = kept or Kept()
         self.pkcs11_config: list[bytes] = []
         self.keyprovider_config = ""
         self.deny_config = ""
@@ -40,7 +46,7 @@ class Keys(KeyFile):
         except KeyFileError as error:
             self.pass_over(name, error)
         else:
-            found.came_from(file)
+            found.came_from(file, self.kept)
             self.extend(found)
 
     def pass_over(self, name: str, reason: object) -> None:

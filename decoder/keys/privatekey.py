@@ -10,8 +10,8 @@ from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decoder.errors import KeyFileError, quoted
-from decoder.keys import kept as keptkeys
 from decoder.keys import legacy_pem
+from decoder.keys.kept import Kept
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -34,12 +34,14 @@ class PrivateKey:
 
     Attributes:
         file: the path of the key file that it was read from, or "".
+        kept: what earlier processes kept; it is asked before the key is parsed.
     """
 
     def __init__(self, name: str, form: Form, data: bytes, password: bytes, kid: str = "") -> None:
         self.name = name
         self.kid = kid
         self.file = ""
+        self.kept = Kept()
         self._form = form
         self._data = data
         self._password = password
@@ -54,7 +56,7 @@ class PrivateKey:
         if self._loaded is None:
             try:
                 sources = [self._form.encode(), self._data, self._password]
-                self._loaded = keptkeys.parsed(self.file, sources, self._parse)
+                self._loaded = self.kept.parsed(self.file, sources, self._parse)
             except KeyFileError as error:
                 self._loaded = error
         if isinstance(self._loaded, KeyFileError):

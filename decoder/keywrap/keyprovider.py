@@ -16,6 +16,7 @@ from decoder.errors import KeyFileError, ProviderFailedError, UsageError, Wrappe
 from decoder.keys.file import read_key_file
 from decoder.layer import annotations as layer
 from decoder.provider.client import config, protocol
+from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -28,9 +29,6 @@ _WITHOUT_ENTRY = ("attestation-agent",)
 _NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
-
-# Set in the agent's workers: has the process that keeps providers ask one, and returns None where that failed.
-ask_keeper: Callable[[config.Configured, protocol.Operation, bytes, list[bytes]], bytes | None] | None = None
 
 
 class KeyProvider:
@@ -68,7 +66,8 @@ class KeyProvider:
 
         def unwrap_with(provider: config.Configured) -> bytes:
             parameters = self._parameters(provider, keys)
-            return _checked_options(_ask(provider, "keyunwrap", wrapped, parameters))
+            opened = keys.kept.ask(provider, "keyunwrap", wrapped, parameters)
+            return _checked_options(ask(provider, "keyunwrap", wrapped, parameters) if opened is None else opened)
 
         return _first(self._configured(keys.keyprovider_config, keys.warnings), keys.warnings, unwrap_with)
 
@@ -85,7 +84,7 @@ class KeyProvider:
         """
         parameters = list(recipients) or [_NO_PARAMETER]
         providers = self._to_wrap()
-        return _first(providers, self.warnings, lambda provider: _ask(provider, "keywrap", options, parameters))
+        return _first(providers, self.warnings, lambda provider: ask(provider, "keywrap", options, parameters))
 
     def _to_wrap(self) -> list[config.Configured]:
         if self._own is not None:
@@ -153,12 +152,13 @@ def _checked_options(opened: bytes) -> bytes:
     return opened
 
 
-def _ask(provider: config.Configured, operation: protocol.Operation, data: bytes, parameters: list[bytes]) -> bytes:
-    done = ask_keeper(provider, operation, data, parameters) if ask_keeper else None
-    return ask(provider, operation, data, parameters) if done is None else done
-
-
-def ask(provider: config.Configured, operation: protocol.Operation, data: bytes, parameters: list[bytes]) -> bytes:
+def ask(
+    provider: config.Configured,
+    operation: protocol.Operation,
+    data: bytes,
+    parameters: list[bytes],
+    held: Held = EACH_ONCE,
+) -> bytes:
     """Ask one provider from this process.
 
     Args:
@@ -166,6 +166,7 @@ def ask(provider: config.Configured, operation: protocol.Operation, data: bytes,
         operation: whether to wrap or to unwrap.
         data: what to wrap or to unwrap.
         parameters: what the client has for this provider.
+        held: clients of key services and connections to reuse; by default they are made for this call.
 
     Raises:
         ProviderError: it failed.
@@ -174,7 +175,9 @@ def ask(provider: config.Configured, operation: protocol.Operation, data: bytes,
     if isinstance(transport, config.MalformedProvider):
         raise ProviderError(transport.reason)
     if isinstance(transport, config.NativeProvider):
-        return _ask_native(transport, operation, data, parameters, seconds)
+        from decoder.provider.deadline import within
+
+        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, held))
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
@@ -189,7 +192,7 @@ def ask(provider: config.Configured, operation: protocol.Operation, data: bytes,
     else:
         from decoder.provider.client import grpc as grpcclient
 
-        reply = grpcclient.ask(transport, operation, request, seconds)
+        reply = grpcclient.ask(transport, operation, request, seconds, held)
     try:
         return protocol.parse_reply(operation, reply)
     except ValueError as error:
@@ -197,35 +200,26 @@ def ask(provider: config.Configured, operation: protocol.Operation, data: bytes,
 
 
 def _ask_native(
-    native: config.NativeProvider,
-    operation: protocol.Operation,
-    data: bytes,
-    parameters: list[bytes],
-    seconds: float,
+    native: config.NativeProvider, operation: protocol.Operation, data: bytes, parameters: list[bytes], held: Held
 ) -> bytes:
-    """Run one of our own providers in this process, for the same time as any other."""
+    """Run one of our own providers in this process."""
     from decoder import provider
-    from decoder.provider.client.held import held
-    from decoder.provider.deadline import within
 
     try:
         texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]
-    except UnicodeDecodeError:
-        raise ProviderError("its parameter is not text") from None
+    except UnicodeDecodeError as error:
+        raise ProviderError("its parameter is not text") from error
 
     def create() -> provider.Provider:
         try:
             return provider.create(native.provider, native.options)
         except UsageError as error:
-            raise ProviderError(f"its configuration: {error}") from None
-
-    def run() -> bytes:
-        with held((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
-            return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
+            raise ProviderError(f"its configuration: {error}") from error
 
     try:
-        return within(seconds, run)
+        with held.use((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
+            return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
     except ProviderError:
         raise
-    except Exception as error:  # noqa: BLE001 - a library's; its text may hold a secret, and another provider may do better
-        raise ProviderError(f"it failed in a way that was not foreseen ({type(error).__name__})") from None
+    except Exception as error:  # a library's; its text may hold a secret, and another provider may do better
+        raise ProviderError(f"it failed in a way that was not foreseen ({type(error).__name__})") from error

@@ -10,19 +10,21 @@ from decoder.node.contentstore import BLOBS
 DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIGURATION = "/etc/containerd/config.toml"
 _ANCESTORS = 3  # a wrapper script may stand between containerd and us
-started_for = 0  # the process in whose place the agent does its work, or 0
 
 
-def find_root() -> str:
-    """Find the root directory of the containerd that started us.
+def find_root(client: int = 0) -> str:
+    """Find the root directory of the containerd that started the decoder.
 
     Its open files tell, for it is reading the layer's blob while we run; else its `--root`, else the
     `root` of its configuration file, else the default.
 
+    Args:
+        client: the process that containerd started, if that is not this one.
+
     Returns:
         The directory; nothing has been looked for in it yet.
     """
-    process = _parent(started_for) if started_for else os.getppid()
+    process = _parent(client) if client else os.getppid()
     for _ in range(_ANCESTORS):
         if root := _from_open_files(process) or _from_command_line(process):
             return root

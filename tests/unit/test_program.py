@@ -328,11 +328,45 @@ def test_no_secret_in_any_message(tmp_path: Path) -> None:
 
 
 def test_a_defect_of_ours_is_one_line_without_a_traceback() -> None:
-    program = "import decoder.__main__ as m; m._run = lambda argv: {}['a secret']; m.main()"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=False)
-    result = Result(done.returncode, done.stdout, done.stderr.decode())
-    fails(result, 70, "internal error", "KeyError at <string>:1")
+    result = with_a_defect({})
+    fails(
+        result, 70, "internal error: KeyError at decoder.__main__:", "(raised at <string>:1)", f"version {__version__};"
+    )
     assert "secret" not in result.errors
+    assert result.errors.endswith("please report it\n")  # and no address while there is none
+
+
+def test_the_address_for_reports() -> None:
+    result = with_a_defect({}, "import decoder.project; decoder.project.URL = 'https://example.org/issues'; ")
+    fails(result, 70, "please report it at https://example.org/issues")
+
+
+def with_a_defect(environment: dict[str, str], before: str = "") -> Result:
+    program = before + "import decoder.__main__ as m; m.parse_arguments = lambda argv: {}['a secret']; m.main()"
+    environment = {**os.environ, **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, timeout=30, check=False, env=environment
+    )
+    return Result(done.returncode, done.stdout, done.stderr.decode())
+
+
+def test_the_traceback_of_any_failure_has_places_and_no_values() -> None:
+    """Of an internal error, and of a failure that is foreseen, with its causes."""
+    debug = {"CTD_DECODER_DEBUG": "1"}
+    result = with_a_defect(debug)
+    assert result.status == 70
+    assert "  decoder.__main__:" in result.errors
+    assert "  <string>:1 in <lambda>\n" in result.errors
+    assert "secret" not in result.errors
+    secrets = [b"hunter2-password"]
+    parameters = {"privkeys": [pem(rsa_key(3072))], "privkeys-passwords": secrets}
+    result = run_layer(encrypted(PLAINTEXT), parameters=parameters, environment=debug)
+    assert result.status == 4
+    assert "NoKeyError, most recent call last:\n  decoder.__main__:" in result.errors
+    assert " in unwrap_any\n" in result.errors
+    assert "hunter2" not in result.errors
+    assert "ctd-decoder: error: no key opens this layer" in result.errors
+    assert "most recent call last" not in run_layer(encrypted(PLAINTEXT), parameters=parameters).errors
 
 
 def test_the_hot_path_imports_only_what_it_needs() -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError
-from decoder.keys import kept as keptkeys
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.algorithms import (
     CURVE25519,
@@ -116,7 +115,7 @@ def unlock(key: SecretKey) -> list[bytes]:
         KeyFileError: they are malformed, elsewhere, protected in an unknown way or by another passphrase.
     """
     sources = [bytes([key.algorithm]), key.secret, key.material.password]
-    return keptkeys.parsed(key.material.file, sources, lambda: _unlock(key))
+    return key.material.kept.parsed(key.material.file, sources, lambda: _unlock(key))
 
 
 def _unlock(key: SecretKey) -> list[bytes]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.formats import protobuf
-from decoder.provider.client.held import held
+from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError, excerpt
@@ -31,7 +31,7 @@ _FIELD = 1
 _OVERHEAD_BYTES = 16  # of a message over what its field holds
 
 
-def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: float) -> bytes:
+def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: float, held: Held = EACH_ONCE) -> bytes:
     """Ask a server; after UNAVAILABLE at most PROVIDER_RETRIES times more.
 
     Args:
@@ -39,15 +39,16 @@ def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: f
         operation: decides the method.
         request: at most PROVIDER_MESSAGE_BYTES.
         seconds: how long all of it may take.
+        held: connections to reuse; by default one is made for this call.
 
     Raises:
         ProviderError: grpcio is not installed, a file cannot be used, the server cannot be reached or trusted, does
             not answer in time, or answers with an error, whose text is quoted, or with too much.
     """
-    return within(seconds, lambda: _ask(provider, operation, protobuf.build_bytes(_FIELD, request), seconds))
+    return within(seconds, lambda: _ask(provider, operation, protobuf.build_bytes(_FIELD, request), seconds, held))
 
 
-def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: float) -> bytes:
+def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: float, held: Held) -> bytes:
     grpc = _load()
     deadline = time.monotonic() + seconds
     trust: list[Trust] = []
@@ -61,7 +62,7 @@ def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: 
 
     for retries_left in reversed(range(limits.PROVIDER_RETRIES + 1)):
         try:
-            with held(provider, connect, lambda channel: channel.close()) as channel:
+            with held.use(provider, connect, lambda channel: channel.close()) as channel:
                 method: Callable[..., bytes] = channel.unary_unary(_METHODS[operation])
                 reply = method(message, timeout=max(0.0, deadline - time.monotonic()))
             return protobuf.parse_bytes(reply, _FIELD)

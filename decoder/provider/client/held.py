@@ -1,9 +1,8 @@
-"""What takes long to make, made once for several requests: in the agent's keeper. Elsewhere nothing is held."""
+"""Clients of key services that are reused for several requests; only the agent's keeper does that."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, cast
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from decoder.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator
     from typing import TypeVar
 
     _Made = TypeVar("_Made")
@@ -21,38 +21,48 @@ class _Entry(Record):
     until: float
 
 
-seconds = 0.0  # how long a thing is used again after it was made; 0 where each is used once
-_entries: dict[Hashable, _Entry] = {}
-_lock = threading.Lock()
-
-
-@contextmanager
-def held(identity: Hashable, make: Callable[[], _Made], close: Callable[[_Made], object]) -> Iterator[_Made]:
-    """Use a thing that was made before for the same identity, or make one.
-
-    After a failure it is not used again, for it may be the cause.
+class Held:
+    """Clients and connections, by what they are for.
 
     Args:
-        identity: the same for things that can stand for each other.
-        make: makes one.
-        close: ends one that is not held; one that was held goes when its last user lets go of it.
+        seconds: how long each is used again after it was made; 0 to use each once.
     """
-    if not seconds:
-        thing = make()
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._seconds = seconds
+        self._entries: dict[Hashable, _Entry] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def use(self, identity: Hashable, make: Callable[[], _Made], close: Callable[[_Made], object]) -> Iterator[_Made]:
+        """Use a thing that was made before for the same identity, or make one.
+
+        After a failure it is not used again, because it may be the cause.
+
+        Args:
+            identity: equal for things that can replace each other.
+            make: makes one.
+            close: closes one that is used once; one that is reused goes with its last user.
+        """
+        if not self._seconds:
+            thing = make()
+            try:
+                yield thing
+            finally:
+                close(thing)
+            return
+        with self._lock:
+            entry = self._entries.get(identity)
+        if entry is None or entry.until < monotonic():
+            entry = _Entry(make(), monotonic() + self._seconds)
         try:
-            yield thing
-        finally:
-            close(thing)
-        return
-    with _lock:
-        entry = _entries.get(identity)
-    if entry is None or entry.until < monotonic():
-        entry = _Entry(make(), monotonic() + seconds)
-    try:
-        yield cast("_Made", entry.thing)
-    except BaseException:
-        with _lock:
-            _entries.pop(identity, None)
-        raise
-    with _lock:
-        _entries[identity] = entry
+            yield cast("_Made", entry.thing)
+        except BaseException:
+            with self._lock:
+                self._entries.pop(identity, None)
+            raise
+        with self._lock:
+            self._entries[identity] = entry
+
+
+EACH_ONCE = Held()

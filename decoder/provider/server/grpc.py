@@ -13,7 +13,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong is said here,
 import grpc
 import grpc.aio
 
-from decoder import limits
+from decoder import failure, limits
 from decoder.formats import protobuf
 from decoder.provider.client import protocol
 from decoder.provider.errors import ProviderError
@@ -111,7 +111,7 @@ class _Calls:
             text = f"the provider did not answer within {limits.PROVIDER_SECONDS:g} seconds"
         except Exception as error:  # noqa: BLE001 - its text may hold a secret: neither the client nor the log gets it
             text = "internal error"
-            self._say(f"internal error, please report it: {_place(error)}")
+            self._say(failure.internal_error(error))
         return await _abort(context, code, text)
 
 
@@ -166,11 +166,3 @@ async def _abort(context: _Context[bytes, bytes], code: grpc.StatusCode, text: s
     bounded = text.encode(errors="replace")[: limits.PROVIDER_ERROR_BYTES].decode(errors="ignore")
     await context.abort(code, bounded)
     raise AssertionError  # abort always raises
-
-
-def _place(error: BaseException) -> str:
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    place = f" at {os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace else ""
-    return type(error).__name__ + place

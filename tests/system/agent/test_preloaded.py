@@ -20,7 +20,7 @@ from decoder.agent.rehearsal import Rehearsal
 zygote._preload()
 Rehearsal().play()
 before = set(sys.modules)
-status = program.run(sys.argv[1:])
+status = program.decode(sys.argv[1:])
 print(*sorted(set(sys.modules) - before), end="", file=sys.stderr)
 sys.exit(status)
 """

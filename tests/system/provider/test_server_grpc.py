@@ -317,7 +317,7 @@ Local.wrap = wrap
     with Server(tmp_path, *local, *LOOPBACK, prelude=prelude) as server, connected(server) as channel:
         answer = failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))
         assert answer == (grpc.StatusCode.INTERNAL, "internal error")
-    assert "internal error, please report it: ValueError at" in server.log
+    assert "internal error: ValueError at" in server.log
     assert "SECRET" not in server.log
     assert server.audit[0]["reason"] == "internal"
 

@@ -1,0 +1,65 @@
+"""Where a failure happened: for the message of an internal error, and the traceback of CTD_DECODER_DEBUG=1.
+
+Only places and types are shown. The text of an exception, and every value, may hold a secret.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from decoder import __version__, project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+DEBUG_VARIABLE = "CTD_DECODER_DEBUG"
+_PACKAGE = "decoder"
+_FRAMES = 50  # of each exception, counted from the place where it was raised
+_CAUSES = 16
+
+
+def internal_error(error: BaseException) -> str:
+    """Describe an error that this program does not foresee.
+
+    Returns:
+        One line: its type, our module and line, the version, and where to report it.
+    """
+    frames = list(_frames(error))
+    ours = [frame for frame in frames if frame[0].partition(".")[0] == _PACKAGE]
+    place = f" at {ours[-1][0]}:{ours[-1][1]}" if ours else ""
+    if frames and frames[-1] not in ours:
+        place += f" (raised at {frames[-1][0]}:{frames[-1][1]})"
+    where = f" at {project.URL}" if project.URL else ""
+    return f"internal error: {type(error).__name__}{place}, version {__version__}; please report it{where}"
+
+
+def traceback(error: BaseException) -> str:
+    """List the frames of an exception and of its causes, the first cause first.
+
+    Returns:
+        Lines of module, line and function, each with a line feed; "" unless CTD_DECODER_DEBUG is 1.
+    """
+    if os.environ.get(DEBUG_VARIABLE) != "1":
+        return ""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain and len(chain) < _CAUSES:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return "".join(_paragraph(each) for each in reversed(chain))
+
+
+def _paragraph(error: BaseException) -> str:
+    lines = [f"  {module}:{line} in {function}\n" for module, line, function in list(_frames(error))[-_FRAMES:]]
+    return f"{type(error).__qualname__}, most recent call last:\n" + "".join(lines)
+
+
+def _frames(error: BaseException) -> Iterator[tuple[str, int, str]]:
+    trace: TracebackType | None = error.__traceback__
+    while trace:
+        code = trace.tb_frame.f_code
+        module = getattr(trace.tb_frame.f_globals.get("__spec__"), "name", code.co_filename)
+        yield module, trace.tb_lineno, code.co_name
+        trace = trace.tb_next
