@@ -80,13 +80,13 @@ def bytes_value(value: object) -> bytes:
 
 
 def decode_base64(text: str) -> bytes:
-    """Decode standard base64, padded, with line breaks allowed (RFC 4648 §4)."""
+    """Decode standard base64 with padding; white space anywhere is ignored (RFC 4648 §4)."""
     try:
-        return a2b_base64(text.replace("\n", "").replace("\r", ""), strict_mode=True)
+        return a2b_base64("".join(text.split()), strict_mode=True)
     except Base64Error as error:
-        raise ValueError(f"not base64 ({error})") from None
-    except ValueError:
-        raise ValueError("not base64 (a character outside ASCII)") from None
+        raise ValueError(f"not base64 ({error})") from error
+    except ValueError as error:
+        raise ValueError("not base64 (a character outside ASCII)") from error
 
 
 def encode_base64(data: bytes) -> str:
@@ -95,10 +95,16 @@ def encode_base64(data: bytes) -> str:
 
 
 def decode_base64url(text: str) -> bytes:
-    """Decode base64url without padding (RFC 7515 §2)."""
+    """Decode base64url without padding (RFC 7515 §2); white space anywhere is ignored."""
+    text = "".join(text.split())
     if "+" in text or "/" in text or "=" in text:
         raise ValueError("not base64url")
     return decode_base64(text.replace("-", "+").replace("_", "/") + "=" * (-len(text) % 4))
+
+
+def encode_base64url(data: bytes) -> str:
+    """Encode to base64url without padding (RFC 7515 §2)."""
+    return encode_base64(data).rstrip("=").replace("+", "-").replace("/", "_")
 
 
 def _no_constant(name: str) -> object:

@@ -1,30 +1,29 @@
-"""Recipients as the command line names them: `PROTOCOL:VALUE`, read, checked, and wrapped to."""
+"""Recipients as the command line names them, `PROTOCOL:VALUE`: reading them, checking them, wrapping to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from difflib import get_close_matches
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import keywrap, limits
 from decoder.errors import DecoderError, KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
 from decoder.image import names
-from decoder.keys.file import read_key_file
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import PUBLIC_OPTIONS, PrivateOptions, build_annotations, build_private_options
 
 if TYPE_CHECKING:
     from decoder.keywrap.keyprovider import KeyProvider
-    from decoder.layer.annotations import PrivateOptions
 
-PROTOCOLS = ("jwe", "pkcs7", "pgp", "pkcs11", "provider")
-_FORMS = "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE, provider:NAME[:PARAM]"
+PROTOCOLS = (*keywrap.SCHEMES, keywrap.PROVIDER)
+FORMS = f"{', '.join(f'{name}:{form}' for name, form in keywrap.SCHEMES.items())} or provider:NAME[:PARAM]"
 _ATTESTATION_AGENT = f"{keywrap.PROVIDER_PREFIX}attestation-agent"
-_PROBE = layer.build_private_options(
-    layer.PrivateOptions(bytes(limits.SYMMETRIC_KEY_BYTES), bytes(limits.NONCE_BYTES), f"sha256:{'0' * 64}")
+_SAMPLE = build_private_options(
+    PrivateOptions(bytes(limits.SYMMETRIC_KEY_BYTES), bytes(limits.NONCE_BYTES), f"sha256:{'0' * 64}")
 )
 
 Wrapped = dict[str, list[bytes]]
-"""Wrapped private options by scheme, as `layer.build_annotations` takes them."""
+"""Wrapped private options by scheme, as `build_annotations` takes them."""
 
 
 class WrapError(DecoderError):
@@ -59,20 +58,18 @@ class Keyring(NamedTuple):
             raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from None
 
 
-class _Recipient(NamedTuple):
-    """One that was named.
+class _Named(NamedTuple):
+    """A recipient that was named.
 
     Attributes:
         text: names it, `PROTOCOL:VALUE`.
-        scheme: what wraps to it.
+        scheme: wraps to it.
         material: what the scheme's `wrap` takes for it; nothing for a keyprovider without a parameter.
-        identities: by which wrapped keys name it; none if they do not, or only a keyprovider knows.
     """
 
     text: str
     scheme: str
     material: list[bytes]
-    identities: frozenset[names.Identity]
 
 
 class Recipients:
@@ -95,13 +92,8 @@ class Recipients:
         provider_config: str = "",
         broker: Mapping[str, object] | None = None,
     ) -> None:
-        self._recipients: list[_Recipient] = []
-        certificates = _Once(keyring.read)
-        for text in texts:
-            scheme, material = _parse(text, certificates)
-            is_provider = scheme.startswith(keywrap.PROVIDER_PREFIX)
-            identities = frozenset() if is_provider else _check(text, scheme, material[0])
-            self._recipients.append(_Recipient(text, scheme, material, identities))
+        read_keyring = cache(keyring.read)
+        self._recipients = [_parse(text, read_keyring) for text in texts]
         self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker)
 
     def __bool__(self) -> bool:
@@ -135,7 +127,7 @@ class Recipients:
             UsageError: a scheme cannot wrap.
             WrapError: a keyprovider failed.
         """
-        known = [each for each in self._recipients if each.identities and each.identities <= present]
+        known = [each for each in self._recipients if self._is_among(each, options, present)]
         wrapped = self._wrap_to([each for each in self._recipients if each not in known], options)
         for scheme in self._providers.keys() & wrapped:
             identities = names.identities(_annotations({scheme: wrapped[scheme]}))
@@ -144,11 +136,18 @@ class Recipients:
                 known += [each for each in self._recipients if each.scheme == scheme]
         return wrapped, [each.text for each in known]
 
-    def _wrap_to(self, recipients: Sequence[_Recipient], options: PrivateOptions) -> Wrapped:
+    def _is_among(self, recipient: _Named, options: PrivateOptions, present: Set[names.Identity]) -> bool:
+        """Wrap to one recipient alone, and compare how it is named there; keyproviders are asked only once, later."""
+        if recipient.scheme in self._providers:
+            return False
+        identities = names.identities(_annotations(self._wrap_to([recipient], options)))
+        return bool(identities) and identities <= present
+
+    def _wrap_to(self, recipients: Sequence[_Named], options: PrivateOptions) -> Wrapped:
         by_scheme: dict[str, list[bytes]] = {}
         for each in recipients:
             by_scheme.setdefault(each.scheme, []).extend(each.material)
-        text = layer.build_private_options(options)
+        text = build_private_options(options)
         return {scheme: [self._wrap(scheme, text, material)] for scheme, material in by_scheme.items()}
 
     def _wrap(self, scheme: str, options: bytes, material: Sequence[bytes]) -> bytes:
@@ -176,9 +175,9 @@ def split_protocol(text: str, option: str = "--recipient") -> tuple[str, str]:
     if protocol not in PROTOCOLS:
         nearest = get_close_matches(protocol.lower(), PROTOCOLS, 1, 0.4) if separator else []
         hint = f"; did you mean {nearest[0]}:?" if nearest else ""
-        raise UsageError(f"{option} {quoted(text)} names no protocol; there are {_FORMS}{hint}")
+        raise UsageError(f"{option} {quoted(text)} names no protocol; there are {FORMS}{hint}")
     if not value:
-        raise UsageError(f"{option} {quoted(text)} lacks its value; the forms are {_FORMS}")
+        raise UsageError(f"{option} {quoted(text)} lacks its value; the forms are {FORMS}")
     return protocol, value
 
 
@@ -188,50 +187,27 @@ def split_provider(value: str) -> tuple[str, bytes | None]:
     return name, parameter.encode() if separator else None
 
 
-class _Once:
-    """A function's value, asked for once."""
-
-    def __init__(self, function: Callable[[], bytes]) -> None:
-        self._function = function
-        self._value: bytes | None = None
-
-    def get(self) -> bytes:
-        if self._value is None:
-            self._value = self._function()
-        return self._value
-
-
-def _parse(text: str, keyring: _Once) -> tuple[str, list[bytes]]:
-    """Return the scheme, and what its `wrap` takes for a recipient."""
+def _parse(text: str, read_keyring: Callable[[], bytes]) -> _Named:
+    """Read what the scheme wraps to, and wrap something to it, so that a recipient that cannot be used is named."""
     protocol, value = split_protocol(text)
-    if protocol == "provider":
+    if protocol == keywrap.PROVIDER:
         name, parameter = split_provider(value)
         if not name:
             raise UsageError(f"--recipient {quoted(text)} names no keyprovider")
-        return keywrap.PROVIDER_PREFIX + name, [] if parameter is None else [parameter]
+        return _Named(text, keywrap.PROVIDER_PREFIX + name, [] if parameter is None else [parameter])
+    scheme = keywrap.load(protocol)
     try:
-        if protocol == "pgp":
-            from decoder.keywrap.pgp.keyring import select
-
-            return protocol, [select(keyring.get(), value)]
-        return protocol, [read_key_file(value)]
+        material = scheme.read_recipient(value, read_keyring)
+        scheme.wrap(_SAMPLE, material)
     except (KeyFileError, WrappedKeyError) as error:
-        raise UsageError(f"--recipient {quoted(text)}: {error}") from None
-
-
-def _check(text: str, scheme: str, material: bytes) -> frozenset[names.Identity]:
-    """Wrap something to a recipient alone, so that the one which cannot be used is named; tell what identifies it."""
-    try:
-        wrapped = keywrap.load(scheme).wrap(_PROBE, [material])
-    except (KeyFileError, WrappedKeyError) as error:
-        raise UsageError(f"--recipient {quoted(text)}: {error}") from None
-    return names.identities(_annotations({scheme: [wrapped]}))
+        raise UsageError(f"--recipient {quoted(text)}: {error}") from error
+    return _Named(text, protocol, material)
 
 
 def _annotations(wrapped: Wrapped) -> dict[str, str]:
     """Write wrapped keys into annotations, without any other."""
-    annotations = layer.build_annotations(bytes(limits.HMAC_BYTES), wrapped)
-    del annotations[layer.PUBLIC_OPTIONS]
+    annotations = build_annotations(bytes(limits.HMAC_BYTES), wrapped)
+    del annotations[PUBLIC_OPTIONS]
     return annotations
 
 

@@ -1,17 +1,20 @@
-"""Ways to wrap the private options of a layer, one module per scheme, and how one that opens is found."""
+"""Ways to wrap the private options of a layer, one room per scheme, and the search for a key that opens them.
+
+A scheme has five functions, the interface `Scheme`. To add one, write its room and add its line to SCHEMES.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
 from decoder.formats import wire
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import PrivateOptions, WrappedKey, parse_private_options, wrapped_keys
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,39 +22,91 @@ if TYPE_CHECKING:
 
     from decoder.errors import Describable
     from decoder.keys.keyring import Keys
+    from decoder.keywrap.recipient import KeyName
 
     Refused = Callable[[Describable, str], None]
 
-    class KeyWrap(Protocol):
-        """What the module of a scheme provides, both directions side by side."""
+    class Scheme(Protocol):
+        """What the room of a scheme provides."""
+
+        def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+            """Read what follows `--recipient SCHEME:`.
+
+            Args:
+                value: a file, or whatever else SCHEMES says.
+                read_keyring: returns all OpenPGP certificates at hand.
+
+            Returns:
+                What `wrap` takes for this recipient.
+
+            Raises:
+                KeyFileError: it cannot be read or found.
+                WrappedKeyError: a library is not installed.
+            """
 
         def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
-            """Wrap private options so that the key of each recipient opens them."""
+            """Wrap private options so that the key of each recipient opens them.
+
+            Raises:
+                KeyFileError: a recipient cannot be wrapped to.
+                WrappedKeyError: a library is not installed.
+            """
 
         def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
-            """Open private options with the first key that fits, and tell `refused` of each that does not.
+            """Open private options with the first key that fits.
+
+            Returns:
+                The private options, or None if none of these keys opens them; `refused` was told why, key by key.
 
             Raises:
                 WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted.
             """
 
+        def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+            """Name the keys that a wrapped key is for, without opening it.
 
-# In the order in which they are tried, cheapest first; keyproviders come after them all.
-SCHEMES = ("jwe", "pkcs7", "pgp", "pkcs11")
-PROVIDER_PREFIX = "provider."
+            Args:
+                wrapped: the wrapped key.
+                subjects: names of certificates, by their identifiers in CMS.
+
+            Raises:
+                ValueError: it is malformed.
+                WrappedKeyError: likewise.
+            """
+
+        def keep(self, wrapped: bytes, numbers: Collection[int]) -> bytes:
+            """Return the wrapped key without the recipients outside `numbers`, which count as `recipients` does.
+
+            Raises:
+                WrappedKeyError: it is of a form that cannot be written without them.
+            """
+
+
+# Each scheme with what follows it in `--recipient SCHEME:VALUE`, in the order in which wrapped keys are tried: cheapest
+# first. Keyproviders, which have a scheme `provider.NAME` each, come after them all.
+SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
+PROVIDER = "provider"
+PROVIDER_PREFIX = f"{PROVIDER}."
 _GIVEN_UP = f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds"
 
 
-def load(scheme: str) -> KeyWrap:
-    """Import the module of a scheme, and with it the libraries that only this scheme needs."""
+def is_supported(scheme: str) -> bool:
+    """Check whether `load` has a room for a scheme."""
+    return scheme in SCHEMES or scheme.startswith(PROVIDER_PREFIX)
+
+
+def load(scheme: str) -> Scheme:
+    """Import the room of a supported scheme, and with it the libraries that only this scheme needs."""
     if scheme.startswith(PROVIDER_PREFIX):
         module = import_module("decoder.keywrap.keyprovider")
-        return cast("KeyWrap", module.KeyProvider(scheme.removeprefix(PROVIDER_PREFIX)))
-    return cast("KeyWrap", import_module(f"decoder.keywrap.{scheme}"))
+        return cast("Scheme", module.KeyProvider(scheme.removeprefix(PROVIDER_PREFIX)))
+    return cast("Scheme", import_module(f"decoder.keywrap.{scheme}"))
 
 
-def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "") -> layer.PrivateOptions:
-    """Open the private options of a layer with any key, whatever fails before, unless the layer is denied.
+def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "") -> PrivateOptions:
+    """Open the private options of a layer with the first key that fits, unless the layer is denied.
+
+    A wrapped key or a key that fails does not end the search.
 
     Args:
         annotations: those of the layer's descriptor.
@@ -72,7 +127,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
     failure = NoKeyError
     malformed: LayerError | None = None
     deadline = time.monotonic() + limits.UNWRAP_SECONDS
-    items = _in_order(layer.wrapped_keys(annotations))
+    items = _in_order(wrapped_keys(annotations))
     if not items:
         raise NoKeyError([], ["its descriptor holds no wrapped key"])
     for item in items:
@@ -85,26 +140,26 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
         if opened is None:
             continue
         try:
-            return layer.parse_private_options(opened)
+            return parse_private_options(opened)
         except ValueError as error:
             malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
     raise malformed or failure(attempts, keys.remarks + keys.warnings)
 
 
-def _in_order(items: list[layer.WrappedKey]) -> list[layer.WrappedKey]:
+def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:
     rank = {scheme: number for number, scheme in enumerate(SCHEMES)}
     return sorted(items, key=lambda item: rank.get(item.scheme, len(SCHEMES)))
 
 
-def _unwrap(item: layer.WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
-    if item.scheme not in SCHEMES and not item.scheme.startswith(PROVIDER_PREFIX):
+def _unwrap(item: WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
+    if not is_supported(item.scheme):
         raise WrappedKeyError("this scheme is not supported")
     if time.monotonic() > deadline:
         raise WrappedKeyError(_GIVEN_UP)
     try:
         wrapped = wire.decode_base64(item.text)
     except ValueError as error:
-        raise WrappedKeyError(str(error)) from None
+        raise WrappedKeyError(str(error)) from error
 
     def refused(key: Describable, reason: str) -> None:
         attempts.append(Attempt(item.annotation, item.number, key, reason))

@@ -15,7 +15,7 @@ from decoder import keywrap, limits
 from decoder.errors import DeniedError, KeyFileError, quoted
 from decoder.formats import wire
 from decoder.keys.file import read_key_file
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import WrappedKey, wrapped_keys
 
 _MEDIA_TYPE, _KEY_ID = "media-type", "kid"
 _NAMES_OF_KEYS = ("kid", "key_url")
@@ -39,7 +39,7 @@ def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> 
         raise DeniedError(f"the deny rules in {quoted(config_file)} cannot be read: {error}") from None
     if not rules:
         return
-    items = layer.wrapped_keys(annotations)
+    items = wrapped_keys(annotations)
     subjects = {
         "": {item.scheme for item in items},
         _MEDIA_TYPE: {media_type},
@@ -76,7 +76,7 @@ def _parse_rule(rule: str) -> tuple[str, str]:
     return "", rule
 
 
-def _key_ids(item: layer.WrappedKey) -> Iterator[str]:
+def _key_ids(item: WrappedKey) -> Iterator[str]:
     """List everything that may be taken for the key that a keyprovider's annotation names, in all of its forms."""
     if not item.scheme.startswith(keywrap.PROVIDER_PREFIX):
         return

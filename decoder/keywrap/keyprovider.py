@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
+from decoder.formats import wire
 from decoder.keys.file import read_key_file
-from decoder.layer import annotations as layer
+from decoder.keywrap.recipient import KeyName, is_whole, shown
+from decoder.layer.annotations import parse_private_options
 from decoder.provider.client import config, protocol
 from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.errors import ProviderError
@@ -29,6 +31,10 @@ _WITHOUT_ENTRY = ("attestation-agent",)
 _NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
+
+
+# The members by which the JSON of most keyproviders names a key.
+_NAME_MEMBERS = ("key_url", "kid", "key_id", "keyid", "kbs_uri")
 
 
 class KeyProvider:
@@ -85,6 +91,26 @@ class KeyProvider:
         parameters = list(recipients) or [_NO_PARAMETER]
         providers = self._to_wrap()
         return _first(providers, self.warnings, lambda provider: ask(provider, "keywrap", options, parameters))
+
+    def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+        """Return the parameter for the provider; see `keywrap.Scheme`."""
+        return [value.encode()]
+
+    def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+        """Name the one recipient by what the JSON of most keyproviders tells; see `keywrap.Scheme`."""
+        try:
+            value = wire.parse_object(wrapped)
+        except ValueError:
+            value = {}
+        for member in _NAME_MEMBERS:
+            if isinstance(value.get(member), str) and value[member]:
+                text = shown(value[member])
+                return [KeyName(text, is_whole(text))]
+        return [KeyName(f"{len(wrapped)} bytes", is_unique=False)]
+
+    def keep(self, wrapped: bytes, numbers: Collection[int]) -> bytes:
+        """Keep the one recipient; see `keywrap.Scheme`."""
+        return wrapped
 
     def _to_wrap(self) -> list[config.Configured]:
         if self._own is not None:
@@ -146,7 +172,7 @@ def _add(warnings: list[str], lines: list[str]) -> None:
 def _checked_options(opened: bytes) -> bytes:
     """Refuse what cannot be private options: then the provider failed, and another may do better."""
     try:
-        layer.parse_private_options(opened)
+        parse_private_options(opened)
     except ValueError as error:
         raise ProviderError(f"it opened the wrapped key to malformed private options: {error}") from None
     return opened

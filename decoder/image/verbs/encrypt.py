@@ -12,6 +12,7 @@ from decoder.image import blobs, manifest, names, selection, transfer
 from decoder.image.recipients import Recipients, Wrapped, add_wrapped
 from decoder.image.retries import again
 from decoder.image.verbs.changes import Group, Outcome, encryption_of, group, note_if_nothing_changed, open_layer
+from decoder.keywrap.pkcs7.naming import subjects_of
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def _sorted_out(chosen: list[Layer], request: Request, progress: Progress) -> tu
 
 
 def _without(annotations: dict[str, str], keys: Keys, removed: Callable[[Recipient], bool]) -> dict[str, str]:
-    subjects = names.subjects_of([material.data for material in keys.certificates])
+    subjects = subjects_of([material.data for material in keys.certificates])
     try:
         return names.without(annotations, subjects, removed)
     except WrappedKeyError as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from decoder.errors import LayerError
 from decoder.image import manifest, names, selection
 from decoder.image.verbs.changes import LockedError, open_layer
+from decoder.keywrap.pkcs7.naming import subjects_of
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def layer_infos(
     """
     root = manifest.load(source)
     nodes = selection.choose_images(root, platforms) if platforms else list(root.walk())
-    subjects = names.subjects_of(certificates)
+    subjects = subjects_of(certificates)
     layers = selection.choose_layers(nodes, [])
     return [_info(each, subjects, keys) for each in layers]
 

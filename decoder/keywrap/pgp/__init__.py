@@ -10,7 +10,7 @@ and first parts below 512 bytes (§4.2.1.4).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from decoder.keywrap import Refused
     from decoder.keywrap.pgp.message import Message
     from decoder.keywrap.pgp.secretkey import SecretKey
+    from decoder.keywrap.recipient import KeyName
+
+
+def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+    """Find a certificate by user ID, fingerprint or key ID; see `keywrap.Scheme`."""
+    from decoder.keywrap.pgp.keyring import select
+
+    return [select(read_keyring(), value)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -82,6 +90,22 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
             except KeyFileError as error:
                 refused(key, str(error))
     return None
+
+
+def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+    """Name the recipients by their key IDs; see `keywrap.Scheme`."""
+    from decoder.keywrap.pgp.naming import key_names
+
+    _parse(wrapped)
+    return key_names(wrapped)
+
+
+def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
+    """Keep some recipients alone; see `keywrap.Scheme`."""
+    from decoder.keywrap.pgp.naming import keep_recipients
+
+    _parse(wrapped)
+    return keep_recipients(wrapped, numbers)
 
 
 def _parse(wrapped: bytes) -> Message:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
-from decoder.keys.file import PEM_BEGIN
+from decoder.keys.file import PEM_BEGIN, read_key_file
 from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
 from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
 from decoder.record import Record
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
     from decoder.keys.keyring import Keys
     from decoder.keywrap import Refused
+    from decoder.keywrap.recipient import KeyName
 
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"sha1": hashes.SHA1, "sha256": hashes.SHA256}
 _DEFAULT_READ = "sha1"  # what an absent hash means
@@ -40,6 +41,11 @@ class _Recipient(Record):
 
     hash_name: str
     blob: bytes
+
+
+def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+    """Read a file with a public key, a certificate or the URI of a key on a token; see `keywrap.Scheme`."""
+    return [read_key_file(value)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -88,7 +94,28 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
     return None
 
 
-def _parse(wrapped: bytes) -> list[_Recipient]:
+def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+    """Name the recipients by size and hash, which is all that there is; see `keywrap.Scheme`."""
+    from decoder.keywrap.recipient import KeyName, shown
+
+    names = []
+    for entry in map(wire.object_value, _parse_entries(wrapped)[1]):
+        bits = 8 * len(wire.bytes_value(wire.member(entry, "blob")))
+        hash_name = wire.member(entry, "hash") or _DEFAULT_READ
+        names.append(KeyName(f"RSA {bits} OAEP {shown(hash_name)}", is_unique=False))
+    return names
+
+
+def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
+    """Keep some recipients alone; see `keywrap.Scheme`."""
+    value, entries = _parse_entries(wrapped)
+    left = [entry for number, entry in enumerate(entries) if number in numbers]
+    others = {name: item for name, item in value.items() if name.lower() != "recipients"}
+    return json.dumps({**others, "recipients": left}, separators=(",", ":")).encode()
+
+
+def _parse_entries(wrapped: bytes) -> tuple[dict[str, object], list[object]]:
+    """Parse the JSON as far as its list of recipients."""
     if len(wrapped) > limits.PKCS11_BYTES:
         raise WrappedKeyError(f"it is longer than {limits.PKCS11_BYTES} bytes")
     try:
@@ -96,12 +123,16 @@ def _parse(wrapped: bytes) -> list[_Recipient]:
         _check_version(value)
         entries = wire.list_value(wire.member(value, "recipients"))
     except ValueError as error:
-        raise WrappedKeyError(f"it is not a PKCS#11 wrapped key: {error}") from None
+        raise WrappedKeyError(f"it is not a PKCS#11 wrapped key: {error}") from error
     if len(entries) > limits.PKCS11_RECIPIENTS:
         raise WrappedKeyError(f"it has more than {limits.PKCS11_RECIPIENTS} recipients")
+    return value, entries
+
+
+def _parse(wrapped: bytes) -> list[_Recipient]:
     recipients = []
     problem = "there is none"
-    for entry in entries:
+    for entry in _parse_entries(wrapped)[1]:
         try:
             recipients.append(_parse_recipient(entry))
         except ValueError as error:

@@ -7,7 +7,7 @@ parameters of RFC 5084 and with those of the reference, AES-CBC and 3DES-CBC; En
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -18,8 +18,9 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs7 import cms
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import parse_private_options
 from decoder.record import Record
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import Keys
     from decoder.keys.privatekey import PrivateKey, PrivateKeyObject
     from decoder.keywrap import Refused
+    from decoder.keywrap.recipient import KeyName
 
 _AES = bytes.fromhex("608648016503040100")[:-1]  # 2.16.840.1.101.3.4.1
 _CBC_KEY_BYTES = {_AES + b"\x02": 16, _AES + b"\x16": 24, _AES + b"\x2a": 32}
@@ -76,6 +78,11 @@ class _Content(Record):
 
 class _DoesNotFitError(Exception):
     """This key opens no recipient's share; the text says whether that was tried."""
+
+
+def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+    """Read a file with a certificate; see `keywrap.Scheme`."""
+    return [read_key_file(value)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -133,6 +140,22 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
         except (KeyFileError, _DoesNotFitError) as error:
             refused(key, str(error))
     return None
+
+
+def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+    """Name the recipients by their certificates; see `keywrap.Scheme`."""
+    from decoder.keywrap.pkcs7.naming import key_name
+
+    return [key_name(each.identifier, subjects) for each in cms.parse_envelope(wrapped).recipients]
+
+
+def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
+    """Keep some recipients alone; see `keywrap.Scheme`."""
+    envelope = cms.parse_envelope(wrapped)
+    left = [each for number, each in enumerate(envelope.recipients) if number in numbers]
+    if envelope.mac is not None or any(each.identifier[0] != cms.SEQUENCE for each in left):
+        raise WrappedKeyError("this PKCS#7 wrapped key is for others as well, and of a form that is not rewritten")
+    return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
 
 
 def _acceptable_content(envelope: cms.Envelope) -> _Content:
@@ -330,7 +353,7 @@ def _open_cbc(algorithm: BlockCipherAlgorithm, mode: modes.CBC, ciphertext: byte
         raise WrappedKeyError(f"this OpenSSL library has no {algorithm.name}") from None
     unpadder = PKCS7(algorithm.block_size).unpadder()
     options = unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
-    layer.parse_private_options(options)
+    parse_private_options(options)
     return options
 
 

@@ -47,7 +47,10 @@ def assert_refused(source: str, target: Layout, recipient: list[str], status: in
     [
         ([], "no recipient was given"),
         (["--recipient", "jew:x"], "did you mean jwe:?"),
-        (["--recipient", "pkcs12:x"], "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE, provider:NAME"),
+        (
+            ["--recipient", "pkcs12:x"],
+            "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE or provider:NAME",
+        ),
         (["--recipient", "key.pem"], "names no protocol"),
         (["--recipient", "jwe:"], "lacks its value"),
         (["--recipient", "jwe:/nonexistent"], "No such file"),

@@ -110,7 +110,6 @@ PLACES: dict[str, list[object]] = {
         "AQ",
         "AQ=",
         "=AQI",
-        "AQID AQID",
         "é",
         ["x"],
         [256],

@@ -1,0 +1,103 @@
+"""JWE (RFC 7516, 7518): private options wrapped to RSA and EC keys.
+
+Accepted, before any key is used: RSA-OAEP, RSA-OAEP-256 and ECDH-ES+A128KW, A192KW, A256KW, with A128GCM, A192GCM,
+A256GCM, A128CBC-HS256, A192CBC-HS384, A256CBC-HS512. Everything else is refused: `zip`, `crit`, PBES2, direct
+encryption.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keys.file import read_key_file
+from decoder.keywrap.jwe import opening
+from decoder.keywrap.jwe.message import parse
+
+if TYPE_CHECKING:
+    from decoder.keys.keyring import Keys
+    from decoder.keys.privatekey import PrivateKey
+    from decoder.keywrap import Refused
+    from decoder.keywrap.jwe.message import Jwe
+    from decoder.keywrap.recipient import KeyName
+
+
+def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+    """Read a file with a public key; see `keywrap.Scheme`."""
+    return [read_key_file(value)]
+
+
+def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
+    """Wrap private options to public keys: one JWE in JSON serialization for all of them, A256GCM inside.
+
+    Each recipient has a `kid`, so that it can be told from others: that of its JWK, or else the fingerprint by which
+    messages name keys.
+
+    Args:
+        options: the private options.
+        recipients: 1 to JWE_RECIPIENTS public keys or certificates in PEM or DER, or JWKs; RSA gets RSA-OAEP and
+            EC gets ECDH-ES+A256KW, but for a JWK whose `alg` is one of the five that are accepted.
+
+    Raises:
+        KeyFileError: a recipient is not a usable public key, or there are too few or too many.
+    """
+    from jwcrypto.jwe import JWE
+
+    from decoder.keywrap.jwe.publickey import key_algorithm, public_jwk
+
+    if not 1 <= len(recipients) <= limits.JWE_RECIPIENTS:
+        raise KeyFileError(f"JWE is for 1 to {limits.JWE_RECIPIENTS} recipients, not {len(recipients)}")
+    keys = [public_jwk(recipient) for recipient in recipients]
+    token = JWE(options, protected='{"enc":"A256GCM"}')
+    for key in keys:
+        token.add_recipient(key, header=json.dumps({"alg": key_algorithm(key), "kid": key["kid"]}))
+    return str(token.serialize()).encode()
+
+
+def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+    """Open a JWE with the first of `keys.private` that fits one of its recipients; see `keywrap.Scheme`."""
+    return unwrap_with(parse(wrapped), keys.private, refused)
+
+
+def unwrap_with(jwe: Jwe, private: Sequence[PrivateKey], refused: Refused) -> bytes | None:
+    """Open a parsed JWE with the first private key that fits one of its recipients.
+
+    Args:
+        jwe: from `parse`.
+        private: tried in this order, but those first that have a key ID which the JWE names.
+        refused: is called with each key that does not open it, and the reason.
+
+    Returns:
+        The content, or None if no key opens it.
+
+    Raises:
+        WrappedKeyError: it uses an algorithm that is not accepted.
+    """
+    recipients = opening.acceptable(jwe.recipients)
+    key_ids = [recipient.joined.get("kid") for recipient in recipients]
+    for key in sorted(private, key=lambda key: key.kid not in key_ids):
+        try:
+            return opening.open_with(jwe, recipients, key.load())
+        except (KeyFileError, opening.DoesNotFitError) as error:
+            refused(key, str(error))
+    return None
+
+
+def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
+    """Name the recipients by key ID, algorithm and curve; see `keywrap.Scheme`."""
+    from decoder.keywrap.jwe.naming import key_name
+
+    return [key_name(recipient.joined) for recipient in parse(wrapped).recipients]
+
+
+def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
+    """Keep some recipients alone; only the general JSON form has several. See `keywrap.Scheme`."""
+    value = parse(wrapped).value
+    entries = value.get("recipients")
+    if not isinstance(entries, list):
+        raise WrappedKeyError("this JWE has only one recipient")
+    left = [entry for number, entry in enumerate(entries) if number in numbers]
+    return json.dumps({**value, "recipients": left}, separators=(",", ":")).encode()

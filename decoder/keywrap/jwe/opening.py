@@ -1,0 +1,149 @@
+"""A JWE opened with one private key (RFC 7516 §5.2, RFC 7518 §4, §5)."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
+
+from decoder.errors import WrappedKeyError, quoted
+from decoder.formats import wire
+from decoder.keys.privatekey import CURVE_NAMES
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from decoder.keys.privatekey import PrivateKeyObject
+    from decoder.keywrap.jwe.message import Jwe, JweRecipient
+
+    PublicKeyObject = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+
+RSA_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"RSA-OAEP": hashes.SHA1, "RSA-OAEP-256": hashes.SHA256}
+ECDH_KEY_BYTES = {"ECDH-ES+A128KW": 16, "ECDH-ES+A192KW": 24, "ECDH-ES+A256KW": 32}
+_GCM_KEY_BYTES = {"A128GCM": 16, "A192GCM": 24, "A256GCM": 32}
+_CBC_HS = ("A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512")
+_GCM_IV_BYTES = 12
+_GCM_TAG_BYTES = 16
+
+
+class DoesNotFitError(Exception):
+    """This key opens no recipient's share; the text says whether that was tried."""
+
+
+def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
+    """Return the recipients whose algorithms are accepted; no key has been used yet.
+
+    Raises:
+        WrappedKeyError: there is none.
+    """
+    accepted = []
+    problem = "it has no recipient"
+    for recipient in recipients:
+        algorithm, encryption = (recipient.joined.get(name) for name in ("alg", "enc"))
+        if not isinstance(algorithm, str) or not isinstance(encryption, str):
+            problem = "it does not name its key algorithm and content encryption"
+        elif "zip" in recipient.joined or "crit" in recipient.joined:
+            problem = "compression and critical extensions are not accepted"
+        elif algorithm not in RSA_HASHES and algorithm not in ECDH_KEY_BYTES:
+            problem = f"the key algorithm {quoted(algorithm)} is not accepted"
+        elif encryption not in _GCM_KEY_BYTES and encryption not in _CBC_HS:
+            problem = f"the content encryption {quoted(encryption)} is not accepted"
+        else:
+            accepted.append(recipient)
+    if not accepted:
+        raise WrappedKeyError(problem)
+    return accepted
+
+
+def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject) -> bytes:
+    """Try one key on every recipient whose key it could be.
+
+    Args:
+        jwe: the message.
+        recipients: those that are acceptable.
+        key: the private key.
+
+    Raises:
+        DoesNotFitError: it opens none.
+    """
+    reason = "no recipient has a key of this type and size"
+    for recipient in recipients:
+        try:
+            if not could_fit(recipient, key):
+                continue
+            if recipient.joined["enc"] in _CBC_HS:
+                return _open_with_jwcrypto(jwe, recipient, key)
+            content_key = _content_key(recipient, key)
+            return _open_gcm(jwe, content_key, _GCM_KEY_BYTES[str(recipient.joined["enc"])])
+        except (ValueError, InvalidTag, InvalidUnwrap):
+            # One reason for all: nobody may learn whether RSA or the AEAD failed (RFC 7516 §11.5).
+            reason = "it does not open this wrapped key"
+    raise DoesNotFitError(reason)
+
+
+def could_fit(recipient: JweRecipient, key: PrivateKeyObject | PublicKeyObject) -> bool:
+    """Check by what is public whether the key can be the recipient's, before any work with it.
+
+    Raises:
+        ValueError: the recipient's header is malformed.
+    """
+    algorithm = recipient.joined["alg"]
+    if isinstance(key, rsa.RSAPrivateKey | rsa.RSAPublicKey):
+        return algorithm in RSA_HASHES and len(recipient.encrypted_key) == (key.key_size + 7) // 8
+    return algorithm in ECDH_KEY_BYTES and CURVE_NAMES.get(key.curve.name) == _epk(recipient.joined, "crv")
+
+
+def _content_key(recipient: JweRecipient, key: PrivateKeyObject) -> bytes:
+    algorithm = str(recipient.joined["alg"])
+    if isinstance(key, rsa.RSAPrivateKey):
+        digest = RSA_HASHES[algorithm]
+        return key.decrypt(recipient.encrypted_key, padding.OAEP(padding.MGF1(digest()), digest(), None))
+    return aes_key_unwrap(_agreed_key(recipient.joined, algorithm, key), recipient.encrypted_key)
+
+
+def _agreed_key(header: dict[str, object], algorithm: str, key: ec.EllipticCurvePrivateKey) -> bytes:
+    """Derive the key-encryption key (RFC 7518 §4.6)."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.kdf.concatkdf import ConcatKDFHash
+
+    x, y = (int.from_bytes(wire.decode_base64url(_epk(header, name))) for name in ("x", "y"))
+    ephemeral = ec.EllipticCurvePublicNumbers(x, y, key.curve).public_key()
+    parties = [wire.decode_base64url(wire.text_value(header.get(name))) for name in ("apu", "apv")]
+    length = ECDH_KEY_BYTES[algorithm]
+    info = b"".join(len(part).to_bytes(4) + part for part in (algorithm.encode(), *parties))
+    kdf = ConcatKDFHash(hashes.SHA256(), length, info + (8 * length).to_bytes(4))
+    return kdf.derive(key.exchange(ec.ECDH(), ephemeral))
+
+
+def _epk(header: dict[str, object], name: str) -> str:
+    return wire.text_value(wire.object_value(header.get("epk")).get(name))
+
+
+def _open_gcm(jwe: Jwe, content_key: bytes, length: int) -> bytes:
+    iv, ciphertext, tag = (jwe.members[name] for name in ("iv", "ciphertext", "tag"))
+    if (len(content_key), len(iv), len(tag)) != (length, _GCM_IV_BYTES, _GCM_TAG_BYTES):
+        raise ValueError("a key, IV or tag of a wrong length")
+    return AESGCM(content_key).decrypt(iv, ciphertext + tag, jwe.additional_data)
+
+
+def _open_with_jwcrypto(jwe: Jwe, recipient: JweRecipient, key: PrivateKeyObject) -> bytes:
+    """Leave the CBC-HMAC contents, which nobody writes by default, to the library."""
+    from jwcrypto.common import JWException
+    from jwcrypto.jwe import JWE
+    from jwcrypto.jwk import JWK
+
+    flattened: dict[str, object] = {name: wire.encode_base64url(data) for name, data in jwe.members.items() if data}
+    flattened["encrypted_key"] = wire.encode_base64url(recipient.encrypted_key)
+    if recipient.own:
+        flattened["header"] = recipient.own
+    token = JWE(algs=[str(recipient.joined[name]) for name in ("alg", "enc")])
+    try:
+        token.deserialize(json.dumps(flattened), JWK.from_pyca(key))
+    except JWException as error:
+        raise ValueError("jwcrypto does not open it") from error
+    return bytes(token.payload)

@@ -1,0 +1,84 @@
+"""How CMS names its recipients: by issuer and serial number, or by the key identifier of a certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from decoder import limits
+from decoder.keys.file import PEM_BEGIN
+from decoder.keywrap.pkcs7 import cms
+from decoder.keywrap.recipient import KeyName, is_whole, shown
+
+# RFC 4514 §3, and the e-mail address that old certificates have in their names.
+_ATTRIBUTES = {
+    bytes.fromhex(oid): name
+    for oid, name in {
+        "550403": "CN",
+        "550407": "L",
+        "550408": "ST",
+        "55040a": "O",
+        "55040b": "OU",
+        "550406": "C",
+        "550409": "STREET",
+        "0992268993f22c640119": "DC",
+        "0992268993f22c640101": "UID",
+        "2a864886f70d010901": "emailAddress",
+    }.items()
+}
+
+
+def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
+    """Name a recipient.
+
+    Args:
+        identifier: from `cms.Recipient`.
+        subjects: names of certificates that are known, by the same identifiers.
+
+    Raises:
+        ValueError: the identifier is malformed.
+    """
+    text = subjects.get(identifier) or _identifier_name(identifier)
+    return KeyName(text, is_whole(text))
+
+
+def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
+    """Name certificates by their subjects; a certificate that cannot be parsed has no name."""
+    if not certificates:
+        return {}
+    from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+
+    subjects = {}
+    for data in certificates:
+        try:
+            identifiers = cms.parse_certificate(data)
+            load = load_pem_x509_certificate if PEM_BEGIN in data else load_der_x509_certificate
+            certificate = load(data)
+            name = f"subject {shown(certificate.subject.rfc4514_string())} serial {certificate.serial_number:x}"
+        except ValueError:
+            continue
+        subjects[identifiers.issuer_and_serial] = name
+        if identifiers.key_identifier:
+            subjects[identifiers.key_identifier] = name
+    return subjects
+
+
+def _identifier_name(identifier: bytes) -> str:
+    """Write issuer and serial number, or the subject key identifier (RFC 5652 §6.2.1)."""
+    if identifier[0] != cms.SEQUENCE:
+        return f"key identifier {identifier[1:].hex()[: limits.QUOTED_CHARACTERS]}"
+    fields = cms.Reader(identifier[1:])
+    issuer = fields.take(cms.SEQUENCE)
+    serial = fields.take(cms.INTEGER).value
+    return f"issuer {_distinguished_name(issuer)} serial {int.from_bytes(serial[: limits.QUOTED_CHARACTERS]):x}"
+
+
+def _distinguished_name(name: cms.Element) -> str:
+    """Write a name in the order of RFC 4514 §2.1, for people to read."""
+    parts = []
+    for relative in reversed(cms.Reader(name.value).rest(limits.CMS_RECIPIENTS)):
+        for attribute in cms.Reader(relative.value).rest(limits.CMS_RECIPIENTS):
+            fields = cms.Reader(attribute.value)
+            oid = fields.take(cms.OID).value
+            values = [element.value.decode(errors="replace") for element in fields.rest(1)]
+            parts.append(f"{_ATTRIBUTES.get(oid) or cms.dotted(oid)}={''.join(values)}")
+    return shown(",".join(parts)) or "(none)"
