@@ -1,11 +1,11 @@
-# The targets that people use: demo, test, bench, packages, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, test-unit, bench, packages, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test check system-packages bench packages lock clean
+.PHONY: demo test test-unit check system-packages bench packages lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
@@ -13,6 +13,11 @@ demo: $(VENV)/.program
 # One process more than there are processors, for there is always a test that waits for something.
 test: system-packages $(VENV)/.dev $(VENV)/.program check
 	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder -p no:benchmark
+
+# The tests that need no package of the system, no network and no rights: tests/alone takes all three away.
+test-unit: $(VENV)/.dev $(VENV)/.program
+	tests/alone $(BIN)/pytest tests/unit --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
+		-p no:benchmark -p no:cacheprovider
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

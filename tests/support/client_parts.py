@@ -1,4 +1,4 @@
-"""Keyproviders for tests of the client: a command, a gRPC server, certificates that openssl makes, and layers.
+"""Keyproviders for tests of the client: a command, a gRPC server, certificates, and layers.
 
 Both providers "wrap" by turning the private options around, and note every request that they get.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -20,12 +19,13 @@ from google.protobuf.wrappers_pb2 import BytesValue  # a message with one field,
 
 from decoder.keys.keyring import Keys
 from decoder.keywrap.keyprovider import KeyProvider
+from tests.support import certificates
+from tests.support.certificates import key_of
 from tests.support.layers import Layer, encrypted, private_options
 from tests.support.processes import Result, payload_bytes, run_decoder
 
 PLAINTEXT = bytes(range(256)) * 100
 NAME = "kmscrypt"
-_OPENSSL_SECONDS = 60
 
 _COMMAND = """\
 #!{python} -IS
@@ -127,33 +127,23 @@ class Certificates:
         self._number = 0
 
     def authority(self, name: str = "authority") -> Path:
-        """Make a self-signed certificate."""
+        """Make an authority's certificate, once."""
         path = self._directory / f"{name}.pem"
-        if not path.exists():
-            subject = ["-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE"]
-            _openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *subject,
-                     "-keyout", str(_key_of(path)), "-out", str(path), "-days", "2")  # fmt: skip
-        return path
+        return path if path.exists() else certificates.issue(name).write(path)
 
-    def issue(self, names: str, authority: str = "authority", days: int = 2) -> Path:
-        """Have an authority issue a certificate for names such as `DNS:localhost,IP:127.0.0.1`."""
-        issuer = self.authority(authority)
+    def issue(self, *names: str, authority: str = "authority", days: int = 2) -> Path:
+        """Issue a certificate for DNS names and IP addresses."""
+        issuer = certificates.read(self.authority(authority))
         self._number += 1
         path = self._directory / f"{self._number}.pem"
-        request, extensions = path.with_suffix(".csr"), path.with_suffix(".ext")
-        extensions.write_text(f"subjectAltName={names}\n")
-        _openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-subj", "/CN=issued", "-keyout", str(_key_of(path)), "-out", str(request))  # fmt: skip
-        _openssl("x509", "-req", "-in", str(request), "-CA", str(issuer), "-CAkey", str(_key_of(issuer)),
-                 "-CAcreateserial", "-extfile", str(extensions), "-out", str(path), "-days", str(days))  # fmt: skip
-        return path
+        return certificates.issue("issued", issuer, list(names), days).write(path)
 
 
 def tls_files(**files: Path | str | bool) -> dict[str, Any]:
     """Make `grpc-tls` of its fields, `certificate` being both cert-file and key-file."""
     fields = {name.replace("_", "-"): value if isinstance(value, bool) else str(value) for name, value in files.items()}
     if certificate := fields.pop("certificate", ""):
-        fields |= {"cert-file": certificate, "key-file": str(_key_of(Path(str(certificate))))}
+        fields |= {"cert-file": certificate, "key-file": str(key_of(Path(str(certificate))))}
     return fields
 
 
@@ -200,7 +190,7 @@ def serving(
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("keyprovider.KeyProviderService", methods)])
     if certificate:
-        pair = (_key_of(certificate).read_bytes(), certificate.read_bytes())
+        pair = (key_of(certificate).read_bytes(), certificate.read_bytes())
         authority = client_authority.read_bytes() if client_authority else None
         credentials = grpc.ssl_server_credentials([pair], authority, client_authority is not None)
         port = server.add_secure_port(address, credentials)
@@ -211,14 +201,3 @@ def serving(
         yield ServerParts(address if address.startswith("unix:") else f"127.0.0.1:{port}", messages)
     finally:
         server.stop(None).wait()
-
-
-def _key_of(certificate: Path) -> Path:
-    return certificate.with_suffix(".key")
-
-
-def _openssl(*arguments: str) -> None:
-    result = subprocess.run(
-        ["openssl", *arguments], capture_output=True, text=True, timeout=_OPENSSL_SECONDS, check=False
-    )
-    assert result.returncode == 0, result.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
 from decoder.provider.services.gcpkms import crc32c
+from tests.support.certificates import issue, key_of
 
 ACCOUNT = "decoder@project-1.iam.gserviceaccount.com"
 KEY = "projects/project-1/locations/global/keyRings/ring/cryptoKeys/key1"
@@ -209,9 +209,5 @@ def running_google(directory: Path) -> Iterator[Google]:
 
 def make_certificate(directory: Path, name: str) -> tuple[Path, Path]:
     """Make a self-signed certificate and its key for a host name."""
-    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-    names = ["-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files]
-    subprocess.run(command, check=True, capture_output=True)
-    return certificate, key
+    certificate = issue(name, names=[name]).write(directory / f"{name}.crt")
+    return certificate, key_of(certificate)

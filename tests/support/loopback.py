@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 import select
 import socket
@@ -11,15 +10,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from tests.support import certificates
 
 _SECONDS = 60
 
@@ -53,48 +48,18 @@ class Authority:
 
     def __init__(self, directory: Path, name: str = "test authority") -> None:
         self._directory = directory
-        self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        certificate = self._sign(self._name, self._key, x509.BasicConstraints(True, None), [])
+        self._own = certificates.issue(name)
         self.file = directory / f"{name.replace(' ', '-')}.pem"
-        self.file.write_bytes(certificate)
+        self.file.write_bytes(self._own.certificate)
 
     def server_context(self, *names: str) -> ssl.SSLContext:
         """Make the TLS settings of a server with these names or addresses."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
-        certificate = self._sign(subject, key, x509.BasicConstraints(False, None), list(names))
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        issued = certificates.issue(names[0], self._own, list(names))
         file = self._directory / f"server-{names[0]}.pem"
-        file.write_bytes(certificate + private)
+        file.write_bytes(issued.certificate + issued.key)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(file)
         return context
-
-    def _sign(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, constraints: x509.BasicConstraints, names: list[str]
-    ) -> bytes:
-        now = datetime.datetime.now(datetime.UTC)
-        day = datetime.timedelta(days=1)
-        builder = x509.CertificateBuilder(self._name, subject, key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - day).not_valid_after(now + day)
-        builder = builder.add_extension(constraints, critical=True)
-        builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        builder = builder.add_extension(issuer, critical=False)
-        if names:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False
-            )
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    with suppress(ValueError):
-        return x509.IPAddress(ip_address(name))
-    return x509.DNSName(name)
 
 
 class Loopback:

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from tests.support.serving import write_certificate
+from tests.support.certificates import issue
 
 
 class Volume:
@@ -53,8 +53,9 @@ TLS_FILES = {"tls-cert": "tls.crt", "tls-key": "tls.key", "client-ca": "ca.crt"}
 
 def certificates(directory: Path, authority: str) -> dict[str, bytes]:
     """Make a Secret of the type kubernetes.io/tls, and a client's certificate of the same authority."""
-    write_certificate(directory, authority, extensions=["basicConstraints=critical,CA:TRUE"])
-    write_certificate(directory, f"{authority}-server", authority, ["subjectAltName=DNS:keyprovider"])
-    write_certificate(directory, f"{authority}-client", authority)
+    own = issue(authority)
+    own.write(directory / f"{authority}.pem")
+    issue("server", own, ["keyprovider"]).write(directory / f"{authority}-server.pem")
+    issue("client", own).write(directory / f"{authority}-client.pem")
     names = {"tls.crt": f"{authority}-server.pem", "tls.key": f"{authority}-server.key", "ca.crt": f"{authority}.pem"}
     return {name: (directory / file).read_bytes() for name, file in names.items()}

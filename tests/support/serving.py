@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -182,15 +182,6 @@ def openssl(*arguments: str | Path) -> None:
     """Run openssl."""
     result = subprocess.run(["openssl", *arguments], capture_output=True, text=True, timeout=_SECONDS, check=False)
     assert result.returncode == 0, result.stderr
-
-
-def write_certificate(directory: Path, name: str, issuer: str = "", extensions: Iterable[str] = ()) -> None:
-    """Have openssl write NAME.pem and NAME.key, signed by ISSUER.pem or by itself, as a CA."""
-    files = {suffix: str(directory / f"{name}.{suffix}") for suffix in ("key", "pem")}
-    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-noenc", "-keyout", files["key"]]
-    signer = ["-CA", str(directory / f"{issuer}.pem"), "-CAkey", str(directory / f"{issuer}.key")] if issuer else []
-    added = [argument for extension in extensions for argument in ("-addext", extension)]
-    openssl("req", "-x509", "-days", "2", "-subj", f"/CN={name}", *key, *signer, *added, "-out", files["pem"])
 
 
 def _base64(data: bytes) -> str:

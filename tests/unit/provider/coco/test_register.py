@@ -22,7 +22,6 @@ from jwcrypto.jwk import JWK
 
 from decoder import limits
 from decoder.errors import UsageError
-from decoder.keywrap.kid import parse_kid
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with, parse_packet
@@ -30,11 +29,9 @@ from tests.support.kbs_server import KbsServer, error_answer, issue_token
 from tests.support.layers import ec_key, pem, private_options, rsa_key
 from tests.support.loopback import Answer, Asked, Authority
 from tests.support.processes import PROGRAM
+from tests.support.register import ADMIN, KEY, KID, pkcs8
 from tests.support.serving import execute, request_of, result_of, write_key
 
-KID = parse_kid("kbs:///default/image_key/nginx")
-KEY = bytes(range(100, 132))
-ADMIN = ed25519.Ed25519PrivateKey.generate()
 TEE_KEY = ec_key(ec.SECP256R1)
 
 
@@ -62,10 +59,6 @@ def attested(tmp_path: Path) -> dict[str, str]:
     """Those that let us read as a guest."""
     (tmp_path / "token").write_text(issue_token(JWK.from_pyca(TEE_KEY.public_key()).export_public(as_dict=True)))
     return {"kbs-token": str(tmp_path / "token"), "tee-key": str(write_key(tmp_path / "tee.pem", pem(TEE_KEY)))}
-
-
-def pkcs8(key: ed25519.Ed25519PrivateKey) -> bytes:
-    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def failure(options: dict[str, str]) -> str:
@@ -97,17 +90,6 @@ def test_registers_with_a_p256_key(server: KbsServer, options: dict[str, str]) -
         data = TEE_KEY.private_bytes(Encoding.PEM, form, NoEncryption())
         Path(options["kbs-auth-key"]).write_bytes(data)
         Registrar(options).register(KID, KEY)
-    assert server.resources == {KID.path: KEY}
-
-
-def test_registers_with_a_key_that_openssl_made(server: KbsServer, options: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "openssl.pem"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", file], check=True, timeout=60)
-    public = subprocess.run(
-        ["openssl", "pkey", "-in", file, "-pubout", "-outform", "DER"], check=True, timeout=60, capture_output=True
-    )
-    server.admin = ed25519.Ed25519PublicKey.from_public_bytes(public.stdout[-32:])
-    Registrar({**options, "kbs-auth-key": str(file)}).register(KID, KEY)
     assert server.resources == {KID.path: KEY}
 
 

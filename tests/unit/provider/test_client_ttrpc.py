@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
-import struct
 import subprocess
 import sys
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,8 @@ from decoder.provider.client import ttrpc as ttrpcclient
 from decoder.provider.errors import ProviderError
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, reply, unwrap
 from tests.support.layers import encrypted, private_options
-from tests.support.serving import wait_for
+from tests.support.ttrpc_client import SECONDS, entry
 from tests.support.ttrpc_server import HEADER, MESSAGES, Methods, RefusedError, frame, serving_ttrpc
-
-SECONDS = 1
-_STOP_SECONDS = 20
 
 
 def methods(answer: Callable[[dict[str, Any]], str]) -> Methods:
@@ -54,10 +50,6 @@ TURNING = methods(turn)
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "socket"
-
-
-def entry(address: str | Path, **more: Any) -> dict[str, Any]:
-    return {NAME: {"ttrpc": str(address), "timeout": SECONDS, **more}}
 
 
 def cause(directory: Path, address: str | Path) -> str:
@@ -205,57 +197,6 @@ def test_a_server_that_cannot_be_reached(path: Path, tmp_path: Path) -> None:
     assert cause(tmp_path, f"/{'x' * 150}") == "it cannot be reached: AF_UNIX path too long"
     for address in ("127.0.0.1:50000", "unix://socket", "http:///run/socket", "vsock://3:1024", "unix:"):
         assert cause(tmp_path, address) == f"the address '{address}' is neither unix:///PATH nor a path"
-
-
-@pytest.fixture(scope="module")
-def containerd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Run containerd with nothing but its own service of events, and return its ttrpc socket."""
-    directory = tmp_path_factory.mktemp("containerd")
-    address, settings = directory / "ttrpc", directory / "config.toml"
-    settings.write_text(
-        f"""\
-version = 2
-root = "{directory}/root"
-state = "{directory}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
-[grpc]
-address = "{directory}/grpc"
-[ttrpc]
-address = "{address}"
-"""
-    )
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(["containerd", "--config", str(settings)], stdout=log, stderr=log)
-    try:
-        wait_for(lambda: address.exists() or process.poll() is not None)
-        assert process.poll() is None, (directory / "log").read_text()
-        yield f"unix://{address}"
-    finally:
-        process.terminate()
-        process.wait(_STOP_SECONDS)
-
-
-def test_containerd_answers(containerd: str) -> None:
-    """Its own ttrpc server understands our frames, and we its replies and errors."""
-
-    def field(number: int, value: bytes) -> bytes:
-        return struct.pack("BB", number << 3 | 2, len(value)) + value
-
-    def call(method: str, payload: bytes) -> bytes:
-        return ttrpcclient.call(containerd, "containerd.services.events.ttrpc.v1.Events", method, payload, 10)
-
-    event = field(1, b"example.com/Event") + field(2, b"")
-    envelope = field(1, b"\x08\x01") + field(2, b"default") + field(3, b"/tests/event") + field(4, event)
-    assert call("Forward", field(1, envelope)) == b""
-    with pytest.raises(ProviderError, match=r"^it answered UNIMPLEMENTED: "):
-        call("Backward", b"")
-    with pytest.raises(ProviderError, match=r"^it answered [A-Z_]+: "):
-        call("Forward", field(1, field(3, b"no topic")))
-
-
-def test_the_installed_program_at_a_server_that_knows_no_keys(containerd: str, tmp_path: Path) -> None:
-    result = decrypt(configuration(tmp_path, entry(containerd, timeout=10)))
-    assert (result.status, "it answered UNIMPLEMENTED: " in result.errors) == (6, True)
 
 
 def test_no_grpc_is_needed(path: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from decoder.keys.keyring import Keys
 from tests.support.layers import ec_key, pem, public_pem, rsa_key
 
 RSA = pem(rsa_key())
+
 EC = pem(ec_key())
 
 
@@ -129,18 +130,6 @@ def test_parameters() -> None:
     with pytest.raises(PayloadError, match="1 privkeys but 2 privkeys-passwords"):
         Keys().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
     Keys().add_parameters({"gpg-privatekeys": [], "gpg-privatekeys-passwords": [b"more"]})
-
-
-def test_a_description_names_type_size_and_fingerprint() -> None:
-    import hashlib
-    import subprocess
-
-    keys = Keys()
-    keys.add("k", RSA)
-    public = subprocess.run(
-        ["openssl", "pkey", "-pubout", "-outform", "der"], input=RSA, capture_output=True, check=True
-    )
-    assert keys.private[0].describe() == f"k (RSA 2048, sha256:{hashlib.sha256(public.stdout).hexdigest()})"
 
 
 def test_a_key_that_does_not_parse_is_parsed_once() -> None:

@@ -14,8 +14,15 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from decoder import limits
+from tests.support.certificates import issue
 from tests.support.serving import (
     Server,
     ask,
@@ -23,11 +30,9 @@ from tests.support.serving import (
     execute,
     message,
     method_of,
-    openssl,
     request_of,
     result_of,
     wait_for,
-    write_certificate,
     write_key,
 )
 
@@ -184,14 +189,11 @@ def test_insecure_allows_it_with_a_warning(local: tuple[str, ...], tmp_path: Pat
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("certificates")
-    for name, issuer, extensions in (
-        ("ca", "", []),
-        ("other-ca", "", []),
-        ("server", "ca", ["subjectAltName=DNS:localhost", "basicConstraints=critical,CA:FALSE"]),
-        ("client", "ca", ["basicConstraints=critical,CA:FALSE"]),
-        ("stranger", "other-ca", ["basicConstraints=critical,CA:FALSE"]),
-    ):
-        write_certificate(directory, name, issuer, extensions)
+    for authority, parts in (("ca", ("server", "client")), ("other-ca", ("stranger",))):
+        own = issue(authority)
+        own.write(directory / f"{authority}.pem")
+        for name in parts:
+            issue(name, own, ["localhost"] if name == "server" else None).write(directory / f"{name}.pem")
     return directory
 
 
@@ -232,7 +234,8 @@ def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) 
 
 def test_tls_files_that_do_not_do(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
     encrypted, garbage = tmp_path / "encrypted.key", tmp_path / "garbage.pem"
-    openssl("pkey", "-in", certificates / "server.key", "-aes256", "-passout", "pass:x", "-out", encrypted)
+    loaded = load_pem_private_key((certificates / "server.key").read_bytes(), None)
+    encrypted.write_bytes(loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
     garbage.write_text("garbage")
     certificate, key = certificates / "server.pem", certificates / "server.key"
     cases: list[tuple[list[str | Path], int]] = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
@@ -18,9 +18,8 @@ from decoder.formats import wire
 from decoder.keys.keyring import Keys
 from decoder.keys.privatekey import PrivateKey, fingerprint
 from decoder.keywrap import jwe
-from tests.support import layers
+from tests.support.jwe_cases import public_jwk
 from tests.support.layers import ec_key, pem, public_pem, rsa_key
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
 
 KEY_ALGORITHMS = ["RSA-OAEP", "RSA-OAEP-256", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW"]
 CONTENTS = ["A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512"]
@@ -98,12 +97,6 @@ def test_wrap_honours_the_algorithm_of_a_jwk() -> None:
         assert unwrap(wrapped, key)[0] == OPTIONS
 
 
-def public_jwk(key: Any, **members: object) -> bytes:
-    exported = json.loads(JWK.from_pyca(key.public_key()).export())
-    del exported["kid"]
-    return json.dumps({**exported, **members}).encode()
-
-
 def key_ids(wrapped: bytes) -> list[str]:
     value = json.loads(wrapped)
     return [each["header"]["kid"] for each in value.get("recipients", [value])]
@@ -126,21 +119,6 @@ def test_the_key_with_the_id_is_tried_first() -> None:
     wrapped = jwe.wrap(OPTIONS, [public_pem(rsa_key(4096)), public_jwk(rsa_key(), kid="image")])
     assert jwe.unwrap(wrapped, keys, lambda _key, reason: reasons.append(reason)) == OPTIONS
     assert reasons == []
-
-
-@pytest.mark.parametrize("kid", [None, "image", "else"])
-@pytest.mark.parametrize("key", [rsa_key(), ec_key()], ids=["RSA", "EC"])
-def test_the_reference_opens_what_has_key_ids(key: Any, kid: str | None) -> None:
-    """One recipient or several, whatever ID the private key has, if any."""
-    secret = {**json.loads(JWK.from_pyca(key).export()), "kid": kid or ""}
-    pkcs8 = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    own = public_jwk(key, kid="image")
-    for recipients in ([own], [public_pem(key)], [public_pem(ec_key(ec.SECP521R1)), public_pem(rsa_key(3072)), own]):
-        encrypted = layers.encrypted(b"something", {"jwe": [jwe.wrap(layers.private_options(), recipients)]})
-        for private in (pkcs8, json.dumps(secret).encode()):
-            payload = payload_bytes(encrypted.descriptor, {"privkeys": [private], "privkeys-passwords": [b""]})
-            result = run_decoder(payload, encrypted.ciphertext, program=REFERENCE)
-            assert (result.status, result.plaintext) == (0, b"something"), result.errors
 
 
 def test_wrap_bounds_the_recipients() -> None:
