@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from decoder.node.contentstore import Search
 
 _PAYLOAD_DESCRIPTOR = 3
+_MEDIA_TYPE = "STREAM_PROCESSOR_MEDIATYPE"  # containerd sets it for each stream processor
 _INTERRUPTED = 130
+_CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
 
 _WHY_NO_PAYLOAD = (
@@ -56,11 +58,12 @@ def decode(argv: list[str], kept: Kept | None = None) -> int:
     Returns:
         The exit status; the message of a failure has been printed.
     """
-    return _guarded(lambda: _decode(argv, kept))
+    client = kept.client if kept else 0
+    return _guarded(lambda: _decode(argv, kept), lambda error, text: _report(error, text, client))
 
 
-def _guarded(work: Callable[[], int]) -> int:
-    """Do the work; print the message of a failure and return its exit status."""
+def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], None] | None = None) -> int:
+    """Do the work; print the message of a failure, report it, and return its exit status."""
     try:
         status = work()
         _flush()
@@ -70,12 +73,24 @@ def _guarded(work: Callable[[], int]) -> int:
         from decoder import failure
 
         _write(failure.traceback(error))
-        if isinstance(error, DecoderError):
-            _say(f"error: {error}")
-            return error.status
-        _say(f"error: {failure.internal_error(error)}")
-        return DecoderError.status
+        text = failure.message(error)
+        _say(f"error: {text}")
+        if report:
+            report(error, text)
+        return error.status if isinstance(error, DecoderError) else DecoderError.status
     return status
+
+
+def _report(error: BaseException, text: str, client: int) -> None:
+    """Log a failure to the journal, if containerd started the decoder: it drops most of what is printed."""
+    if _MEDIA_TYPE not in os.environ:
+        return  # somebody else did, and reads standard error
+    from decoder.node.failures import report_failure
+    from decoder.node.storeroot import find_root
+
+    status, layer = (error.status, error.layer) if isinstance(error, DecoderError) else (DecoderError.status, "")
+    with suppress(Exception):  # the failure is what matters, not how it is logged
+        report_failure(status, text, layer, find_root(client))
 
 
 def _flush() -> None:
@@ -128,18 +143,17 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:
-        from decoder.node import journal
+        from decoder.node.failures import report_warnings
 
-        text = "; ".join(warnings)
-        _say(f"warning: {text}")
-        journal.warn(text)
+        _say(f"warning: {'; '.join(warnings)}")
+        report_warnings(warnings)
 
 
 def _look_up(root: str, head: bytes, why_none: str, client: int) -> Search:
     from decoder.node.contentstore import Search
     from decoder.node.storeroot import find_root
 
-    media_type = os.environ.get("STREAM_PROCESSOR_MEDIATYPE", "")
+    media_type = os.environ.get(_MEDIA_TYPE, "")
     return Search(root or find_root(client), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")
 
 
@@ -204,8 +218,11 @@ def _say(text: str) -> None:
 
 
 def _write(text: str) -> None:
+    data = text.encode(errors="replace")
+    if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd keeps all of it in memory, and shows it to clients
+        data = data[: limits.STANDARD_ERROR_BYTES].decode(errors="ignore").encode() + _CUT_OFF
     with suppress(OSError):  # if nobody listens, the exit status still tells
-        os.write(2, text.encode(errors="replace"))
+        os.write(2, data)
 
 
 if __name__ == "__main__":

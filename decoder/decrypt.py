@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder import keywrap, limits
-from decoder.errors import KeyProviderError, LayerError, NoKeyError
+from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import Keys
 from decoder.layer import annotations as layer
@@ -81,31 +81,45 @@ def decrypt_layer(
     if settings.keys_directory:
         add_directory(keys, settings.keys_directory)
 
-    key = _open_first(descriptors, keys)
+    key, digest = _open_first(descriptors, keys)
 
-    if settings.open_spool:
-        stream.decrypt_verified(source, sink, key, settings.open_spool(), settings.buffer_bytes)
-    else:
-        stream.decrypt(source, sink, key, settings.buffer_bytes)
+    try:
+        if settings.open_spool:
+            stream.decrypt_verified(source, sink, key, settings.open_spool(), settings.buffer_bytes)
+        else:
+            stream.decrypt(source, sink, key, settings.buffer_bytes)
+    except DecoderError as error:
+        error.layer = digest
+        raise
     return keys.warnings
 
 
-def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> layer.LayerKey:
-    """Open the layer by the first descriptor that a key fits; several manifests may name one blob."""
+def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> tuple[layer.LayerKey, str]:
+    """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
+
+    Returns:
+        The key, and the digest that the descriptor has.
+    """
     failures: list[NoKeyError | LayerError] = []
     for descriptor in descriptors:
         try:
-            return _open(descriptor, keys)
+            return _open(descriptor, keys), descriptor.digest
         except (NoKeyError, LayerError) as error:
             failures.append(error)
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
     if len(locked) > 1:
         kind = next((type(failure) for failure in locked if isinstance(failure, KeyProviderError)), NoKeyError)
-        raise kind([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
+        combined = kind([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
+        combined.layer = locked[0].layer
+        raise combined
     raise (locked or failures)[0]
 
 
 def _open(descriptor: Descriptor, keys: Keys) -> layer.LayerKey:
-    layer.check_media_type(descriptor.media_type)
-    public = layer.parse_public_options(descriptor.annotations)
-    return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys, descriptor.media_type))
+    try:
+        layer.check_media_type(descriptor.media_type)
+        public = layer.parse_public_options(descriptor.annotations)
+        return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys, descriptor.media_type))
+    except DecoderError as error:
+        error.layer = descriptor.digest
+        raise

@@ -21,9 +21,15 @@ if TYPE_CHECKING:
 
 
 class DecoderError(Exception):
-    """Whatever ends this program on purpose. `status` is the exit status."""
+    """Whatever ends this program on purpose.
+
+    Attributes:
+        status: the exit status.
+        layer: digest of the encrypted layer as its descriptor has it, not checked; "" if it is not known.
+    """
 
     status = 70
+    layer = ""
 
 
 class UsageError(DecoderError):
@@ -98,7 +104,9 @@ class Attempt:
 
     def __str__(self) -> str:
         tried = f" with {self.key.describe()}" if self.key else ""
-        return f"{self.annotation}[{self.index}]{tried}: {self.reason}"
+        is_plain = self.annotation.isprintable() and len(self.annotation) <= limits.QUOTED_CHARACTERS
+        annotation = self.annotation if is_plain and self.annotation.isascii() else quoted(self.annotation)
+        return f"{annotation}[{self.index}]{tried}: {self.reason}"
 
 
 class NoKeyError(DecoderError):

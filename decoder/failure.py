@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 from decoder import __version__, project
+from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +19,11 @@ DEBUG_VARIABLE = "CTD_DECODER_DEBUG"
 _PACKAGE = "decoder"
 _FRAMES = 50  # of each exception, counted from the place where it was raised
 _CAUSES = 16
+
+
+def message(error: BaseException) -> str:
+    """Return what is printed about an error: its own text if it is one of ours, else where it was raised."""
+    return str(error) if isinstance(error, DecoderError) else internal_error(error)
 
 
 def internal_error(error: BaseException) -> str:

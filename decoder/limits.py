@@ -59,7 +59,13 @@ HOLD_AFTER_SECONDS = 0.1
 # What an error may print of untrusted text.
 QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64
-JOURNAL_BYTES = 2 * KIB
+STANDARD_ERROR_BYTES = 16 * KIB  # one message, whatever failed
+JOURNAL_BYTES = 4 * KIB
+JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS
+JOURNAL_WINDOW_SECONDS = 60
+IMAGE_NAME_SECONDS = 1.0  # the search for a failed layer's image
+IMAGE_NAME_BYTES = 256 * KIB  # of one manifest or index
+IMAGE_NAME_TOTAL_BYTES = 16 * MIB
 
 # OpenPGP.
 PGP_BYTES = 256 * KIB

@@ -1,40 +1,67 @@
-"""The system journal or syslog: containerd throws standard error away when a layer decrypts."""
+"""The system journal: containerd drops a decoder's standard error, so this is where operators read about layers.
+
+systemd-journald takes messages with fields (systemd.journal-fields(7); its datagrams are described at
+https://systemd.io/JOURNAL_NATIVE_PROTOCOL/). Where it does not run, syslog takes the message alone.
+"""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from decoder import limits
 
-_SOCKET = "/dev/log"
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROGRAM = "ctd-decoder"
+ERROR, WARNING, INFORMATION = 3, 4, 6  # severities, RFC 5424 §6.2.1
+
+_JOURNALD = "/run/systemd/journal/socket"
+_SYSLOG = "/dev/log"
 _FACILITY_USER = 1 << 3  # RFC 3164 §4.1.1
-WARNING, INFORMATION = 4, 6  # severities, likewise
 
 
-def warn(text: str, address: str = _SOCKET) -> None:
-    """Log a warning.
-
-    Args:
-        text: the warning; cut off at JOURNAL_BYTES.
-        address: the datagram socket.
-    """
-    log(text, WARNING, address)
+def warn(text: str, *sockets: str) -> None:
+    """Log a warning, as `log` does."""
+    log(text, WARNING, {}, *sockets)
 
 
-def log(text: str, severity: int, address: str = _SOCKET) -> None:
-    """Send one line to the system journal or syslog, if there is one and it takes it at once.
+def log(
+    text: str, severity: int, fields: Mapping[str, str] | None = None, journald: str = _JOURNALD, syslog: str = _SYSLOG
+) -> None:
+    """Log one message, if journald or syslog is there and takes it without a wait.
 
     Args:
-        text: the line; cut off at JOURNAL_BYTES.
-        severity: WARNING or INFORMATION.
-        address: the datagram socket.
+        text: the message; line feeds become semicolons, and it is cut off at JOURNAL_BYTES.
+        severity: ERROR, WARNING or INFORMATION.
+        fields: further fields for journald: names in upper case and their values.
+        journald: the datagram socket of systemd-journald.
+        syslog: the datagram socket of syslog, used where the first one is absent.
     """
-    if not os.path.exists(address):
+    place = next(filter(os.path.exists, (journald, syslog)), None)
+    if place is None:
         return
     import socket
 
-    line = f"<{_FACILITY_USER | severity}>ctd-decoder[{os.getpid()}]: {text}".encode(errors="replace")
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as syslog:
-        syslog.setblocking(False)
-        syslog.sendto(line[: limits.JOURNAL_BYTES], address)
+    line = _cut("; ".join(part.strip() for part in text.splitlines()))
+    if place == journald:
+        identity = {"MESSAGE": line, "PRIORITY": str(severity), "SYSLOG_IDENTIFIER": PROGRAM}
+        message = b"".join(_field(name, value) for name, value in (identity | dict(fields or {})).items())
+    else:
+        message = f"<{_FACILITY_USER | severity}>{PROGRAM}[{os.getpid()}]: {line}".encode()
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
+        connection.setblocking(False)
+        connection.sendto(message, place)
+
+
+def _field(name: str, value: str) -> bytes:
+    """Build one field; the form with a length keeps a value from adding fields of its own."""
+    data = _cut(value).encode()
+    return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
+
+
+def _cut(text: str) -> str:
+    data = text.encode(errors="replace")
+    return text if len(data) <= limits.JOURNAL_BYTES else data[: limits.JOURNAL_BYTES - 3].decode(errors="ignore") + "…"

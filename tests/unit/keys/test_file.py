@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
 from pathlib import Path
 
 import pytest
 from jwcrypto.jwk import JWK
 
-from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.keys.directory import add_directory
 from decoder.keys.file import recognise
 from decoder.keys.keyring import Keys
 from decoder.keys.privatekey import fingerprint
-from decoder.node import journal
 from tests.support.layers import ec_key, encrypted, pem, public_pem, rsa_key
 from tests.support.processes import payload_bytes, run_decoder
 
@@ -92,18 +88,3 @@ def test_warnings_do_not_keep_a_layer_from_being_decrypted(tmp_path: Path) -> No
     result = run_decoder(payload_bytes(layer.descriptor, {}), layer.ciphertext, "--decryption-keys-path", str(tmp_path))
     assert (result.status, result.plaintext) == (0, b"plain")
     assert result.errors == "ctd-decoder: warning: 'README' was passed over: it holds no key of a known form\n"
-
-
-def test_warnings_go_to_the_journal(tmp_path: Path) -> None:
-    address = str(tmp_path / "log")
-    journal.warn("nobody listens", address)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        log.bind(address)
-        log.settimeout(5)
-        journal.warn("'README' was passed over", address)
-        assert log.recv(10_000) == f"<12>ctd-decoder[{os.getpid()}]: 'README' was passed over".encode()
-        journal.warn("x" * 100_000, address)
-        assert len(log.recv(100_000)) == limits.JOURNAL_BYTES
-        for _ in range(1000):  # a full queue is not waited for
-            journal.warn("x", address)
-    journal.warn("the listener is gone", address)

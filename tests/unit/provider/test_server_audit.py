@@ -51,7 +51,7 @@ def test_a_server_writes_a_line_for_each_operation(tmp_path: Path) -> None:
 def test_the_journal_gets_it_too_with_a_severity(tmp_path: Path) -> None:
     address = str(tmp_path / "log")
     key = write_key(tmp_path / "sample.key")
-    prelude = f"from decoder.node import journal; journal.log.__defaults__ = ({address!r},)"
+    prelude = f"from decoder.node import journal; journal.log.__defaults__ = (None, '', {address!r})"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(address)
         journal.settimeout(5)

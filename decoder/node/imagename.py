@@ -1,0 +1,102 @@
+"""Which image a layer belongs to, as far as containerd's content store tells.
+
+Names of images are in containerd's database, not in the content store. An index that was imported holds them as
+annotations; else the digest has to do, which `ctr images list` and `crictl images --digests` show.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from time import monotonic
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.formats import wire
+from decoder.node.contentstore import BLOBS
+from decoder.record import Record
+
+_ALGORITHM = "sha256:"
+_NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+_HEX = frozenset("0123456789abcdef")
+_HEX_CHARACTERS = 64
+
+
+class Image(Record):
+    """An image, with "" for what is not known.
+
+    Attributes:
+        digest: what `ctr images list` shows: the digest of its index, or of its manifest if it has no index.
+        name: its name, quoted for messages.
+    """
+
+    digest: str = ""
+    name: str = ""
+
+
+def find_image(root: str, layer: str) -> Image:
+    """Find an image that has a layer.
+
+    Args:
+        root: containerd's root directory.
+        layer: digest of the layer.
+
+    Returns:
+        An empty Image where the store cannot be read, or the search takes longer than IMAGE_NAME_SECONDS.
+    """
+    if not is_digest(layer):
+        return Image()
+    blobs = _candidates(os.path.join(root, BLOBS), layer.encode())
+    manifest = next((_ALGORITHM + name for name, data in blobs if layer.encode() in data), "")
+    if not manifest:
+        return Image()
+    for name, index in blobs:
+        if manifest.encode() in index:
+            named = _name(index, manifest)
+            return Image(_ALGORITHM + name, quoted(named) if named else "")
+    return Image(manifest)
+
+
+def is_digest(text: str) -> bool:
+    """Tell whether a text is a SHA-256 digest as OCI writes it."""
+    digits = text.removeprefix(_ALGORITHM)
+    return text.startswith(_ALGORITHM) and len(digits) == _HEX_CHARACTERS and _HEX.issuperset(digits)
+
+
+def _candidates(folder: str, layer: bytes) -> list[tuple[str, bytes]]:
+    """Read manifests that name the layer, and every index, newer ones first."""
+    deadline = monotonic() + limits.IMAGE_NAME_SECONDS
+    found: list[tuple[str, bytes]] = []
+    size = 0
+    with suppress(OSError), os.scandir(folder) as scan:
+        entries = sorted(scan, key=os.DirEntry.inode, reverse=True)
+        for entry in entries[: limits.STORE_MANIFESTS]:
+            if monotonic() > deadline or size > limits.IMAGE_NAME_TOTAL_BYTES:
+                break
+            with suppress(OSError):
+                data = _read_json(entry)
+                if layer in data or b'"manifests"' in data:
+                    size += len(data)
+                    found.append((entry.name, data))
+    return found
+
+
+def _read_json(entry: os.DirEntry[str]) -> bytes:
+    if not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_size > limits.IMAGE_NAME_BYTES:
+        return b""
+    blob = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        start = os.read(blob, 1)
+        return start + os.read(blob, limits.IMAGE_NAME_BYTES) if start == b"{" else b""
+    finally:
+        os.close(blob)
+
+
+def _name(index: bytes, manifest: str) -> str:
+    with suppress(ValueError):
+        for entry in wire.list_value(wire.parse_object(index).get("manifests")):
+            descriptor = wire.object_value(entry)
+            annotations = wire.object_value(descriptor.get("annotations"))
+            if descriptor.get("digest") == manifest:
+                return next((wire.text_value(annotations[name]) for name in _NAMES if name in annotations), "")
+    return ""
