@@ -1,4 +1,7 @@
-"""Key ids of Confidential Containers: which resource of a key broker is meant (docs/formats.md §6, §8)."""
+"""Key ids of Confidential Containers: which resource of a key broker (KBS) an annotation means.
+
+See docs/formats.md §6 and §8.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,21 @@ from decoder.record import Record
 
 PLUGIN = "resource"
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
-_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?"
-# The scheme and what goes with it may be absent in old images, the leading slash even then.
-_KID = re.compile(
-    rf"(?:kbs(?:\+(?P<plugin>{_SEGMENT}))?://(?:{_HOST})?/|/?)"
-    rf"(?P<repository>{_SEGMENT})/(?P<type>{_SEGMENT})/(?P<tag>{_SEGMENT})"
-    r"(?:\?(?P<query>[A-Za-z0-9._~%!$&()*+,;=:@/-]*))?",
-    re.ASCII,
+_NAME = r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)"
+_PORT = r":[0-9]{1,5}"
+_HOST = rf"{_NAME}(?:{_PORT})?"
+_QUERY = r"(?:\?(?P<query>[A-Za-z0-9._~%!$&()*+,;=:@/-]*))?"
+# The plugin `resource` names a repository, a type and a tag. Other plugins have paths of their own.
+_RESOURCE = rf"{_SEGMENT}/{_SEGMENT}/{_SEGMENT}"
+_OTHER = rf"\+(?!{PLUGIN}:)(?P<plugin>{_SEGMENT})"
+_FORMS = (
+    re.compile(rf"kbs(?:\+{PLUGIN})?://(?:{_HOST})?/(?P<path>{_RESOURCE}){_QUERY}", re.ASCII),
+    re.compile(
+        rf"kbs{_OTHER}://(?:{_HOST})?/(?P<path>{_SEGMENT}(?:/{_SEGMENT})*){_QUERY}",
+        re.ASCII,
+    ),
+    # Without a scheme, as old images have it, and as coco_keyprovider documents it with a host in front.
+    re.compile(rf"(?:/|{_NAME}{_PORT}/)?(?P<path>{_RESOURCE}){_QUERY}", re.ASCII),
 )
 
 
@@ -25,23 +36,15 @@ class ResourceId(Record):
     """A resource of a key broker; `str` gives the form that annotations have, `kbs:///repository/type/tag`.
 
     Attributes:
-        repository: these three match `[A-Za-z0-9_-][A-Za-z0-9_.-]*`, so that they can be parts of a path or URL.
-        type: see above.
-        tag: see above.
-        plugin: the part of the broker that has it; likewise.
+        path: segments joined by slashes, three of them for the plugin `resource`. Each segment matches
+            `[A-Za-z0-9_-][A-Za-z0-9_.-]*`, so the path is safe in a file name or a URL.
+        plugin: the part of the broker that has the resource; one such segment.
         query: what follows the question mark, for plugins that take one.
     """
 
-    repository: str
-    type: str
-    tag: str
+    path: str
     plugin: str = PLUGIN
     query: str = ""
-
-    @property
-    def path(self) -> str:
-        """The resource as a relative path, `repository/type/tag`."""
-        return f"{self.repository}/{self.type}/{self.tag}"
 
     def __str__(self) -> str:
         plugin = "" if self.plugin == PLUGIN else f"+{self.plugin}"
@@ -50,18 +53,19 @@ class ResourceId(Record):
 
 
 def parse_kid(text: str) -> ResourceId:
-    """Read a key id: `kbs[+plugin]://[host[:port]]/repository/type/tag`, or without a scheme as old images have it.
+    """Parse a key id: `kbs[+plugin]://[host[:port]]/path`, or `[host:port/]repository/type/tag`.
 
-    The host is the encrypting side's idea of where the broker is, and ignored, as the readers in guests do.
+    The host is where the encrypting side expected the broker. It is ignored, as the readers in guests do.
 
     Args:
         text: at most COCO_KID_CHARACTERS.
 
     Raises:
-        ProviderError: it is nothing of that kind.
+        ProviderError: the text has none of these forms.
     """
-    match = _KID.fullmatch(text) if len(text) <= limits.COCO_KID_CHARACTERS else None
+    matches = (form.fullmatch(text) for form in _FORMS) if len(text) <= limits.COCO_KID_CHARACTERS else iter(())
+    match = next(filter(None, matches), None)
     if not match:
-        raise ProviderError(f"{quoted(text)} is no key id of the form kbs:///repository/type/tag")
-    repository, kind, tag = match["repository"], match["type"], match["tag"]
-    return ResourceId(repository, kind, tag, match["plugin"] or PLUGIN, match["query"] or "")
+        raise ProviderError(f"{quoted(text)} is not a key id of the form kbs:///repository/type/tag")
+    members = match.groupdict()
+    return ResourceId(members["path"], members.get("plugin") or PLUGIN, members["query"] or "")

@@ -28,6 +28,7 @@ class Option(Record):
             `create` joined by line feeds.
         also: further names that people have in their files.
         serving: the value that it has in a server that is not given it, which answers others' requests.
+        flag: whether it takes no value: `true` or `false` in the configuration file; `create` gets "true" or "".
     """
 
     name: str
@@ -35,6 +36,7 @@ class Option(Record):
     many: bool = False
     also: tuple[str, ...] = ()
     serving: str | None = None
+    flag: bool = False
 
 
 # Every provider has these.
@@ -102,6 +104,11 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
         option = known.get(spelling)
         if option is None:
             raise UsageError(f"the provider {name} has no option {quoted(spelling)}; it has {', '.join(sorted(known))}")
+        if option.flag:
+            if type(value) is not bool:
+                raise UsageError(f"the option {spelling} of the provider {name} must be true or false")
+            single[option.name] = "true" if value else ""
+            continue
         values = value if isinstance(value, list) and option.many else [value]
         if not all(isinstance(item, str) for item in values):
             raise UsageError(f"the option {spelling} of the provider {name} must be a string")

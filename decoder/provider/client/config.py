@@ -181,8 +181,8 @@ def _parse_entry(name: str, entry: object, warnings: list[str]) -> Configured:
     try:
         value = wire.object_value(entry)
         aliases = _texts(value, "aliases")
-        seconds = _seconds(value)
         transport = _parse_transport(value, f"key-providers.{name}", warnings)
+        seconds = _seconds(value, transport)
     except ValueError as error:
         transport = MalformedProvider(str(error))
     return Configured(name, transport, seconds, aliases)
@@ -234,10 +234,11 @@ def _parse_environment(value: dict[str, object]) -> dict[str, str] | None:
     return {name: _text(environment, name, exact=True) for name in environment}
 
 
-def _seconds(value: dict[str, object]) -> float:
+def _seconds(value: dict[str, object], transport: Transport) -> float:
     seconds = wire.member(value, "timeout")
     if seconds is None:
-        return limits.PROVIDER_SECONDS
+        is_attested = isinstance(transport, NativeProvider) and transport.provider == "attestation-agent"
+        return limits.COCO_PROVIDER_SECONDS if is_attested else limits.PROVIDER_SECONDS
     if type(seconds) not in (int, float) or not 0 < float(str(seconds)) <= limits.PROVIDER_TIMEOUT_SECONDS:
         raise ValueError(f"its timeout is not a number of seconds up to {limits.PROVIDER_TIMEOUT_SECONDS:.0f}")
     return float(str(seconds))

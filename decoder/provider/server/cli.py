@@ -155,14 +155,13 @@ def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parse
     group = parser.add_argument_group(f"options of {name}")
     for option in provider_options:
         spellings = [spelling for spelling in (option.name, *option.also) if spelling not in taken]
-        if spellings:
-            group.add_argument(
-                *(f"--{spelling}" for spelling in spellings),
-                dest=_destination(option),
-                action="append" if option.many else "store",
-                metavar="VALUE",
-                help=option.help.replace("%", "%%"),
-            )
+        flags = [f"--{spelling}" for spelling in spellings]
+        text = option.help.replace("%", "%%")
+        if flags and option.flag:
+            group.add_argument(*flags, dest=_destination(option), action="store_true", help=text)
+        elif flags:
+            action = "append" if option.many else "store"
+            group.add_argument(*flags, dest=_destination(option), action=action, metavar="VALUE", help=text)
     parser.set_defaults(**{_destination(option): None for option in provider_options})
     return parser
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
 
 from decoder import limits
-from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.keywrap.kid import ResourceId
 from decoder.node import journal
@@ -24,8 +23,17 @@ from decoder.provider.services.coco.kbs import register
 from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.keypath import read_key
 from decoder.provider.services.coco.keyspec import KeySpec, parse_keyspec
-from decoder.provider.services.coco.packet import IV_BYTES, build_packet, parse_packet, seal
-from decoder.provider.services.coco.sources import KINDS, Source, parse_source, unwrap_first
+from decoder.provider.services.coco.packet import (
+    CTR_MODE,
+    IV_BYTES,
+    HubPacket,
+    Packet,
+    build_packet,
+    open_with,
+    parse_packet,
+    seal,
+)
+from decoder.provider.services.coco.sources import KINDS, TimedSource, parse_sources, quoted_name, unwrap_first
 
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
@@ -33,14 +41,30 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("source", f"where keys come from, in the order to try: {', '.join(KINDS)}", many=True),
+    Option("source-timeout", "KIND=SECONDS: how long a source of this kind may take (60; for files 8)", many=True),
     Option("keys", "the directory that a keypath must be below; a server without it reads no keypath", serving=""),
+    Option("allow-sample-key", "open images that were made with sample=true, whose key everybody knows", flag=True),
+    Option("allow-a256ctr", "open packets with A256CTR, which do not show whether they were changed", flag=True),
     *kbs.OPTIONS,
     *register.OPTIONS,
 )
 
 # Published with coco_keyprovider, for tests: docs/formats.md §8.
 _SAMPLE_KEY = wire.decode_base64("2Zt3BbC6ehaClbOjNnJwsN2bNxv1FMqLm6fwozcR2uo=")
-_SAMPLE_KID = ResourceId("default", "test-key", "1")
+_SAMPLE_KID = ResourceId("default/test-key/1")
+
+
+class Allowed(NamedTuple):
+    """What is opened although it is not safe, because the operator's configuration says so.
+
+    Attributes:
+        sample_key: packets that the sample key opens.
+        a256ctr: packets without authentication. Who can change such a packet learns the layer key from which changes
+            still open.
+    """
+
+    sample_key: bool = False
+    a256ctr: bool = False
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> AttestationAgent:
@@ -50,12 +74,14 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AttestationAgent:
         UsageError: a source or another option is malformed, or contradicts another one.
         ProviderError: a library is not installed, or a file cannot be read.
     """
-    named = options.get("source", "").splitlines()
-    if len(named) > limits.COCO_SOURCES:
-        raise UsageError(f"there are more than {limits.COCO_SOURCES} sources")
-    sources = [parse_source(text, options) for text in named]
-    registering = options.get("kbs") or options.get("kbs-auth-key")
-    return AttestationAgent(sources, policy, options.get("keys"), register.Registrar(options) if registering else None)
+    registering = any(options.get(option.name) for option in register.OPTIONS)
+    return AttestationAgent(
+        parse_sources(options),
+        policy,
+        options.get("keys"),
+        register.Registrar(options) if registering else None,
+        Allowed(bool(options.get("allow-sample-key")), bool(options.get("allow-a256ctr"))),
+    )
 
 
 class AttestationAgent:
@@ -66,15 +92,22 @@ class AttestationAgent:
         policy: which ids may be used.
         directory: files of keys to wrap with are below it; "" for none, None for any.
         registrar: registers keys to wrap with, or None.
+        allowed: what is opened although it is not safe.
     """
 
     def __init__(
-        self, sources: Sequence[Source], policy: KeyPolicy, directory: str | None, registrar: Registrar | None
+        self,
+        sources: Sequence[TimedSource],
+        policy: KeyPolicy,
+        directory: str | None,
+        registrar: Registrar | None,
+        allowed: Allowed = Allowed(),  # noqa: B008 - it cannot be changed
     ) -> None:
         self._sources = sources
         self._policy = policy
         self._directory = directory
         self._registrar = registrar
+        self._allowed = allowed
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
         """Encrypt private options as a key spec says; see `Provider`."""
@@ -87,7 +120,7 @@ class AttestationAgent:
             self._policy.check(str(_SAMPLE_KID))
             iv = bytes(IV_BYTES[spec.algorithm])  # as other programs do; it protects nothing either way
             return build_packet(seal(_SAMPLE_KID, _SAMPLE_KEY, options, spec.algorithm, iv))
-        kid = spec.keyid or ResourceId("default", "image-kek", str(uuid4()))
+        kid = spec.keyid or ResourceId(f"default/image-kek/{uuid4()}")
         self._policy.check(str(kid))
         return build_packet(seal(kid, self._key(spec, kid), options, spec.algorithm))
 
@@ -97,13 +130,36 @@ class AttestationAgent:
         Parameters that are no key specs are what guests tell their own agents, and mean nothing here.
         """
         packet = parse_packet(annotation)
-        self._policy.check(str(packet.kid))
+        self._policy.check(packet.key_name)
         asked = [spec.keyid for spec in map(parse_keyspec, (text for text in parameters if "keyid=" in text))]
-        if asked and packet.kid not in asked:
-            raise KeyRefusedError(f"the key {packet.kid} is not one that was asked for")
+        if asked and (isinstance(packet, HubPacket) or packet.kid not in asked):
+            raise KeyRefusedError(f"the key {quoted_name(packet)} is not one that was asked for")
+        if isinstance(packet, Packet):
+            if packet.wrap_type == CTR_MODE and not self._allowed.a256ctr:
+                raise ProviderError(
+                    "the packet uses A256CTR, which does not show whether it was changed: encrypt the image with "
+                    "A256GCM, or set the option allow-a256ctr"
+                )
+            if options := self._open_with_sample_key(packet):
+                return options
         if not self._sources:
-            raise ProviderError(f"the key {packet.kid} can come from nowhere: there is no source")
+            raise ProviderError(f"the key {quoted_name(packet)} can come from nowhere: no source is configured")
         return unwrap_first(self._sources, annotation, packet)
+
+    def _open_with_sample_key(self, packet: Packet) -> bytes:
+        """Open a packet that was made with the sample key, if that is allowed; return nothing for other packets."""
+        if packet.kid != _SAMPLE_KID:
+            return b""
+        try:
+            options = open_with(_SAMPLE_KEY, packet)
+        except ProviderError:
+            return b""  # somebody's own key has this id
+        if not self._allowed.sample_key:
+            raise ProviderError(
+                "the image was made with the sample key, which everybody knows (sample=true): encrypt it with a key of "
+                "your own, or set the option allow-sample-key for tests"
+            )
+        return options
 
     def _key(self, spec: KeySpec, kid: ResourceId) -> bytes:
         """Read or make the key; it is somewhere else too when this returns."""

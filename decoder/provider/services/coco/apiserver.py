@@ -6,12 +6,13 @@ from decoder import limits
 from decoder.provider.errors import ProviderError, excerpt
 
 
-def get(url: str, target: str) -> bytes:
-    """Get something within COCO_SOURCE_SECONDS; no redirect is followed, and plain HTTP goes to no proxy.
+def get(url: str, target: str, seconds: float) -> bytes:
+    """Get something; no redirect is followed, and plain HTTP goes to no proxy.
 
     Args:
         url: of the server, as `base_url` returns it.
         target: path and query, with a slash at its start.
+        seconds: how long this may take.
 
     Returns:
         At most PROVIDER_MESSAGE_BYTES.
@@ -25,7 +26,7 @@ def get(url: str, target: str) -> bytes:
     except ImportError:
         raise ProviderError("it needs requests, which is not installed: pip install ctd-decoder[coco]") from None
     with Session("") as session:
-        response = within_limit(lambda: session.get(url + target), limits.COCO_SOURCE_SECONDS)
+        response = within_limit(lambda: session.get(url + target), seconds)
     if response.status_code != 200:
         said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")
         raise ProviderError(f"it answered with status {response.status_code}: {excerpt(said)}")

@@ -34,11 +34,11 @@ class CdhRest:
         """Name it for a message."""
         return f"cdh-rest:{self._url}"
 
-    def key(self, resource: ResourceId) -> bytes:
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource; see `KeySource`. Nothing but what the plugin `resource` has can be asked for here."""
         if resource.plugin != PLUGIN or resource.query:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
-        data = get(self._url, f"/cdh/resource/{resource.path}")
+        data = get(self._url, f"/cdh/resource/{resource.path}", seconds)
         if len(data) > limits.COCO_RESOURCE_BYTES:
             raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
         return data

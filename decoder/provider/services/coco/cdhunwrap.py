@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
-from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.node.network import is_loopback
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.packet import build_packet, parse_packet
-
-if TYPE_CHECKING:
-    from decoder.keywrap.kid import ResourceId
+from decoder.provider.services.coco.packet import Packet, build_packet, parse_packet
 
 
 def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
@@ -31,10 +26,10 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     if not port.isascii() or not port.isdigit() or not is_loopback(host.strip("[]")):
         raise UsageError(f"the address of cdh-grpc {quoted(where)} is not HOST:PORT on the loopback interface")
 
-    def ask(request: bytes) -> bytes:
+    def ask(request: bytes, seconds: float) -> bytes:
         from decoder.provider.client import grpc as grpcclient
 
-        return grpcclient.ask(GrpcProvider(where), "keyunwrap", request, limits.COCO_SOURCE_SECONDS)
+        return grpcclient.ask(GrpcProvider(where), "keyunwrap", request, seconds)
 
     return CdhUnwrap(f"cdh-grpc:{where}", ask)
 
@@ -56,8 +51,8 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     except ProviderError as error:
         raise UsageError(f"cdh-ttrpc: {error}") from None
 
-    def ask(request: bytes) -> bytes:
-        return ttrpcclient.ask(TtrpcProvider(where), "keyunwrap", request, limits.COCO_SOURCE_SECONDS)
+    def ask(request: bytes, seconds: float) -> bytes:
+        return ttrpcclient.ask(TtrpcProvider(where), "keyunwrap", request, seconds)
 
     return CdhUnwrap(f"cdh-ttrpc:{where}", ask)
 
@@ -70,7 +65,7 @@ class CdhUnwrap:
         ask: sends the JSON of a request, and returns that of the reply.
     """
 
-    def __init__(self, name: str, ask: Callable[[bytes], bytes]) -> None:
+    def __init__(self, name: str, ask: Callable[[bytes, float], bytes]) -> None:
         self._name = name
         self._ask = ask
 
@@ -78,12 +73,12 @@ class CdhUnwrap:
         """Name it for a message."""
         return self._name
 
-    def unwrap(self, packet: bytes, kid: ResourceId) -> bytes:
+    def unwrap(self, packet: bytes, seconds: float) -> bytes:
         """Have the hub unwrap a packet; see `UnwrapSource`."""
         parsed = parse_packet(packet)
-        if not parsed.version:
+        if isinstance(parsed, Packet) and not parsed.version:
             packet = build_packet(parsed)  # hubs refuse what old images have: bare ids, other names of algorithms
-        reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []))
+        reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []), seconds)
         try:
             return protocol.parse_reply("keyunwrap", reply)
         except ValueError as error:

@@ -38,7 +38,7 @@ class Offline:
         """Name it for a message."""
         return f"offline:{self._files}"
 
-    def key(self, resource: ResourceId) -> bytes:
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Look a resource up; see `KeySource`."""
         if resource.plugin != PLUGIN:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")

@@ -1,13 +1,14 @@
-"""The annotation of Confidential Containers: private options under AES-256, and which key (docs/formats.md §6, §8).
+"""The annotation of Confidential Containers, a packet: private options under AES-256, and the id of the key.
 
-Version 1, which is the one written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 says besides who has the
-key, a key broker (`"provider":"kbs"`) or a key management service.
+Version 1, the one that is written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 also says who has the key:
+a key broker (`"provider":"kbs"`) or a key management service, which only the Confidential Data Hub of a guest can ask.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -20,13 +21,14 @@ from decoder import limits
 from decoder.errors import quoted
 from decoder.formats import wire
 from decoder.keywrap.kid import ResourceId, parse_kid
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import parse_private_options
 from decoder.provider.errors import ProviderError
 
 GCM, CTR_MODE = "A256GCM", "A256CTR"
 IV_BYTES = {GCM: 12, CTR_MODE: 16}
 _OLD_NAMES = {"aes_256_gcm": GCM, "aes-gcm": GCM, "aes_256_ctr": CTR_MODE}
 _KBS = "kbs"
+_PROVIDER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _VERSION = "0.1.0"
 _TAG_BYTES = 16
 
@@ -47,6 +49,28 @@ class Packet(NamedTuple):
     iv: bytes
     wrap_type: str
     version: str = ""
+
+    @property
+    def key_name(self) -> str:
+        """Name the key, for policies and messages."""
+        return str(self.kid)
+
+
+class HubPacket(NamedTuple):
+    """Private options that a key management service wrapped; only a Confidential Data Hub can have them unwrapped.
+
+    Attributes:
+        provider: the service, such as `aws`.
+        kid: what that service calls the key, at most COCO_KID_CHARACTERS.
+    """
+
+    provider: str
+    kid: str
+
+    @property
+    def key_name(self) -> str:
+        """Name the key, for policies and messages: `PROVIDER:KID`, which no key of a broker is called."""
+        return f"{self.provider}:{self.kid}"
 
 
 def seal(kid: ResourceId, key: bytes, options: bytes, algorithm: str = GCM, iv: bytes = b"") -> Packet:
@@ -77,7 +101,7 @@ def open_with(key: bytes, packet: Packet) -> bytes:
         if packet.wrap_type == GCM:
             return AESGCM(key).decrypt(packet.iv, packet.wrapped_data, None)
         options = _ctr(key, packet.iv, packet.wrapped_data)
-        layer.parse_private_options(options)
+        parse_private_options(options)
     except (InvalidTag, ValueError):
         raise ProviderError("the packet was not wrapped with this key, or was changed") from None
     return options
@@ -94,42 +118,48 @@ def build_packet(packet: Packet) -> bytes:
     return json.dumps(members, separators=(",", ":")).encode()
 
 
-def parse_packet(annotation: bytes) -> Packet:
-    """Read a packet of either version, with what old images have: other names of algorithms, integers for base64.
+def parse_packet(annotation: bytes) -> Packet | HubPacket:
+    """Parse a packet of either version, with what old images have: other names of algorithms, integers for base64.
 
     Args:
         annotation: from a registry, at most PROVIDER_ANNOTATION_BYTES.
 
     Raises:
-        ProviderError: it is malformed, of an unknown version or algorithm, or needs a key management service.
+        ProviderError: the packet is malformed, or its version or algorithm is unknown.
     """
     if len(annotation) > limits.PROVIDER_ANNOTATION_BYTES:
         raise ProviderError(f"the packet is longer than {limits.PROVIDER_ANNOTATION_BYTES} bytes")
     try:
         members = wire.parse_object(annotation)
         if "version" in members or "provider" in members:
-            _check_version_2(members)
+            provider = _check_version_2(members)
+            if provider != _KBS:
+                return HubPacket(provider, _hub_kid(_text(members, "kid")))
         return Packet(_kid(_text(members, "kid")), *_ciphertext(members), _text(members, "version"))
     except ValueError as error:
-        raise ProviderError(f"the packet is malformed: {error}") from None
+        raise ProviderError(f"the packet is malformed: {error}") from error
 
 
-def _check_version_2(members: dict[str, object]) -> None:
-    """Refuse what is not version 2 of a key broker: there the rules are stricter than for version 1."""
+def _check_version_2(members: dict[str, object]) -> str:
+    """Check what version 2 adds, and return the provider; for key brokers the rules are stricter than in version 1."""
     version, provider, kid = (_text(members, name) for name in ("version", "provider", "kid"))
     if version != _VERSION:
         raise ProviderError(f"the packet has the version {quoted(version)}, not {_VERSION}")
     if not provider:
         raise ValueError("it has no provider")
-    if provider != _KBS:
-        raise ProviderError(
-            f"the packet was wrapped by the key management service {quoted(provider)}, which only guests can ask; "
-            f"packets of the provider {_KBS} can be opened here"
-        )
-    if not kid.startswith(("kbs://", "kbs+")):
+    if not _PROVIDER.fullmatch(provider):
+        raise ValueError(f"its provider is {quoted(provider)}")
+    if provider == _KBS and not kid.startswith(("kbs://", "kbs+")):
         raise ValueError(f"the kid {quoted(kid)} does not start with kbs://")
     for name in ("provider_settings", "annotations"):
         wire.object_value(members.get(name))
+    return provider
+
+
+def _hub_kid(text: str) -> str:
+    if not text or len(text) > limits.COCO_KID_CHARACTERS:
+        raise ValueError(f"its kid has {len(text)} characters, not 1 to {limits.COCO_KID_CHARACTERS}")
+    return text
 
 
 def _kid(text: str) -> ResourceId:

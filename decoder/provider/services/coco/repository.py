@@ -41,7 +41,7 @@ class Repository:
         """Name it for a message."""
         return f"repository:{self._directory}"
 
-    def key(self, resource: ResourceId) -> bytes:
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Read a resource in either layout; see `KeySource`."""
         if resource.plugin != PLUGIN:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")

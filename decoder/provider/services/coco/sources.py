@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import parse_private_options
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.packet import Packet, open_with
+from decoder.provider.services.coco.packet import HubPacket, Packet, open_with
 
 if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
@@ -29,6 +29,7 @@ _KINDS = {
     "cdh-ttrpc": ("cdhunwrap", "create_ttrpc"),
     "kbs": ("kbs.source", "create"),
 }
+_FILES = ("repository", "offline")  # they are there or not; elsewhere a first attestation may have to be made
 KINDS = ("repository:DIR", "offline:FILE[,FILE]", "cdh-rest:URL", "cdh-grpc:HOST:PORT", "cdh-ttrpc:SOCKET", "kbs:URL")
 
 
@@ -39,8 +40,12 @@ class KeySource(Protocol):
     def describe(self) -> str:
         """Name it for a message, `KIND:WHERE`; there is no secret in it."""
 
-    def key(self, resource: ResourceId) -> bytes:
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource.
+
+        Args:
+            resource: its id.
+            seconds: how long this may take.
 
         Returns:
             Its bytes, at most COCO_RESOURCE_BYTES; it is checked elsewhere that they are a key.
@@ -57,12 +62,12 @@ class UnwrapSource(Protocol):
     def describe(self) -> str:
         """Name it for a message, `KIND:WHERE`; there is no secret in it."""
 
-    def unwrap(self, packet: bytes, kid: ResourceId) -> bytes:
+    def unwrap(self, packet: bytes, seconds: float) -> bytes:
         """Unwrap private options.
 
         Args:
             packet: the annotation as the image has it.
-            kid: what it names, for messages.
+            seconds: how long this may take.
 
         Raises:
             ProviderError: it did not.
@@ -72,17 +77,55 @@ class UnwrapSource(Protocol):
 Source = KeySource | UnwrapSource
 
 
-def parse_source(text: str, options: Mapping[str, str]) -> Source:
-    """Create the source that `KIND:WHERE` names; nothing is asked of it yet.
+class TimedSource(NamedTuple):
+    """A source, and how many seconds it gets for one packet."""
+
+    source: Source
+    seconds: float
+
+
+def parse_sources(options: Mapping[str, str]) -> list[TimedSource]:
+    """Create the sources that the provider's options name, in their order; nothing is asked of them yet.
 
     Args:
-        text: as the command line or the configuration has it.
-        options: those of the provider.
+        options: those of the provider. `source` has a line `KIND:WHERE` for each source, `source-timeout` lines
+            `KIND=SECONDS`.
 
     Raises:
-        UsageError: there is no such kind, or it cannot be used with this place or these options.
-        ProviderError: a library or a file that it needs is not there.
+        UsageError: there are more than COCO_SOURCES, a kind does not exist, a source cannot be used with this place or
+            these options, or a time is not between 0 and PROVIDER_TIMEOUT_SECONDS.
+        ProviderError: a library or a file that a source needs is missing.
     """
+    named = options.get("source", "").splitlines()
+    if len(named) > limits.COCO_SOURCES:
+        raise UsageError(f"there are more than {limits.COCO_SOURCES} sources")
+    times = _parse_times(options.get("source-timeout", "").splitlines())
+    return [TimedSource(_parse_source(text, options), _seconds(text.partition(":")[0], times)) for text in named]
+
+
+def _seconds(kind: str, times: Mapping[str, float]) -> float:
+    default = limits.COCO_SOURCE_SECONDS if kind in _FILES else limits.COCO_ATTESTATION_SECONDS
+    return times.get(kind, default)
+
+
+def _parse_times(lines: Sequence[str]) -> dict[str, float]:
+    times = {}
+    for line in lines:
+        kind, _, number = line.partition("=")
+        try:
+            seconds = float(number)
+        except ValueError:
+            seconds = 0.0
+        if kind not in _KINDS or not 0 < seconds <= limits.PROVIDER_TIMEOUT_SECONDS:
+            raise UsageError(
+                f"the option source-timeout {quoted(line)} is not KIND=SECONDS with one of {', '.join(_KINDS)} and at "
+                f"most {limits.PROVIDER_TIMEOUT_SECONDS:.0f} seconds"
+            )
+        times[kind] = seconds
+    return times
+
+
+def _parse_source(text: str, options: Mapping[str, str]) -> Source:
     kind, _, where = text.partition(":")
     if kind not in _KINDS or not where:
         raise UsageError(f"the source {quoted(kind)} is not one of {', '.join(KINDS)}")
@@ -91,8 +134,8 @@ def parse_source(text: str, options: Mapping[str, str]) -> Source:
     return cast("Callable[[str, Mapping[str, str]], Source]", create)(where, options)
 
 
-def unwrap_first(sources: Sequence[Source], annotation: bytes, packet: Packet) -> bytes:
-    """Unwrap private options with the first source that can, each within COCO_SOURCE_SECONDS.
+def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Packet | HubPacket) -> bytes:
+    """Unwrap private options with the first source that can, each within its own time.
 
     Args:
         sources: in the order in which they are tried.
@@ -100,23 +143,35 @@ def unwrap_first(sources: Sequence[Source], annotation: bytes, packet: Packet) -
         packet: the same, parsed.
 
     Raises:
-        ProviderError: none could; the text has the reason of each.
+        ProviderError: no source could; the text has the reason of each.
     """
+    if isinstance(packet, HubPacket):
+        sources = [timed for timed in sources if isinstance(timed.source, UnwrapSource)]
+        if not sources:
+            raise ProviderError(
+                f"the packet was wrapped by the key management service {quoted(packet.provider)}, which only the "
+                "Confidential Data Hub of a guest can ask: configure the source cdh-ttrpc or cdh-grpc"
+            )
     failures = []
-    for source in sources:
+    for source, seconds in sources:
         try:
-            return within(limits.COCO_SOURCE_SECONDS, partial(_unwrap, source, annotation, packet))
+            return within(seconds, partial(_unwrap, source, annotation, packet, seconds))
         except ProviderError as error:
-            failures.append(f"source {source.describe()}, kid {packet.kid}: {error}")
+            failures.append(f"source {source.describe()}, kid {quoted_name(packet)}: {error}")
     raise ProviderError("; ".join(failures))
 
 
-def _unwrap(source: Source, annotation: bytes, packet: Packet) -> bytes:
-    if isinstance(source, KeySource):
-        return open_with(source.key(packet.kid), packet)
-    options = source.unwrap(annotation, packet.kid)
+def quoted_name(packet: Packet | HubPacket) -> str:
+    """Name a packet's key in a message; the ids of key brokers have no character that needs quotes."""
+    return packet.key_name if isinstance(packet, Packet) else quoted(packet.key_name)
+
+
+def _unwrap(source: Source, annotation: bytes, packet: Packet | HubPacket, seconds: float) -> bytes:
+    if isinstance(source, KeySource) and isinstance(packet, Packet):
+        return open_with(source.key(packet.kid, seconds), packet)
+    options = cast("UnwrapSource", source).unwrap(annotation, seconds)
     try:
-        layer.parse_private_options(options)
+        parse_private_options(options)
     except ValueError as error:
-        raise ProviderError(f"it unwrapped the packet to malformed private options: {error}") from None
+        raise ProviderError(f"it unwrapped the packet to malformed private options: {error}") from error
     return options

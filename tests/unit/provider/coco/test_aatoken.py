@@ -21,18 +21,13 @@ TOKEN = {
 LARGE_BYTES = 100 * 1024 * 1024
 
 
-@pytest.fixture(autouse=True)
-def shortly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "COCO_SOURCE_SECONDS", SECONDS)
-
-
 def test_a_token_and_its_key() -> None:
     hub = Hub({})
     with hub.rest() as server, pytest.raises(ProviderError, match=r"^it answered with status 500: "):
-        fetch_token(server.url)
+        fetch_token(server.url, SECONDS)
     hub.token = TOKEN
     with hub.rest() as server:
-        assert fetch_token(server.url) == (TOKEN["token"], TOKEN["tee_keypair"].encode())
+        assert fetch_token(server.url, SECONDS) == (TOKEN["token"], TOKEN["tee_keypair"].encode())
         assert [(asked.method, asked.path) for asked in server.asked] == [("GET", "/aa/token?token_type=kbs")]
 
 
@@ -62,7 +57,7 @@ def reply_of(**members: object) -> Answer:
 )
 def test_no_token(answer: Answer | None, text: str) -> None:
     with Loopback(lambda _: answer) as server, pytest.raises(ProviderError) as caught:
-        fetch_token(server.url)
+        fetch_token(server.url, SECONDS)
     reason = str(caught.value)
     assert text in reason or (answer is None and reason == f"no answer within {SECONDS:g} seconds")
     assert TOKEN["token"] not in reason
@@ -71,4 +66,4 @@ def test_no_token(answer: Answer | None, text: str) -> None:
 
 def test_tokens_come_from_this_machine_or_over_tls() -> None:
     with pytest.raises(UsageError, match=r"the URL of the attestation agent .* is not https"):
-        fetch_token("http://agent.example:8006")
+        fetch_token("http://agent.example:8006", SECONDS)

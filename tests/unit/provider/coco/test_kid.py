@@ -8,7 +8,7 @@ from decoder import limits
 from decoder.keywrap.kid import ResourceId, parse_kid
 from decoder.provider.errors import ProviderError
 
-NGINX = ResourceId("default", "image_key", "nginx")
+NGINX = ResourceId("default/image_key/nginx")
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,8 @@ NGINX = ResourceId("default", "image_key", "nginx")
         "kbs+resource:///default/image_key/nginx",
         "/default/image_key/nginx",
         "default/image_key/nginx",
+        "127.0.0.1:8080/default/image_key/nginx",  # coco_keyprovider's documentation has it without a scheme
+        "[2001:db8::1]:8080/default/image_key/nginx",
     ],
 )
 def test_forms(text: str) -> None:
@@ -30,8 +32,15 @@ def test_forms(text: str) -> None:
 
 def test_plugin_and_query() -> None:
     found = parse_kid("kbs+nebula-ca://broker:1/default/credential/node?ip=10.0.0.1%2F8&name=a")
-    assert found == ResourceId("default", "credential", "node", "nebula-ca", "ip=10.0.0.1%2F8&name=a")
+    assert found == ResourceId("default/credential/node", "nebula-ca", "ip=10.0.0.1%2F8&name=a")
     assert str(found) == "kbs+nebula-ca:///default/credential/node?ip=10.0.0.1%2F8&name=a"
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "a/b/c", "a/b/c/d/e"])
+def test_a_plugin_has_paths_of_any_length(path: str) -> None:
+    found = parse_kid(f"kbs+external-plugin://broker:1/{path}")
+    assert found == ResourceId(path, "external-plugin")
+    assert str(found) == f"kbs+external-plugin:///{path}"
 
 
 def test_every_character_that_a_segment_may_have() -> None:
@@ -48,6 +57,13 @@ def test_every_character_that_a_segment_may_have() -> None:
         "kbs:///default/image_key/",
         "kbs:///default/image_key/nginx/",
         "kbs:///default/image_key/nginx/more",
+        "kbs+resource:///default/image_key/nginx/more",
+        "kbs+resource:///a",
+        "kbs+external:///",
+        "kbs+external:///a//b",
+        "kbs+external:///a/../b",
+        "broker/default/image_key/nginx",
+        "broker:8080/default/image_key",
         "kbs:////default/image_key/nginx",
         "kbs://default/image_key/nginx",
         "kbs:/default/image_key/nginx",
@@ -75,7 +91,7 @@ def test_every_character_that_a_segment_may_have() -> None:
     ],
 )
 def test_what_is_none(text: str) -> None:
-    with pytest.raises(ProviderError, match=r"is no key id of the form kbs:///repository/type/tag$"):
+    with pytest.raises(ProviderError, match=r"is not a key id of the form kbs:///repository/type/tag$"):
         parse_kid(text)
 
 
@@ -83,6 +99,6 @@ def test_length() -> None:
     start = "kbs:///default/image_key/"
     longest = start + "x" * (limits.COCO_KID_CHARACTERS - len(start))
     assert str(parse_kid(longest)) == longest
-    with pytest.raises(ProviderError, match="is no key id") as caught:
+    with pytest.raises(ProviderError, match="is not a key id") as caught:
         parse_kid(longest + "x")
     assert len(str(caught.value)) < 2 * limits.QUOTED_CHARACTERS

@@ -11,15 +11,16 @@ import pytest
 from decoder import limits
 from decoder.keywrap.kid import ResourceId
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.packet import build_packet, open_with, parse_packet, seal
+from decoder.provider.services.coco.packet import HubPacket, build_packet, open_with, parse_packet, seal
 from tests.support import independent
 from tests.support.layers import private_options
+from tests.support.packets import broker_packet
 from tests.support.vectors import COCO_PACKETS
 
 KEY = b64decode(COCO_PACKETS["key"])
 OPTIONS = COCO_PACKETS["options"].encode()
 V1 = COCO_PACKETS["opens"][0]["packet"]
-NGINX = ResourceId("default", "image_key", "nginx")
+NGINX = ResourceId("default/image_key/nginx")
 IV_BYTES = {"A256GCM": 12, "A256CTR": 16}
 
 
@@ -33,7 +34,7 @@ def text(packet: dict[str, Any]) -> bytes:
 
 @named(COCO_PACKETS["opens"])
 def test_vectors_that_open(case: dict[str, Any]) -> None:
-    packet = parse_packet(text(case["packet"]))
+    packet = broker_packet(text(case["packet"]))
     assert packet.kid == NGINX
     assert open_with(KEY, packet) == OPTIONS
 
@@ -43,6 +44,22 @@ def test_vectors_that_do_not(case: dict[str, Any]) -> None:
     with pytest.raises(ProviderError) as caught:
         parse_packet(text(case["packet"]))
     assert str(caught.value).startswith(case["why"])
+
+
+@named(COCO_PACKETS["hub"])
+def test_vectors_that_only_a_hub_opens(case: dict[str, Any]) -> None:
+    members = case["packet"]
+    assert parse_packet(text(members)) == HubPacket(members["provider"], members["kid"])
+    wrongs: list[dict[str, Any]] = [
+        {"provider": "a/b"},
+        {"provider": "x" * 65},
+        {"kid": ""},
+        {"kid": "k" * 1025},
+        {"annotations": []},
+    ]
+    for wrong in wrongs:
+        with pytest.raises(ProviderError, match=r"^the packet is malformed"):
+            parse_packet(text({**members, **wrong}))
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"null", b"1", b"\xff", b"[" * 100_000])
@@ -55,7 +72,7 @@ def test_sizes() -> None:
     for size, fits in ((limits.PRIVATE_OPTIONS_BYTES + 16, True), (limits.PRIVATE_OPTIONS_BYTES + 17, False)):
         packet = text({**V1, "wrapped_data": b64encode(bytes(size)).decode()})
         if fits:
-            assert len(parse_packet(packet).wrapped_data) == size
+            assert len(broker_packet(packet).wrapped_data) == size
             continue
         with pytest.raises(ProviderError, match=f"its wrapped_data has {size} bytes$"):
             parse_packet(packet)
@@ -77,7 +94,7 @@ def test_what_is_written(algorithm: str) -> None:
     assert len(iv) == IV_BYTES[algorithm]
     opened = independent.gcm_open(KEY, iv, data) if algorithm == "A256GCM" else independent.ctr(KEY, iv, data)
     assert opened == OPTIONS
-    assert open_with(KEY, parse_packet(written)) == OPTIONS
+    assert open_with(KEY, broker_packet(written)) == OPTIONS
 
 
 @pytest.mark.parametrize("algorithm", IV_BYTES)
@@ -102,7 +119,7 @@ def test_another_key_and_a_changed_packet(algorithm: str) -> None:
 @pytest.mark.parametrize("size", [0, 16, 31, 33, 64])
 def test_keys_of_other_lengths(size: int) -> None:
     with pytest.raises(ProviderError, match=f"^it has {size} bytes, not the 32 of a key$"):
-        open_with(bytes(size), parse_packet(text(V1)))
+        open_with(bytes(size), broker_packet(text(V1)))
 
 
 def test_the_options_that_the_tests_use_are_private_options() -> None:

@@ -15,12 +15,20 @@ from decoder.errors import UsageError
 from decoder.keywrap.kid import ResourceId
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import offline, repository
-from decoder.provider.services.coco.packet import Packet, build_packet, parse_packet, seal
-from decoder.provider.services.coco.sources import KINDS, KeySource, Source, UnwrapSource, parse_source, unwrap_first
+from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
+from decoder.provider.services.coco.sources import (
+    KINDS,
+    KeySource,
+    Source,
+    TimedSource,
+    UnwrapSource,
+    parse_sources,
+    unwrap_first,
+)
 from tests.support.layers import private_options
 
 KEY = bytes(range(32))
-NGINX = ResourceId("default", "image_key", "nginx")
+NGINX = ResourceId("default/image_key/nginx")
 OPTIONS = private_options()
 FLAT = r"default\x2Fimage_key\x2Fnginx"
 
@@ -31,7 +39,8 @@ def annotation(algorithm: str = "A256GCM") -> bytes:
 
 def unwrap(*sources: Source, packet: bytes = b"") -> bytes:
     packet = packet or annotation()
-    return unwrap_first(sources, packet, parse_packet(packet))
+    timed = [TimedSource(source, limits.COCO_SOURCE_SECONDS) for source in sources]
+    return unwrap_first(timed, packet, parse_packet(packet))
 
 
 def repository_of(directory: Path, content: bytes = KEY, flat: bool = False) -> str:
@@ -63,7 +72,7 @@ class Hanging:
     def describe(self) -> str:
         return "hanging:here"
 
-    def key(self, resource: ResourceId) -> bytes:
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
         time.sleep(5)
         return KEY
 
@@ -77,8 +86,8 @@ class Unwrapping:
     def describe(self) -> str:
         return "unwrapping:here"
 
-    def unwrap(self, packet: bytes, kid: ResourceId) -> bytes:
-        assert (parse_packet(packet).kid, kid) == (NGINX, NGINX)
+    def unwrap(self, packet: bytes, seconds: float) -> bytes:
+        assert seconds == limits.COCO_SOURCE_SECONDS
         return self._opened
 
 
@@ -86,11 +95,11 @@ class Unwrapping:
 
 
 def test_the_kinds(tmp_path: Path) -> None:
-    options: dict[str, str] = {}
     where = {"cdh-rest": "http://127.0.0.1:1", "cdh-grpc": "127.0.0.1:1", "kbs": "https://broker.example"}
     for kind in (text.partition(":")[0] for text in KINDS):
         text = f"{kind}:{where.get(kind, tmp_path)}"
-        source = parse_source(text, options)
+        ((source, seconds),) = parse_sources({"source": text})
+        assert seconds == (8 if kind in ("repository", "offline") else 60)
         assert isinstance(source, UnwrapSource if kind in ("cdh-grpc", "cdh-ttrpc") else KeySource)
         assert source.describe() == text
 
@@ -98,7 +107,30 @@ def test_the_kinds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "repository", "repository:", "vault:here", "Repository:/x", "packet:/x"])
 def test_what_is_no_source(text: str) -> None:
     with pytest.raises(UsageError, match=r"^the source '.*' is not one of repository:DIR, offline:FILE"):
-        parse_source(text, {})
+        parse_sources({"source": text or ":"})
+
+
+def test_times_by_kind() -> None:
+    options = {"source": "repository:/a\nkbs:https://broker.example", "source-timeout": "kbs=120\nrepository=0.5"}
+    assert [seconds for _, seconds in parse_sources(options)] == [0.5, 120]
+    for text in ("kbs", "kbs=", "kbs=0", "kbs=-1", "kbs=nan", "kbs=601", "kbs=soon", "vault=1", "=1"):
+        with pytest.raises(UsageError, match="is not KIND=SECONDS"):
+            parse_sources({"source": "repository:/a", "source-timeout": text})
+
+
+def test_there_are_not_too_many() -> None:
+    parse_sources({"source": "\n".join(["repository:/a"] * limits.COCO_SOURCES)})
+    with pytest.raises(UsageError, match="more than 16 sources"):
+        parse_sources({"source": "\n".join(["repository:/a"] * (limits.COCO_SOURCES + 1))})
+
+
+def test_only_the_hub_opens_what_a_key_management_service_wrapped(tmp_path: Path) -> None:
+    members = {"version": "0.1.0", "provider": "aws", "kid": "arn:aws:kms:1:key/2", "wrapped_data": "AAAA"}
+    packet = json.dumps({**members, "provider_settings": {"region": "x"}, "annotations": {"a": "b"}}).encode()
+    right = repository.create(repository_of(tmp_path), {})
+    assert unwrap(right, Unwrapping(OPTIONS), packet=packet) == OPTIONS
+    with pytest.raises(ProviderError, match="configure the source cdh-ttrpc or cdh-grpc"):
+        unwrap(right, packet=packet)
 
 
 def test_the_next_one_is_asked_when_one_fails(tmp_path: Path) -> None:
@@ -169,7 +201,7 @@ def test_what_a_repository_does_not_have(tmp_path: Path) -> None:
     (tmp_path / NGINX.path).mkdir(parents=True)
     assert failure(source) == f"its file '{NGINX.path}': it is not a regular file"
     with pytest.raises(ProviderError, match=r"^it has resources of the plugin resource alone$"):
-        source.key(NGINX._replace(plugin="pkcs11"))
+        source.key(NGINX._replace(plugin="pkcs11"), 1.0)
 
 
 def test_links_of_a_repository(tmp_path: Path) -> None:
@@ -224,11 +256,10 @@ def test_a_packet_is_unwrapped_as_the_image_has_it() -> None:
     seen = []
 
     class Noting(Unwrapping):
-        def unwrap(self, packet: bytes, kid: ResourceId) -> bytes:
+        def unwrap(self, packet: bytes, seconds: float) -> bytes:
             seen.append(packet)
-            return super().unwrap(packet, kid)
+            return super().unwrap(packet, seconds)
 
     packet = annotation()[:-1] + b', "more": 1}'
-    parsed: Packet = parse_packet(packet)
-    assert unwrap_first([Noting(OPTIONS)], packet, parsed) == OPTIONS
+    assert unwrap(Noting(OPTIONS), packet=packet) == OPTIONS
     assert seen == [packet]

@@ -16,11 +16,12 @@ _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _PEM = "-----BEGIN "
 
 
-def fetch_token(url: str) -> tuple[str, bytes]:
+def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
     """Fetch a token for the key broker; the agent attests to it if it must.
 
     Args:
         url: of the agent's REST server, such as http://127.0.0.1:8006.
+        seconds: how long this may take.
 
     Returns:
         The token, a JWT, and the private key of the guest in PEM (EC as PKCS#8, RSA as PKCS#1).
@@ -29,7 +30,7 @@ def fetch_token(url: str) -> tuple[str, bytes]:
         UsageError: the URL is none, or neither https nor on the loopback interface.
         ProviderError: the server cannot be reached, answers with an error, or with something else.
     """
-    reply = get(base_url(url, "the URL of the attestation agent"), _TARGET)
+    reply = get(base_url(url, "the URL of the attestation agent"), _TARGET, seconds)
     try:
         value = wire.parse_object(reply)
         token, pem = wire.text_value(value.get("token")), wire.text_value(value.get("tee_keypair"))

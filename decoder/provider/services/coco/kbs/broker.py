@@ -17,13 +17,21 @@ if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
 
 _PREFIX = "/kbs/v0/"
+_COOKIE = "kbs-session-id"
 _ERROR_TYPE = re.compile(r"https://github\.com/confidential-containers/kbs/errors/([A-Za-z]{1,64})", re.ASCII)
 _OF_THE_TOKEN = ("TokenNotFound", "TokenVerifierError", "AttestationError")
-_ADMIN = "it does not accept the administrator's token: compare kbs-auth-key and kbs-claim with its configuration"
+_OF_THE_ADMIN = ("AdminAuth", "AdminAuthAccess", "AdminAuthInitialization")
+# Trustee answers the same for a wrong key, a wrong claim and a configuration that denies everybody (DenyAll).
+_ADMIN = (
+    "it does not accept the administrator's token. Compare with the [admin] section of its configuration: the key that "
+    "signs (kbs-auth-key), and the claims iss (docker-compose expects --kbs-claim iss=TrusteeInDocker), aud and role "
+    "(--kbs-claim NAME=VALUE); or it denies all administration (DenyAll)"
+)
 _POLICY = "its resource policy cannot be evaluated: correct the policy"
 _MEANINGS = {
     "AdminAuth": _ADMIN,
     "AdminAuthAccess": _ADMIN,
+    "AdminAuthInitialization": _ADMIN,
     "AttestationError": "it does not accept this attestation: see the broker's log",
     "InvalidRequestPath": "it has no such path: compare its URL",
     "JweError": "it cannot encrypt to this TEE key: use an RSA, P-256 or P-521 key",
@@ -48,12 +56,14 @@ class RefusedError(ProviderError):
         variant: the last part of the error's `type`, or "" if it has none.
 
     Attributes:
-        is_of_the_token: another token might help.
+        is_of_the_admin: other credentials of an administrator might help.
+        is_of_the_token: another attestation token might help.
         is_denied: the resource may be there, but is not for us.
     """
 
     def __init__(self, text: str, status: int, variant: str) -> None:
         super().__init__(text)
+        self.is_of_the_admin = variant in _OF_THE_ADMIN
         # Without a type it is something in front of the broker that answers.
         self.is_of_the_token = variant in _OF_THE_TOKEN or (not variant and status == 401)
         self.is_denied = self.is_of_the_token or variant == "PolicyDeny"
@@ -79,18 +89,26 @@ class Conversation:
     def __exit__(self, *_: object) -> None:
         self._session.close()
 
-    def get(self, resource: ResourceId, token: str = "") -> bytes:
+    def cookie(self) -> str:
+        """Return the broker's session, for `get` in a later conversation; "" if there is none."""
+        return str(self._session.cookies.get(_COOKIE) or "")
+
+    def get(self, resource: ResourceId, token: str = "", cookie: str = "") -> bytes:
         """Get a resource as the broker encrypted it.
 
         Args:
             resource: to get.
-            token: of an attestation; without one it is the cookie that tells who asks.
+            token: of an attestation; without one the session tells who asks.
+            cookie: the session of an earlier conversation, or "".
 
         Raises:
             RefusedError: the broker answered with an error.
             ProviderError: it cannot be asked.
         """
-        return self._send("GET", _path(resource), token)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if cookie and not self.cookie():
+            headers["Cookie"] = f"{_COOKIE}={cookie}"
+        return self._send("GET", _path(resource), headers, secrets=(token, cookie))
 
     def upload(self, resource: ResourceId, data: bytes, token: str) -> None:
         """Store a resource.
@@ -104,8 +122,10 @@ class Conversation:
             RefusedError: the broker answered with an error.
             ProviderError: it cannot be asked.
         """
-        secrets = (wire.encode_base64(data).rstrip("="), data.hex())
-        self._send("POST", _path(resource), token, data, "application/octet-stream", secrets)
+        headers = {"Content-Type": "application/octet-stream"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._send("POST", _path(resource), headers, data, (token, wire.encode_base64(data).rstrip("="), data.hex()))
 
     def post(self, name: str, members: Mapping[str, object]) -> dict[str, object]:
         """Make a step of the handshake.
@@ -118,26 +138,20 @@ class Conversation:
             RefusedError: the broker answered with an error.
             ProviderError: it cannot be asked, or its reply is no JSON object.
         """
-        reply = self._send("POST", name, "", json.dumps(members).encode(), "application/json")
+        reply = self._send("POST", name, {"Content-Type": "application/json"}, json.dumps(members).encode())
         try:
             return wire.parse_object(reply)
         except ValueError as error:
-            raise ProviderError(f"its reply to {name} is malformed: {error}") from None
+            raise ProviderError(f"its reply to {name} is malformed: {error}") from error
 
     def _send(
-        self, method: str, path: str, token: str, data: bytes = b"", content: str = "", secrets: Sequence[str] = ()
+        self, method: str, path: str, headers: Mapping[str, str], data: bytes = b"", secrets: Sequence[str] = ()
     ) -> bytes:
-        headers = {"Content-Type": content} if content else {}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        response = self._session.request(
-            method,
-            f"{self._url}{_PREFIX}{path}",
-            headers=headers,
-            data=data,
-        )
+        """Send a request, and return the body of the reply. An error that quotes one of the secrets loses its text."""
+        url = f"{self._url}{_PREFIX}{path}"
+        response = self._session.request(method, url, headers=dict(headers), data=data)
         if not 200 <= response.status_code < 300:
-            raise _refusal(response, [*secrets, token] if token else secrets)
+            raise _refusal(response, [secret for secret in secrets if secret])
         return response.content
 
 

@@ -12,10 +12,12 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.file import read_key_file
+from decoder.node import journal
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs import source as kbs
+from decoder.provider.services.coco.kbs.aatoken import is_token
 from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
 
 if TYPE_CHECKING:
@@ -24,18 +26,24 @@ if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
 
 OPTIONS = (
-    Option("kbs", "the URL of a key broker at which the keys that encrypt are registered"),
-    Option("kbs-auth-key", "its administrator's private key, Ed25519 or P-256 in PEM; only its owner may read it"),
+    Option("kbs", "the URL of a key broker; the keys that encrypt are registered there"),
+    Option("kbs-auth-key", "the administrator's private key, Ed25519 or P-256 in PEM; only its owner may read it"),
     Option(
         "kbs-claim",
-        "NAME=VALUE in the administrator's token (iss=ctd-decoder sub=admin aud=KBS role=admin); NAME= leaves it out",
+        "NAME=VALUE in the administrator's token (default: iss=ctd-decoder sub=admin aud=KBS role=admin); NAME= leaves "
+        "it out",
         many=True,
     ),
+    Option("kbs-admin-token-file", "a file with a ready-made token of the administrator, instead of kbs-auth-key"),
 )
 
 _CLAIMS = {"iss": "ctd-decoder", "sub": "admin", "aud": "KBS", "role": "admin"}
 _OWN_CLAIMS = ("iat", "exp")
 _ALGORITHMS = {"Ed25519": "EdDSA", "P-256": "ES256"}
+_OPEN = (
+    "no credentials of an administrator are given, so only a broker that accepts everybody (InsecureAllowAll) takes "
+    "the key; anybody who reaches such a broker can replace keys"
+)
 
 
 class Registrar:
@@ -45,60 +53,76 @@ class Registrar:
         options: those of OPTIONS and of `kbs`.
 
     Raises:
-        UsageError: one of `kbs` and `kbs-auth-key` is missing, the URL or a claim is malformed.
-        ProviderError: the administrator's key cannot be read or used.
+        UsageError: `kbs` is missing, options contradict each other, the URL or a claim is malformed.
+        ProviderError: the administrator's key or token cannot be read or used.
     """
 
     def __init__(self, options: Mapping[str, str]) -> None:
-        if not options.get("kbs") or not options.get("kbs-auth-key"):
-            raise UsageError("the options kbs and kbs-auth-key need each other")
+        if not options.get("kbs"):
+            raise UsageError("the options kbs-auth-key, kbs-admin-token-file and kbs-claim need the option kbs")
+        key_file, token_file = options.get("kbs-auth-key"), options.get("kbs-admin-token-file")
+        if key_file and token_file:
+            raise UsageError("the option kbs-admin-token-file stands in place of kbs-auth-key")
+        if options.get("kbs-claim") and not key_file:
+            raise UsageError("the option kbs-claim needs kbs-auth-key, which signs the claims")
         self._source = kbs.create(options["kbs"], options)  # even unused, it checks the options that they share
         self._url = base_url(options["kbs"], "the option kbs")
         self._ca_file = options.get("kbs-ca", "")
         self._is_attested = any(options.get(name) for name in kbs.ATTESTING)
-        self._claims = _read_claims(options.get("kbs-claim", ""))
-        self._key, self._algorithm = _read_key(options["kbs-auth-key"])
+        claims = _read_claims(options.get("kbs-claim", ""))
+        self._signing = (claims, *_read_key(key_file)) if key_file else None
+        self._token_file = token_file or ""
 
     def register(self, resource: ResourceId, key: bytes) -> bool:
         """Store a key at the broker, in place of one that is there, and read it back if that is allowed.
 
         Args:
-            resource: what it is called.
+            resource: what the key is called.
             key: 32 bytes.
 
         Returns:
-            Whether it was read back: the options may tell no way to be attested, or the broker does not give it to us.
+            Whether it was read back: the options may give no way to be attested, or the broker may not release it.
 
         Raises:
             ProviderError: the broker did not take it, or has another one now; the text names the broker and the key.
         """
         from decoder.provider.services.web import within_limit
 
+        if not self._signing and not self._token_file:
+            journal.warn(_OPEN)
         try:
             within_limit(lambda: self._upload(resource, key), limits.COCO_SOURCE_SECONDS)
+        except RefusedError as error:
+            hint = f" ({_OPEN})" if error.is_of_the_admin and not self._signing and not self._token_file else ""
+            raise ProviderError(f"the key {resource} is not registered at {self._url}: {error}{hint}") from error
         except ProviderError as error:
-            raise ProviderError(f"the key {resource} is not registered at {self._url}: {error}") from None
+            raise ProviderError(f"the key {resource} is not registered at {self._url}: {error}") from error
         try:
             return self._is_attested and self._read_back(resource, key)
         except ProviderError as error:
-            raise ProviderError(f"the key {resource} was sent to {self._url}, but not read back: {error}") from None
+            raise ProviderError(f"the key {resource} was sent to {self._url}, but not read back: {error}") from error
 
     def _upload(self, resource: ResourceId, key: bytes) -> None:
         with Conversation(self._url, self._ca_file) as conversation:
             conversation.upload(resource, key, self._token())
 
     def _token(self) -> str:
+        if self._token_file:
+            return _read_token(self._token_file)
+        if not self._signing:
+            return ""
         from jwcrypto.jwt import JWT
 
+        claims, key, algorithm = self._signing
         now = int(time.time())
-        claims = {**self._claims, "iat": now, "exp": now + limits.KBS_ADMIN_TOKEN_SECONDS}
-        token = JWT(header={"alg": self._algorithm, "typ": "JWT"}, claims=claims)
-        token.make_signed_token(self._key)
+        times = {"iat": now, "exp": now + limits.KBS_ADMIN_TOKEN_SECONDS}
+        token = JWT(header={"alg": algorithm, "typ": "JWT"}, claims={**claims, **times})
+        token.make_signed_token(key)
         return str(token.serialize())
 
     def _read_back(self, resource: ResourceId, key: bytes) -> bool:
         try:
-            stored = self._source.key(resource)
+            stored = self._source.key(resource, limits.COCO_ATTESTATION_SECONDS)
         except RefusedError as error:
             if error.is_denied:
                 return False
@@ -106,6 +130,17 @@ class Registrar:
         if not hmac.compare_digest(stored, key):
             raise ProviderError("the broker gives another one")
         return True
+
+
+def _read_token(path: str) -> str:
+    """Read a ready-made token, each time, for whoever renews it replaces the file."""
+    try:
+        token = read_key_file(path, private=True).decode(errors="replace").strip()
+    except KeyFileError as error:
+        raise ProviderError(f"the kbs-admin-token-file {quoted(path)}: {error}") from error
+    if not is_token(token):
+        raise ProviderError(f"the kbs-admin-token-file {quoted(path)} does not hold a token")
+    return token
 
 
 def _read_claims(text: str) -> dict[str, str | list[str]]:
@@ -126,7 +161,7 @@ def _read_claims(text: str) -> dict[str, str | list[str]]:
 
 
 def _read_key(path: str) -> tuple[JWK, str]:
-    """Read the administrator's key, and tell the algorithm that it signs with (RFC 7518, RFC 8037)."""
+    """Read the administrator's key, and return it with the algorithm that it signs with (RFC 7518, RFC 8037)."""
     from jwcrypto.common import JWException
     from jwcrypto.jwk import JWK
 
@@ -136,9 +171,9 @@ def _read_key(path: str) -> tuple[JWK, str]:
         if key.has_private and algorithm:
             return key, algorithm
     except KeyFileError as error:
-        raise ProviderError(f"the kbs-auth-key {quoted(path)}: {error}") from None
-    except TypeError:
-        raise ProviderError(f"the kbs-auth-key {quoted(path)} is encrypted: give it without a passphrase") from None
+        raise ProviderError(f"the kbs-auth-key {quoted(path)}: {error}") from error
+    except TypeError as error:
+        raise ProviderError(f"the kbs-auth-key {quoted(path)} is encrypted: give it without a passphrase") from error
     except (JWException, ValueError, UnsupportedAlgorithm):
         pass
     raise ProviderError(f"the kbs-auth-key {quoted(path)} is not an Ed25519 or P-256 private key in PEM")

@@ -6,7 +6,9 @@ attestation agent. For development there is the handshake with the sample attest
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import limits
@@ -35,11 +37,18 @@ _AGENT = "http://127.0.0.1:8006"
 _SAMPLE = "sample"
 
 
-class Passport(NamedTuple):
-    """An attestation token, and the private key that it names."""
+class Attested(NamedTuple):
+    """What an attestation gave us.
 
-    token: str
+    Attributes:
+        tee_key: the private key to which the broker encrypts.
+        token: the attestation token that names this key, or "".
+        cookie: the broker's session, where the broker itself attested us.
+    """
+
     tee_key: bytes
+    token: str = ""
+    cookie: str = ""
 
 
 def create(where: str, options: Mapping[str, str]) -> Kbs:
@@ -68,7 +77,7 @@ def create(where: str, options: Mapping[str, str]) -> Kbs:
 
 
 class Kbs:
-    """The resources of one broker.
+    """The resources of one broker. An attestation serves every key until the broker wants another one.
 
     Args:
         url: of the broker, as `base_url` returns it.
@@ -86,54 +95,72 @@ class Kbs:
         agent = options.get("aa-url") or ("" if self._token_file else _AGENT)
         self._agent = agent and base_url(agent, "the option aa-url")
         self._with_sample = options.get("tee") == _SAMPLE
+        self._lock = Lock()
+        self._attested: Attested | None = None
 
     def describe(self) -> str:
         """Name it for a message."""
         return f"kbs:{self._url}"
 
-    def key(self, resource: ResourceId) -> bytes:
-        """Fetch a resource, with a new token if the first one is not accepted; see `KeySource`."""
+    def key(self, resource: ResourceId, seconds: float) -> bytes:
+        """Fetch a resource, attested anew if the broker does not accept what it accepted before; see `KeySource`."""
         from decoder.provider.services.web import within_limit
 
-        def work() -> bytes:
-            with Conversation(self._url, self._ca_file) as conversation:
-                return self._fetch(conversation, resource)
-
-        data = within_limit(work, limits.COCO_SOURCE_SECONDS)
+        deadline = monotonic() + seconds
+        if not self._lock.acquire(timeout=seconds):
+            raise ProviderError(f"no answer within {seconds:g} seconds: other requests to it have not ended")
+        try:
+            data = within_limit(lambda: self._fetch(resource, deadline), seconds)
+        finally:
+            self._lock.release()
         if len(data) > limits.COCO_RESOURCE_BYTES:
             raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
         return data
 
-    def _fetch(self, conversation: Conversation, resource: ResourceId) -> bytes:
+    def _fetch(self, resource: ResourceId, deadline: float) -> bytes:
         from decoder.provider.services.coco.kbs.teekey import open_reply
 
+        with Conversation(self._url, self._ca_file) as conversation:
+            for attested in self._attestations(conversation, deadline):
+                try:
+                    return open_reply(conversation.get(resource, attested.token, attested.cookie), attested.tee_key)
+                except RefusedError as error:
+                    refused = error
+                    if not error.is_of_the_token:
+                        break
+            raise refused
+
+    def _attestations(self, conversation: Conversation, deadline: float) -> Iterator[Attested]:
+        """Yield ways to be attested: what served before, then what is in files, then a new attestation."""
+        if self._attested:
+            yield self._attested
+            self._attested = None
+        if self._token_file:
+            yield self._read_passport()
         if self._with_sample:
             from decoder.provider.services.coco.kbs.handshake import attest_sample
 
             tee_key = attest_sample(conversation)
-            return open_reply(conversation.get(resource), tee_key)
-        passport = self._read_passport() if self._token_file else _ask_agent(self._agent)
-        try:
-            reply = conversation.get(resource, passport.token)
-        except RefusedError as error:
-            if not self._agent or not error.is_of_the_token:
-                raise
-            passport = _ask_agent(self._agent)
-            reply = conversation.get(resource, passport.token)
-        return open_reply(reply, passport.tee_key)
+            self._attested = Attested(tee_key, cookie=conversation.cookie())
+            yield self._attested
+        elif self._agent:
+            self._attested = _ask_agent(self._agent, deadline - monotonic())
+            yield self._attested
+        self._attested = None
 
-    def _read_passport(self) -> Passport:
+    def _read_passport(self) -> Attested:
         token = _read(self._token_file, "kbs-token").decode(errors="replace").strip()
         if not is_token(token):
             raise ProviderError(f"the kbs-token {quoted(self._token_file)} does not hold a token")
-        return Passport(token, _read(self._key_file, "tee-key", private=True))
+        return Attested(_read(self._key_file, "tee-key", private=True), token)
 
 
-def _ask_agent(url: str) -> Passport:
+def _ask_agent(url: str, seconds: float) -> Attested:
     try:
-        return Passport(*fetch_token(url))
+        token, tee_key = fetch_token(url, seconds)
     except ProviderError as error:
-        raise ProviderError(f"the attestation agent at {url} has no token: {error}") from None
+        raise ProviderError(f"the attestation agent at {url} has no token: {error}") from error
+    return Attested(tee_key, token)
 
 
 def _read(path: str, option: str, private: bool = False) -> bytes:
