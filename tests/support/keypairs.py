@@ -1,4 +1,4 @@
-"""Key pairs that openssl makes, and images that skopeo encrypts to them."""
+"""Key pairs, from openssl or from the library cryptography, and images that skopeo encrypts to them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
 from tests.support import images
 from tests.support.image import run
 from tests.support.images import Layout
+from tests.support.layers import ec_key, pem, public_pem, rsa_key
 
 _GENERATE = {
     "rsa2048": ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
@@ -36,6 +39,23 @@ def make_pairs(directory: Path) -> dict[str, KeyPair]:
         pair = pairs[name] = KeyPair(directory / f"{name}.pem", directory / f"{name}.pub.pem")
         run("openssl", *arguments, "-out", pair.private)
         run("openssl", "pkey", "-in", pair.private, "-pubout", "-out", pair.public)
+    return pairs
+
+
+def generate(directory: Path) -> dict[str, KeyPair]:
+    """Write a key pair of each kind to a directory, without another program."""
+    made: dict[str, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey] = {
+        "rsa2048": rsa_key(2048),
+        "rsa4096": rsa_key(4096),
+        "p256": ec_key(ec.SECP256R1),
+        "p384": ec_key(ec.SECP384R1),
+        "p521": ec_key(ec.SECP521R1),
+    }
+    pairs = {}
+    for name, key in made.items():
+        pair = pairs[name] = KeyPair(directory / f"{name}.pem", directory / f"{name}.pub.pem")
+        pair.private.write_bytes(pem(key))
+        pair.public.write_bytes(public_pem(key))
     return pairs
 
 

@@ -36,24 +36,9 @@ def parties(keys: dict[str, KeyPair], gnupg: GnupgHome, tmp_path_factory: pytest
     private = keys["rsa4096"].private
     run("openssl", "req", "-x509", "-new", "-key", private, "-subj", "/O=Works/CN=image", "-out", certificate)
     secret.write_bytes(gnupg.secret(EMAIL))
-    jwe = keys["rsa2048"]
     return {
-        "jwe": Party(
-            f"jwe:{jwe.public}",
-            ["--key", str(jwe.private)],
-            ["--decryption-key", str(jwe.private)],
-            {"privkeys": [jwe.private.read_bytes()], "privkeys-passwords": [b""]},
-        ),
-        "pkcs7": Party(
-            f"pkcs7:{certificate}",
-            ["--key", str(private), "--dec-recipient", str(certificate)],
-            ["--decryption-key", str(private), "--decryption-key", str(certificate)],
-            {
-                "privkeys": [private.read_bytes()],
-                "privkeys-passwords": [b""],
-                "x509s": [certificate.read_bytes()],
-            },
-        ),
+        "jwe": Party.jwe(keys["rsa2048"]),
+        "pkcs7": Party.pkcs7(keys["rsa4096"], certificate),
         "pgp": Party(
             f"pgp:{EMAIL}",
             ["--key", str(secret)],

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from jwcrypto.jwk import JWK
 
 from decoder import keywrap
 from decoder.formats import wire
 from decoder.image.manifest import PLAIN_LAYERS
-from decoder.image.selection import own_platform
 from decoder.keys.keyring import Keys
 from decoder.layer import annotations as layer
 from tests.support import images, layouts
-from tests.support.image import blobs, done, files_below, image, oci, run
+from tests.support.encrypting import provider_config
+from tests.support.image import blobs, done, image, oci
 from tests.support.images import Layout
-from tests.support.parties import EMAIL
 
 if TYPE_CHECKING:
     from tests.support.keypairs import KeyPair
-    from tests.support.parties import Party
-    from tests.support.pgp_home import GnupgHome
 
 ENCRYPTED = layer.OCI_TAR + "+gzip" + layer.ENCRYPTED
 
@@ -189,71 +184,6 @@ def test_nothing_is_silently_not_done(
     assert "is encrypted already" in twice.value["remarks"][0]
 
 
-def test_recipients_are_added_without_touching_blobs(
-    gzipped: Layout, target: Layout, recipient: list[str], key: list[str], parties: dict[str, Party]
-) -> None:
-    done("encrypt", oci(gzipped), oci(target), *recipient)
-    before = target.layers
-    stored = files_below(target.directory)
-    added = ["--recipient", parties["pkcs7"].recipient, "--recipient", parties["jwe"].recipient]
-    done("encrypt", oci(target), oci(target), *added, *key)
-    after = target.layers
-    assert [each["digest"] for each in after] == [each["digest"] for each in before]
-    new = set(files_below(target.directory)) - set(stored)
-    assert len(new) == 1  # the manifest
-    for options in (key, parties["pkcs7"].ours, parties["jwe"].ours):
-        done("check", oci(target), *options)
-    locked = image("encrypt", oci(target), oci(target), *added, *parties["pgp"].ours)
-    assert locked.status == 4
-    assert target.layers == after
-
-
-def provider_config(directory: Path, **members: object) -> dict[str, str]:
-    """Configure the keyprovider `files` of our own, which has two key files, and return the environment for it."""
-    for name in ("one", "two"):
-        (directory / f"{name}.key").write_bytes(os.urandom(32))
-        (directory / f"{name}.key").chmod(0o600)
-    files = {"native": "local", "keys": str(directory)}
-    (directory / "providers.json").write_text(json.dumps({"key-providers": {"files": files}, **members}))
-    return {"OCICRYPT_KEYPROVIDER_CONFIG": str(directory / "providers.json")}
-
-
-@pytest.mark.parametrize("protocol", ["jwe", "jwk", "pkcs7", "pgp", "provider"])
-def test_a_recipient_that_is_there_is_not_added_again(
-    protocol: str, gzipped: Layout, target: Layout, keys: dict[str, KeyPair], tmp_path: Path, gnupg: GnupgHome
-) -> None:
-    certificate, jwk = tmp_path / "cert.pem", tmp_path / "key.jwk"
-    run("openssl", "req", "-x509", "-new", "-key", keys["rsa4096"].private, "-subj", "/CN=x", "-out", certificate)
-    jwk.write_text(json.dumps({**json.loads(JWK.from_pem(keys["p384"].public.read_bytes()).export()), "kid": "me"}))
-    names = {"jwe": keys["p384"].public, "jwk": jwk, "pkcs7": certificate, "pgp": EMAIL, "provider": "files:one.key"}
-    text = f"{protocol.replace('jwk', 'jwe')}:{names[protocol]}"
-    environment, home = provider_config(tmp_path), ["--gpg-homedir", str(gnupg.path)]
-    first = f"jwe:{keys['p256'].public}"
-    recipients = ["--recipient", text, "--recipient", first]
-    key = ["--key", str(keys["p256"].private)]
-    done("encrypt", oci(gzipped), oci(target), *recipients, *home, **environment)
-    before = target.manifest
-
-    again = done("encrypt", oci(target), oci(target), "--recipient", text, *home, *key, "--json", **environment)
-    assert again.value["layers"] == []
-    said = [
-        f"layer {n} ({own_platform()}): '{text}' is among its recipients already, and was not added again"
-        for n in range(3)
-    ]
-    assert sorted(again.value["remarks"])[:3] == said
-    assert target.manifest == before
-
-    other = f"jwe:{keys['rsa2048'].public}"
-    both = ["--recipient", text, "--recipient", other]
-    mixed = done("encrypt", oci(target), oci(target), *both, *home, *key, "--json", **environment)
-    assert [each["action"] for each in mixed.value["layers"]] == ["recipients changed"] * 3
-    assert sorted(mixed.value["remarks"]) == said
-    done("check", oci(target), "--key", keys["rsa2048"].private)
-    scheme = text.partition(":")[0]
-    found = done("layerinfo", oci(target), "--json").value["layers"][0]["recipients"]
-    assert len([each for each in found if each["scheme"].startswith(scheme)]) == (3 if scheme == "jwe" else 1)
-
-
 def test_a_recipient_that_may_be_another_is_added(
     gzipped: Layout, target: Layout, keys: dict[str, KeyPair], tmp_path: Path
 ) -> None:
@@ -294,37 +224,6 @@ def test_warnings_of_a_keyprovider_are_shown_once(gzipped: Layout, target: Layou
     failed = image("encrypt", oci(gzipped), oci(target), "--recipient", "provider:files:absent.key", **environment)
     assert failed.status == 6
     assert [line for line in failed.errors.splitlines() if "warning" in line] == lines, failed.errors
-
-
-def test_recipients_are_removed_by_name(
-    gzipped: Layout, target: Layout, key: list[str], parties: dict[str, Party], keys: dict[str, KeyPair]
-) -> None:
-    recipients = [f"jwe:{keys['p256'].public}", parties["jwe"].recipient, parties["pkcs7"].recipient]
-    done("encrypt", oci(gzipped), oci(target), *(part for text in recipients for part in ("--recipient", text)))
-    ended = done("encrypt", oci(target), oci(target), "--remove-recipient", "jwe:RSA-OAEP", *key)
-    assert "whoever has pulled it before" in ended.errors
-    assert image("check", oci(target), *parties["jwe"].ours).status == 4
-    done("check", oci(target), *key)
-    done("check", oci(target), *parties["pkcs7"].ours)
-
-    done("encrypt", oci(target), oci(target), "--remove-recipient", "pkcs7", *key)
-    assert image("check", oci(target), *parties["pkcs7"].ours).status == 4
-    last = image("encrypt", oci(target), oci(target), "--remove-recipient", "jwe", *key)
-    assert last.status == 4
-    done("check", oci(target), *key)
-    absent = done("encrypt", oci(target), oci(target), "--remove-recipient", "pgp", *key)
-    assert "no such recipient to remove" in absent.errors
-    assert image("encrypt", oci(target), oci(target), "--remove-recipient", "jwe").status == 2
-
-
-def test_openpgp_keys_in_a_file(gzipped: Layout, target: Layout, gnupg: GnupgHome, parties: dict[str, Party]) -> None:
-    ring = target.directory.parent / "ring.gpg"
-    ring.write_bytes(gnupg.public(EMAIL))
-    done("encrypt", oci(gzipped), oci(target), "--recipient", f"pgp:{EMAIL}", "--gpg-keyring", ring)
-    done("check", oci(target), *parties["pgp"].ours)
-    ring.write_bytes(b"")
-    empty = image("encrypt", oci(gzipped), oci(target), "--recipient", f"pgp:{EMAIL}", "--gpg-keyring", ring)
-    assert empty.status == 2
 
 
 def test_what_is_written_opens_as_a_whole(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:

@@ -1,4 +1,4 @@
-"""`layerinfo` names everybody who can open a layer; `check` says no unless every layer of the platform opens."""
+"""What layerinfo says of recipients whose keys gpg, openssl and SoftHSM made."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from decoder.formats import wire
-from decoder.image.selection import own_platform
-from decoder.layer import annotations as layer
-from tests.support import images, layouts, processes
+from tests.support import processes
 from tests.support.image import blobs, done, image, oci, run
 from tests.support.images import Layout
+from tests.support.layerinfos import names_of
 from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
     from tests.support.parties import Party
     from tests.support.pgp_home import GnupgHome
 
@@ -46,11 +43,6 @@ def provider(tmp_path: Path) -> dict[str, str]:
     command = {"path": sys.executable, "args": [str(tmp_path / "provider.py")]}
     (tmp_path / "providers.json").write_text(json.dumps({"key-providers": {"vault": {"cmd": command}}}))
     return {"OCICRYPT_KEYPROVIDER_CONFIG": str(tmp_path / "providers.json")}
-
-
-def names_of(place: str, *options: str) -> list[str]:
-    (first, *_) = done("layerinfo", place, "--json", *options).value["layers"]
-    return [f"{each['scheme']}: {each['name']}" for each in first["recipients"]]
 
 
 def test_recipients_by_name(
@@ -107,87 +99,6 @@ def test_a_key_on_a_token(gzipped: Layout, target: Layout, tmp_path: Path) -> No
     opened = Layout(tmp_path / "opened")
     done("decrypt", oci(target), oci(opened), "--key", str(tmp_path / "key.yaml"), **environment)
     assert blobs(opened) == blobs(gzipped)
-
-
-def test_whether_keys_open_a_layer(
-    gzipped: Layout, target: Layout, parties: dict[str, Party], keys: dict[str, KeyPair]
-) -> None:
-    done("encrypt", oci(gzipped), oci(target), "--recipient", parties["jwe"].recipient, "--layer", "1..")
-    for options, opens in ((parties["jwe"].ours, True), (["--key", str(keys["rsa4096"].private)], False)):
-        layers = done("layerinfo", oci(target), "--json", *options).value["layers"]
-        assert [each["opens"] for each in layers] == [None, opens, opens]
-        assert [bool(each["reason"]) for each in layers] == [False, not opens, not opens]
-        words = [line.split()[-1] for line in done("layerinfo", oci(target), *options).output.splitlines()[2:]]
-        assert words == ["yes" if opens else "no"] * 2
-    assert {each["opens"] for each in done("layerinfo", oci(target), "--json").value["layers"]} == {None}
-
-
-def test_names_that_a_registry_made_up(gzipped: Layout, target: Layout) -> None:
-    wrapped = {
-        "jwe": [
-            b"not a jwe",
-            json.dumps({"recipients": [{"header": {"alg": "x\x1b[31m", "kid": "k" * 999}}]}).encode(),
-        ],
-        "pgp": [b""],
-        "pkcs7": [b"\x30"],
-        "pkcs11": [b"{}", b"[" * 99999],
-        "provider.x": [b"\xff", b'{"kid":"kbs:///a/b/c"}'],
-    }
-    annotations = layer.build_annotations(bytes(32), wrapped)
-    annotations[layer.KEYS_PREFIX + "jwe"] += ",@@@"
-    value = gzipped.manifest
-    value["layers"][0] |= {"mediaType": images.GZIP + layer.ENCRYPTED, "annotations": annotations}
-    copy = Layout(target.directory)
-    for descriptor in (*value["layers"], value["config"]):
-        copy.add(gzipped.read(descriptor), "")
-    layouts.publish(copy, copy.add(layouts.to_json(value), layouts.MANIFEST))
-    names = names_of(oci(copy))
-    assert [name for name in names if "malformed" in name and not name.startswith("jwe")]
-    assert "\x1b" not in "".join(names)
-    assert "provider.x: kbs:///a/b/c" in names
-    assert max(map(len, names)) < 1000
-
-
-def test_check_covers_every_layer_of_the_platform(
-    tmp_path: Path, target: Layout, parties: dict[str, Party], keys: dict[str, KeyPair]
-) -> None:
-    source = layouts.two_platforms(tmp_path / "source")
-    other = ["--recipient", f"jwe:{keys['p256'].public}"]
-    own = ["--recipient", parties["jwe"].recipient]
-    own_key, other_key = parties["jwe"].ours, ["--key", str(keys["p256"].private)]
-    done("encrypt", oci(source), oci(target), *own, "--layer", "0", "--platform", "linux/amd64")
-    done("encrypt", oci(target), oci(target), *other, "--layer", "-1")
-    amd64 = image("check", oci(target), *own_key, "--platform", "linux/amd64")
-    assert (amd64.status, amd64.output) == (4, "")
-    assert "1 of 2 encrypted layers do not open" in amd64.errors
-    assert "layer 2 (linux/amd64)" in amd64.errors
-    assert done("check", oci(target), *own_key, *other_key, "--platform", "linux/amd64").output
-    assert image("check", oci(target), *own_key, "--platform", "linux/arm64").status == 4
-    assert done("check", oci(target), *other_key, "--platform", "linux/arm64", "--json").value["encrypted"] == 1
-    assert image("check", oci(target), *own_key, "--platform", "linux/s390x").status == 4
-    assert image("check", oci(target)).status == 2
-    machine = image("check", oci(target), *own_key, *other_key)
-    assert machine.status == (0 if own_platform() in ("linux/amd64", "linux/arm64") else 4)
-
-
-def test_check_refuses_what_it_does_not_know(
-    gzipped: Layout, target: Layout, parties: dict[str, Party], keys: dict[str, KeyPair]
-) -> None:
-    done("encrypt", oci(gzipped), oci(target), "--recipient", parties["jwe"].recipient)
-    good = target.manifest
-    options = [*parties["jwe"].ours, "--key", str(keys["p256"].private)]
-    public = wire.encode_base64(b'{"cipher":"AES_256_CTR_HMAC_SHA256","hmac":"AAAA","cipheroptions":{}}')
-    changes: tuple[dict[str, object], ...] = (
-        {"mediaType": "application/vnd.oci.image.layer.v2.tar+encrypted"},
-        {"annotations": {}},
-        {"annotations": {**good["layers"][2]["annotations"], layer.PUBLIC_OPTIONS: public}},
-    )
-    for change in changes:
-        value = {**good, "layers": [*good["layers"][:2], {**good["layers"][2], **change}]}
-        layouts.publish(target, target.add(layouts.to_json(value), layouts.MANIFEST))
-        ended = image("check", oci(target), *options)
-        assert ended.status == 4
-        assert "1 of 3 encrypted layers do not open" in ended.errors
 
 
 @pytest.mark.parametrize("kind", ["pass", "file", "fd"])
