@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.compare import Row
 from decoder.keys.directory import add_directory
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 
 _FILES = 200
@@ -54,11 +54,11 @@ def _fill(directory: Path) -> list[rsa.RSAPrivateKey]:
 
 def _costs(directory: str, wrapped: bytes) -> tuple[float, float]:
     """Return the seconds that a file takes to be looked at, and a candidate key to be tried."""
-    keys = Keys()
+    keys = Keyring()
     started = perf_counter()
     add_directory(keys, directory)
     read = perf_counter()
-    opened = jwe.unwrap(wrapped, keys, lambda _key, _reason: None)
+    opened = jwe.unwrap(wrapped, DecryptConfig(keys), lambda _key, _reason: None)
     tried = perf_counter()
     if opened is None or len(keys.private) != _KEYS:
         raise RuntimeError("the fitting key did not open the wrapped key")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench.layer import LAYER_KEY, LAYER_NONCE, make_layer
 from bench.pipes import ciphertext
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey, parse_public_options
@@ -70,9 +70,9 @@ def test_jwe_unwrap(benchmark: BenchmarkFixture, kind: str) -> None:
     refused: list[str] = []
 
     def unwrap() -> bytes | None:
-        keys = Keys()
+        keys = Keyring()
         keys.add("key", private)
-        return jwe.unwrap(wrapped, keys, lambda _, reason: refused.append(reason))
+        return jwe.unwrap(wrapped, DecryptConfig(keys), lambda _, reason: refused.append(reason))
 
     assert benchmark(unwrap) == b"private options"
     assert not refused

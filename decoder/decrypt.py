@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from decoder import keywrap, limits
 from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer import annotations as layer
 from decoder.layer import stream
 from decoder.layer.payload import Descriptor, parse_payload
@@ -58,7 +58,7 @@ def decrypt_layer(
 
     Returns:
         What the operator should know although the layer was decrypted: a line for each file or payload
-        entry that was passed over because it holds no usable key.
+        entry that was skipped because it holds no usable key.
 
     Raises:
         PayloadError: the payload is not what containerd sends, or not for an encrypted layer, or no payload
@@ -69,19 +69,21 @@ def decrypt_layer(
         StreamError: reading, writing or spooling failed.
     """
     descriptors: Iterable[Descriptor]
-    keys = Keys(kept)
-    keys.keyprovider_config = keys.deny_config = settings.keyprovider_config
+    keyring = Keyring(kept)
+    parameters: dict[str, list[bytes]] = {}
     if payload_bytes is not None:
         payload = parse_payload(payload_bytes)
-        keys.add_parameters(payload.parameters)
+        parameters = payload.parameters
+        keyring.add_parameters(parameters)
         descriptors = [payload.descriptor]
     else:
         source = stream.Rewound(source, limits.STORE_WINDOW_BYTES)
         descriptors = settings.look_up(source.head)
     if settings.keys_directory:
-        add_directory(keys, settings.keys_directory)
+        add_directory(keyring, settings.keys_directory)
 
-    key, digest = _open_first(descriptors, keys)
+    config = DecryptConfig(keyring, parameters, settings.keyprovider_config, settings.keyprovider_config)
+    key, digest = _open_first(descriptors, config)
 
     try:
         if settings.open_spool:
@@ -91,10 +93,10 @@ def decrypt_layer(
     except DecoderError as error:
         error.layer = digest
         raise
-    return keys.warnings
+    return keyring.notes.warnings
 
 
-def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> tuple[layer.LayerKey, str]:
+def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[layer.LayerKey, str]:
     """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
 
     Returns:
@@ -103,7 +105,7 @@ def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> tuple[layer.La
     failures: list[NoKeyError | LayerError] = []
     for descriptor in descriptors:
         try:
-            return _open(descriptor, keys), descriptor.digest
+            return _open(descriptor, config), descriptor.digest
         except (NoKeyError, LayerError) as error:
             failures.append(error)
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
@@ -115,11 +117,11 @@ def _open_first(descriptors: Iterable[Descriptor], keys: Keys) -> tuple[layer.La
     raise (locked or failures)[0]
 
 
-def _open(descriptor: Descriptor, keys: Keys) -> layer.LayerKey:
+def _open(descriptor: Descriptor, config: DecryptConfig) -> layer.LayerKey:
     try:
         layer.check_media_type(descriptor.media_type)
         public = layer.parse_public_options(descriptor.annotations)
-        return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, keys, descriptor.media_type))
+        return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type))
     except DecoderError as error:
         error.layer = descriptor.digest
         raise

@@ -8,7 +8,7 @@ import stat
 from decoder.doctor.finding import Finding
 from decoder.errors import KeyFileError
 from decoder.keys.directory import add_directory
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -34,7 +34,7 @@ def examine(directory: str, findings: list[Finding]) -> None:
         findings.append(Finding("error", subject, f"{error.strerror}", "name a directory"))
         return
     _check_access(directory, status, subject, findings)
-    keys = Keys()
+    keys = Keyring()
     add_directory(keys, directory)
     _describe(keys, subject, findings)
 
@@ -51,7 +51,7 @@ def _check_access(directory: str, status: os.stat_result, subject: str, findings
         findings.append(Finding("ok", subject, f"mode {mode:04o}"))
 
 
-def _describe(keys: Keys, subject: str, findings: list[Finding]) -> None:
+def _describe(keys: Keyring, subject: str, findings: list[Finding]) -> None:
     for key in keys.private:
         try:
             key.load()
@@ -63,8 +63,8 @@ def _describe(keys: Keys, subject: str, findings: list[Finding]) -> None:
     for kind, materials in kinds:
         findings.extend(Finding("ok", subject, f"{material.name} ({kind})") for material in materials)
     remedy = "remove it, if it is not meant to be a key"
-    findings.extend(Finding("warning", subject, warning, remedy) for warning in keys.warnings)
-    if not (keys.private or keys.pgp or keys.pkcs11 or keys.warnings):
+    findings.extend(Finding("warning", subject, warning, remedy) for warning in keys.notes.warnings)
+    if not (keys.private or keys.pgp or keys.pkcs11 or keys.notes.warnings):
         text = "no key is in it: layers open with a keyprovider, or a key that the client sends, alone"
         findings.append(Finding("warning", subject, text, "put a private key there, mode 600, unless that is meant"))
 

@@ -10,7 +10,7 @@ from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import split_provider
 from decoder.keys.file import read_key_file
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import CONFIG_VARIABLE
 
 _PROVIDER = "provider:"
@@ -18,7 +18,7 @@ _NO_PARAMETER = b"Enabled"  # as clients write a keyprovider without a parameter
 _WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
 
 
-def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config: str = "") -> Keys:
+def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config: str = "") -> DecryptConfig:
     """Read what opens layers.
 
     Args:
@@ -29,28 +29,28 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
     Raises:
         UsageError: a file or password cannot be read, or holds no key.
     """
-    found = Keys()
-    found.deny_config = provider_config or os.environ.get(CONFIG_VARIABLE, "")
+    keyring = Keyring()
+    parameters: dict[str, list[bytes]] = {}
+    config_file = provider_config or os.environ.get(CONFIG_VARIABLE, "")
     for text in keys:
         if text.startswith(_PROVIDER):
             name, parameter = split_provider(text.removeprefix(_PROVIDER))
             if not name:
                 raise UsageError(f"--key {quoted(text)} names no keyprovider")
-            found.parameters.setdefault(name, []).append(_NO_PARAMETER if parameter is None else parameter)
-            found.keyprovider_config = found.deny_config
+            parameters.setdefault(name, []).append(_NO_PARAMETER if parameter is None else parameter)
         else:
             path, password = _split_password(text)
-            _add(found, "--key", path, password)
+            _add(keyring, "--key", path, password)
     for text in certificates:
-        _add(found, "--dec-recipient", text.removeprefix("pkcs7:"))
-    return found
+        _add(keyring, "--dec-recipient", text.removeprefix("pkcs7:"))
+    return DecryptConfig(keyring, parameters, config_file if parameters else "", deny_config=config_file)
 
 
-def _add(keys: Keys, option: str, path: str, password: bytes = b"") -> None:
+def _add(keyring: Keyring, option: str, path: str, password: bytes = b"") -> None:
     from decoder.keys.file import recognise
 
     try:
-        keys.extend(recognise(path, read_key_file(path), password))
+        keyring.extend(recognise(path, read_key_file(path), password))
     except KeyFileError as error:
         raise UsageError(f"{option} {quoted(path)}: {error}") from error
 

@@ -12,12 +12,12 @@ from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
 
 if TYPE_CHECKING:
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import Keyring
 
 _PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
-def add_directory(keys: Keys, directory: str) -> None:
+def add_directory(keyring: Keyring, directory: str) -> None:
     """Add every key below a directory; what is no key, or cannot be read, leaves a warning.
 
     Files come in the order of their names, before those in subdirectories. Symbolic links are followed
@@ -26,13 +26,13 @@ def add_directory(keys: Keys, directory: str) -> None:
     credential NAME.pass.
 
     Args:
-        keys: takes what is found.
+        keyring: takes what is found.
         directory: need not exist; at most KEYS_DIRECTORY_FILES and KEYS_DIRECTORY_BYTES are read.
     """
     if not os.path.lexists(directory):
-        keys.remarks.append(f"the keys directory {quoted(directory)} does not exist")
+        keyring.notes.remarks.append(f"the keys directory {quoted(directory)} does not exist")
         return
-    walk = _walk(keys, directory, os.path.realpath(directory), set())
+    walk = _walk(keyring, directory, os.path.realpath(directory), set())
     paths = dict.fromkeys(islice(walk, limits.KEYS_DIRECTORY_FILES))
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
     size = 0
@@ -45,19 +45,19 @@ def add_directory(keys: Keys, directory: str) -> None:
         try:
             data = read_key_file(path)
         except KeyFileError as error:
-            keys.pass_over(name, error)
+            keyring.notes.skip(name, error)
         else:
             size += len(data)
-            password = _password(keys, path, path + _PASSWORD_SUFFIX in paths, credentials)
-            keys.add(name, data, password, path)
+            password = _password(keyring, path, path + _PASSWORD_SUFFIX in paths, credentials)
+            keyring.add(name, data, password, path)
     if size > limits.KEYS_DIRECTORY_BYTES or next(walk, None):
-        keys.pass_over(
+        keyring.notes.skip(
             f"the rest of {quoted(directory)}",
             f"more than {limits.KEYS_DIRECTORY_FILES} files or {limits.KEYS_DIRECTORY_BYTES} bytes",
         )
 
 
-def _password(keys: Keys, path: str, is_beside: bool, credentials: str) -> bytes:
+def _password(keyring: Keyring, path: str, is_beside: bool, credentials: str) -> bytes:
     """Find the password of a key file: beside it, or among the credentials that systemd passes."""
     if is_beside:
         password_path = path + _PASSWORD_SUFFIX
@@ -71,18 +71,18 @@ def _password(keys: Keys, path: str, is_beside: bool, credentials: str) -> bytes
         # systemd guards the directory of its credentials, not each file's mode.
         password = read_key_file(password_path, private=is_beside)
     except KeyFileError as error:
-        keys.pass_over(quoted(os.path.basename(password_path)), error)
+        keyring.notes.skip(quoted(os.path.basename(password_path)), error)
         return b""
     return password.removesuffix(b"\n").removesuffix(b"\r")
 
 
-def _walk(keys: Keys, directory: str, root: str, seen: set[tuple[int, int]], depth: int = 0) -> Iterator[str]:
+def _walk(keyring: Keyring, directory: str, root: str, seen: set[tuple[int, int]], depth: int = 0) -> Iterator[str]:
     """Yield every file below `directory` whose real path is below `root`, each once."""
     try:
         with os.scandir(directory) as scan:
             entries = sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        keys.pass_over(f"the directory {quoted(directory)}", error.strerror)
+        keyring.notes.skip(f"the directory {quoted(directory)}", error.strerror)
         return
     subdirectories = []
     for entry in entries:
@@ -90,10 +90,10 @@ def _walk(keys: Keys, directory: str, root: str, seen: set[tuple[int, int]], dep
             status = entry.stat()
             outside = entry.is_symlink() and not os.path.realpath(entry.path).startswith(os.path.join(root, ""))
         except OSError as error:
-            keys.pass_over(quoted(entry.name), error.strerror)
+            keyring.notes.skip(quoted(entry.name), error.strerror)
             continue
         if outside:
-            keys.pass_over(quoted(entry.name), "the link leads out of the keys directory")
+            keyring.notes.skip(quoted(entry.name), "the link leads out of the keys directory")
         elif (identity := (status.st_dev, status.st_ino)) not in seen:
             seen.add(identity)
             if entry.is_dir():
@@ -102,6 +102,6 @@ def _walk(keys: Keys, directory: str, root: str, seen: set[tuple[int, int]], dep
                 yield entry.path
     for path in subdirectories:
         if depth < limits.KEYS_DIRECTORY_DEPTH:
-            yield from _walk(keys, path, root, seen, depth + 1)
+            yield from _walk(keyring, path, root, seen, depth + 1)
         else:
-            keys.pass_over(quoted(path), "it is nested too deeply")
+            keyring.notes.skip(quoted(path), "it is nested too deeply")

@@ -1,4 +1,4 @@
-"""The keys of a node, whether the payload brought them or `keysdirectory` found them."""
+"""The keys of a node, from the payload and the keys directory, and everything else that may open a layer."""
 
 from __future__ import annotations
 
@@ -7,54 +7,71 @@ from collections.abc import Mapping, Sequence
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.file import KeyFile, recognise
 from decoder.keys.kept import Kept
+from decoder.record import Record
 
 # Parameter names of a payload, each with the one that holds its passwords.
 _PARAMETERS = {"privkeys": "privkeys-passwords", "gpg-privatekeys": "gpg-privatekeys-passwords"}
 _PARAMETERS |= {"x509s": "", "pkcs11-yamls": ""}
 
 
-class Keys(KeyFile):
-    """Everything that may open a layer, in the order in which it is tried, and what was passed over.
+class Notes:
+    """What the operator should know.
+
+    Attributes:
+        warnings: printed even if the layer is decrypted: files and payload entries that were skipped, and what is odd
+            about the configuration of keyproviders.
+        remarks: printed only if no key opens the layer.
+    """
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.remarks: list[str] = []
+
+    def warn(self, line: str) -> None:
+        """Add a warning once, however often it comes up."""
+        if line not in self.warnings:
+            self.warnings.append(line)
+
+    def skip(self, name: str, reason: object) -> None:
+        """Warn that a file or payload entry, which might have been a key, is not used."""
+        self.warnings.append(f"{name} was skipped: {reason}")
+
+
+class Keyring(KeyFile):
+    """Private keys and certificates, in the order in which they are tried.
 
     Args:
-        kept: what earlier processes kept of key files and keyproviders; by default nothing.
+        kept: parsed keys that an earlier process has kept; by default none.
 
     Attributes:
         kept: as above.
-        pkcs11_config: which PKCS#11 modules the payload allows, as YAML.
-        keyprovider_config: the file that configures keyproviders, or "".
-        deny_config: the file whose deny rules hold, or ""; the same one, also where no keyprovider is asked.
-        parameters: those of the payload, among them one per keyprovider name.
-        warnings: a line for each file or payload entry that holds no usable key.
-        remarks: what else is worth knowing should no key open the layer.
+        notes: says which files were skipped, and why.
     """
 
     def __init__(self, kept: Kept | None = None) -> None:
         super().__init__()
         self.kept = kept or Kept()
-        self.pkcs11_config: list[bytes] = []
-        self.keyprovider_config = ""
-        self.deny_config = ""
-        self.parameters: dict[str, list[bytes]] = {}
-        self.warnings: list[str] = []
-        self.remarks: list[str] = []
+        self.notes = Notes()
 
     def add(self, name: str, data: bytes, password: bytes = b"", file: str = "") -> None:
-        """Add the keys in one file (with its path) or payload entry, or a warning that says why there is none."""
+        """Add the keys in a file or payload entry; if there is none, note why.
+
+        Args:
+            name: where the data came from, for messages.
+            data: the content, at most KEY_FILE_BYTES.
+            password: opens the encrypted keys in it.
+            file: the path of the file, or "" for a payload entry.
+        """
         try:
             found = recognise(name, data, password)
         except KeyFileError as error:
-            self.pass_over(name, error)
+            self.notes.skip(name, error)
         else:
             found.came_from(file, self.kept)
             self.extend(found)
 
-    def pass_over(self, name: str, reason: object) -> None:
-        """Remember that something which might have been a key is not used."""
-        self.warnings.append(f"{name} was passed over: {reason}")
-
     def add_parameters(self, parameters: Mapping[str, Sequence[bytes]]) -> None:
-        """Add what the payload brought.
+        """Add the keys of a payload.
 
         Raises:
             PayloadError: there are more passwords than keys.
@@ -65,5 +82,19 @@ class Keys(KeyFile):
                 raise PayloadError(f"the payload holds {len(items)} {name} but {len(passwords)} {passwords_name}")
             for index, data in enumerate(items):
                 self.add(f"{name}[{index}]", data, passwords[index] if index < len(passwords) else b"")
-        self.pkcs11_config += parameters.get("pkcs11-config", ())
-        self.parameters.update({name: list(items) for name, items in parameters.items()})
+
+
+class DecryptConfig(Record):
+    """Everything that may open a layer; ocicrypt has the same name for it.
+
+    Attributes:
+        keyring: the keys, and the notes for the operator.
+        parameters: those of the payload, among them `pkcs11-config` and one list for each keyprovider.
+        keyprovider_config: the file that configures keyproviders, or "" if none may be asked.
+        deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
+    """
+
+    keyring: Keyring
+    parameters: Mapping[str, Sequence[bytes]] = {}
+    keyprovider_config: str = ""
+    deny_config: str = ""

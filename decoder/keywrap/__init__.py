@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from decoder.errors import Describable
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap.recipient import KeyName
 
     Refused = Callable[[Describable, str], None]
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
                 WrappedKeyError: a library is not installed.
             """
 
-        def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+        def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
             """Open private options with the first key that fits.
 
             Returns:
@@ -103,14 +103,14 @@ def load(scheme: str) -> Scheme:
     return cast("Scheme", import_module(f"decoder.keywrap.{scheme}"))
 
 
-def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "") -> PrivateOptions:
+def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "") -> PrivateOptions:
     """Open the private options of a layer with the first key that fits, unless the layer is denied.
 
     A wrapped key or a key that fails does not end the search.
 
     Args:
         annotations: those of the layer's descriptor.
-        keys: every key there is.
+        config: all keys and keyproviders.
         media_type: of the layer, for the rules that deny it.
 
     Raises:
@@ -119,10 +119,10 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
         NoKeyError: none opened; it holds every attempt.
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
-    if keys.deny_config and os.path.isfile(keys.deny_config):
+    if config.deny_config and os.path.isfile(config.deny_config):
         from decoder.keywrap import deny  # most hosts have no such file, and pay nothing for it
 
-        deny.check(keys.deny_config, media_type, annotations)
+        deny.check(config.deny_config, media_type, annotations)
     attempts: list[Attempt] = []
     failure = NoKeyError
     malformed: LayerError | None = None
@@ -132,7 +132,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
         raise NoKeyError([], ["its descriptor holds no wrapped key"])
     for item in items:
         try:
-            opened = _unwrap(item, keys, attempts, deadline)
+            opened = _unwrap(item, config, attempts, deadline)
         except WrappedKeyError as error:
             attempts.append(Attempt(item.annotation, item.number, None, str(error)))
             failure = KeyProviderError if isinstance(error, ProviderFailedError) else failure
@@ -143,7 +143,7 @@ def unwrap_any(annotations: Mapping[str, str], keys: Keys, media_type: str = "")
             return parse_private_options(opened)
         except ValueError as error:
             malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
-    raise malformed or failure(attempts, keys.remarks + keys.warnings)
+    raise malformed or failure(attempts, config.keyring.notes.remarks + config.keyring.notes.warnings)
 
 
 def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:
@@ -151,7 +151,7 @@ def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:
     return sorted(items, key=lambda item: rank.get(item.scheme, len(SCHEMES)))
 
 
-def _unwrap(item: WrappedKey, keys: Keys, attempts: list[Attempt], deadline: float) -> bytes | None:
+def _unwrap(item: WrappedKey, config: DecryptConfig, attempts: list[Attempt], deadline: float) -> bytes | None:
     if not is_supported(item.scheme):
         raise WrappedKeyError("this scheme is not supported")
     if time.monotonic() > deadline:
@@ -167,7 +167,7 @@ def _unwrap(item: WrappedKey, keys: Keys, attempts: list[Attempt], deadline: flo
             raise WrappedKeyError(_GIVEN_UP)
 
     tried_before = len(attempts)
-    opened = load(item.scheme).unwrap(wrapped, keys, refused)
+    opened = load(item.scheme).unwrap(wrapped, config, refused)
     if opened is None and len(attempts) == tried_before:
         raise WrappedKeyError("there is no key of this kind to try")
     return opened

@@ -15,14 +15,23 @@ from decoder import limits
 from decoder.errors import KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
 from decoder.formats import wire
 from decoder.keys.file import read_key_file
+from decoder.keys.keyring import Notes
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 from decoder.layer.annotations import parse_private_options
-from decoder.provider.client import config, protocol
+from decoder.provider.client import protocol
+from decoder.provider.client.config import (
+    CommandProvider,
+    Configured,
+    MalformedProvider,
+    NativeProvider,
+    TtrpcProvider,
+    parse_config,
+)
 from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
@@ -44,23 +53,25 @@ class KeyProvider:
         name: what follows `provider.` in the annotation's name.
         config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
         own: options of our own provider of this name, which then wraps whatever is configured.
-
-    Attributes:
-        warnings: what is odd about the configuration that was read for `wrap`.
     """
 
     def __init__(self, name: str, config_file: str = "", own: Mapping[str, object] | None = None) -> None:
         self._name = name
         self._config_file = config_file
         self._own = own
-        self.warnings: list[str] = []
+        self._notes = Notes()
 
-    def unwrap(self, wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
-        """Have the first configured provider unwrap that can, the one of this name before those that have it as alias.
+    @property
+    def warnings(self) -> list[str]:
+        """What is odd about the configuration that `wrap` has read, and about the providers that it asked."""
+        return self._notes.warnings
+
+    def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+        """Unwrap with the first configured provider that can: first the one of this name, then those with this alias.
 
         Args:
             wrapped: what the provider's `wrap` returned, at most PROVIDER_ANNOTATION_BYTES.
-            keys: `keys.keyprovider_config` is the file, `keys.parameters` hold the provider's.
+            config: `keyprovider_config` is the file, `parameters` hold the provider's.
             refused: not called; every failure is in the exception.
 
         Raises:
@@ -70,15 +81,16 @@ class KeyProvider:
         if len(wrapped) > limits.PROVIDER_ANNOTATION_BYTES:
             raise WrappedKeyError(f"it is longer than {limits.PROVIDER_ANNOTATION_BYTES} bytes")
 
-        def unwrap_with(provider: config.Configured) -> bytes:
-            parameters = self._parameters(provider, keys)
-            opened = keys.kept.ask(provider, "keyunwrap", wrapped, parameters)
+        def unwrap_with(provider: Configured) -> bytes:
+            parameters = self._parameters(provider, config)
+            opened = config.keyring.kept.ask(provider, "keyunwrap", wrapped, parameters)
             return _checked_options(ask(provider, "keyunwrap", wrapped, parameters) if opened is None else opened)
 
-        return _first(self._configured(keys.keyprovider_config, keys.warnings), keys.warnings, unwrap_with)
+        notes = config.keyring.notes
+        return _first_answer(self._configured(config.keyprovider_config, notes), notes, unwrap_with)
 
     def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
-        """Have the provider wrap; attestation-agent does without an entry in the configuration.
+        """Wrap with the first configured provider that can; attestation-agent needs no entry in the configuration.
 
         Args:
             options: the private options.
@@ -90,7 +102,7 @@ class KeyProvider:
         """
         parameters = list(recipients) or [_NO_PARAMETER]
         providers = self._to_wrap()
-        return _first(providers, self.warnings, lambda provider: ask(provider, "keywrap", options, parameters))
+        return _first_answer(providers, self._notes, lambda provider: ask(provider, "keywrap", options, parameters))
 
     def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
         """Return the parameter for the provider; see `keywrap.Scheme`."""
@@ -112,61 +124,58 @@ class KeyProvider:
         """Keep the one recipient; see `keywrap.Scheme`."""
         return wrapped
 
-    def _to_wrap(self) -> list[config.Configured]:
+    def _to_wrap(self) -> list[Configured]:
         if self._own is not None:
-            return [config.Configured(self._name, config.NativeProvider(self._name, dict(self._own)))]
+            return [Configured(self._name, NativeProvider(self._name, dict(self._own)))]
         try:
-            return self._configured(self._config_file or os.environ.get(CONFIG_VARIABLE, ""), self.warnings)
+            return self._configured(self._config_file or os.environ.get(CONFIG_VARIABLE, ""), self._notes)
         except ProviderFailedError:
             raise
         except WrappedKeyError:
             is_misnamed = self._config_file and not os.path.exists(self._config_file)
             if is_misnamed or self._name not in _WITHOUT_ENTRY:
                 raise
-            return [config.Configured(self._name, config.NativeProvider(self._name, {}))]
+            return [Configured(self._name, NativeProvider(self._name, {}))]
 
-    def _configured(self, config_file: str, warnings: list[str]) -> list[config.Configured]:
+    def _configured(self, config_file: str, notes: Notes) -> list[Configured]:
+        """Read the entries that answer to this name."""
         missing = f"no keyprovider {quoted(self._name)} is configured"
         if not config_file:
             raise WrappedKeyError(f"{missing}: no configuration file is named ({CONFIG_VARIABLE})")
         if not os.path.exists(config_file):
             raise WrappedKeyError(f"{missing}: there is no file {quoted(config_file)}")
         try:
-            found = config.parse_config(read_key_file(config_file))
+            found = parse_config(read_key_file(config_file))
         except (ProviderError, KeyFileError) as error:
-            raise ProviderFailedError(f"the keyprovider configuration {quoted(config_file)}: {error}") from None
-        _add(warnings, [f"the keyprovider configuration {quoted(config_file)}: {text}" for text in found.warnings])
+            raise ProviderFailedError(f"the keyprovider configuration {quoted(config_file)}: {error}") from error
+        for text in found.warnings:
+            notes.warn(f"the keyprovider configuration {quoted(config_file)}: {text}")
         if providers := found.answering(self._name):
             return providers
         names = quoted(", ".join(provider.name for provider in found.providers)) if found.providers else "none"
         raise WrappedKeyError(f"{missing} in {quoted(config_file)}, which has {names} (an alias can join the names)")
 
-    def _parameters(self, provider: config.Configured, keys: Keys) -> list[bytes]:
-        """Take the provider's own parameters; for an alias those that came under the annotation's name."""
+    def _parameters(self, provider: Configured, config: DecryptConfig) -> list[bytes]:
+        """Choose the provider's own parameters; for an alias those that came under the annotation's name."""
         for name in (provider.name, self._name):
-            if not name.startswith(_KEY_PARAMETERS) and name in keys.parameters:
-                return keys.parameters[name]
+            if not name.startswith(_KEY_PARAMETERS) and name in config.parameters:
+                return list(config.parameters[name])
         return []
 
 
-def _first(
-    providers: list[config.Configured], warnings: list[str], work: Callable[[config.Configured], bytes]
-) -> bytes:
+def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
+    """Return what the first provider answers; those that failed before it leave a warning."""
     failures = []
     for provider in providers:
         try:
-            done = work(provider)
+            answer = work(provider)
         except ProviderError as error:
             failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
         else:
-            _add(warnings, failures)  # it went well, but not as it should
-            return done
+            for failure in failures:
+                notes.warn(failure)
+            return answer
     raise ProviderFailedError("; ".join(failures))
-
-
-def _add(warnings: list[str], lines: list[str]) -> None:
-    """Add each line once, however many wrapped keys it comes up for."""
-    warnings += [line for line in lines if line not in warnings]
 
 
 def _checked_options(opened: bytes) -> bytes:
@@ -179,7 +188,7 @@ def _checked_options(opened: bytes) -> bytes:
 
 
 def ask(
-    provider: config.Configured,
+    provider: Configured,
     operation: protocol.Operation,
     data: bytes,
     parameters: list[bytes],
@@ -198,20 +207,20 @@ def ask(
         ProviderError: it failed.
     """
     transport, seconds = provider.transport, provider.seconds
-    if isinstance(transport, config.MalformedProvider):
+    if isinstance(transport, MalformedProvider):
         raise ProviderError(transport.reason)
-    if isinstance(transport, config.NativeProvider):
+    if isinstance(transport, NativeProvider):
         from decoder.provider.deadline import within
 
         return within(seconds, lambda: _ask_native(transport, operation, data, parameters, held))
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
-    if isinstance(transport, config.CommandProvider):
+    if isinstance(transport, CommandProvider):
         from decoder.provider.client import command
 
         reply = command.ask(transport, request, seconds)
-    elif isinstance(transport, config.TtrpcProvider):
+    elif isinstance(transport, TtrpcProvider):
         from decoder.provider.client import ttrpc as ttrpcclient
 
         reply = ttrpcclient.ask(transport, operation, request, seconds)
@@ -226,7 +235,7 @@ def ask(
 
 
 def _ask_native(
-    native: config.NativeProvider, operation: protocol.Operation, data: bytes, parameters: list[bytes], held: Held
+    native: NativeProvider, operation: protocol.Operation, data: bytes, parameters: list[bytes], held: Held
 ) -> bytes:
     """Run one of our own providers in this process."""
     from decoder import provider

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import grpc
 from google.protobuf.wrappers_pb2 import BytesValue  # a message with one field, bytes number 1, like the service's
 
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import KeyProvider
 from tests.support import certificates
 from tests.support.certificates import key_of
@@ -112,11 +112,12 @@ def decrypt(
     return run_decoder(payload, layer.ciphertext, *arguments, environment=environment, **how)
 
 
-def unwrap(config_file: str, data: bytes | None = None, keys: Keys | None = None) -> bytes | None:
+def unwrap(
+    config_file: str, data: bytes | None = None, parameters: dict[str, list[bytes]] | None = None
+) -> bytes | None:
     """Unwrap in this process."""
-    keys = keys or Keys()
-    keys.keyprovider_config = config_file
-    return KeyProvider(NAME).unwrap(wrapped() if data is None else data, keys, lambda *_: None)
+    config = DecryptConfig(Keyring(), parameters or {}, config_file)
+    return KeyProvider(NAME).unwrap(wrapped() if data is None else data, config, lambda *_: None)
 
 
 class Certificates:

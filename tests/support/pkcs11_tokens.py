@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import subprocess
 from functools import cache
@@ -9,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from decoder.keys.file import KeyMaterial
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 
 PIN = "2468-secret"
 SO_PIN = "1357-secret"
@@ -115,12 +117,17 @@ class TokenStore:
         return next(path for path in self._tokens.glob("*/token.object") if padded in path.read_bytes())
 
 
-def keys_of(*key_files: bytes, config: bytes | None = None) -> Keys:
+def keys_of(*key_files: bytes, config: bytes | None = None) -> DecryptConfig:
     """Make the keys that a payload brings."""
-    keys = Keys()
-    keys.pkcs11 = [KeyMaterial(f"pkcs11-yamls[{number}]", data) for number, data in enumerate(key_files)]
-    keys.pkcs11_config = [] if config is None else [config]
-    return keys
+    keyring = Keyring()
+    keyring.pkcs11 = [KeyMaterial(f"pkcs11-yamls[{number}]", data) for number, data in enumerate(key_files)]
+    return DecryptConfig(keyring, {} if config is None else {"pkcs11-config": [config]})
+
+
+def wrapped_to_nobody() -> bytes:
+    """Write a wrapped key of the right form, whose key nobody has."""
+    blob = base64.b64encode(bytes(256)).decode()
+    return json.dumps({"version": 0, "recipients": [{"version": 0, "blob": blob, "hash": "sha256"}]}).encode()
 
 
 def _oaep(hash_name: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 from decoder.errors import WrappedKeyError
 from decoder.formats import wire
 from decoder.keys.file import KeyMaterial
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
 from tests.support import layers
@@ -46,8 +46,8 @@ def somebody(name: str = "first", bits: int = 2048) -> Somebody:
     return Somebody(name, rsa.generate_private_key(65537, bits))
 
 
-def keys_of(*keys: Any, certificates: tuple[bytes, ...] = ()) -> Keys:
-    found = Keys()
+def keys_of(*keys: Any, certificates: tuple[bytes, ...] = ()) -> Keyring:
+    found = Keyring()
     found.private += [PrivateKey(f"key{number}", "pem", pem(key), b"") for number, key in enumerate(keys)]
     found.certificates += [KeyMaterial(f"certificate{number}", data) for number, data in enumerate(certificates)]
     return found
@@ -59,7 +59,7 @@ def unwrap(wrapped: bytes, *keys: Any, certificates: tuple[bytes, ...] = ()) -> 
     def refused(key: Any, reason: str) -> None:
         told.append(f"{key.name}: {reason}")
 
-    return pkcs7.unwrap(wrapped, keys_of(*keys, certificates=certificates), refused), told
+    return pkcs7.unwrap(wrapped, DecryptConfig(keys_of(*keys, certificates=certificates)), refused), told
 
 
 def assert_opens(wrapped: bytes, who: Somebody, options: bytes = OPTIONS) -> None:
@@ -79,8 +79,8 @@ class Untouchable(PrivateKey):
 
 
 def assert_refused(wrapped: bytes, reason: str) -> None:
-    keys = Keys()
+    keys = Keyring()
     keys.private.append(Untouchable())
     keys.certificates.append(KeyMaterial("certificate", somebody().der))
     with pytest.raises(WrappedKeyError, match=reason):
-        pkcs7.unwrap(wrapped, keys, lambda _key, _reason: None)
+        pkcs7.unwrap(wrapped, DecryptConfig(keys), lambda _key, _reason: None)

@@ -188,7 +188,7 @@ def test_says_what_was_tried_and_why_it_failed(tmp_path: Path) -> None:
     for line, name, kind in zip(lines, ("privkeys[0]", "privkeys[1]"), ("RSA 3072", "EC P-256"), strict=False):
         assert line.startswith(f"  {JWE_ANNOTATION}[0] with {name} ({kind}, sha256:")
         assert line.endswith(": no recipient has a key of this type and size")
-    assert lines[2].startswith("  'README' was passed over: ")
+    assert lines[2].startswith("  'README' was skipped: ")
 
 
 def test_no_keys_at_all_is_said(tmp_path: Path) -> None:
@@ -461,5 +461,5 @@ def test_keys_directories_that_cannot_be_used(tmp_path: Path) -> None:
     fails(
         Result(done.returncode, done.stdout, done.stderr.decode()),
         4,
-        f"{str(keys)!r} was passed over: Permission denied",
+        f"{str(keys)!r} was skipped: Permission denied",
     )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decoder.image.names import Recipient
     from decoder.image.progress import Progress
     from decoder.image.verbs.changes import Outcome
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
 
 _PROGRAM = "ctd-decoder image"
 _DESCRIPTION = "Encrypt, decrypt and examine the layers of container images."
@@ -84,7 +84,7 @@ def _encrypt(parsed: Namespace) -> None:
         stack.callback(lambda: _warn(request.recipients.warnings, progress))
         target = stack.enter_context(transport.open_target(parsed.destination, _target_options(parsed)))
         outcome = encrypt.encrypt_image(source, target, request, progress)
-        _warn(request.keys.warnings if request.keys else [], progress)
+        _warn(request.keys.keyring.notes.warnings if request.keys else [], progress)
     _tell(parsed, outcome, progress)
 
 
@@ -101,7 +101,7 @@ def _decrypt(parsed: Namespace) -> None:
         source, progress = _source(stack, parsed, parsed.source), stack.enter_context(progresses.choose(parsed.json))
         target = stack.enter_context(transport.open_target(parsed.destination, _target_options(parsed)))
         outcome = decrypt.decrypt_image(source, target, request, progress)
-        _warn(request.keys.warnings, progress)
+        _warn(request.keys.keyring.notes.warnings, progress)
     _tell(parsed, outcome, progress)
 
 
@@ -109,7 +109,7 @@ def _layerinfo(parsed: Namespace) -> None:
     from decoder.image.verbs import layerinfo
 
     keys = read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config)
-    certificates = [material.data for material in keys.certificates]
+    certificates = [material.data for material in keys.keyring.certificates]
     platforms = selection.parse_platforms(parsed.platform)
     with ExitStack() as stack:
         source = _source(stack, parsed, parsed.source)
@@ -145,7 +145,7 @@ def _options(parsed: Namespace) -> transport.Options:
     return transport.Options(parsed.tls_verify, parsed.namespace, parsed.address)
 
 
-def _required_keys(parsed: Namespace) -> Keys:
+def _required_keys(parsed: Namespace) -> DecryptConfig:
     if not parsed.key:
         raise UsageError("no key was given: --key FILE or --key provider:NAME")
     return read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.selection import Layer
     from decoder.image.transport import Descriptor
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.layer.annotations import LayerKey
 
 
@@ -108,7 +108,7 @@ def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in annotations.items() if name not in encryption_of(annotations)}
 
 
-def open_layer(annotations: dict[str, str], media_type: str, keys: Keys, where: str) -> Opened:
+def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig, where: str) -> Opened:
     """Open an encrypted layer's key as the decoder does.
 
     Args:

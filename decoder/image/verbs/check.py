@@ -15,7 +15,7 @@ from decoder.image.verbs.layerinfo import why_locked
 
 if TYPE_CHECKING:
     from decoder.image.transport import ImageSource
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
 
 
 class NotAuthorizedError(DecoderError):
@@ -24,7 +24,7 @@ class NotAuthorizedError(DecoderError):
     status = 4
 
 
-def check_image(source: ImageSource, platforms: Sequence[str], keys: Keys) -> tuple[int, int]:
+def check_image(source: ImageSource, platforms: Sequence[str], keys: DecryptConfig) -> tuple[int, int]:
     """Open the key of every encrypted layer.
 
     Args:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from decoder.image.selection import LayerRange
     from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource, ImageTarget
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
 
 
 class Request(NamedTuple):
@@ -29,7 +29,7 @@ class Request(NamedTuple):
         verify: read every changed layer back.
     """
 
-    keys: Keys
+    keys: DecryptConfig
     ranges: Sequence[LayerRange]
     platforms: Sequence[str]
     verify: bool

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.image.selection import Layer, LayerRange
     from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource, ImageTarget
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
 
 _STILL_OPEN = (
     "recipients were removed from this image's manifest alone: whoever has pulled it before keeps the old one, which "
@@ -46,7 +46,7 @@ class Request(NamedTuple):
     ranges: Sequence[LayerRange]
     platforms: Sequence[str]
     base: ImageSource | None
-    keys: Keys | None
+    keys: DecryptConfig | None
     removed: Callable[[Recipient], bool] | None
     verify: bool
 
@@ -196,8 +196,8 @@ def _sorted_out(chosen: list[Layer], request: Request, progress: Progress) -> tu
     return group(plain), group(encrypted)
 
 
-def _without(annotations: dict[str, str], keys: Keys, removed: Callable[[Recipient], bool]) -> dict[str, str]:
-    subjects = subjects_of([material.data for material in keys.certificates])
+def _without(annotations: dict[str, str], keys: DecryptConfig, removed: Callable[[Recipient], bool]) -> dict[str, str]:
+    subjects = subjects_of([material.data for material in keys.keyring.certificates])
     try:
         return names.without(annotations, subjects, removed)
     except WrappedKeyError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from decoder.image.names import Recipient
     from decoder.image.selection import Layer
     from decoder.image.transport import Descriptor, ImageSource
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
 
 _HEADINGS = ("#", "DIGEST", "PLATFORM", "SIZE", "ENCRYPTION", "RECIPIENTS", "OPENS")
 _RIGHT = ("#", "SIZE")
@@ -58,7 +58,7 @@ class LayerInfo(NamedTuple):
 
 
 def layer_infos(
-    source: ImageSource, platforms: Sequence[str], certificates: Sequence[bytes], keys: Keys | None
+    source: ImageSource, platforms: Sequence[str], certificates: Sequence[bytes], keys: DecryptConfig | None
 ) -> list[LayerInfo]:
     """Tell of every layer of an image.
 
@@ -94,7 +94,7 @@ def table(infos: Sequence[LayerInfo], with_keys: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _info(each: Layer, subjects: names.Subjects, keys: Keys | None) -> LayerInfo:
+def _info(each: Layer, subjects: names.Subjects, keys: DecryptConfig | None) -> LayerInfo:
     descriptor = each.descriptor
     annotations = manifest.annotations_of(descriptor)
     if not manifest.is_encrypted(descriptor["mediaType"]):
@@ -108,7 +108,7 @@ def _info(each: Layer, subjects: names.Subjects, keys: Keys | None) -> LayerInfo
     return LayerInfo(each.number, descriptor, each.node.platform, schemes or ["?"], recipients, opens, reason)
 
 
-def why_locked(each: Layer, keys: Keys) -> tuple[bool, str]:
+def why_locked(each: Layer, keys: DecryptConfig) -> tuple[bool, str]:
     """Try to open an encrypted layer; return whether that went well, and otherwise why not."""
     media_type = each.descriptor["mediaType"]
     if media_type not in layer.DECODABLE:

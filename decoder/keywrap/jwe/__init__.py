@@ -15,13 +15,12 @@ from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.keys.file import read_key_file
 from decoder.keywrap.jwe import opening
-from decoder.keywrap.jwe.message import parse
+from decoder.keywrap.jwe.message import Jwe, parse
 
 if TYPE_CHECKING:
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.keys.privatekey import PrivateKey
     from decoder.keywrap import Refused
-    from decoder.keywrap.jwe.message import Jwe
     from decoder.keywrap.recipient import KeyName
 
 
@@ -57,9 +56,9 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     return str(token.serialize()).encode()
 
 
-def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
-    """Open a JWE with the first of `keys.private` that fits one of its recipients; see `keywrap.Scheme`."""
-    return unwrap_with(parse(wrapped), keys.private, refused)
+def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+    """Open a JWE with the first private key that fits one of its recipients; see `keywrap.Scheme`."""
+    return unwrap_with(parse(wrapped), config.keyring.private, refused)
 
 
 def unwrap_with(jwe: Jwe, private: Sequence[PrivateKey], refused: Refused) -> bytes | None:

@@ -21,7 +21,7 @@ from decoder.keywrap.pgp.sessionkey import decrypt_session_key
 
 if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
     from decoder.keywrap.pgp.message import Message
     from decoder.keywrap.pgp.secretkey import SecretKey
@@ -61,12 +61,12 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     return wrapped
 
 
-def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
     """Open a message with the first secret key that fits one of its recipients.
 
     Args:
         wrapped: the message, binary, at most PGP_BYTES.
-        keys: `keys.pgp` is tried in its order; only a key that the message names, or every key if it
+        config: `keyring.pgp` is tried in its order; only a key that the message names, or every key if it
             has a hidden recipient. Expired and revoked keys open what was encrypted to them.
         refused: told of each key or file that does not open it, and why.
 
@@ -78,7 +78,7 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
             PRIVATE_OPTIONS_BYTES.
     """
     message = _parse(wrapped)
-    for material in keys.pgp:
+    for material in config.keyring.pgp:
         try:
             candidates = _candidates(message, material)
         except KeyFileError as error:

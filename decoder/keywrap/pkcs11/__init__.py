@@ -25,7 +25,7 @@ from decoder.record import Record
 
 if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
     from decoder.keywrap.recipient import KeyName
 
@@ -36,8 +36,8 @@ _VERSION = 0
 _RSA_BYTES = range(128, limits.PKCS11_BLOB_BYTES + 1)
 
 
-class _Recipient(Record):
-    """One wrapped key, and the hash of its OAEP."""
+class WrappedBlob(Record):
+    """Private options encrypted to one key, and the hash of its OAEP."""
 
     hash_name: str
     blob: bytes
@@ -49,14 +49,20 @@ def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
-    """Wrap private options to RSA keys: one blob for each.
+    """Wrap private options with the modules and the hash that the environment of this node allows; see `wrap_with`."""
+    needs_token = any(is_key_file(recipient) for recipient in recipients)
+    return wrap_with(options, recipients, node_config() if needs_token else Pkcs11Config(), chosen_hash())
 
-    The hash is that of $OCICRYPT_OAEP_HASHALG (sha1, sha256), or else SHA-256, but SHA-1 for a key on a token that
-    cannot do SHA-256.
+
+def wrap_with(options: bytes, recipients: Sequence[bytes], allowed: Pkcs11Config, hash_name: str | None) -> bytes:
+    """Wrap private options to RSA keys: one blob for each.
 
     Args:
         options: the private options; RSA-2048 holds 190 bytes with SHA-256 and 214 with SHA-1.
         recipients: public keys or certificates in PEM or DER, or YAML key files, whose token is then asked.
+        allowed: which modules may be loaded for key files.
+        hash_name: the hash of OAEP, `sha1` or `sha256`; None for SHA-256, but SHA-1 for a key on a token that cannot
+            do SHA-256.
 
     Raises:
         KeyFileError: a recipient is not a usable RSA key, or too small for the options.
@@ -64,34 +70,54 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     """
     wrapped = []
     for recipient in recipients:
-        key, default_hash = _public_key(recipient)
-        hash_name = _chosen_hash() or default_hash
-        blob = _encrypt(options, key, hash_name)
-        wrapped.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name})
+        key, default_hash = _public_key(recipient, allowed)
+        blob = _encrypt(options, key, hash_name or default_hash)
+        wrapped.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name or default_hash})
     return json.dumps({"version": _VERSION, "recipients": wrapped}, separators=(",", ":")).encode()
 
 
-def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+    """Open private options with the modules that the payload, or else the node, allows; see `unwrap_with`."""
+    key_files = config.keyring.pkcs11
+    try:
+        allowed = applicable_config(config.parameters.get("pkcs11-config", ())) if key_files else Pkcs11Config()
+    except KeyFileError as error:
+        _parse(wrapped)
+        for key_file in key_files:
+            refused(key_file, str(error))
+        return None
+    return unwrap_with(wrapped, key_files, allowed, refused)
+
+
+def unwrap_with(
+    wrapped: bytes, key_files: Sequence[KeyMaterial], allowed: Pkcs11Config, refused: Refused
+) -> bytes | None:
     """Open private options with the first key file whose key, on its token, opens one of the blobs.
 
     Args:
         wrapped: the JSON, at most PKCS11_BYTES.
-        keys: `keys.pkcs11` is tried in its order, with the modules that `keys.pkcs11_config` or else the node allows.
-        refused: told of each key file that does not open it, and why.
+        key_files: YAML, tried in this order.
+        allowed: which modules may be loaded.
+        refused: is called with each key file that does not open it, and the reason.
 
     Returns:
-        The private options, or None.
+        The private options, or None if no key opens them.
 
     Raises:
         WrappedKeyError: it is malformed, of another version or hash, or a library is not installed.
     """
-    recipients = _parse(wrapped)
-    for material in keys.pkcs11:
+    blobs = _parse(wrapped)
+    for key_file in key_files:
         try:
-            return _open(recipients, material, applicable_config(keys.pkcs11_config))
+            return _open(blobs, key_file, allowed)
         except KeyFileError as error:
-            refused(material, str(error))
+            refused(key_file, str(error))
     return None
+
+
+def is_key_file(data: bytes) -> bool:
+    """Check whether a file holds the URI of a key on a token, and not a public key or certificate."""
+    return PEM_BEGIN not in data and data[:1] != b"\x30"
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -129,20 +155,20 @@ def _parse_entries(wrapped: bytes) -> tuple[dict[str, object], list[object]]:
     return value, entries
 
 
-def _parse(wrapped: bytes) -> list[_Recipient]:
-    recipients = []
+def _parse(wrapped: bytes) -> list[WrappedBlob]:
+    blobs = []
     problem = "there is none"
     for entry in _parse_entries(wrapped)[1]:
         try:
-            recipients.append(_parse_recipient(entry))
+            blobs.append(_parse_blob(entry))
         except ValueError as error:
             problem = str(error)
-    if not recipients:
+    if not blobs:
         raise WrappedKeyError(f"it has no recipient that can be used: {problem}")
-    return recipients
+    return blobs
 
 
-def _parse_recipient(entry: object) -> _Recipient:
+def _parse_blob(entry: object) -> WrappedBlob:
     value = wire.object_value(entry)
     _check_version(value)
     hash_name = wire.text_value(wire.member(value, "hash")) or _DEFAULT_READ
@@ -151,7 +177,7 @@ def _parse_recipient(entry: object) -> _Recipient:
     blob = wire.bytes_value(wire.member(value, "blob"))
     if len(blob) not in _RSA_BYTES:
         raise ValueError("its blob does not have the length of an RSA key")
-    return _Recipient(hash_name, blob)
+    return WrappedBlob(hash_name, blob)
 
 
 def _check_version(value: dict[str, object]) -> None:
@@ -160,31 +186,31 @@ def _check_version(value: dict[str, object]) -> None:
         raise ValueError("its version is not 0")
 
 
-def _open(recipients: list[_Recipient], material: KeyMaterial, config: Pkcs11Config) -> bytes:
+def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config) -> bytes:
     """Do what needs no token first: nothing is loaded for a key file that cannot be used."""
     from decoder.keywrap.pkcs11.token import decrypt
 
     key_file = parse_key_file(material.data)
-    module = find_module(key_file.uri, config)
+    module = find_module(key_file.uri, allowed)
     pin = read_pin(key_file.uri)
     if pin is None:
         raise KeyFileError("it has no PIN (pin-value or pin-source), and the private key needs one")
-    return decrypt(key_file, module, pin, recipients)
+    return decrypt(key_file, module, pin, blobs)
 
 
-def _public_key(recipient: bytes) -> tuple[rsa.RSAPublicKey, str]:
+def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicKey, str]:
     """Parse a public key, or read it from its token; with the hash that suits it."""
-    if PEM_BEGIN in recipient or recipient[:1] == b"\x30":
+    if not is_key_file(recipient):
         return _parse_public_key(recipient), _DEFAULT_WRITTEN
     from decoder.keywrap.pkcs11.token import public_numbers
 
     key_file = parse_key_file(recipient)
-    module = find_module(key_file.uri, node_config())
+    module = find_module(key_file.uri, allowed)
     numbers = public_numbers(key_file, module, read_pin(key_file.uri))
     try:
         key = rsa.RSAPublicNumbers(numbers.exponent, numbers.modulus).public_key()
-    except ValueError:
-        raise KeyFileError("the public key on the token is not a usable RSA key") from None
+    except ValueError as error:
+        raise KeyFileError("the public key on the token is not a usable RSA key") from error
     return key, _DEFAULT_WRITTEN if numbers.does_sha256 else "sha1"
 
 
@@ -208,7 +234,7 @@ def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
     raise KeyFileError("it is neither a public key, nor a certificate, nor a PKCS#11 key file")
 
 
-def _chosen_hash() -> str | None:
+def chosen_hash() -> str | None:
     """Read $OCICRYPT_OAEP_HASHALG; another value than the two that there are is not a choice."""
     name = os.environ.get("OCICRYPT_OAEP_HASHALG", "").lower()
     return name if name in _HASHES else None

@@ -17,7 +17,7 @@ from decoder.keywrap.pkcs11.oaep import unpad
 if TYPE_CHECKING:
     from pkcs11 import _pkcs11
 
-    from decoder.keywrap.pkcs11.child import Reply, Request
+    from decoder.keywrap.pkcs11.request import Reply, Request
 
 _OAEP = {
     "sha1": (Mechanism.SHA_1, pkcs11.MGF.SHA1, None),

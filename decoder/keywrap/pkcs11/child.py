@@ -10,28 +10,12 @@ import json
 import os
 import resource
 import signal
-from typing import TypedDict
+from typing import TYPE_CHECKING
 
 from decoder import limits
 
-Reply = dict[str, object]
-
-
-class Request(TypedDict):
-    """What the parent asks for; bytes are in base64.
-
-    `blobs` are pairs of a hash name and a wrapped key; without them the public key is asked for.
-    `wrong_pin_at` are the tokens that have already refused this PIN.
-    """
-
-    module: str
-    environment: dict[str, str]
-    token: dict[str, str]
-    label: str | None
-    key_id: str | None
-    pin: str | None
-    wrong_pin_at: list[str]
-    blobs: list[tuple[str, str]]
+if TYPE_CHECKING:
+    from decoder.keywrap.pkcs11.request import Reply, Request
 
 
 def main() -> None:

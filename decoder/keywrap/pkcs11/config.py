@@ -51,11 +51,11 @@ def node_config() -> Pkcs11Config:
     if named == "internal":
         return _internal()
     if named:
-        return _read(named)
+        return read_config(named)
     for directory in _directories():
         path = os.path.join(directory, FILE_NAME)
         if os.path.lexists(path):
-            return _read(path)
+            return read_config(path)
     return Pkcs11Config()
 
 
@@ -105,7 +105,13 @@ def _internal() -> Pkcs11Config:
     return Pkcs11Config(directories, directories)
 
 
-def _read(path: str) -> Pkcs11Config:
+def read_config(path: str) -> Pkcs11Config:
+    """Read a configuration file: YAML with an outer `pkcs11`.
+
+    Raises:
+        KeyFileError: it cannot be read, or is malformed.
+        WrappedKeyError: the YAML library is not installed.
+    """
     try:
         data = read_key_file(path)
     except KeyFileError as error:

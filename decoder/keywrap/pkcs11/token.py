@@ -24,7 +24,7 @@ from decoder.keywrap.pkcs11.keyfile import NEEDS_EXTRA, Pkcs11KeyFile
 from decoder.record import Record
 
 if TYPE_CHECKING:
-    from decoder.keywrap.pkcs11.child import Reply, Request
+    from decoder.keywrap.pkcs11.request import Reply, Request
 
 # -I and -S: no foreign directory, variable or .pth file has a say. sys.path is the parent's: it has what this needs.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"

@@ -26,7 +26,7 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
 
-    from decoder.keys.keyring import Keys
+    from decoder.keys.keyring import DecryptConfig, Keyring
     from decoder.keys.privatekey import PrivateKey, PrivateKeyObject
     from decoder.keywrap import Refused
     from decoder.keywrap.recipient import KeyName
@@ -107,7 +107,7 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     return cms.build_envelope(transports, cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce)), ciphertext)
 
 
-def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
+def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
     """Open CMS enveloped data with the first private key that fits one of its recipients.
 
     A recipient whose certificate is there is opened with the key of that certificate and no other; every
@@ -115,7 +115,7 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
 
     Args:
         wrapped: BER or PEM, at most CMS_BYTES.
-        keys: `keys.private` is tried in its order, but those first whose certificate is a recipient.
+        config: `keyring.private` is tried in its order, but those first whose certificate is a recipient.
         refused: told of each key that does not open it and each certificate that does not help, and why.
 
     Returns:
@@ -130,6 +130,7 @@ def unwrap(wrapped: bytes, keys: Keys, refused: Refused) -> bytes | None:
         recipients = _acceptable_recipients(envelope.recipients)
     except ValueError as error:
         raise WrappedKeyError(f"it is not usable CMS: {error}") from None
+    keys = config.keyring
     if not keys.private:
         raise WrappedKeyError("there is no private key to try")
     moduli = _certified_moduli(recipients, keys, refused)
@@ -271,7 +272,7 @@ def _hash(algorithm: cms.Algorithm) -> hashes.HashAlgorithm:
     return _HASHES[algorithm.oid]()
 
 
-def _certified_moduli(recipients: list[_Recipient], keys: Keys, refused: Refused) -> dict[bytes, set[int]]:
+def _certified_moduli(recipients: list[_Recipient], keys: Keyring, refused: Refused) -> dict[bytes, set[int]]:
     """Find by their certificates which keys the recipients have: RSA moduli by recipient's identifier."""
     identifiers = {recipient.identifier for recipient in recipients}
     moduli: dict[bytes, set[int]] = {}

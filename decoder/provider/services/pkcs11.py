@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, WrappedKeyError, quoted
-from decoder.keys.file import PEM_BEGIN, KeyMaterial, read_key_file
-from decoder.keys.keyring import Keys
+from decoder.keys.file import KeyMaterial, read_key_file
 from decoder.keywrap import pkcs11
+from decoder.keywrap.pkcs11.config import Pkcs11Config, node_config, read_config
 from decoder.provider import Option
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.policy import key_in_use
@@ -44,12 +44,10 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
         raise UsageError("pkcs11 needs the option key")
     paths = _key_files(place)
     config = options.get("config", "")
-    if config:
-        if not os.path.isfile(config):
-            raise ProviderError(f"the config {quoted(config)} is not a file")
-        os.environ["OCICRYPT_CONFIG"] = config  # where the scheme looks, each time
+    if config and not os.path.isfile(config):
+        raise ProviderError(f"the config {quoted(config)} is not a file")
     policy.configured = ""  # a key has the name of its file; without patterns, what is in the directory may be used
-    return TokenKeys(paths, policy)
+    return TokenKeys(paths, policy, config)
 
 
 def _key_files(place: str) -> dict[str, str]:
@@ -79,9 +77,10 @@ def _read(path: str) -> bytes:
 class TokenKeys:
     """The keys on tokens that some key files point to."""
 
-    def __init__(self, paths: dict[str, str], policy: KeyPolicy) -> None:
+    def __init__(self, paths: dict[str, str], policy: KeyPolicy, config: str = "") -> None:
         self._paths = paths
         self._policy = policy
+        self._config = config
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
         """Wrap private options with each of the named keys, or with the only one there is; see `Provider`."""
@@ -91,19 +90,19 @@ class TokenKeys:
         key_in_use.set(", ".join(names))
         recipients = [_read(self._paths[name]) for name in names]
         try:
-            return pkcs11.wrap(options, recipients)
+            return pkcs11.wrap_with(options, recipients, self._allowed_modules(), pkcs11.chosen_hash())
         except (KeyFileError, WrappedKeyError) as error:
             raise ProviderError(f"{', '.join(map(quoted, names))}: {error}") from None
 
     def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
         """Unwrap private options with the first key that does; see `Provider`."""
-        keys = Keys()
+        key_files = []
         names = self._named(parameters) or self._allowed()
         key_in_use.set(", ".join(names))
         for name in names:
             data = _read(self._paths[name])
-            if PEM_BEGIN not in data and data[:1] != b"\x30":  # public keys are there to wrap
-                keys.pkcs11.append(KeyMaterial(name, data))
+            if pkcs11.is_key_file(data):  # public keys are there to wrap
+                key_files.append(KeyMaterial(name, data))
         reasons: list[str] = []
         deadline = monotonic() + limits.PROVIDER_SECONDS
 
@@ -113,13 +112,17 @@ class TokenKeys:
                 raise WrappedKeyError(f"given up after {limits.PROVIDER_SECONDS:g} seconds; {reasons[-1]}")
 
         try:
-            opened = pkcs11.unwrap(annotation, keys, refused)
-        except WrappedKeyError as error:
+            opened = pkcs11.unwrap_with(annotation, key_files, self._allowed_modules(), refused)
+        except (KeyFileError, WrappedKeyError) as error:
             raise ProviderError(str(error)) from None
         if opened is None:
             shown = "; ".join(reasons)[: limits.PROVIDER_ERROR_BYTES]
             raise ProviderError(f"no key opens it: {shown or 'there is no key file that may be used'}")
         return opened
+
+    def _allowed_modules(self) -> Pkcs11Config:
+        """Read which modules may be loaded, each time: the file may change while the provider runs."""
+        return read_config(self._config) if self._config else node_config()
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
         """Check the names of keys that the caller gave: only configured ones, and those only as far as allowed."""

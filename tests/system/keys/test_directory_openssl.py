@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 from tests.support.layers import pem, rsa_key
 
 RSA = pem(rsa_key())
@@ -12,7 +12,7 @@ def test_a_description_names_type_size_and_fingerprint() -> None:
     import hashlib
     import subprocess
 
-    keys = Keys()
+    keys = Keyring()
     keys.add("k", RSA)
     public = subprocess.run(
         ["openssl", "pkey", "-pubout", "-outform", "der"], input=RSA, capture_output=True, check=True

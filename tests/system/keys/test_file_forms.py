@@ -12,7 +12,7 @@ from jwcrypto.jwk import JWK
 from decoder.errors import KeyFileError
 from decoder.keys.directory import add_directory
 from decoder.keys.file import recognise
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 from decoder.keys.privatekey import fingerprint
 from tests.support.layers import ec_key, pem, rsa_key
 from tests.support.processes import ROOT
@@ -111,15 +111,15 @@ def test_passwords_beside_keys(folder: Path) -> None:
     for text in (PASSWORD, PASSWORD + b"\n", PASSWORD + b"\r\n"):
         beside.write_bytes(text)
         beside.chmod(0o600)
-        keys = Keys()
+        keys = Keyring()
         add_directory(keys, str(folder / "keys"))
-        assert keys.warnings == []
+        assert keys.notes.warnings == []
         assert fingerprint(keys.private[0].load()) == fingerprint(rsa_key())
     for mode in (0o640, 0o604, 0o666):
         beside.chmod(mode)
-        keys = Keys()
+        keys = Keyring()
         add_directory(keys, str(folder / "keys"))
-        assert keys.warnings == ["'key.pem.pass' was passed over: its group or others can read it: chmod 600"]
+        assert keys.notes.warnings == ["'key.pem.pass' was skipped: its group or others can read it: chmod 600"]
         with pytest.raises(KeyFileError, match="no password was given"):
             keys.private[0].load()
 
@@ -129,7 +129,7 @@ def test_passwords_from_systemd_credentials(folder: Path, monkeypatch: pytest.Mo
     sh(folder, "mkdir keys credentials; openssl pkcs8 -topk8 -in rsa.pem -passout file:password -out keys/key.pem")
     (folder / "credentials/key.pem.pass").write_bytes(PASSWORD)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder / "credentials"))
-    keys = Keys()
+    keys = Keyring()
     add_directory(keys, str(folder / "keys"))
     assert fingerprint(keys.private[0].load()) == fingerprint(rsa_key())
 

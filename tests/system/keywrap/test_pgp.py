@@ -24,7 +24,7 @@ from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import wire
 from decoder.keys.file import KeyMaterial
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import pgp
 from decoder.keywrap.pgp import keyring as keyrings
 from decoder.keywrap.pgp import packets
@@ -66,9 +66,9 @@ def unwrap(wrapped: bytes, *materials: KeyMaterial) -> Opened:
     def refused(key: Describable, reason: str) -> None:
         refusals.append(f"{key.describe()}: {reason}")
 
-    keys = Keys()
+    keys = Keyring()
     keys.pgp += materials
-    return Opened(pgp.unwrap(wrapped, keys, refused), refusals)
+    return Opened(pgp.unwrap(wrapped, DecryptConfig(keys), refused), refusals)
 
 
 def generated(profile: pysequoia.Profile = pysequoia.Profile.RFC4880) -> pysequoia.Tsk:

@@ -183,8 +183,7 @@ def test_reference_opens_what_ours_wrapped(
     parameters["pkcs11-config"] = [b"allowed-module-paths: [/nothing/]", config]
     payload = payload_bytes(image_layer.descriptor, parameters)
     assert run_decoder(payload, image_layer.ciphertext, program=REFERENCE).status == 1
-    keys = keys_of(*parameters["pkcs11-yamls"])
-    keys.pkcs11_config = parameters["pkcs11-config"]
+    keys = keys_of(*parameters["pkcs11-yamls"])._replace(parameters=parameters)
     reasons: list[str] = []
     assert pkcs11.unwrap(wrapped, keys, lambda _, why: reasons.append(why)) is None
     assert "not among the allowed-module-paths" in reasons[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoder.formats import wire
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
 from decoder.layer import annotations as layer
@@ -160,6 +160,6 @@ def test_a_pkcs12_file_opens_what_is_wrapped_to_its_certificate(tmp_path: Path) 
     )
     subprocess.run([*sh, make], cwd=tmp_path, check=True, capture_output=True, timeout=60)
     wrapped = pkcs7.wrap(OPTIONS, [(tmp_path / "cert.pem").read_bytes()])
-    keys = Keys()
+    keys = Keyring()
     keys.add("both.p12", (tmp_path / "both.p12").read_bytes(), b"secret")
-    assert pkcs7.unwrap(wrapped, keys, lambda _key, _reason: None) == OPTIONS
+    assert pkcs7.unwrap(wrapped, DecryptConfig(keys), lambda _key, _reason: None) == OPTIONS

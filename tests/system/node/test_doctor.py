@@ -144,7 +144,7 @@ def test_keys_that_do_not_open(place: Place) -> None:
     assert status == 1
     assert _has(findings, "error", "locked.pem' does not open: it is encrypted, and no password was given")
     assert _has(findings, "error", "damaged.pem' does not open")
-    assert _has(findings, "warning", "'README' was passed over")
+    assert _has(findings, "warning", "'README' was skipped")
     assert "secret" not in json.dumps(findings)
 
 

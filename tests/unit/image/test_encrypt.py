@@ -11,7 +11,7 @@ import pytest
 from decoder import keywrap
 from decoder.formats import wire
 from decoder.image.manifest import PLAIN_LAYERS
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer import annotations as layer
 from tests.support import images, layouts
 from tests.support.encrypting import provider_config
@@ -228,10 +228,10 @@ def test_warnings_of_a_keyprovider_are_shown_once(gzipped: Layout, target: Layou
 
 def test_what_is_written_opens_as_a_whole(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:
     done("encrypt", oci(gzipped), oci(target), "--recipient", f"jwe:{keys['p256'].public}", "--no-verify")
-    found = Keys()
+    found = Keyring()
     found.add("key", keys["p256"].private.read_bytes())
     for plain, encrypted in zip(gzipped.layers, target.layers, strict=True):
-        assert keywrap.unwrap_any(encrypted["annotations"], found).digest == plain["digest"]
+        assert keywrap.unwrap_any(encrypted["annotations"], DecryptConfig(found)).digest == plain["digest"]
         assert encrypted["size"] == plain["size"] == len(target.read(encrypted))
         assert images.digest_of(target.read(encrypted)) == encrypted["digest"]
 

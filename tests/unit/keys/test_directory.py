@@ -10,7 +10,7 @@ import pytest
 from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.directory import add_directory
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 from tests.support.layers import ec_key, pem, public_pem, rsa_key
 
 RSA = pem(rsa_key())
@@ -18,20 +18,20 @@ RSA = pem(rsa_key())
 EC = pem(ec_key())
 
 
-def found(directory: Path) -> Keys:
-    keys = Keys()
+def found(directory: Path) -> Keyring:
+    keys = Keyring()
     add_directory(keys, str(directory))
     return keys
 
 
-def names(keys: Keys) -> list[str]:
+def names(keys: Keyring) -> list[str]:
     return [key.name for key in keys.private]
 
 
 def test_absent_directory_counts_as_empty(tmp_path: Path) -> None:
     keys = found(tmp_path / "absent")
     assert names(keys) == []
-    assert (keys.warnings, keys.remarks) == ([], [f"the keys directory '{tmp_path}/absent' does not exist"])
+    assert (keys.notes.warnings, keys.notes.remarks) == ([], [f"the keys directory '{tmp_path}/absent' does not exist"])
 
 
 def test_files_come_in_order_before_subdirectories(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_bytes(RSA)
     keys = found(tmp_path)
     assert names(keys) == ["'key.pem'"]
-    assert [(note.split()[0], note.partition(": ")[2][:20]) for note in keys.warnings] == [
+    assert [(note.split()[0], note.partition(": ")[2][:20]) for note in keys.notes.warnings] == [
         ("'dangling'", "No such file or dire"),
         ("'README'", "it holds no key of a"),
         ("'empty'", "it is empty"),
@@ -69,7 +69,7 @@ def test_kubernetes_secret_layout(tmp_path: Path) -> None:
     (tmp_path / "..data").symlink_to(version.name)
     (tmp_path / "tls.pem").symlink_to("..data/tls.pem")
     keys = found(tmp_path)
-    assert (names(keys), keys.warnings) == (["'tls.pem'"], [])
+    assert (names(keys), keys.notes.warnings) == (["'tls.pem'"], [])
 
 
 def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_links_that_lead_outside_are_not_followed(tmp_path: Path) -> None:
     (inside / "directory").symlink_to(outside)
     keys = found(inside)
     assert names(keys) == []
-    assert [note.partition(": ")[2] for note in keys.warnings] == ["the link leads out of the keys directory"] * 2
+    assert [note.partition(": ")[2] for note in keys.notes.warnings] == ["the link leads out of the keys directory"] * 2
 
 
 def test_the_directory_itself_may_be_a_link(tmp_path: Path) -> None:
@@ -105,14 +105,14 @@ def test_limits_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / f"{number}.pem").write_bytes(RSA)
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 3)
     assert len(found(tmp_path).private) == 3
-    assert "more than 3 files" in found(tmp_path).warnings[-1]
+    assert "more than 3 files" in found(tmp_path).notes.warnings[-1]
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_FILES", 100)
     monkeypatch.setattr(limits, "KEYS_DIRECTORY_BYTES", len(RSA))
     assert len(found(tmp_path).private) == 2
     monkeypatch.undo()
     deep = tmp_path / "/".join("d" * (limits.KEYS_DIRECTORY_DEPTH + 2))
     deep.mkdir(parents=True)
-    assert "nested too deeply" in found(tmp_path).warnings[-1]
+    assert "nested too deeply" in found(tmp_path).notes.warnings[-1]
 
 
 def test_several_keys_in_one_file(tmp_path: Path) -> None:
@@ -123,17 +123,17 @@ def test_several_keys_in_one_file(tmp_path: Path) -> None:
 
 
 def test_parameters() -> None:
-    keys = Keys()
+    keys = Keyring()
     keys.add_parameters({"privkeys": [RSA, b"nonsense", EC], "privkeys-passwords": [b"", b""]})
     assert names(keys) == ["privkeys[0]", "privkeys[2]"]
-    assert keys.warnings == ["privkeys[1] was passed over: it holds no key of a known form"]
+    assert keys.notes.warnings == ["privkeys[1] was skipped: it holds no key of a known form"]
     with pytest.raises(PayloadError, match="1 privkeys but 2 privkeys-passwords"):
-        Keys().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
-    Keys().add_parameters({"gpg-privatekeys": [], "gpg-privatekeys-passwords": [b"more"]})
+        Keyring().add_parameters({"privkeys": [RSA], "privkeys-passwords": [b"", b""]})
+    Keyring().add_parameters({"gpg-privatekeys": [], "gpg-privatekeys-passwords": [b"more"]})
 
 
 def test_a_key_that_does_not_parse_is_parsed_once() -> None:
-    keys = Keys()
+    keys = Keyring()
     keys.add("k", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
     for _ in range(2):
         with pytest.raises(KeyFileError, match="cannot be parsed"):

@@ -11,7 +11,7 @@ from jwcrypto.jwk import JWK
 from decoder.errors import KeyFileError
 from decoder.keys.directory import add_directory
 from decoder.keys.file import recognise
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 from decoder.keys.privatekey import fingerprint
 from tests.support.layers import ec_key, encrypted, pem, public_pem, rsa_key
 from tests.support.processes import payload_bytes, run_decoder
@@ -76,9 +76,9 @@ def test_what_is_no_key_is_refused(data: bytes) -> None:
 
 def test_a_password_without_a_key_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "key.pem.pass").write_bytes(PASSWORD)
-    keys = Keys()
+    keys = Keyring()
     add_directory(keys, str(tmp_path))
-    assert keys.warnings == ["'key.pem.pass' was passed over: it holds no key of a known form"]
+    assert keys.notes.warnings == ["'key.pem.pass' was skipped: it holds no key of a known form"]
 
 
 def test_warnings_do_not_keep_a_layer_from_being_decrypted(tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_warnings_do_not_keep_a_layer_from_being_decrypted(tmp_path: Path) -> No
     (tmp_path / "key.pem").write_bytes(pem(rsa_key()))
     result = run_decoder(payload_bytes(layer.descriptor, {}), layer.ciphertext, "--decryption-keys-path", str(tmp_path))
     assert (result.status, result.plaintext) == (0, b"plain")
-    assert result.errors == "ctd-decoder: warning: 'README' was passed over: it holds no key of a known form\n"
+    assert result.errors == "ctd-decoder: warning: 'README' was skipped: it holds no key of a known form\n"

@@ -15,7 +15,7 @@ from jwcrypto.jwk import JWK
 from decoder import keywrap, limits
 from decoder.errors import KeyFileError, NoKeyError, WrappedKeyError
 from decoder.formats import wire
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keys.privatekey import PrivateKey, fingerprint
 from decoder.keywrap import jwe
 from tests.support.jwe_cases import public_jwk
@@ -27,8 +27,8 @@ CURVES = [ec.SECP256R1, ec.SECP384R1, ec.SECP521R1]
 OPTIONS = b'{"symkey":"","cipheroptions":{}}'
 
 
-def keys_of(*keys: Any) -> Keys:
-    found = Keys()
+def keys_of(*keys: Any) -> Keyring:
+    found = Keyring()
     for number, key in enumerate(keys):
         found.add(f"key{number}", pem(key))
     return found
@@ -36,7 +36,7 @@ def keys_of(*keys: Any) -> Keys:
 
 def unwrap(wrapped: bytes, *keys: Any) -> tuple[bytes | None, list[str]]:
     reasons: list[str] = []
-    return jwe.unwrap(wrapped, keys_of(*keys), lambda _key, reason: reasons.append(reason)), reasons
+    return jwe.unwrap(wrapped, DecryptConfig(keys_of(*keys)), lambda _key, reason: reasons.append(reason)), reasons
 
 
 def written_by_jwcrypto(key: Any, algorithm: str, content: str, form: str, **header: Any) -> bytes:
@@ -117,7 +117,7 @@ def test_the_key_with_the_id_is_tried_first() -> None:
     keys.add("jwk", json.dumps({**json.loads(JWK.from_pyca(rsa_key()).export()), "kid": "image"}).encode())
     reasons: list[str] = []
     wrapped = jwe.wrap(OPTIONS, [public_pem(rsa_key(4096)), public_jwk(rsa_key(), kid="image")])
-    assert jwe.unwrap(wrapped, keys, lambda _key, reason: reasons.append(reason)) == OPTIONS
+    assert jwe.unwrap(wrapped, DecryptConfig(keys), lambda _key, reason: reasons.append(reason)) == OPTIONS
     assert reasons == []
 
 
@@ -193,10 +193,10 @@ def test_refuses_algorithms_before_key_work(header: dict[str, Any], reason: str,
         members: dict[str, Any] = {"encrypted_key": "AAAA", "iv": "AAAA", "ciphertext": "AAAA", "tag": "AAAA"}
         members[place] = protected if place == "protected" else header
         wrapped = json.dumps(members).encode()
-    keys = Keys()
+    keys = Keyring()
     keys.private.append(Untouchable())
     with pytest.raises(WrappedKeyError, match=reason):
-        jwe.unwrap(wrapped, keys, lambda _key, _reason: None)
+        jwe.unwrap(wrapped, DecryptConfig(keys), lambda _key, _reason: None)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     annotations = layer.build_annotations(bytes(32), {"jwe": [jwe.wrap(b"x", [public_pem(rsa_key())])] * 2})
     monkeypatch.setattr(limits, "UNWRAP_SECONDS", -1.0)
     with pytest.raises(NoKeyError) as caught:
-        keywrap.unwrap_any(annotations, keys_of(rsa_key()))
+        keywrap.unwrap_any(annotations, DecryptConfig(keys_of(rsa_key())))
     assert str(caught.value).count("given up") == 2
 
 
@@ -289,4 +289,4 @@ def test_goes_on_within_an_annotation() -> None:
     fits = jwe.wrap(private_options(), [public_pem(rsa_key())])
     annotations = layer.build_annotations(bytes(32), {"jwe": [b"no JWE", jwe.wrap(b"x", [public_pem(ec_key())]), fits]})
     annotations["org.opencontainers.image.enc.keys.jwe"] = "!," + annotations["org.opencontainers.image.enc.keys.jwe"]
-    assert keywrap.unwrap_any(annotations, keys_of(rsa_key())).nonce
+    assert keywrap.unwrap_any(annotations, DecryptConfig(keys_of(rsa_key()))).nonce

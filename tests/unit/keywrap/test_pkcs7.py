@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import wire
+from decoder.keys.keyring import DecryptConfig
 from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
@@ -59,7 +60,7 @@ def test_opens_what_the_reference_wrote(case: dict[str, Any]) -> None:
     keys.private += [PrivateKey("key", "pem", data, b"") for data in private]
     (wrapped,) = case["descriptor"]["annotations"][layer.KEYS_PREFIX + "pkcs7"].split(",")
     told: list[str] = []
-    opened = pkcs7.unwrap(wire.decode_base64(wrapped), keys, lambda _key, reason: told.append(reason))
+    opened = pkcs7.unwrap(wire.decode_base64(wrapped), DecryptConfig(keys), lambda _key, reason: told.append(reason))
     if case["expect"] == "ok":
         assert opened is not None
         assert layer.parse_private_options(opened).digest == "sha256:" + case["plain_sha256"]
@@ -202,9 +203,9 @@ def test_a_malformed_key_hides_nothing() -> None:
     keys.private.insert(0, PrivateKey("broken", "pem", b"-----BEGIN PRIVATE KEY-----", b""))
     told: list[str] = []
     wrapped = pkcs7.wrap(OPTIONS, [somebody().certificate])
-    assert pkcs7.unwrap(wrapped, keys, lambda _key, reason: told.append(reason)) == OPTIONS
+    assert pkcs7.unwrap(wrapped, DecryptConfig(keys), lambda _key, reason: told.append(reason)) == OPTIONS
     wrapped = pkcs7.wrap(OPTIONS, [somebody("second").certificate])
-    assert pkcs7.unwrap(wrapped, keys, lambda _key, reason: told.append(reason)) is None
+    assert pkcs7.unwrap(wrapped, DecryptConfig(keys), lambda _key, reason: told.append(reason)) is None
     assert told == [NO_RECIPIENT, "it cannot be parsed as a private key", DOES_NOT_OPEN]
 
 
@@ -504,7 +505,7 @@ def test_mutations_never_crash(name: str) -> None:
     refusals, unopened = [], 0
     for _ in range(4000):
         try:
-            opened = pkcs7.unwrap(mutated(data, chance), keys, lambda _key, _reason: None)
+            opened = pkcs7.unwrap(mutated(data, chance), DecryptConfig(keys), lambda _key, _reason: None)
         except WrappedKeyError as error:
             refusals.append(str(error))
             continue

@@ -69,8 +69,8 @@ def test_journald_comes_before_syslog(listener: Listener, tmp_path: Path) -> Non
 
 
 def test_a_line_for_syslog(listener: Listener) -> None:
-    journal.warn("'README' was passed over", "/nonexistent", listener.path)
-    assert listener.receive() == f"<12>ctd-decoder[{os.getpid()}]: 'README' was passed over".encode()
+    journal.warn("'README' was skipped", "/nonexistent", listener.path)
+    assert listener.receive() == f"<12>ctd-decoder[{os.getpid()}]: 'README' was skipped".encode()
 
 
 def test_nobody_listens(listener: Listener) -> None:

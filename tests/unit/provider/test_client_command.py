@@ -14,7 +14,6 @@ import pytest
 from decoder import limits
 from decoder.errors import ProviderFailedError, WrappedKeyError
 from decoder.formats import wire
-from decoder.keys.keyring import Keys
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.annotations import KEYS_PREFIX
 from decoder.provider.client import command
@@ -283,10 +282,9 @@ def test_large_requests(provider: CommandParts, tmp_path: Path) -> None:
     assert len(provider.requests()) == 1
     with pytest.raises(WrappedKeyError, match="it is longer than 262144 bytes"):
         unwrap(config_file, bytes(limits.PROVIDER_ANNOTATION_BYTES + 1))
-    keys = Keys()
-    keys.parameters[NAME] = [bytes(limits.PROVIDER_MESSAGE_BYTES)]
+    parameters = {NAME: [bytes(limits.PROVIDER_MESSAGE_BYTES)]}
     with pytest.raises(ProviderFailedError, match="the request would be longer than 1048576 bytes"):
-        unwrap(config_file, keys=keys)
+        unwrap(config_file, parameters=parameters)
     assert len(provider.requests()) == 1
 
 

@@ -38,7 +38,6 @@ def failure(value: object, key: bytes = pem(P256)) -> str:
     assert "\n" not in message
     assert len(message) < limits.PROVIDER_ERROR_BYTES
     assert "PRIVATE KEY" not in message
-    assert caught.value.__cause__ is None
     return message
 
 
@@ -124,7 +123,7 @@ def test_the_header_itself_is_authenticated() -> None:
 
 @pytest.mark.parametrize("name", ["aad", "header", "unprotected", "recipients", "anything"])
 def test_refuses_other_members(name: str) -> None:
-    assert "does not have the members" in failure({**reply(), name: "AAAA"})
+    assert "is not a JWE for a TEE" in failure({**reply(), name: "AAAA"})
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b'"a"', b"\xff", b"{}", b"[" * 100000, b"a.b.c.d.e"])
@@ -146,7 +145,7 @@ def test_another_key_opens_nothing() -> None:
 
 def test_says_what_is_wrong_with_the_key() -> None:
     for data in (b"", b"secret of the file", public_pem(P256)):
-        assert "the TEE key was passed over: " in failure(reply(), data)
+        assert "the TEE key was skipped: " in failure(reply(), data)
     edwards = ed25519.Ed25519PrivateKey.generate()
     data = edwards.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     assert "neither an RSA nor an EC private key" in failure(reply(), data)

@@ -6,12 +6,18 @@ RSA1_5 too, before the key is looked at.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from decoder import limits
 from decoder.errors import WrappedKeyError, quoted
 from decoder.formats import wire
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import Keyring
 from decoder.keywrap import jwe
+from decoder.keywrap.jwe.message import Jwe, parse
 from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    from decoder.errors import Describable
 
 _MEMBERS = {"protected", "encrypted_key", "iv", "ciphertext", "tag"}
 _ECDH, _RSA = "ECDH-ES+A256KW", "RSA-OAEP-256"
@@ -30,27 +36,29 @@ def open_reply(reply: bytes, tee_key: bytes) -> bytes:
     """
     if len(reply) > limits.JWE_BYTES:
         raise ProviderError(f"the resource is longer than a key: its JWE has over {limits.JWE_BYTES} bytes")
+    keyring = Keyring()
+    keyring.add("the TEE key", tee_key)
+    reasons = keyring.notes.warnings[:1]
+
+    def refused(key: Describable, reason: str) -> None:
+        reasons.append(f"{key.describe()}: {reason}")
+
     try:
-        _check(reply)
-    except ValueError as error:
-        raise ProviderError(f"the broker's reply is not a JWE for a TEE: {error}") from None
-    keys = Keys()
-    keys.add("the TEE key", tee_key)
-    reasons = keys.warnings[:1]
-    try:
-        resource = jwe.unwrap(reply, keys, lambda key, reason: reasons.append(f"{key.describe()}: {reason}"))
-    except WrappedKeyError as error:
-        raise ProviderError(f"the broker's reply is refused: {error}") from None
+        parsed = parse(reply)
+        _check(parsed)
+        resource = jwe.unwrap_with(parsed, keyring.private, refused)
+    except (ValueError, WrappedKeyError) as error:
+        raise ProviderError(f"the broker's reply is not a JWE for a TEE: {error}") from error
     if resource is None:
         raise ProviderError(f"the broker's reply cannot be opened: {'; '.join(reasons) or 'there is no TEE key'}")
     return resource
 
 
-def _check(reply: bytes) -> None:
-    members = wire.parse_object(reply)
-    if members.keys() != _MEMBERS:
+def _check(parsed: Jwe) -> None:
+    """Refuse what the protocol does not have, before the key is used."""
+    if parsed.value.keys() != _MEMBERS:
         raise ValueError(f"it does not have the members {', '.join(sorted(_MEMBERS))} alone")
-    header = wire.parse_object(wire.decode_base64url(wire.text_value(members["protected"])))
+    header = parsed.recipients[0].joined
     algorithm, encryption = header.get("alg"), header.get("enc")
     if algorithm not in (_ECDH, _RSA):
         raise ValueError(f"its alg is {quoted(algorithm)}, not {_ECDH} or {_RSA}")
