@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from _thread import allocate_lock  # threading is built on it, and a cold start would pay for importing it
 from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, cast
@@ -31,7 +31,7 @@ class Held:
     def __init__(self, seconds: float = 0.0) -> None:
         self._seconds = seconds
         self._entries: dict[Hashable, _Entry] = {}
-        self._lock = threading.Lock()
+        self._lock = allocate_lock()
 
     @contextmanager
     def use(self, identity: Hashable, make: Callable[[], _Made], close: Callable[[_Made], object]) -> Iterator[_Made]:
