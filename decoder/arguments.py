@@ -44,6 +44,7 @@ COMMANDS = {
     "config": "decoder.node.cli",
     "doctor": "decoder.doctor",
     "agent": "decoder.agent.cli",
+    "coco": "decoder.provider.services.coco.cli",
 }
 STREAMING = "streaming"
 VERIFIED = "verified"

@@ -24,11 +24,13 @@ _PROGRAM = "ctd-decoder keyprovider"
 _OVERVIEW = f"""\
 usage: {_PROGRAM} run --provider NAME [options of the provider]
        {_PROGRAM} serve --provider NAME [options of the provider] --listen ADDRESS [--tls-cert FILE ...]
+       {_PROGRAM} attestation-agent register --keyid KID --keypath FILE [--kbs URL ...] [--repository DIR]
 
 Wrap and unwrap the keys of encrypted image layers, for every client of ocicrypt's keyprovider protocol.
 
   run    answer the one request on standard input: what a client's configuration names as "cmd"
   serve  answer requests until SIGTERM: what it names as "grpc"
+  attestation-agent register  store a key at a key broker of Confidential Containers
 
 Providers: {", ".join(PROVIDERS)}. With --provider NAME, --help lists the options of that provider.
 Options may be written with one dash or two, and with a space or an equals sign.
@@ -36,6 +38,7 @@ Options may be written with one dash or two, and with a space or an equals sign.
 exit status: 0 answered, or stopped by a signal; 2 usage; 6 the provider failed; 7 input, output or address failed
 """
 _LOOPBACK = "127.0.0.1"
+_VERBS = ("run", "serve", "attestation-agent")
 
 
 class ServiceFailedError(DecoderError):
@@ -63,8 +66,12 @@ def main(arguments: list[str]) -> int:
     if verb in ("-h", "-help", "--help"):
         show(_OVERVIEW)
         return 0
+    if verb == "attestation-agent":
+        from decoder.provider.services.coco.cli import register
+
+        return register(arguments[1:])
     if verb not in ("run", "serve"):
-        known = f"{nearest(verb, ('run', 'serve'))}; expected run or serve"
+        known = f"{nearest(verb, _VERBS)}; expected {', '.join(_VERBS)}"
         raise UsageError(f"unknown word {quoted(verb)}{known}; see {_PROGRAM} --help")
     name = _provider_name(verb, rest)
     if not name:

@@ -49,21 +49,26 @@ def _inside(keypath: str, directory: str | None) -> str:
 
 
 def _make(path: str) -> None:
-    """Write a key that nobody sees half of, and that takes no other file's place."""
-    directory = os.path.dirname(path) or "."
     try:
-        with NamedTemporaryFile(dir=directory, prefix=".new-key-") as file:
-            file.write(os.urandom(limits.SYMMETRIC_KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-            with suppress(FileExistsError):  # another layer was quicker: that is the key
-                os.link(file.name, path)
-        _sync(directory)
+        with suppress(FileExistsError):  # another layer was quicker: that is the key
+            write_new(path, os.urandom(limits.SYMMETRIC_KEY_BYTES))
     except OSError as error:
-        raise ProviderError(f"the keypath {quoted(path)} cannot be made: {error.strerror}") from None
+        raise ProviderError(f"the keypath {quoted(path)} cannot be made: {error.strerror}") from error
 
 
-def _sync(directory: str) -> None:
+def write_new(path: str, data: bytes) -> None:
+    """Write a file that only its owner may read; nobody sees half of it, and it takes no other file's place.
+
+    Raises:
+        FileExistsError: there is a file of this name.
+        OSError: the file cannot be written.
+    """
+    directory = os.path.dirname(path) or "."
+    with NamedTemporaryFile(dir=directory, prefix=".new-key-") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        os.link(file.name, path)
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

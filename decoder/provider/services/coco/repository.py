@@ -6,6 +6,7 @@ the four characters in place of each slash (docs/formats.md §6).
 
 from __future__ import annotations
 
+import hmac
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
 from decoder.keywrap.kid import PLUGIN
 from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.keypath import write_new
 
 if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
@@ -59,3 +61,40 @@ class Repository:
             except KeyFileError as error:
                 raise ProviderError(f"its file {quoted(name)}: {error}") from None
         raise ProviderError("it has no such resource, as a path or as a flat file")
+
+
+def write_key(directory: str, resource: ResourceId, key: bytes, is_flat: bool) -> str:
+    """Write a key to the local store of a broker, in a file that only its owner may read.
+
+    Args:
+        directory: the store, which is made if it does not exist.
+        resource: what the key is called.
+        key: 32 bytes.
+        is_flat: write the flat file that current brokers read, or else the path that older ones read.
+
+    Returns:
+        The file.
+
+    Raises:
+        ProviderError: the store has another key of this name already, or cannot be written to.
+    """
+    if resource.plugin != PLUGIN:
+        raise ProviderError(f"a local store has resources of the plugin {PLUGIN} alone, and not {resource}")
+    path = os.path.join(directory, resource.path.replace("/", _FLAT_SLASH) if is_flat else resource.path)
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        write_new(path, key)
+    except FileExistsError as error:
+        if _has(path, key):
+            return path
+        raise ProviderError(f"{quoted(path)} holds another key, which images may need: choose another id") from error
+    except OSError as error:
+        raise ProviderError(f"{quoted(path)} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _has(path: str, key: bytes) -> bool:
+    try:
+        return hmac.compare_digest(read_key_file(path), key)
+    except KeyFileError:
+        return False
