@@ -156,6 +156,7 @@ def _broker(parsed: Namespace) -> dict[str, object]:
     said = {
         "kbs": parsed.kbs,
         "kbs-auth-key": parsed.kbs_auth_key,
+        "kbs-admin-token-file": parsed.kbs_admin_token_file,
         "kbs-ca": parsed.kbs_ca,
         "kbs-claim": parsed.kbs_claim,
     }
@@ -252,6 +253,7 @@ def _add_recipients(parser: ArgumentParser) -> None:
     rings.add_argument("--gpg-keyring", default="", metavar="FILE", help="a file with the keys for pgp:")
     add("--kbs", default="", metavar="URL", help="for provider:attestation-agent: register the keys at this key broker")
     add("--kbs-auth-key", default="", metavar="FILE", help="its administrator's private key, Ed25519 or P-256 in PEM")
+    add("--kbs-admin-token-file", default="", metavar="FILE", help="a ready-made token of its administrator, instead")
     text = "in the administrator's token (iss=ctd-decoder sub=admin aud=KBS role=admin); may be repeated"
     add("--kbs-claim", action="append", default=[], metavar="NAME=VALUE", help=text)
     add("--kbs-ca", default="", metavar="FILE", help="the certificates to accept of it instead of the system's")

@@ -5,6 +5,12 @@ from __future__ import annotations
 from decoder import limits
 from decoder.provider.errors import ProviderError, excerpt
 
+LOOK_AT_THE_HUB = "look at the log of the guest's data hub: an absent key and a denied one get the same answer"
+
+
+class AnsweredError(ProviderError):
+    """The server was reached, and answered with an error."""
+
 
 def get(url: str, target: str, seconds: float) -> bytes:
     """Get something; no redirect is followed, and plain HTTP goes to no proxy.
@@ -18,8 +24,8 @@ def get(url: str, target: str, seconds: float) -> bytes:
         At most PROVIDER_MESSAGE_BYTES.
 
     Raises:
-        ProviderError: requests is not installed, the server cannot be reached, or answers with an error, which is
-            quoted, with a redirect or with too much.
+        AnsweredError: the server answers with an error, which is quoted.
+        ProviderError: requests is not installed, the server cannot be reached, or answers with a redirect or too much.
     """
     try:
         from decoder.provider.services.web import Session, within_limit
@@ -29,5 +35,5 @@ def get(url: str, target: str, seconds: float) -> bytes:
         response = within_limit(lambda: session.get(url + target), seconds)
     if response.status_code != 200:
         said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")
-        raise ProviderError(f"it answered with status {response.status_code}: {excerpt(said)}")
+        raise AnsweredError(f"it answered with status {response.status_code}: {excerpt(said)}")
     return response.content

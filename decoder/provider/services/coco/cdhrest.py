@@ -8,7 +8,7 @@ from decoder import limits
 from decoder.keywrap.kid import PLUGIN, ResourceId
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.apiserver import get
+from decoder.provider.services.coco.apiserver import LOOK_AT_THE_HUB, AnsweredError, get
 
 
 def create(where: str, options: Mapping[str, str]) -> CdhRest:
@@ -38,7 +38,10 @@ class CdhRest:
         """Fetch a resource; see `KeySource`. Nothing but what the plugin `resource` has can be asked for here."""
         if resource.plugin != PLUGIN or resource.query:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
-        data = get(self._url, f"/cdh/resource/{resource.path}", seconds)
+        try:
+            data = get(self._url, f"/cdh/resource/{resource.path}", seconds)
+        except AnsweredError as error:
+            raise ProviderError(f"{error} ({LOOK_AT_THE_HUB})") from error
         if len(data) > limits.COCO_RESOURCE_BYTES:
             raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
         return data

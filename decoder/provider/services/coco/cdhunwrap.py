@@ -9,6 +9,7 @@ from decoder.node.network import is_loopback
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.apiserver import LOOK_AT_THE_HUB
 from decoder.provider.services.coco.packet import Packet, build_packet, parse_packet
 
 
@@ -57,6 +58,9 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     return CdhUnwrap(f"cdh-ttrpc:{where}", ask)
 
 
+_INTERNAL = "it answered INTERNAL"  # both transports say it so; it is the hub's answer to everything that fails
+
+
 class CdhUnwrap:
     """An `UnwrapSource`.
 
@@ -78,7 +82,11 @@ class CdhUnwrap:
         parsed = parse_packet(packet)
         if isinstance(parsed, Packet) and not parsed.version:
             packet = build_packet(parsed)  # hubs refuse what old images have: bare ids, other names of algorithms
-        reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []), seconds)
+        try:
+            reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []), seconds)
+        except ProviderError as error:
+            hint = f" ({LOOK_AT_THE_HUB})" if str(error).startswith(_INTERNAL) else ""
+            raise ProviderError(f"{error}{hint}") from error
         try:
             return protocol.parse_reply("keyunwrap", reply)
         except ValueError as error:

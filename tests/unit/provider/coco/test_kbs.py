@@ -262,6 +262,13 @@ def test_brokers_that_cannot_be_reached(guest: Guest) -> None:
     assert "cannot be reached: Connection refused" in failure("https://127.0.0.1:1", guest.options)
 
 
+def test_the_wrong_protocol(server: KbsServer, guest: Guest) -> None:
+    plain = failure(server.url.replace("https://", "http://"), guest.options)
+    assert "if the broker speaks TLS at this port, write https://" in plain
+    with KbsServer() as without_tls:
+        assert "TLS" in failure(without_tls.url.replace("http://", "https://"), guest.options)
+
+
 def test_a_broker_that_does_not_answer(server: KbsServer, guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "COCO_SOURCE_SECONDS", 0.5)
     slow: dict[str, Callable[[Asked], Answer | None]] = {

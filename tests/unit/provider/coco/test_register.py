@@ -285,6 +285,24 @@ def test_a_broker_of_another_name_or_none_at_all(options: dict[str, str], author
 # As the provider's command line uses it.
 
 
+def test_the_command_that_only_registers(server: KbsServer, options: dict[str, str], tmp_path: Path) -> None:
+    key = write_key(tmp_path / "image_key", KEY)
+    words = [PROGRAM, "keyprovider", "attestation-agent", "register", "--keyid", str(KID), "--keypath", str(key)]
+    words += [text for name, value in options.items() for text in (f"--{name}", value)]
+    words += ["--repository", str(tmp_path / "store")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        rf"{KID} is in {tmp_path}/store/default\x2Fimage_key\x2Fnginx",
+        f"{KID} is registered at {server.url}",
+    ]
+    assert server.resources == {KID.path: KEY}
+    server.admin = None
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "AdminAuthInitialization" in done.stderr
+
+
 def test_the_command_registers_what_it_wraps_with(server: KbsServer, options: dict[str, str], tmp_path: Path) -> None:
     key = write_key(tmp_path / "image_key", KEY)
     arguments = [text for name, value in options.items() for text in (f"--{name}", value)]

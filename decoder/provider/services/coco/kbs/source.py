@@ -111,6 +111,12 @@ class Kbs:
             raise ProviderError(f"no answer within {seconds:g} seconds: other requests to it have not ended")
         try:
             data = within_limit(lambda: self._fetch(resource, deadline), seconds)
+        except RefusedError:
+            raise
+        except ProviderError as error:
+            if not self._url.startswith("http://"):
+                raise
+            raise ProviderError(f"{error} (if the broker speaks TLS at this port, write https://)") from error
         finally:
             self._lock.release()
         if len(data) > limits.COCO_RESOURCE_BYTES:
