@@ -126,6 +126,7 @@ PROVIDER_RETRIES = 2
 PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
 PROVIDER_PROBE_SECONDS = 3.0
 DOCTOR_SECONDS = 10.0  # for a program that only tells something
+DOCTOR_LAYER_SECONDS = 1800.0  # for a layer that is tried
 CONFIGURATION_WARNINGS = 16
 
 # Keyproviders, as a server. A client's deadline may be shorter; calls beyond PROVIDER_SERVER_CALLS are refused at once.

@@ -1,62 +1,113 @@
-"""`ctd-decoder doctor`: is everything here that decrypting takes? It changes nothing and asks nobody for a key."""
+"""`ctd-decoder doctor`: check whether this node can decrypt images.
+
+A check is a module of this package with one function, `check(node)`, which yields findings. To add one, write its
+module and add its name to CHECKS.
+"""
 
 from __future__ import annotations
 
 import json
-import sys
-from typing import TYPE_CHECKING
+from argparse import RawDescriptionHelpFormatter
+from importlib import import_module
+from typing import TYPE_CHECKING, cast
 
-from decoder.commandline import Parser
+from decoder import __version__
+from decoder.commandline import Parser, show
+from decoder.errors import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from decoder.doctor.finding import Finding
+    from decoder.doctor.host import Host
+
+# In the order in which a layer meets what they look at.
+CHECKS = (
+    "containerd",
+    "configuration",
+    "processors",
+    "program",
+    "keys",
+    "keyproviders",
+    "sources",
+    "kubernetes",
+    "differ",
+    "store",
+    "agent",
+    "image",
+)
+
+_DESCRIPTION = """\
+Check whether this node can decrypt images: containerd and its configuration, this program, keys, keyproviders and the
+content store. With IMAGE, decrypt each encrypted layer of an image of containerd's, as containerd would, and discard
+the result. Nothing is changed. Key services are asked to decrypt a few bytes that are not a wrapped key, to see
+whether they can be reached, know the node and let it use its key.
+"""
+_EPILOG = """\
+levels: ok; note: worth knowing; warning: something may fail; error: something will fail, or keys are not safe
+exit status: 0 no error was found; 1 something will fail, or keys are not safe; 2 usage
+"""
 
 
 def main(arguments: list[str]) -> int:
     """Run `ctd-decoder doctor`.
 
     Args:
-        arguments: those after `doctor`.
+        arguments: the words after `doctor`.
 
     Returns:
-        The exit status: 1 if something was found that keeps layers from being decrypted or keys from being safe.
+        The exit status: 1 if there is a finding of level error, else 0.
 
     Raises:
         UsageError: the command line cannot be understood.
+        StreamError: standard output failed.
     """
-    parser = Parser(prog="ctd-decoder doctor", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--containerd-config", default="", metavar="FILE", help="containerd's configuration file")
-    try:
-        parsed = parser.parse_args(arguments)
-    except SystemExit:  # --help was printed
+    from decoder.doctor.host import Host
+
+    parsed = _parser().parse(arguments)
+    if parsed is None:
         return 0
-    findings = examine(parsed.containerd_config)
-    is_healthy = all(finding.level != "error" for finding in findings)
-    if parsed.json:
-        report = {"healthy": is_healthy, "findings": [finding._asdict() for finding in findings]}
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
-    else:
-        sys.stdout.writelines(f"{finding}\n" for finding in findings)
-    sys.stdout.flush()
+    findings = examine(Host(parsed.containerd_config, parsed.image, parsed.namespace))
+    if not parsed.json:
+        is_healthy = True
+        for finding in findings:
+            is_healthy &= finding.level != "error"
+            show(f"{finding}\n")
+        return 0 if is_healthy else 1
+    listed = list(findings)
+    is_healthy = all(finding.level != "error" for finding in listed)
+    report = {"version": __version__, "healthy": is_healthy, "findings": [finding._asdict() for finding in listed]}
+    show(json.dumps(report, indent=2) + "\n")
     return 0 if is_healthy else 1
 
 
-def examine(containerd_config: str = "") -> list[Finding]:
-    """Look at everything, in the order in which a layer meets it.
+def examine(node: Host) -> Iterator[Finding]:
+    """Run all checks; one that fails in an unforeseen way is a finding itself, and the next ones still run."""
+    from decoder.doctor.finding import Finding
 
-    Args:
-        containerd_config: containerd's configuration file; "" for the one that it uses.
-    """
-    from decoder.doctor import containerd, keys, processors, providers, store
+    for name in CHECKS:
+        check = cast("Callable[[Host], Iterable[Finding]]", import_module(f"decoder.doctor.{name}").check)
+        try:
+            for finding in check(node):
+                yield finding._replace(check=name)
+        except Exception as error:  # noqa: BLE001 - of a check, which must not hide what others find
+            from decoder.failure import internal_error
 
-    findings: list[Finding] = []
-    found = containerd.examine(containerd_config, findings)
-    used = processors.examine(found, findings)
-    for directory in used.keys_directories:
-        keys.examine(directory, findings)
-    for file in used.keyprovider_files:
-        providers.examine(file, found.path, findings)
-    processors.examine_cri(found, findings)
-    store.examine(found, findings)
-    return findings
+            yield Finding("error", name, f"the check failed: {quoted(internal_error(error))}", check=name)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="ctd-decoder doctor",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("image", nargs="?", default="", metavar="IMAGE", help="an image of containerd's, by its name")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--containerd-config", default="", metavar="FILE", help="containerd's configuration file")
+    parser.add_argument(
+        "--namespace", default="", metavar="NAME", help="containerd namespace of IMAGE (default: the one that has it)"
+    )
+    return parser

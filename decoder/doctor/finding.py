@@ -1,26 +1,28 @@
-"""What the doctor finds: one line each, and what to do about it."""
+"""A finding: one line about the node, and what to do about it."""
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-Level = Literal["ok", "warning", "error"]
+Level = Literal["ok", "note", "warning", "error"]
 
 
 class Finding(NamedTuple):
     """One finding.
 
     Attributes:
-        level: an error keeps layers from being decrypted or keys from being safe; a warning may.
-        subject: what was looked at, in a word or two.
+        level: error: something will fail, or keys are not safe. warning: something may. note: worth knowing.
+        subject: what was checked, in a few words.
         text: what was found.
         remedy: what to do, or "".
+        check: the check that found it, the name of its module.
     """
 
     level: Level
     subject: str
     text: str
     remedy: str = ""
+    check: str = ""
 
     def __str__(self) -> str:
         return f"{self.level:7}  {self.subject}: {self.text}" + (f" -> {self.remedy}" if self.remedy else "")

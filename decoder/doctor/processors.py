@@ -1,165 +1,70 @@
-"""The stream processors that are configured, and the CRI plugin beside them."""
+"""Check that containerd's stream processors take encrypted layers, and use options that this program knows."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING
 
-from decoder import __version__
-from decoder.arguments import parse_arguments
-from decoder.doctor.containerd import Containerd, run
 from decoder.doctor.finding import Finding, Level
-from decoder.errors import UsageError, quoted
-from decoder.node import containerdconfig
-from decoder.node.containerdconfig import (
-    CRI_PLUGINS,
-    KEYPROVIDER_FILE,
-    KEYPROVIDER_VARIABLE,
-    KEYS_DIRECTORY,
-    PROCESSORS,
-    PROGRAM,
-)
+from decoder.doctor.host import table
+from decoder.errors import quoted
+from decoder.node.containerdconfig import KEYS_DIRECTORY, KEYS_OPTION, PROCESSORS
 
-_PRINT = "compare with what `ctd-decoder config containerd` prints"
-_CRI_WITHOUT_PAYLOAD = (2, 1)
-# Between these versions (the first has the defect, the second no longer) the CRI plugin never asked for decryption.
-_CRI_WITHOUT_DECRYPTION = (((2, 0, 0), (2, 0, 12)), ((2, 1, 0), (2, 1, 7)), ((2, 2, 0), (2, 2, 2)))
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
+    from decoder.doctor.host import Host
+    from decoder.node.containerdconfig import Processor as Expected
 
-class Used(NamedTuple):
-    """What the processors were told to use: keys directories and keyprovider files, each once."""
-
-    keys_directories: list[str]
-    keyprovider_files: list[str]
+_SUBJECT = "processors"
+_PRINT = "compare with the output of `ctd-decoder config containerd`"
+# Where the configuration that these distributions write themselves takes additions from.
+_TEMPLATES = {
+    "k3s": "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.tmpl (config.toml.tmpl for containerd 1.x)",
+    "RKE2": "/var/lib/rancher/rke2/agent/etc/containerd/config-v3.toml.tmpl (config.toml.tmpl for containerd 1.x)",
+}
 
 
-def examine(containerd: Containerd, findings: list[Finding]) -> Used:
-    """Compare the processors that are configured with those that decrypt layers.
-
-    Args:
-        containerd: with the configuration in force.
-        findings: takes what was found.
-    """
-    used = Used([], [])
-    configured = table(containerd.configuration, "stream_processors")
-    ours = {name: table(configured, name) for name in configured if _encrypted(table(configured, name))}
-    if not containerd.version and not ours:
-        findings.append(Finding("warning", "processors", "what containerd would use is not known", _PRINT))
-    elif not ours:
-        findings.append(Finding("error", "processors", "none takes encrypted layers", _PRINT))
-    else:
-        _check_types(ours, findings)
-    for name, processor in ours.items():
-        _check_command(name, processor, used, findings)
-    programs = dict.fromkeys(str(processor.get("path") or PROGRAM) for processor in ours.values())
-    for program in programs or [PROGRAM]:
-        _check_program(program, containerd.path, findings)
-    return Used(used.keys_directories or [KEYS_DIRECTORY], used.keyprovider_files or [KEYPROVIDER_FILE])
-
-
-def examine_cri(containerd: Containerd, findings: list[Finding]) -> None:
-    """Tell whether what Kubernetes pulls is decrypted."""
-    subject = "Kubernetes (CRI)"
-    names = set(CRI_PLUGINS.values())
-    disabled = containerd.configuration.get("disabled_plugins")
-    if isinstance(disabled, list) and any(
-        name in disabled or name.removeprefix("io.containerd.") in disabled for name in names
-    ):
-        findings.append(Finding("ok", subject, "the plugin is disabled"))
+def check(node: Host) -> Iterator[Finding]:
+    """Compare the stream processors for encrypted layers with what clients and layers need."""
+    if not node.processors:
+        if node.configuration.failure or (node.configuration.is_absent and not node.containerd.program):
+            yield Finding("warning", _SUBJECT, "what containerd would use is not known", _PRINT)
+        else:
+            yield Finding("error", _SUBJECT, "none takes encrypted layers", _add(node))
         return
-    plugins = table(containerd.configuration, "plugins")
-    plugin = next((table(plugins, name) for name in sorted(names) if name in plugins), {})
-    model = table(plugin, "image_decryption").get("key_model", "node")
-    if model != "node":
-        remedy = 'set image_decryption.key_model = "node" in its section'
-        findings.append(Finding("error", subject, f"its key model is {quoted(model)}, so it never decrypts", remedy))
+    findings = [finding for expected in PROCESSORS for finding in _check_types(expected, node)]
+    yield from findings or [Finding("ok", _SUBJECT, "both IDs that clients know take all encrypted layers")]
+    for name, processor in node.processors.items():
+        if processor.failure:
+            yield Finding("error", _SUBJECT, f"the args of {name}: {processor.failure}", _PRINT)
+        elif not processor.arguments.keys_directory:
+            remedy = f'add "{KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless keys come from keyproviders alone'
+            yield Finding("note", _SUBJECT, f"{name} has no keys directory", remedy)
+
+
+def _check_types(expected: Expected, node: Host) -> Iterator[Finding]:
+    if expected.identifier not in node.processors:
+        text = f"there is none with the ID {expected.identifier}, one of the two that clients know"
+        yield Finding("error", _SUBJECT, text, _add(node))
         return
-    is_local = plugin.get("use_local_image_pull") is True
-    if any(first <= containerd.version < fixed for first, fixed in _CRI_WITHOUT_DECRYPTION) and is_local:
-        version = ".".join(map(str, containerd.version))
-        text = f"containerd {version} does not ask for decryption when it pulls by itself"
-        findings.append(Finding("warning", subject, text, "update containerd; until then descriptors are looked up"))
-    elif containerd.version >= _CRI_WITHOUT_PAYLOAD and not is_local:
-        text = "it pulls through the transfer service, which sends no payload; so descriptors are looked up"
-        remedy = "nothing, if the content store can be read; or set use_local_image_pull = true in its section"
-        findings.append(Finding("warning", subject, text, remedy))
-    else:
-        findings.append(Finding("ok", subject, "pulls are decrypted with the keys of this node"))
+    returned = node.processors[expected.identifier].table.get("returns")
+    if returned not in {processor.returns for processor in PROCESSORS}:
+        text = f"{expected.identifier} returns {quoted(returned)}, which is not the media type of a plain layer"
+        yield Finding("error", _SUBJECT, text, f'set returns = "{expected.returns}"')
+    # containerd's defaults take tar and gzip alone, which is what most images have.
+    is_default = not table(node.configuration.in_file, "stream_processors")
+    for media_type in expected.accepts:
+        takers = [name for name, processor in node.processors.items() if media_type in processor.accepts]
+        if not takers:
+            minor: Level = "note" if is_default else "warning"
+            level: Level = "error" if media_type == expected.accepts[0] else minor
+            remedy = f"add it to accepts of {expected.identifier}: {_add(node)}"
+            yield Finding(level, _SUBJECT, f"layers of the type {media_type} are refused", remedy)
+        elif not {processor.identifier for processor in PROCESSORS} & set(takers):
+            text = f"{media_type} is taken by {', '.join(takers)}, an ID for which clients send no payload"
+            yield Finding("warning", _SUBJECT, text, f"add it to accepts of {expected.identifier}")
 
 
-def table(value: dict[str, object], name: str) -> dict[str, object]:
-    """Return a table of a TOML document, or an empty one."""
-    inner = value.get(name)
-    return cast("dict[str, object]", inner) if isinstance(inner, dict) else {}
-
-
-def _encrypted(processor: dict[str, object]) -> list[str]:
-    return [text for text in _texts(processor, "accepts") if text.endswith("+encrypted")]
-
-
-def _texts(value: dict[str, object], name: str) -> list[str]:
-    items = value.get(name)
-    return [item for item in items if isinstance(item, str)] if isinstance(items, list) else []
-
-
-def _check_types(ours: dict[str, dict[str, object]], findings: list[Finding]) -> None:
-    identifiers = {processor.identifier for processor in PROCESSORS}
-    plain = {processor.returns for processor in PROCESSORS}
-    before = len(findings)
-    for expected in PROCESSORS:
-        if expected.identifier not in ours:
-            text = f"there is none with the ID {expected.identifier}, one of the two that clients know"
-            findings.append(Finding("error", "processors", text, _PRINT))
-            continue
-        returned = ours[expected.identifier].get("returns")
-        if returned not in plain:
-            text = f"{expected.identifier} returns {quoted(returned)}, which is no plain layer"
-            findings.append(Finding("error", "processors", text, f'set returns = "{expected.returns}"'))
-        for media_type in expected.accepts:
-            takers = [name for name in ours if media_type in _texts(ours[name], "accepts")]
-            if not takers:
-                level: Level = "error" if media_type == expected.accepts[0] else "warning"
-                remedy = f"add it to accepts of {expected.identifier}"
-                findings.append(Finding(level, "processors", f"layers of {media_type} are refused", remedy))
-            elif not identifiers & set(takers):
-                text = f"{media_type} is taken by {', '.join(takers)}, an ID for which clients send no payload"
-                findings.append(Finding("warning", "processors", text, f"add it to accepts of {expected.identifier}"))
-    if len(findings) == before:
-        findings.append(Finding("ok", "processors", "both IDs that clients know take all encrypted layers"))
-
-
-def _check_command(name: str, processor: dict[str, object], used: Used, findings: list[Finding]) -> None:
-    arguments = _texts(processor, "args")
-    try:
-        keys_directory = parse_arguments(arguments).keys_directory
-    except UsageError as error:
-        findings.append(Finding("error", "processors", f"the args of {name}: {error}", _PRINT))
-        keys_directory = ""
-    if not keys_directory:
-        remedy = f'add "{containerdconfig.KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless that is meant'
-        findings.append(Finding("warning", "processors", f"{name} has no keys directory", remedy))
-    elif keys_directory not in used.keys_directories:
-        used.keys_directories.append(keys_directory)
-    for entry in _texts(processor, "env"):
-        variable, _, file = entry.partition("=")
-        if variable == KEYPROVIDER_VARIABLE and file and file not in used.keyprovider_files:
-            used.keyprovider_files.append(file)
-
-
-def _check_program(program: str, path: str, findings: list[Finding]) -> None:
-    found = shutil.which(program, path=path)
-    if not found:
-        where = "there is no such file" if os.path.isabs(program) else f"containerd looks in {path}"
-        remedy = "install it there, or name its place as path"
-        findings.append(Finding("error", "program", f"{quoted(program)} cannot be started: {where}", remedy))
-        return
-    output, failure = run([found, "--version"])
-    if failure:
-        text = f"{found} does not start: {failure}"
-        findings.append(Finding("error", "program", text, "run it with --version to see why"))
-    elif output.strip() != f"{PROGRAM} {__version__}":
-        text = f"{found} is another program or version: {quoted(output.strip())}"
-        findings.append(Finding("warning", "program", text, f"this one is {PROGRAM} {__version__}"))
-    else:
-        findings.append(Finding("ok", "program", f"containerd finds {found}"))
+def _add(node: Host) -> str:
+    template = _TEMPLATES.get(node.containerd.distribution)
+    return f"add the output of `ctd-decoder config containerd` to {template}" if template else _PRINT

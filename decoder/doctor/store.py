@@ -1,29 +1,51 @@
-"""The content store, where the decoder looks for a layer's descriptor if no payload came."""
+"""Check that the content store can be read: layers that come without a payload are looked up there."""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder.doctor.finding import Finding
 from decoder.node.contentstore import BLOBS
-from decoder.node.storeroot import DEFAULT_ROOT
 
 if TYPE_CHECKING:
-    from decoder.doctor.containerd import Containerd
+    from collections.abc import Iterator
+
+    from decoder.doctor.host import Host
+
+_SUBJECT = "content store"
 
 
-def examine(containerd: Containerd, findings: list[Finding]) -> None:
-    """Tell which store would be searched, and whether it can be read."""
-    root = containerd.configuration.get("root")
-    store = os.path.join(root if isinstance(root, str) and root else DEFAULT_ROOT, BLOBS)
-    subject = "content store"
+def check(node: Host) -> Iterator[Finding]:
+    """List the store's directory."""
+    named = {each.arguments.content_store for each in node.processors.values()} - {""}
+    if all(each.arguments.require_payload for each in node.processors.values()) and node.processors:
+        text = "it is not used: --require-payload is set"
+        yield Finding("note", _SUBJECT, text, "remove that option if clients send no payload (transfer service, CRI)")
+        return
+    for root in sorted(named) or [node.root]:
+        yield _examine(node, root, is_named=bool(named))
+
+
+def _examine(node: Host, root: str, is_named: bool) -> Finding:
+    store = os.path.join(root, BLOBS)
     try:
-        os.listdir(store)
+        os.listdir(node.place(store))
     except FileNotFoundError:
-        text = f"{store} is not there yet; it comes with the first image"
-        findings.append(Finding("warning", subject, text, "see root in containerd's configuration if images are there"))
+        if _is_root(node.place(root)):
+            return Finding("ok", _SUBJECT, f"{store} comes with the first image")
+        if node.containerd.pid or is_named:
+            text = f"there is no directory {store}"
+            return Finding("error", _SUBJECT, text, "see root in containerd's configuration, and --content-store")
+        return Finding("note", _SUBJECT, f"{store} does not exist yet: containerd creates it")
     except OSError as error:
-        findings.append(Finding("error", subject, f"{store}: {error.strerror}", "run the doctor as root"))
-    else:
-        findings.append(Finding("ok", subject, f"without a payload, descriptors are looked up in {store}"))
+        return Finding("error", _SUBJECT, f"{store}: {error.strerror}", "run the doctor as root")
+    return Finding("ok", _SUBJECT, f"layers that come without a payload are looked up in {store}")
+
+
+def _is_root(directory: str) -> bool:
+    """Check whether a directory is one of containerd's, whose plugins have directories of their own there."""
+    with suppress(OSError):
+        return any(name.startswith("io.containerd.") for name in os.listdir(directory))
+    return False

@@ -1,10 +1,11 @@
-"""Where the content store is that the layer comes from: that of the containerd which started us."""
+"""The root directory of the containerd that started the decoder: its content store holds the layer's descriptor."""
 
 from __future__ import annotations
 
 import os
 
 from decoder import limits
+from decoder.node import process
 from decoder.node.contentstore import BLOBS
 
 DEFAULT_ROOT = "/var/lib/containerd"
@@ -24,18 +25,18 @@ def find_root(client: int = 0) -> str:
     Returns:
         The directory; nothing has been looked for in it yet.
     """
-    process = _parent(client) if client else os.getppid()
+    pid = process.parent(client) if client else os.getppid()
     for _ in range(_ANCESTORS):
-        if root := _from_open_files(process) or _from_command_line(process):
+        if root := _from_open_files(pid) or _from_command_line(pid):
             return root
-        process = _parent(process)  # may be 1: containerd is the first process of many a container
-        if not process:
+        pid = process.parent(pid)  # may be 1: containerd is the first process of many a container
+        if not pid:
             break
     return DEFAULT_ROOT
 
 
-def _from_open_files(process: int) -> str | None:
-    folder = f"/proc/{process}/fd"
+def _from_open_files(pid: int) -> str | None:
+    folder = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(folder)
     except OSError:
@@ -51,27 +52,13 @@ def _from_open_files(process: int) -> str | None:
     return None
 
 
-def _from_command_line(process: int) -> str | None:
-    """Read `--root DIR`, or the configuration that `--config FILE` names, of a program called containerd."""
-    try:
-        with open(f"/proc/{process}/cmdline", "rb") as file:
-            program, *arguments = os.fsdecode(file.read(limits.COMMAND_LINE_BYTES)).split("\0")
-    except OSError:
-        return None
+def _from_command_line(pid: int) -> str | None:
+    """Return the root directory that the command line of a containerd or its configuration file names."""
+    program, *arguments = process.command_line(pid) or [""]
     if os.path.basename(program) != "containerd":
         return None
-    return _option(arguments, "root") or _from_configuration(
-        _option(arguments, "config") or _option(arguments, "c") or _DEFAULT_CONFIGURATION
-    )
-
-
-def _option(arguments: list[str], name: str) -> str | None:
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        if argument in (f"--{name}", f"-{name}"):
-            return following
-        if argument.startswith((f"--{name}=", f"-{name}=")):
-            return argument.partition("=")[2]
-    return None
+    configuration = process.option(arguments, "config", "c") or _DEFAULT_CONFIGURATION
+    return process.option(arguments, "root") or _from_configuration(configuration)
 
 
 def _from_configuration(path: str) -> str | None:
@@ -83,11 +70,3 @@ def _from_configuration(path: str) -> str | None:
     except (OSError, ValueError):
         return None
     return root if isinstance(root, str) and root else None
-
-
-def _parent(process: int) -> int:
-    try:
-        with open(f"/proc/{process}/stat", "rb") as file:
-            return int(file.read(limits.COMMAND_LINE_BYTES).rpartition(b")")[2].split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0

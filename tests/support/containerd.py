@@ -51,8 +51,12 @@ mkdir -p /etc/containerd
 mount -t tmpfs tmpfs /etc/containerd
 mkdir -p {KEYS_DIRECTORY}
 mount --bind "$1" {KEYS_DIRECTORY}
-exec containerd --config "$2"
+[ ! -d /opt ] || mount -t tmpfs tmpfs /opt
+shift
+exec "$@"
 """
+# Without a configuration file, where the places are options, but for the directory of the `opt` plugin.
+_WITHOUT_FILE = ["--root", "/run/private/root", "--state", "/run/private/state", "--address", SOCKET]
 
 # What is found on PATH: it tells that our program ran, and how.
 _LOGGING = f"""\
@@ -76,7 +80,8 @@ class Containerd:
         keys: files to put into the keys directory.
         ctd_decoder: what is found on PATH under this name.
         programs: the directory of another containerd's programs; None for the installed one.
-        configuration: what its configuration file holds; the default tells it places alone.
+        configuration: what its configuration file holds, None for no file; the default tells it places alone.
+        path_before: what comes first on its PATH; its working directory is `directory`.
     """
 
     def __init__(
@@ -85,11 +90,15 @@ class Containerd:
         *keys: Path,
         ctd_decoder: str = _LOGGING,
         programs: Path | None = None,
-        configuration: str = CONFIGURATION,
+        configuration: str | None = CONFIGURATION,
+        path_before: str = "",
     ) -> None:
         self._directory = directory
         self._configuration = directory / "config.toml"
-        self._configuration.write_text(configuration)
+        self._command: list[str | Path] = ["containerd", *_WITHOUT_FILE]
+        if configuration is not None:
+            self._configuration.write_text(configuration)
+            self._command = ["containerd", "--config", self._configuration]
         self._keys = directory / "keys"
         self._keys.mkdir()
         for key in keys:
@@ -100,7 +109,7 @@ class Containerd:
         own.mkdir()
         (own / "ctd-decoder").write_text(ctd_decoder)
         (own / "ctd-decoder").chmod(0o755)
-        path = ":".join([*map(str, filter(None, (own, programs))), os.environ["PATH"], "/usr/sbin:/sbin"])
+        path = ":".join([*map(str, filter(None, (path_before, own, programs))), os.environ["PATH"], "/usr/sbin:/sbin"])
         self._environment = {**os.environ, "PATH": path, "CTD_DECODER_LOG": str(self._decoder_log)}
 
     def __enter__(self) -> Containerd:
@@ -108,7 +117,8 @@ class Containerd:
         namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*dying_with_us, *namespaces, "sh", "-c", _INIT, "sh", self._keys, self._configuration],
+                [*dying_with_us, *namespaces, "sh", "-c", _INIT, "sh", self._keys, *self._command],
+                cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

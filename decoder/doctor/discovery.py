@@ -1,0 +1,155 @@
+"""Which containerd this node has: the one that runs, or the one that is installed; k3s and RKE2 bring their own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import NamedTuple
+
+from decoder.node import process
+
+DEFAULT_FILE = "/etc/containerd/config.toml"
+# What systemd gives to services: used if no containerd runs that could be asked.
+_SERVICE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_RANCHER = {"k3s": "k3s", "rke2": "RKE2"}  # Kubernetes distributions, by their directory in /var/lib/rancher
+_NAME = "containerd"
+
+
+class Containerd(NamedTuple):
+    """The containerd of this node.
+
+    Attributes:
+        pid: its process, or 0 if it does not run.
+        others: how many more run here.
+        program: its path, or "" if there is none.
+        distribution: what brings it: `containerd`, `k3s` or `RKE2`.
+        file: its configuration file.
+        is_file_named: a command line names that file, so it must exist.
+        path: its PATH.
+        directory: its working directory.
+        root: the root directory that its command line names, or "".
+        address: its socket.
+        is_rootless: it belongs to a user other than root, or runs in a user namespace.
+        prefix: what to put before a path to see what it sees; "" if it sees the same mounts as this process.
+    """
+
+    pid: int
+    others: int
+    program: str
+    distribution: str
+    file: str
+    is_file_named: bool
+    path: str
+    directory: str
+    root: str
+    address: str
+    is_rootless: bool
+    prefix: str
+
+
+def find_containerd(named_file: str) -> Containerd:
+    """Find the containerd of this node.
+
+    Args:
+        named_file: its configuration file; "" to find that.
+    """
+    processes = [pid for pid in _processes() if not named_file or _file_of(pid) == named_file]
+    if not processes:
+        return _installed(named_file)
+    pid = min(processes, key=_preference)
+    _, *arguments = process.command_line(pid) or [""]
+    file = process.option(arguments, "config", "c") or ""
+    distribution = _distribution(f"{_link(pid, 'exe')} {file}")
+    return Containerd(
+        pid=pid,
+        others=len(processes) - 1,
+        program=_program_of(pid),
+        distribution=distribution,
+        file=named_file or file or DEFAULT_FILE,
+        is_file_named=bool(named_file or file),
+        path=process.environment(pid).get("PATH", _SERVICE_PATH),
+        directory=_link(pid, "cwd") or "/",
+        root=process.option(arguments, "root") or "",
+        address=process.option(arguments, "address", "a") or "",
+        is_rootless=_owner(pid) != 0 or not _is_same(pid, "user"),
+        prefix="" if _is_same(pid, "mnt") else f"/proc/{pid}/root",
+    )
+
+
+def _installed(named_file: str) -> Containerd:
+    """Describe the containerd that would be started."""
+    program = shutil.which(_NAME) or shutil.which(_NAME, path=_SERVICE_PATH) or ""
+    distribution, file = _NAME, DEFAULT_FILE
+    for directory, name in _RANCHER.items():
+        generated = f"/var/lib/rancher/{directory}/agent/etc/containerd/config.toml"
+        bundled = [f"/var/lib/rancher/{directory}/{place}/{_NAME}" for place in ("data/current/bin", "bin")]
+        found = next(filter(os.path.exists, bundled), "")
+        if found and (named_file == generated or not program):
+            program, distribution, file = found, name, generated
+    return Containerd(
+        pid=0,
+        others=0,
+        program=program,
+        distribution=distribution,
+        file=named_file or file,
+        is_file_named=bool(named_file),
+        path=_SERVICE_PATH,
+        directory="/",
+        root="" if distribution == _NAME else f"/var/lib/rancher/{distribution.lower()}/agent/containerd",
+        address="",
+        is_rootless=False,
+        prefix="",
+    )
+
+
+def _processes() -> list[int]:
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open(f"/proc/{name}/comm") as file:
+                    if file.read().strip() == _NAME:
+                        found.append(int(name))
+            except OSError:
+                continue
+    return found
+
+
+def _preference(pid: int) -> tuple[bool, bool, int]:
+    """Put a containerd of this user before others', one with the same mounts before others, and the oldest first."""
+    return (_owner(pid) != os.geteuid(), not _is_same(pid, "mnt"), pid)
+
+
+def _file_of(pid: int) -> str:
+    return process.option(process.command_line(pid)[1:], "config", "c") or DEFAULT_FILE
+
+
+def _program_of(pid: int) -> str:
+    """Return the program of a process; that of k3s is one file for many commands, which go by their names."""
+    program = _link(pid, "exe").removesuffix(" (deleted)")
+    by_name = os.path.join(os.path.dirname(program), _NAME)
+    return by_name if os.path.exists(by_name) else program or shutil.which(_NAME) or ""
+
+
+def _distribution(text: str) -> str:
+    return next((name for directory, name in _RANCHER.items() if f"/rancher/{directory}/" in text), _NAME)
+
+
+def _link(pid: int, name: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/{name}")
+    except OSError:
+        return ""
+
+
+def _owner(pid: int) -> int:
+    try:
+        return os.stat(f"/proc/{pid}").st_uid
+    except OSError:
+        return -1
+
+
+def _is_same(pid: int, namespace: str) -> bool:
+    """Check whether a process is in the same namespace as this one; what cannot be read counts as the same."""
+    theirs = _link(pid, f"ns/{namespace}")
+    return not theirs or theirs == _link(os.getpid(), f"ns/{namespace}")

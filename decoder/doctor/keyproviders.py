@@ -1,0 +1,122 @@
+"""Check the keyproviders: their configuration, and whether each can be reached."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import stat
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.doctor import probes
+from decoder.doctor.finding import Finding
+from decoder.doctor.probes import UnreachableError
+from decoder.errors import quoted
+from decoder.provider.client import config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from decoder.doctor.host import Host
+
+_UNIX = "unix:"
+_LOOPBACK = ("localhost", "127.", "[::1]", "::1")
+
+
+def check(node: Host) -> Iterator[Finding]:
+    """Read each configuration of keyproviders, and try to reach each provider."""
+    for file, is_required in node.keyprovider_files.items():
+        subject = f"keyproviders {file}"
+        parsed = node.keyproviders.get(file)
+        if parsed is None:
+            if is_required:
+                text = "there is no such file, and --keyprovider-config names it: every layer is refused"
+                yield Finding("error", subject, text, "create it, or remove the option")
+            else:
+                yield Finding("note", subject, "there is no such file, so no keyprovider is used")
+        elif isinstance(parsed, str):
+            text = f"it cannot be read, and every layer is refused until it can: {parsed}"
+            yield Finding("error", subject, text, "correct the file")
+        else:
+            yield from _check_file(file, node.place(file), subject)
+            yield from (Finding("warning", subject, text, "check the spelling") for text in parsed.warnings)
+            if not parsed.providers:
+                yield Finding("ok", subject, "no keyprovider is configured")
+            yield from (_reach(provider, node) for provider in parsed.providers)
+
+
+def _check_file(file: str, place: str, subject: str) -> Iterator[Finding]:
+    status = os.stat(place)
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        text = "others can write to it, and so have containerd start programs of theirs"
+        yield Finding("error", subject, text, f"chmod 600 {shlex.quote(file)}")
+    if status.st_uid not in (0, os.geteuid()):
+        yield Finding("error", subject, f"it belongs to the user {status.st_uid}", f"chown root {shlex.quote(file)}")
+
+
+def _reach(provider: config.Configured, node: Host) -> Finding:
+    subject = f"keyprovider {provider.name}"
+    transport = provider.transport
+    if isinstance(transport, config.MalformedProvider):
+        return Finding("error", subject, transport.reason, "correct its entry")
+    text = "can be reached"
+    try:
+        if isinstance(transport, config.CommandProvider):
+            _find(transport, node)
+        elif isinstance(transport, config.GrpcProvider):
+            _connect(transport, node)
+        elif isinstance(transport, config.TtrpcProvider):
+            _connect_socket(node.place(_path(transport.address)))
+        else:
+            text = probes.ask(transport)
+    except UnreachableError as error:
+        return Finding("error", subject, str(error), f"see its entry: {transport.describe()}")
+    if _is_in_the_clear(transport):
+        text = f"{transport.describe()} can be reached, and layer keys go to it without TLS"
+        return Finding("warning", subject, text, "add grpc-tls to its entry")
+    return Finding("ok", subject, f"{transport.describe()}: {text}")
+
+
+def _is_in_the_clear(transport: config.Transport) -> bool:
+    return (
+        isinstance(transport, config.GrpcProvider)
+        and transport.tls is None
+        and not transport.address.startswith((_UNIX, *_LOOPBACK))
+    )
+
+
+def _find(command: config.CommandProvider, node: Host) -> None:
+    """Find the program as the decoder does, which has containerd's PATH."""
+    found = command.path if "/" in command.path else shutil.which(command.path, path=node.path)
+    if not found or not os.access(node.place(found), os.X_OK):
+        raise UnreachableError(f"there is no program {quoted(command.path)} that could be started")
+
+
+def _connect(grpc: config.GrpcProvider, node: Host) -> None:
+    """Connect, and no more: the server sees a client that goes away."""
+    for file in (grpc.tls.root_ca_file, grpc.tls.cert_file, grpc.tls.key_file) if grpc.tls else ():
+        if file and not os.access(node.place(file), os.R_OK):
+            raise UnreachableError(f"the file {quoted(file)} cannot be read")
+    try:
+        if grpc.address.startswith(_UNIX):
+            _connect_socket(node.place(_path(grpc.address)))
+        else:
+            host, _, port = grpc.address.removeprefix("dns:").lstrip("/").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), limits.PROVIDER_PROBE_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UnreachableError(f"no connection: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _path(address: str) -> str:
+    return address.removeprefix(_UNIX).removeprefix("//")
+
+
+def _connect_socket(path: str) -> None:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(limits.PROVIDER_PROBE_SECONDS)
+            connection.connect(path)
+    except OSError as error:
+        raise UnreachableError(f"no connection: {error.strerror or error}") from error

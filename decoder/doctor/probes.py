@@ -1,0 +1,104 @@
+"""Questions to key services that change nothing: decrypt a few bytes that are not a wrapped key.
+
+The refusal tells: a service that says that the bytes are malformed was reached, knows this node, and would let it
+decrypt with the key. Nothing but the right to decrypt is needed. The request appears in the service's audit.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder import limits
+from decoder.errors import DecoderError
+from decoder.formats import wire
+from decoder.provider.errors import ProviderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from decoder.provider.client.config import NativeProvider
+
+_GARBAGE = bytes(256)
+
+
+class UnreachableError(Exception):
+    """Why a provider cannot be used."""
+
+
+class Probe(NamedTuple):
+    """How to ask one key service.
+
+    Attributes:
+        members: make the members of an annotation for a key that could be one of its own.
+        reached: pattern of the error that says that the bytes are malformed.
+    """
+
+    members: Callable[[str], Mapping[str, object]]
+    reached: str
+
+
+def _awskms(key: str) -> dict[str, object]:
+    url = key if key.startswith("awskms://") else f"awskms://{key}"
+    return {"key_url": url, "wrapped_key": wire.encode_base64(_GARBAGE), "wrap_type": "AWSKMS"}
+
+
+def _gcpkms(key: str) -> dict[str, object]:
+    return {"key_url": key, "wrapped_key": wire.encode_base64(_GARBAGE), "wrap_type": "AES"}
+
+
+def _azurekv(key: str) -> dict[str, object]:
+    return {
+        "key_url": key,
+        "wrapped_key": wire.encode_base64(_GARBAGE),
+        "wrap_type": "RSA-OAEP-256",
+        "key_version": key.rpartition("/keys/")[2].partition("/")[2],
+        "iv": wire.encode_base64(bytes(12)),
+        "wrapped_data": wire.encode_base64(bytes(32)),
+    }
+
+
+def _openbao(key: str) -> dict[str, object]:
+    ciphertext = f"vault:v1:{wire.encode_base64(_GARBAGE)}"
+    return {"key_url": key, "wrapped_key": ciphertext, "wrap_type": "transit"}
+
+
+PROBES = {
+    "awskms": Probe(_awskms, r"InvalidCiphertext"),
+    "gcpkms": Probe(_gcpkms, r"INVALID_ARGUMENT"),
+    "azurekv": Probe(_azurekv, r"answers 400\b"),
+    "openbao": Probe(_openbao, r"status 400\b|message authentication failed|invalid ciphertext"),
+}
+
+
+def ask(native: NativeProvider) -> str:
+    """Ask the key service of one of our own providers whether it would decrypt for this node.
+
+    Returns:
+        What is known now, for a finding.
+
+    Raises:
+        UnreachableError: a library is absent, the configuration is wrong, or the service refuses or does not answer.
+    """
+    import json
+
+    from decoder import provider
+    from decoder.provider.deadline import within
+
+    probe = PROBES.get(native.provider)
+    key = str(native.options.get("key", ""))
+    try:
+        service = within(limits.PROVIDER_PROBE_SECONDS, lambda: provider.create(native.provider, native.options))
+        if probe is None or not key:
+            return "its configuration is right; the key service was not asked" if probe else "it can be used"
+        annotation = json.dumps(probe.members(key)).encode()
+        within(limits.DOCTOR_SECONDS, lambda: service.unwrap(annotation, []))
+    except ProviderError as error:
+        if probe and re.search(probe.reached, str(error)):
+            return f"the key service answers, and decrypts with {key.partition('?')[0]}"
+        raise UnreachableError(str(error)) from error
+    except DecoderError as error:
+        raise UnreachableError(str(error)) from error
+    except Exception as error:  # of a library; its text may hold a secret
+        raise UnreachableError(f"it failed in an unforeseen way ({type(error).__name__})") from error
+    raise UnreachableError("the key service opened bytes that are not a wrapped key")
