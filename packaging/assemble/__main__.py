@@ -49,7 +49,7 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
     added = [item for item in every if item not in core]
     packages = inventory.debian_packages(architecture)
     version = wheel.name.split("-")[1]
-    documents.write(share, version)
+    documents.write(share)
     for name, items, directory, origin in (
         ("ctd-decoder", core, site, packages),
         ("ctd-decoder-providers", added, beside, []),
