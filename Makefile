@@ -25,6 +25,7 @@ check: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
+	packaging/check-metadata
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
