@@ -81,7 +81,7 @@ def copy_sources(distributions: list[Distribution], site: Path, target: Path) ->
     target.mkdir()
     for item in distributions:
         source = site / item.name.lower()
-        if licences.is_lesser_gpl(licences.of_wheel(item)) and source.is_dir():
+        if licences.is_lesser_gpl(licences.of_wheel(item)) and not any(source.rglob("*.so")):
             for path in sorted(source.rglob("*.py")):
                 copy = target / f"{item.name}-{item.version}" / path.relative_to(site)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def notices(
 
 def _where_sources_are(distributions: list[Distribution]) -> str:
     text = (
-        "\nEverything is unmodified, and its source code is public: that of NAME VERSION below at\n"
+        "\nThe source code of everything was not modified, and is public: that of NAME VERSION below at\n"
         "https://pypi.org/project/NAME/VERSION/#files, that of Debian's packages at https://sources.debian.org.\n"
     )
     lesser = [item for item in distributions if licences.is_lesser_gpl(licences.of_wheel(item))]
@@ -130,8 +130,8 @@ def _where_sources_are(distributions: list[Distribution]) -> str:
         text += f"\n{item.name} {item.version} is, or contains, a library under {licences.of_wheel(item)}.\n"
     if lesser:
         text += (
-            "The source code of those written in Python is in /usr/share/ctd-decoder/source as well. You may change\n"
-            f"these libraries, and put the changed ones into /{LIBRARY}/site-packages.\n"
+            "\nWhere these libraries are written in Python, their source code is in /usr/share/ctd-decoder/source as\n"
+            f"well. You may change them, and put changed ones into /{LIBRARY}/site-packages.\n"
         )
     return text
 
