@@ -22,7 +22,7 @@ from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.openers import read_keys
 from decoder.image.recipients import Keyring, Recipients
-from decoder.keys.keyring import Keys
+from decoder.keys.keyring import DecryptConfig as Keys
 from decoder.layer import annotations as layers
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey

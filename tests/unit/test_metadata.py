@@ -55,3 +55,9 @@ def test_all_is_every_extra() -> None:
 @pytest.mark.parametrize("minor", [11, 12, 13, 14])
 def test_python_versions_are_declared(minor: int) -> None:
     assert f"Programming Language :: Python :: 3.{minor}" in PROJECT["classifiers"]
+
+
+def test_rpm_lists_every_manual() -> None:
+    description = (ROOT / "packaging/nfpm.yaml").read_text()
+    for page in (ROOT / "packaging/man").iterdir():
+        assert f"dst: /usr/share/man/man{page.suffix[1:]}/{page.name}.gz\n    type: doc" in description
