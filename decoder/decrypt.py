@@ -81,6 +81,8 @@ def decrypt_layer(
         descriptors = settings.look_up(source.head)
     if settings.keys_directory:
         add_directory(keyring, settings.keys_directory)
+    else:
+        keyring.notes.remarks.append("no keys directory is configured (--decryption-keys-path)")
 
     config = DecryptConfig(keyring, parameters, settings.keyprovider_config, settings.keyprovider_config)
     key, digest = _open_first(descriptors, config)
@@ -111,7 +113,8 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
     if len(locked) > 1:
         kind = next((type(failure) for failure in locked if isinstance(failure, KeyProviderError)), NoKeyError)
-        combined = kind([attempt for failure in locked for attempt in failure.attempts], locked[0].notes)
+        attempts = [attempt for failure in locked for attempt in failure.attempts]
+        combined = kind(attempts, locked[0].notes, locked[0].advice)
         combined.layer = locked[0].layer
         raise combined
     raise (locked or failures)[0]

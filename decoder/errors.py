@@ -20,6 +20,9 @@ if TYPE_CHECKING:
             """Name it for a message."""
 
 
+_PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyproviders wrapped
+
+
 class DecoderError(Exception):
     """Whatever ends this program on purpose.
 
@@ -110,22 +113,27 @@ class Attempt:
 
 
 class NoKeyError(DecoderError):
-    """No key opens the layer."""
+    """No key opens the layer.
+
+    Args:
+        attempts: what was tried.
+        notes: files that might have been keys, and were not used.
+        advice: what to look at: directories that were searched, recipients of the layer, keys that there were.
+    """
 
     status = 4
 
-    def __init__(self, attempts: Sequence[Attempt], notes: Sequence[str]) -> None:
-        super().__init__(attempts, notes)
+    def __init__(self, attempts: Sequence[Attempt], notes: Sequence[str], advice: Sequence[str] = ()) -> None:
+        super().__init__(attempts, notes, advice)
         self.attempts = attempts
         self.notes = notes
+        self.advice = advice
 
     def __str__(self) -> str:
-        lines = [str(attempt) for attempt in self.attempts[: limits.REPORTED_ATTEMPTS]]
-        if len(self.attempts) > limits.REPORTED_ATTEMPTS:
-            lines.append(f"and {len(self.attempts) - limits.REPORTED_ATTEMPTS} more attempts")
-        lines += self.notes[: limits.REPORTED_ATTEMPTS]
-        if len(self.notes) > limits.REPORTED_ATTEMPTS:
-            lines.append(f"and {len(self.notes) - limits.REPORTED_ATTEMPTS} more notes")
+        """Return a line for each reason: failed keyproviders first, then advice, keys that did not fit, and notes."""
+        providers = [str(attempt) for attempt in self.attempts if _PROVIDER in attempt.annotation]
+        keys = [str(attempt) for attempt in self.attempts if _PROVIDER not in attempt.annotation]
+        lines = [*_first(providers, "attempts"), *self.advice, *_first(keys, "attempts"), *_first(self.notes, "notes")]
         return "\n  ".join(["no key opens this layer", *lines])
 
 
@@ -133,6 +141,11 @@ class KeyProviderError(NoKeyError):
     """No key opens the layer, and a configured keyprovider failed on the way."""
 
     status = 6
+
+
+def _first(lines: Sequence[str], what: str) -> list[str]:
+    rest = len(lines) - limits.REPORTED_ATTEMPTS
+    return [*lines[: limits.REPORTED_ATTEMPTS], *([f"and {rest} more {what}"] if rest > 0 else [])]
 
 
 def quoted(text: object) -> str:

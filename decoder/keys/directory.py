@@ -32,6 +32,7 @@ def add_directory(keyring: Keyring, directory: str) -> None:
     if not os.path.lexists(directory):
         keyring.notes.remarks.append(f"the keys directory {quoted(directory)} does not exist")
         return
+    before = len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11)
     walk = _walk(keyring, directory, os.path.realpath(directory), set())
     paths = dict.fromkeys(islice(walk, limits.KEYS_DIRECTORY_FILES))
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
@@ -50,6 +51,10 @@ def add_directory(keyring: Keyring, directory: str) -> None:
             size += len(data)
             password = _password(keyring, path, path + _PASSWORD_SUFFIX in paths, credentials)
             keyring.add(name, data, password, path)
+    usable = len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11) - before
+    counted = f"holds {usable} private {'key' if usable == 1 else 'keys'}"
+    state = counted if usable else "holds no private key" if paths else "is empty"
+    keyring.notes.remarks.append(f"the keys directory {quoted(directory)} {state}")
     if size > limits.KEYS_DIRECTORY_BYTES or next(walk, None):
         keyring.notes.skip(
             f"the rest of {quoted(directory)}",

@@ -129,7 +129,7 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
     deadline = time.monotonic() + limits.UNWRAP_SECONDS
     items = _in_order(wrapped_keys(annotations))
     if not items:
-        raise NoKeyError([], ["its descriptor holds no wrapped key"])
+        raise NoKeyError([], [], ["its descriptor holds no wrapped key"])
     for item in items:
         try:
             opened = _unwrap(item, config, attempts, deadline)
@@ -143,7 +143,11 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
             return parse_private_options(opened)
         except ValueError as error:
             malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
-    raise malformed or failure(attempts, config.keyring.notes.remarks + config.keyring.notes.warnings)
+    if malformed:
+        raise malformed
+    from decoder.keywrap.advice import advice
+
+    raise failure(attempts, config.keyring.notes.warnings, advice(items, config.keyring))
 
 
 def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -183,7 +184,9 @@ def test_says_what_was_tried_and_why_it_failed(tmp_path: Path) -> None:
     parameters = {"privkeys": [pem(rsa_key(3072)), pem(ec_key())], "privkeys-passwords": [b"", b""]}
     result = run_layer(encrypted(PLAINTEXT), "--decryption-keys-path", str(tmp_path), parameters=parameters)
     fails(result, 4, "no key opens this layer")
-    lines = result.errors.splitlines()[1:]
+    directory, recipient, *lines = result.errors.splitlines()[1:]
+    assert directory == f"  the keys directory '{tmp_path}' holds no private key"
+    assert recipient.endswith("keys to try: 2 private keys")
     assert len(lines) == 3
     for line, name, kind in zip(lines, ("privkeys[0]", "privkeys[1]"), ("RSA 3072", "EC P-256"), strict=False):
         assert line.startswith(f"  {JWE_ANNOTATION}[0] with {name} ({kind}, sha256:")
@@ -463,3 +466,42 @@ def test_keys_directories_that_cannot_be_used(tmp_path: Path) -> None:
         4,
         f"{str(keys)!r} was skipped: Permission denied",
     )
+
+
+def test_no_key_says_where_it_looked_and_for_whom_the_layer_is(tmp_path: Path) -> None:
+    """The first lines tell what to do: which directory was searched, how many keys there are, whom the layer is for."""
+    wrapped = {"jwe": [jwe.wrap(private_options(), [public_pem(rsa_key())])], "provider.absent": [b"{}"]}
+    layer = encrypted(PLAINTEXT, wrapped)
+    lines = [line.strip() for line in run_layer(layer, parameters={}).errors.splitlines()]
+    assert lines[1].startswith(f"{KEYS_PREFIX}provider.absent[0]: no keyprovider 'absent' is configured")
+    assert lines[2] == "no keys directory is configured (--decryption-keys-path)"
+    assert re.fullmatch(r"jwe: the layer is for kid \S+ RSA-OAEP; keys to try: no private keys", lines[3])
+
+    arguments = ("--decryption-keys-path", str(tmp_path))
+    lines = run_layer(layer, *arguments, parameters={}).errors.splitlines()
+    assert lines[2] == f"  the keys directory '{tmp_path}' is empty"
+    (tmp_path / "README").write_text("keys go here")
+    lines = run_layer(layer, *arguments, parameters={}).errors.splitlines()
+    assert lines[2] == f"  the keys directory '{tmp_path}' holds no private key"
+    assert lines[-1] == "  'README' was skipped: it holds no key of a known form"
+    (tmp_path / "other.pem").write_bytes(pem(ec_key()))
+    lines = run_layer(layer, *arguments, parameters={}).errors.splitlines()
+    assert lines[2] == f"  the keys directory '{tmp_path}' holds 1 private key"
+    assert lines[3].endswith("keys to try: 1 private key")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "line"),
+    [
+        ("pkcs7", r"  pkcs7: the layer is for issuer CN=\S.* serial [0-9a-f]+; keys to try: no private keys, .*"),
+        ("pgp", r"  pgp: the layer is for [0-9A-F]{16}; keys to try: no files of OpenPGP secret keys"),
+    ],
+)
+def test_no_key_names_the_recipients_of_each_scheme(scheme: str, line: str) -> None:
+    cases = json.loads((ROOT / "tests/vectors/cases.json").read_text())
+    descriptor = next(
+        case["descriptor"] for case in cases if next(iter(case["descriptor"]["annotations"])) == KEYS_PREFIX + scheme
+    )
+    result = run_decoder(payload_bytes(descriptor, {}), b"")
+    assert result.status == 4
+    assert re.search(f"^{line}$", result.errors, re.MULTILINE), result.errors

@@ -1,0 +1,59 @@
+"""What to look at when no key opens a layer: whom the layer is encrypted for, and which keys there are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from decoder import keywrap, limits
+from decoder.errors import WrappedKeyError
+from decoder.formats import wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from decoder.keys.keyring import Keyring
+    from decoder.layer.annotations import WrappedKey
+
+_NAMES = 8  # of recipients in a line
+
+
+def advice(items: Sequence[WrappedKey], keyring: Keyring) -> list[str]:
+    """Describe where keys were looked for, and for each scheme the layer's recipients and how many keys there were.
+
+    Keyproviders are left out: why one of them did not unwrap is said of each wrapped key.
+
+    Args:
+        items: the wrapped keys.
+        keyring: the keys that were tried.
+    """
+    lines = []
+    for scheme, keys in _counts(keyring).items():
+        names = list(dict.fromkeys(name for item in items if item.scheme == scheme for name in _recipients(item)))
+        if names:
+            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
+            lines.append(f"{scheme}: the layer is for {', '.join(names[:_NAMES])}{more}; keys to try: {keys}")
+    is_for_keys = any(item.scheme in keywrap.SCHEMES for item in items)
+    return [*keyring.notes.remarks, *lines] if is_for_keys else lines
+
+
+def _counts(keyring: Keyring) -> dict[str, str]:
+    private = _count(len(keyring.private), "private key")
+    return {
+        "jwe": private,
+        "pkcs7": f"{private}, {_count(len(keyring.certificates), 'certificate')}",
+        "pgp": _count(len(keyring.pgp), "file", "of OpenPGP secret keys"),
+        "pkcs11": _count(len(keyring.pkcs11), "PKCS#11 key file"),
+    }
+
+
+def _count(number: int, what: str, rest: str = "") -> str:
+    return f"{number or 'no'} {what}{'' if number == 1 else 's'} {rest}".rstrip()
+
+
+def _recipients(item: WrappedKey) -> Iterator[str]:
+    try:
+        names = keywrap.load(item.scheme).recipients(wire.decode_base64(item.text), {})
+    except (ValueError, WrappedKeyError):
+        return  # its attempt says so
+    for name in names[: limits.WRAPPED_KEYS]:
+        yield name.text
