@@ -32,6 +32,9 @@ KEY_FILE_BYTES = 1 * MIB
 KEYS_DIRECTORY_FILES = 4096
 KEYS_DIRECTORY_BYTES = 64 * MIB
 KEYS_DIRECTORY_DEPTH = 16
+KEY_NUMBER_BYTES = 2 * KIB  # one number of a key: RSA of at most 16384 bits
+RSA_PRIMES = 5  # of one key
+PKCS12_KEYS = 64
 UNWRAP_SECONDS = 60.0
 
 # The cipher (AES-256-CTR + HMAC-SHA256).
@@ -95,6 +98,7 @@ CMS_RECIPIENTS = 64
 CERTIFICATE_BYTES = 64 * KIB
 CERTIFICATE_RSA_BITS = 2048  # the least to wrap for; a key that is there opens whatever its size
 BER_ELEMENTS = 4096  # in one SEQUENCE, SET or string, or within one of indefinite length
+OID_BYTES = 32  # of an object identifier that a message names
 BER_DEPTH = 16  # of indefinite lengths within each other
 
 # Unix sockets: the longest path (unix(7)), and how long a server waits for another one that starts beside it.

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.formats import ber
 from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs7 import cms
 from decoder.layer.annotations import parse_private_options
@@ -55,7 +56,7 @@ _GCM_TAG_BYTES = 16
 _GCM_LEAST_TAG_BYTES = 12  # RFC 5084 §3.2, and the default there
 
 # The reference's own shape: SEQUENCE, but primitive, of a SEQUENCE of [4] nonce and INTEGER 16.
-_REFERENCE_NONCE = cms.CONTEXT | 4
+_REFERENCE_NONCE = ber.CONTEXT | 4
 
 
 class _Recipient(Record):
@@ -154,7 +155,7 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     """Keep some recipients alone; see `keywrap.Scheme`."""
     envelope = cms.parse_envelope(wrapped)
     left = [each for number, each in enumerate(envelope.recipients) if number in numbers]
-    if envelope.mac is not None or any(each.identifier[0] != cms.SEQUENCE for each in left):
+    if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
         raise WrappedKeyError("this PKCS#7 wrapped key is for others as well, and of a form that is not rewritten")
     return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
 
@@ -169,7 +170,7 @@ def _acceptable_content(envelope: cms.Envelope) -> _Content:
         from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 
         return _cbc(envelope, TripleDES, 24, 8)
-    raise ValueError(f"the content encryption {cms.dotted(oid)} is not accepted")
+    raise ValueError(f"the content encryption {ber.dotted(oid)} is not accepted")
 
 
 def _cbc(
@@ -177,7 +178,7 @@ def _cbc(
 ) -> _Content:
     """Read the IV (RFC 3370 §5.1, RFC 3565 §2.2)."""
     parameters = envelope.algorithm.parameters
-    if parameters is None or parameters.tag != cms.OCTET_STRING or len(parameters.value) != block_bytes:
+    if parameters is None or parameters.tag != ber.OCTET_STRING or len(parameters.value) != block_bytes:
         raise ValueError("the IV is absent or of a wrong length")
     if not envelope.ciphertext or len(envelope.ciphertext) % block_bytes:
         raise ValueError("the encrypted content is not made of whole blocks")
@@ -197,24 +198,24 @@ def _gcm(envelope: cms.Envelope, key_bytes: int) -> _Content:
     return _Content(AES, key_bytes, modes.GCM(nonce, tag, tag_bytes), ciphertext, envelope.additional_data)
 
 
-def _gcm_parameters(parameters: cms.Element | None) -> tuple[bytes, int]:
+def _gcm_parameters(parameters: ber.Element | None) -> tuple[bytes, int]:
     """Read nonce and tag length in bytes, as in RFC 5084 §3.2 or in the reference's own shape."""
-    if parameters is None or parameters.tag not in (cms.SEQUENCE, cms.PRIMITIVE_SEQUENCE):
+    if parameters is None or parameters.tag not in (ber.SEQUENCE, ber.PRIMITIVE_SEQUENCE):
         raise ValueError("the content has no GCM parameters")
-    fields = cms.Reader(parameters.value)
-    if parameters.tag == cms.PRIMITIVE_SEQUENCE:
-        fields = cms.Reader(fields.take(cms.SEQUENCE).value)
+    fields = ber.Reader(parameters.value)
+    if parameters.tag == ber.PRIMITIVE_SEQUENCE:
+        fields = ber.Reader(fields.take(ber.SEQUENCE).value)
         nonce = fields.take(_REFERENCE_NONCE).value
     else:
-        nonce = cms.take_octets(fields)
-    length = fields.optional(cms.INTEGER)
+        nonce = ber.take_octets(fields)
+    length = fields.optional(ber.INTEGER)
     fields.end()
     return nonce, int.from_bytes(length.value) if length else _GCM_LEAST_TAG_BYTES
 
 
-def _reference_parameters(nonce: bytes) -> cms.Element:
-    inner = cms.der(cms.SEQUENCE, cms.der(_REFERENCE_NONCE, nonce), cms.der(cms.INTEGER, _GCM_TAG_BYTES.to_bytes()))
-    return cms.Element(cms.PRIMITIVE_SEQUENCE, inner, cms.der(cms.PRIMITIVE_SEQUENCE, inner))
+def _reference_parameters(nonce: bytes) -> ber.Element:
+    inner = ber.der(ber.SEQUENCE, ber.der(_REFERENCE_NONCE, nonce), ber.der(ber.INTEGER, _GCM_TAG_BYTES.to_bytes()))
+    return ber.Element(ber.PRIMITIVE_SEQUENCE, inner, ber.der(ber.PRIMITIVE_SEQUENCE, inner))
 
 
 def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
@@ -235,40 +236,40 @@ def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
 
 def _padding(algorithm: cms.Algorithm) -> padding.AsymmetricPadding:
     if algorithm.oid == cms.RSA_ENCRYPTION:
-        if algorithm.parameters and algorithm.parameters.tag != cms.NULL:
+        if algorithm.parameters and algorithm.parameters.tag != ber.NULL:
             raise ValueError("the key algorithm has parameters where none belong")
         return padding.PKCS1v15()
     if algorithm.oid == _RSAES_OAEP:
         return _oaep(algorithm.parameters)
-    raise ValueError(f"the key algorithm {cms.dotted(algorithm.oid)} is not accepted")
+    raise ValueError(f"the key algorithm {ber.dotted(algorithm.oid)} is not accepted")
 
 
-def _oaep(parameters: cms.Element | None) -> padding.OAEP:
+def _oaep(parameters: ber.Element | None) -> padding.OAEP:
     """Read the parameters of RSAES-OAEP (RFC 4055 §4.1)."""
-    if parameters is None or parameters.tag != cms.SEQUENCE:
+    if parameters is None or parameters.tag != ber.SEQUENCE:
         raise ValueError("the key algorithm lacks its OAEP parameters")
-    fields = cms.Reader(parameters.value)
+    fields = ber.Reader(parameters.value)
     digest = mask_digest = _HASHES[_SHA1]()
     label = b""
-    if given := fields.optional(cms.EXPLICIT):
-        digest = _hash(cms.take_algorithm(cms.Reader(given.value)))
-    if given := fields.optional(cms.EXPLICIT | 1):
-        mask = cms.take_algorithm(cms.Reader(given.value))
+    if given := fields.optional(ber.EXPLICIT):
+        digest = _hash(cms.take_algorithm(ber.Reader(given.value)))
+    if given := fields.optional(ber.EXPLICIT | 1):
+        mask = cms.take_algorithm(ber.Reader(given.value))
         if mask.oid != _MGF1 or mask.parameters is None:
             raise ValueError("the mask generation of OAEP is not MGF1")
-        mask_digest = _hash(cms.take_algorithm(cms.Reader(mask.parameters.encoded)))
-    if given := fields.optional(cms.EXPLICIT | 2):
-        source = cms.take_algorithm(cms.Reader(given.value))
+        mask_digest = _hash(cms.take_algorithm(ber.Reader(mask.parameters.encoded)))
+    if given := fields.optional(ber.EXPLICIT | 2):
+        source = cms.take_algorithm(ber.Reader(given.value))
         if source.oid != _SPECIFIED or source.parameters is None:
             raise ValueError("the label of OAEP is not given in its parameters")
-        label = cms.take_octets(cms.Reader(source.parameters.encoded))
+        label = ber.take_octets(ber.Reader(source.parameters.encoded))
     fields.end()
     return padding.OAEP(padding.MGF1(mask_digest), digest, label)
 
 
 def _hash(algorithm: cms.Algorithm) -> hashes.HashAlgorithm:
     if algorithm.oid not in _HASHES:
-        raise ValueError(f"the hash {cms.dotted(algorithm.oid)} is not accepted")
+        raise ValueError(f"the hash {ber.dotted(algorithm.oid)} is not accepted")
     return _HASHES[algorithm.oid]()
 
 

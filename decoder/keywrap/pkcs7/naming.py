@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from decoder import limits
+from decoder.formats import ber
 from decoder.keys.file import PEM_BEGIN
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.recipient import KeyName, is_whole, shown
@@ -64,21 +65,21 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
 
 def _identifier_name(identifier: bytes) -> str:
     """Write issuer and serial number, or the subject key identifier (RFC 5652 §6.2.1)."""
-    if identifier[0] != cms.SEQUENCE:
+    if identifier[0] != ber.SEQUENCE:
         return f"key identifier {identifier[1:].hex()[: limits.QUOTED_CHARACTERS]}"
-    fields = cms.Reader(identifier[1:])
-    issuer = fields.take(cms.SEQUENCE)
-    serial = fields.take(cms.INTEGER).value
+    fields = ber.Reader(identifier[1:])
+    issuer = fields.take(ber.SEQUENCE)
+    serial = fields.take(ber.INTEGER).value
     return f"issuer {_distinguished_name(issuer)} serial {int.from_bytes(serial[: limits.QUOTED_CHARACTERS]):x}"
 
 
-def _distinguished_name(name: cms.Element) -> str:
+def _distinguished_name(name: ber.Element) -> str:
     """Write a name in the order of RFC 4514 §2.1, for people to read."""
     parts = []
-    for relative in reversed(cms.Reader(name.value).rest(limits.CMS_RECIPIENTS)):
-        for attribute in cms.Reader(relative.value).rest(limits.CMS_RECIPIENTS):
-            fields = cms.Reader(attribute.value)
-            oid = fields.take(cms.OID).value
+    for relative in reversed(ber.Reader(name.value).rest(limits.CMS_RECIPIENTS)):
+        for attribute in ber.Reader(relative.value).rest(limits.CMS_RECIPIENTS):
+            fields = ber.Reader(attribute.value)
+            oid = fields.take(ber.OID).value
             values = [element.value.decode(errors="replace") for element in fields.rest(1)]
-            parts.append(f"{_ATTRIBUTES.get(oid) or cms.dotted(oid)}={''.join(values)}")
+            parts.append(f"{_ATTRIBUTES.get(oid) or ber.dotted(oid)}={''.join(values)}")
     return shown(",".join(parts)) or "(none)"

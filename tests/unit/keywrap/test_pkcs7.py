@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
-from decoder.formats import wire
+from decoder.formats import ber, wire
 from decoder.keys.keyring import DecryptConfig
 from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
@@ -254,7 +254,7 @@ def test_a_failed_rsa_decryption_gives_a_random_content_key() -> None:
 
 
 def parsed_algorithm(encoded: bytes) -> cms.Algorithm:
-    return cms.take_algorithm(cms.Reader(encoded))
+    return cms.take_algorithm(ber.Reader(encoded))
 
 
 # Every form of BER, and of CMS.
