@@ -151,11 +151,11 @@ def _try_pkcs11(material: KeyMaterial, subject: str) -> Finding:
 def _check_certificate(material: KeyMaterial, keys: Keyring, subject: str) -> Finding:
     from cryptography import x509
 
-    from decoder.keys.file import PEM_BEGIN
+    from decoder.keys import pem
 
     name = f"{material.name} (certificate)"
     try:
-        load = x509.load_pem_x509_certificate if PEM_BEGIN in material.data else x509.load_der_x509_certificate
+        load = x509.load_pem_x509_certificate if pem.BEGIN in material.data else x509.load_der_x509_certificate
         certificate = load(material.data)
         public, end = certificate.public_key(), certificate.not_valid_after_utc
     except ValueError as error:

@@ -9,18 +9,22 @@ import stat
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import wire
+from decoder.keys import pem
 from decoder.keys.kept import Kept
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
 
-PEM_BEGIN = b"-----BEGIN "
-_PRIVATE_LABELS = (b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY")
+_PRIVATE_LABEL = b"PRIVATE KEY"  # alone or after RSA, EC, ENCRYPTED, OPENSSH, …; the content decides
+_PUBLIC_LABEL = b"PUBLIC KEY"
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
-_OPENSSH_LABEL = b"OPENSSH PRIVATE KEY"
 _PGP_LABEL = b"PGP PRIVATE KEY BLOCK"
-_SEQUENCE, _INTEGER, _OCTET_STRING, _EXPLICIT_0 = 0x30, 0x02, 0x04, 0xA0
+_PGP_PUBLIC_LABEL = b"PGP PUBLIC KEY BLOCK"
+_SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING, _EXPLICIT_0 = 0x30, 0x02, 0x03, 0x04, 0xA0
 _PKCS12_VERSION = b"\x03"
+_PUBLIC = "it holds a public key; a private key is needed"
 _SECRET_KEY_PACKETS = (0x94, 0x95, 0x96, 0x97, 0xC5)  # RFC 9580 §4.2: tag 5, old and new header
+_PUBLIC_KEY_PACKETS = (0x98, 0x99, 0x9A, 0x9B, 0xC6)  # tag 6
+_JKS_MAGIC = b"\xfe\xed\xfe\xed"
 
 
 class KeyMaterial(Record):
@@ -87,7 +91,7 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
         KeyFileError: there is no key in it that this program can use; the message says what there is instead.
     """
     start = data.lstrip()[:1]
-    if PEM_BEGIN in data:
+    if pem.BEGIN in data:
         found = _in_pem(name, data, password)
     elif start == b"{":
         found = _in_json(name, data, password)
@@ -99,6 +103,8 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
             found.pgp.append(KeyMaterial(name, data, password))
         elif data.startswith(b"pkcs11:") or b"\npkcs11:" in data:
             found.pkcs11.append(KeyMaterial(name, data))
+        elif other := _known_otherwise(data):
+            raise KeyFileError(other)
     if not (found.private or found.certificates or found.pgp or found.pkcs11):
         raise KeyFileError("it holds no key of a known form" if data else "it is empty")
     return found
@@ -141,21 +147,28 @@ def _too_open(status: os.stat_result) -> int:
 def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
     """RFC 7468; a file may hold keys and certificates of every kind, each in a block of its own."""
     found = KeyFile()
-    blocks = [PEM_BEGIN + rest for rest in data.split(PEM_BEGIN)[1:]]
-    labels = [block[len(PEM_BEGIN) :].partition(b"-----")[0] for block in blocks]
+    blocks = [pem.BEGIN + rest for rest in data.split(pem.BEGIN)[1:]]
+    labels = [block[len(pem.BEGIN) :].partition(b"-----")[0].strip() for block in blocks]
     for number, (label, block) in enumerate(zip(labels, blocks, strict=True), 1):
         part = name if len(blocks) == 1 else f"{name}#{number}"
-        if label in _PRIVATE_LABELS:
+        if label.endswith(_PRIVATE_LABEL):
             found.private.append(PrivateKey(part, "pem", block, password))
-        elif label == _OPENSSH_LABEL:
-            found.private.append(PrivateKey(part, "openssh", block, password))
         elif label in _CERTIFICATE_LABELS:
             found.certificates.append(KeyMaterial(part, block))
         elif label == _PGP_LABEL:
             found.pgp.append(KeyMaterial(part, block, password))
     if not (found.private or found.certificates or found.pgp):
-        raise KeyFileError(f"it holds no key but {quoted(b', '.join(sorted(set(labels))).decode('ascii', 'replace'))}")
+        raise KeyFileError(_what_else(labels))
     return found
+
+
+def _what_else(labels: list[bytes]) -> str:
+    """Say what a PEM file holds instead of a key."""
+    if all(label.endswith(_PUBLIC_LABEL) for label in labels):
+        return _PUBLIC
+    if all(label == _PGP_PUBLIC_LABEL for label in labels):
+        return "it holds an OpenPGP public key; a secret key is needed"
+    return f"it holds no key but {quoted(b', '.join(sorted(set(labels))).decode('ascii', 'replace'))}"
 
 
 def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
@@ -182,17 +195,47 @@ def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
 def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
     """Tell the DER forms apart by the tags at their start, which differ."""
     found = KeyFile()
-    _, inside, _ = _element(data, 0)
+    _, inside, end = _element(data, 0)
+    if not data[end:].strip():
+        data = data[:end]  # editors and shells add a line break
     first, first_inside, first_end = _element(data, inside)
+    second = _element(data, first_end)[0]
     if first == _INTEGER and data[first_inside:first_end] == _PKCS12_VERSION:
-        found.private.append(PrivateKey(name, "pkcs12", data, password))
+        found.private += _in_pkcs12(name, data, password)
+    elif first == _INTEGER and second == _INTEGER and _element(data, _element(data, first_end)[2])[0] == -1:
+        raise KeyFileError(_PUBLIC)  # PKCS#1: modulus and exponent alone
     elif first == _INTEGER:  # the version of PKCS#1, PKCS#8 or SEC1
         found.private.append(PrivateKey(name, "der", data, password))
     elif first == _SEQUENCE and _element(data, first_inside)[0] in (_EXPLICIT_0, _INTEGER):  # version or serial number
         found.certificates.append(KeyMaterial(name, data))
-    elif first == _SEQUENCE and _element(data, first_end)[0] == _OCTET_STRING:  # encrypted PKCS#8
+    elif first == _SEQUENCE and second == _OCTET_STRING:  # encrypted PKCS#8
         found.private.append(PrivateKey(name, "der", data, password))
+    elif first == _SEQUENCE and second == _BIT_STRING:
+        raise KeyFileError(_PUBLIC)
     return found
+
+
+def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
+    """List every key of a PKCS#12 file: they are PKCS#8 within it, but for the files that only the library can open."""
+    from decoder.keys.pkcs12 import private_keys
+
+    keys = private_keys(data)
+    if len(keys) < 2:
+        return [PrivateKey(name, "pkcs12", data, password)]
+    return [PrivateKey(f"{name}#{number}", "der", key, password) for number, key in enumerate(keys, 1)]
+
+
+def _known_otherwise(data: bytes) -> str:
+    """Name common files that people take for keys that open layers."""
+    if data[0:1] and data[0] in _PUBLIC_KEY_PACKETS:
+        return "it holds an OpenPGP public key; a secret key is needed"
+    if data.startswith(_JKS_MAGIC):
+        return "it is a Java keystore in the form JKS: keytool -importkeystore -deststoretype pkcs12 converts it"
+    if data.startswith(b"PuTTY-User-Key-File"):
+        return "it is a key of PuTTY: puttygen -O private-openssh converts it"
+    if data.startswith((b"ssh-", b"ecdsa-sha2-")):
+        return _PUBLIC
+    return ""
 
 
 def _element(data: bytes, at: int) -> tuple[int, int, int]:

@@ -1,45 +1,66 @@
-"""The one cipher of encrypted legacy PEM (RFC 1421, OpenSSL's `-traditional`) that the library leaves out.
+"""Encrypted legacy PEM (RFC 1421 §4.6.1.3, OpenSSL's `-traditional`): the ciphers that the reference reads.
 
-The reference reads it; AES-128, AES-256 and 3DES are the library's own.
+Nothing in it notices a wrong password but the padding, and then that the content is no key.
 """
 
 from __future__ import annotations
 
-from binascii import Error, a2b_base64, unhexlify
+from binascii import Error, unhexlify
 
-_HEADER = b"DEK-Info: AES-192-CBC,"
-_KEY_BYTES = 24
-_BLOCK_BYTES = 16
+from decoder.errors import KeyFileError, quoted
+
+# Each cipher with the bytes of its key and of its block. Single DES is 3DES with one key three times.
+_CIPHERS = {
+    "AES-128-CBC": (16, 16),
+    "AES-192-CBC": (24, 16),
+    "AES-256-CBC": (32, 16),
+    "DES-EDE3-CBC": (24, 8),
+    "DES-CBC": (8, 8),
+}
+_SALT_BYTES = 8
 
 
-def decrypt_aes192(block: bytes, password: bytes) -> bytes | None:
-    """Decrypt the DER in a PEM block, or return None if it is not encrypted with AES-192-CBC.
+def decrypt(dek_info: str, ciphertext: bytes, password: bytes) -> bytes:
+    """Decrypt the content of a PEM block.
+
+    Args:
+        dek_info: the value of its header DEK-Info: cipher and IV in hexadecimal digits.
+        ciphertext: the decoded content.
+        password: of the key.
 
     Raises:
-        ValueError: the block is malformed, or the password does not fit.
+        KeyFileError: the cipher is not supported.
+        ValueError: the header is malformed, or the password does not fit.
     """
-    if _HEADER not in block:
-        return None
-    from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+    from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
+    from cryptography.hazmat.primitives.ciphers import Cipher
+    from cryptography.hazmat.primitives.ciphers.algorithms import AES
+    from cryptography.hazmat.primitives.ciphers.modes import CBC
     from cryptography.hazmat.primitives.padding import PKCS7
 
-    iv_hex, _, rest = block.partition(_HEADER)[2].partition(b"\n")
+    name, _, iv_hex = dek_info.partition(",")
+    if name.strip() not in _CIPHERS:
+        raise KeyFileError(f"it is encrypted with the cipher {quoted(name.strip())}, which is not supported")
+    key_bytes, block_bytes = _CIPHERS[name.strip()]
     try:
         iv = unhexlify(iv_hex.strip())
-        ciphertext = a2b_base64(rest.partition(b"-----END ")[0])
-    except Error:
-        raise ValueError("a malformed PEM block") from None
-    cipher = Cipher(algorithms.AES(_derive_key(password, iv[:8])), modes.CBC(iv)).decryptor()
-    unpadder = PKCS7(8 * _BLOCK_BYTES).unpadder()
-    return unpadder.update(cipher.update(ciphertext) + cipher.finalize()) + unpadder.finalize()
+    except Error as error:
+        raise ValueError("a malformed DEK-Info") from error
+    if len(iv) != block_bytes:
+        raise ValueError("an IV of a wrong length")
+    key = _derive_key(password, iv[:_SALT_BYTES], key_bytes)
+    algorithm = AES(key) if block_bytes == 16 else TripleDES((key * 3)[:24])
+    decryptor = Cipher(algorithm, CBC(iv)).decryptor()
+    unpadder = PKCS7(8 * block_bytes).unpadder()
+    return unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
 
 
-def _derive_key(password: bytes, salt: bytes) -> bytes:
+def _derive_key(password: bytes, salt: bytes, size: int) -> bytes:
     """OpenSSL's EVP_BytesToKey with MD5 and one round, which is what this format has."""
     import hashlib
 
     key = digest = b""
-    while len(key) < _KEY_BYTES:
+    while len(key) < size:
         digest = hashlib.md5(digest + password + salt, usedforsecurity=False).digest()
         key += digest
-    return key[:_KEY_BYTES]
+    return key[:size]

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
+
+# The public `load_der_private_key` imports all key types and formats first, 30 ms that one key does not need.
 from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decoder.errors import KeyFileError, quoted
-from decoder.keys import legacy_pem
+from decoder.keys import pem
 from decoder.keys.kept import Kept
 
 if TYPE_CHECKING:
+    from typing import Literal
+
     from cryptography.hazmat.primitives.asymmetric import ec
 
     PrivateKeyObject = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
-    Form = Literal["pem", "der", "jwk", "openssh", "pkcs12"]
+    Form = Literal["pem", "der", "jwk", "pkcs12"]
 
 CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
+
+_OPENSSH_MAGIC = b"openssh-key-v1\0"
+_NO_PASSWORD = "it is encrypted, and no password was given"  # noqa: S105 - a message
+_WRONG_PASSWORD = "it is encrypted, and the password does not open it"  # noqa: S105 - a message
+
+
+class _NotAKeyError(KeyFileError):
+    """The bytes are no private key in a form that is known."""
 
 
 class PrivateKey:
@@ -28,8 +39,8 @@ class PrivateKey:
     Args:
         name: where it came from, for messages: `privkeys[0]` or the name of a file.
         form: how `data` is written.
-        data: one PEM block, DER (PKCS#1, PKCS#8, SEC1), one JWK (RFC 7517), an OpenSSH key, or PKCS#12.
-        password: opens an encrypted key; not looked at for any other.
+        data: one PEM block or DER, which both hold PKCS#1, PKCS#8, SEC1 or an OpenSSH key; one JWK; or PKCS#12.
+        password: opens an encrypted key; ignored for a plain one.
         kid: the key ID that a JWK has, or "".
 
     Attributes:
@@ -51,7 +62,8 @@ class PrivateKey:
         """Parse the key.
 
         Raises:
-            KeyFileError: it is malformed, a public key, neither RSA nor EC, or its password is wrong or missing.
+            KeyFileError: it is malformed, of a type, curve or cipher that is not supported, or its password is wrong
+                or missing.
         """
         if self._loaded is None:
             try:
@@ -73,16 +85,20 @@ class PrivateKey:
 
     def _parse(self) -> PrivateKeyObject:
         try:
-            key = _parse_jwk(self._data) if self._form == "jwk" else _open(self._form, self._data, self._password)
+            return _supported(self._load())
         except (UnsupportedAlgorithm, NotImplementedError) as error:  # the OpenSSH reader raises either
-            raise KeyFileError(f"it is of a kind that cannot be read ({quoted(str(error))})") from None
-        if isinstance(key, rsa.RSAPrivateKey):
-            return key
-        from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not pay
+            raise KeyFileError(f"it is of a kind that is not supported ({quoted(str(error))})") from error
 
-        if isinstance(key, ec.EllipticCurvePrivateKey):
-            return key
-        raise KeyFileError("it is neither an RSA nor an EC private key")
+    def _load(self) -> object:
+        if self._form == "jwk":
+            from decoder.keys.jwk import parse_private
+
+            return parse_private(self._data)
+        if self._form == "pkcs12":
+            return _load_pkcs12(self._data, self._password)
+        if self._form == "pem":
+            return _load_pem(self._data, self._password)
+        return _load_der(self._data, self._password)
 
 
 def key_type(key: PrivateKeyObject) -> str:
@@ -102,54 +118,129 @@ def fingerprint(key: PrivateKeyObject) -> str:
     return f"sha256:{hashlib.sha256(public).hexdigest()}"
 
 
-def _open(form: Form, data: bytes, password: bytes) -> object:
-    """Parse whatever may be encrypted; the password counts only where the key is."""
-    try:
-        return _load(form, data, None)
-    except TypeError:  # that is how the library says that it is encrypted
-        if not password:
-            raise KeyFileError("it is encrypted, and no password was given") from None
-    except ValueError:
-        if form != "pkcs12":  # PKCS#12 does not tell a wrong password from damage
-            raise KeyFileError("it cannot be parsed as a private key") from None
-        if not password:
-            raise KeyFileError("it cannot be opened without a password") from None
-    try:
-        return _load(form, data, password)
-    except (ValueError, TypeError):
-        raise KeyFileError("it is encrypted, and the password does not open it") from None
+def _supported(key: object) -> PrivateKeyObject:
+    """Refuse the types and curves that no scheme uses, and name them."""
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key
+    from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not pay
+
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        kind = type(key).__name__.removesuffix("PrivateKey").strip("_")
+        raise KeyFileError(f"it is a key of the type {quoted(kind)}; only RSA and EC private keys open layers")
+    if key.curve.name not in CURVE_NAMES:
+        raise KeyFileError(f"its curve {key.curve.name} is not supported ({', '.join(CURVE_NAMES.values())} are)")
+    return key
 
 
-def _load(form: Form, data: bytes, password: bytes | None) -> object:
+def _load_pem(block: bytes, password: bytes) -> object:
+    """Load the first PEM block by what it holds, not by its label."""
+    try:
+        found = pem.split(block)[0]
+        data = found.data()
+    except (ValueError, IndexError) as error:
+        raise KeyFileError("it cannot be parsed as a private key") from error
+    if dek_info := found.headers.get("DEK-Info"):
+        return _load_legacy(dek_info, data, password)
+    return _load_der(data, password)
+
+
+def _load_legacy(dek_info: str, ciphertext: bytes, password: bytes) -> object:
+    from decoder.keys import legacy_pem
+
+    if not password:
+        raise KeyFileError(_NO_PASSWORD)
+    try:
+        return _load_der(legacy_pem.decrypt(dek_info, ciphertext, password), b"")
+    except (ValueError, _NotAKeyError) as error:
+        raise KeyFileError(_WRONG_PASSWORD) from error
+
+
+def _load_der(data: bytes, password: bytes) -> object:
+    """Load PKCS#1, PKCS#8, SEC1 or OpenSSH; the password counts only if the key is encrypted."""
+    if data.startswith(_OPENSSH_MAGIC):
+        return _load_openssh(data, password)
+    try:
+        return _load_with(data, None)
+    except TypeError as error:  # the library's way to say that the key is encrypted
+        if not password:
+            raise KeyFileError(_NO_PASSWORD) from error
+    except ValueError as error:
+        return _load_unusual(data, error)
+    try:
+        return _load_with(data, password)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(_unknown_cipher(error) or _WRONG_PASSWORD) from error
+
+
+def _load_with(data: bytes, password: bytes | None) -> object:
     """Load without the 36 ms that validating an RSA key takes.
 
-    Whoever runs this program, or the client that sent the key, vouches for it, and the authenticated
-    decryption that follows exposes a key that computes nonsense.
+    The operator of this program, or the client that sent the key, vouches for it, and the authenticated decryption
+    that follows exposes a key that computes nonsense.
     """
-    if form == "openssh":
-        from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-
-        return load_ssh_private_key(data, password, unsafe_skip_rsa_key_validation=True)
-    if form == "pkcs12":
-        from cryptography.hazmat.primitives.serialization.pkcs12 import load_key_and_certificates
-
-        with warnings.catch_warnings():  # about BER where DER belongs; standard error is for our one message
-            warnings.simplefilter("ignore")
-            return load_key_and_certificates(data, password)[0]
-    if form == "pem" and password and (der := legacy_pem.decrypt_aes192(data, password)):
-        return openssl.keys.load_der_private_key(der, None, None, unsafe_skip_rsa_key_validation=True)
-    load = openssl.keys.load_pem_private_key if form == "pem" else openssl.keys.load_der_private_key
-    return load(data, password, None, unsafe_skip_rsa_key_validation=True)
+    return openssl.keys.load_der_private_key(data, password, None, unsafe_skip_rsa_key_validation=True)
 
 
-def _parse_jwk(data: bytes) -> object:
-    from jwcrypto.common import JWException
-    from jwcrypto.jwk import JWK
+def _load_unusual(data: bytes, error: ValueError) -> object:
+    """Load what the library refuses, or say why not."""
+    from decoder.keys.rsanumbers import parse_multi_prime
 
+    if cipher := _unknown_cipher(error):
+        raise KeyFileError(cipher) from error
     try:
-        key = JWK.from_json(data.decode())
-        if not key.has_private or key.get("kty") not in ("RSA", "EC"):
-            raise KeyFileError("it is a JWK, but not an RSA or EC private key")
-        return _load("pem", key.export_to_pem(private_key=True, password=None), None)
-    except (JWException, ValueError, TypeError):
-        raise KeyFileError("it cannot be parsed as a JWK") from None
+        key = parse_multi_prime(data)
+    except (ValueError, TypeError) as unusable:
+        raise _NotAKeyError("it cannot be parsed as a private key") from unusable
+    if key is None:
+        raise _NotAKeyError("it cannot be parsed as a private key") from error
+    return key
+
+
+def _load_openssh(data: bytes, password: bytes) -> object:
+    """Load an OpenSSH key; a passphrase needs the package bcrypt."""
+    from binascii import b2a_base64
+
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
+    text = b"-----BEGIN OPENSSH PRIVATE KEY-----\n%s-----END OPENSSH PRIVATE KEY-----\n" % b2a_base64(data)
+    try:
+        try:
+            return load_ssh_private_key(text, None, unsafe_skip_rsa_key_validation=True)
+        except TypeError as error:
+            if not password:
+                raise KeyFileError(_NO_PASSWORD) from error
+            return load_ssh_private_key(text, password, unsafe_skip_rsa_key_validation=True)
+    except (ValueError, TypeError) as error:
+        raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be parsed as a private key") from error
+
+
+def _load_pkcs12(data: bytes, password: bytes) -> object:
+    """Load the one key of a PKCS#12 file whose keys `pkcs12.private_keys` does not find."""
+    import warnings
+
+    from cryptography.hazmat.primitives.serialization.pkcs12 import load_key_and_certificates
+
+    with warnings.catch_warnings():  # about BER where DER belongs; standard error is for our one message
+        warnings.simplefilter("ignore")
+        for given in (None, password):
+            try:
+                key = load_key_and_certificates(data, given)[0]
+            except (ValueError, TypeError) as error:
+                failure = error
+            else:
+                if key is None:
+                    raise KeyFileError("it holds no private key")
+                return key
+    # PKCS#12 does not tell a wrong password from damage.
+    raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be opened without a password") from failure
+
+
+def _unknown_cipher(error: Exception) -> str:
+    """Name the cipher, key derivation or hash that the library does not know, by what it says of it; "" if it does."""
+    _, found, identifier = str(error).partition("Unknown key encryption algorithm: ")
+    if not found:
+        return ""
+    from decoder.keys.ciphers import NAMES
+
+    name = NAMES.get(identifier.strip(), identifier.strip())
+    return f"it is encrypted with {quoted(name)[1:-1]}, which is not supported"

@@ -17,7 +17,7 @@ from jwcrypto.jwk import JWK
 
 from decoder import limits
 from decoder.errors import KeyFileError
-from decoder.keys.file import PEM_BEGIN
+from decoder.keys import pem
 from decoder.keywrap.jwe.opening import ECDH_KEY_BYTES, RSA_HASHES
 
 _DEFAULT_ALGORITHM = {"RSA": "RSA-OAEP", "EC": "ECDH-ES+A256KW"}
@@ -34,7 +34,7 @@ def public_jwk(data: bytes) -> JWK:
         if data.lstrip()[:1] == b"{":
             key = JWK.from_json(data.decode())
             own_id = key.get("kid")
-        elif PEM_BEGIN in data:
+        elif pem.BEGIN in data:
             key = JWK.from_pem(data)
         else:
             public = load_der_public_key(data)

@@ -18,7 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
-from decoder.keys.file import PEM_BEGIN, read_key_file
+from decoder.keys import pem
+from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
 from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
 from decoder.record import Record
@@ -117,7 +118,7 @@ def unwrap_with(
 
 def is_key_file(data: bytes) -> bool:
     """Check whether a file holds the URI of a key on a token, and not a public key or certificate."""
-    return PEM_BEGIN not in data and data[:1] != b"\x30"
+    return pem.BEGIN not in data and data[:1] != b"\x30"
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -220,7 +221,7 @@ def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
 
     readers = (
         (serialization.load_pem_public_key, lambda pem: load_pem_x509_certificate(pem).public_key())
-        if PEM_BEGIN in data
+        if pem.BEGIN in data
         else (serialization.load_der_public_key, lambda der: load_der_x509_certificate(der).public_key())
     )
     for read in readers:

@@ -6,7 +6,6 @@ Every function that reads raises ValueError for malformed input, with a reason t
 from __future__ import annotations
 
 from decoder import limits
-from decoder.formats import wire
 from decoder.formats.ber import (
     BIT_STRING,
     BOOLEAN,
@@ -25,7 +24,7 @@ from decoder.formats.ber import (
     one_byte,
     take_octets,
 )
-from decoder.keys.file import PEM_BEGIN
+from decoder.keys import pem
 from decoder.record import Record
 
 ENVELOPED_DATA = bytes.fromhex("2a864886f70d010703")  # 1.2.840.113549.1.7.3
@@ -33,8 +32,6 @@ AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")  # 1.2.840.113549.
 DATA = bytes.fromhex("2a864886f70d010701")  # 1.2.840.113549.1.7.1
 RSA_ENCRYPTION = bytes.fromhex("2a864886f70d010101")  # 1.2.840.113549.1.1.1
 _SUBJECT_KEY_IDENTIFIER = bytes.fromhex("551d0e")  # 2.5.29.14
-
-_PEM_END = b"-----END "
 
 
 class Algorithm(Record):
@@ -103,7 +100,7 @@ def parse_envelope(data: bytes) -> Envelope:
     """
     if len(data) > limits.CMS_BYTES:
         raise ValueError(f"it is longer than {limits.CMS_BYTES} bytes")
-    outermost = Reader(_without_pem(data, b"CMS", b"PKCS7"))
+    outermost = Reader(_without_pem(data, "CMS", "PKCS7"))
     content_info = Reader(outermost.take(SEQUENCE).value)
     outermost.end()
     content_type = content_info.take(OID).value
@@ -152,9 +149,7 @@ def parse_certificate(data: bytes) -> Certificate:
     if len(data) > limits.CERTIFICATE_BYTES:
         raise ValueError(f"it is longer than {limits.CERTIFICATE_BYTES} bytes")
     fields = Reader(
-        Reader(Reader(_without_pem(data, b"CERTIFICATE", b"X509 CERTIFICATE")).take(SEQUENCE).value)
-        .take(SEQUENCE)
-        .value
+        Reader(Reader(_without_pem(data, "CERTIFICATE", "X509 CERTIFICATE")).take(SEQUENCE).value).take(SEQUENCE).value
     )
     fields.optional(EXPLICIT)  # version
     serial = fields.take(INTEGER)
@@ -168,14 +163,14 @@ def parse_certificate(data: bytes) -> Certificate:
     return Certificate(one_byte(SEQUENCE) + issuer.encoded + serial.encoded, key_identifier, public_key)
 
 
-def _without_pem(data: bytes, *labels: bytes) -> bytes:
-    if PEM_BEGIN not in data:
+def _without_pem(data: bytes, *labels: str) -> bytes:
+    """Return DER as it is, and of PEM the first block with one of these labels."""
+    if pem.BEGIN not in data:
         return data
-    for label in labels:
-        body, end, _ = data.partition(PEM_BEGIN + label + b"-----")[2].partition(_PEM_END + label + b"-----")
-        if end:
-            return wire.decode_base64(body.translate(None, b" \t\r\n").decode("ascii", "replace"))
-    raise ValueError("it is PEM, but with another label than " + b" or ".join(labels).decode())
+    for block in pem.split(data):
+        if block.label in labels:
+            return block.data()
+    raise ValueError(f"it is PEM, but with another label than {' or '.join(labels)}")
 
 
 def _recipients(value: bytes) -> list[Recipient]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from decoder import limits
 from decoder.formats import ber
-from decoder.keys.file import PEM_BEGIN
+from decoder.keys import pem
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 
@@ -52,7 +52,7 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
     for data in certificates:
         try:
             identifiers = cms.parse_certificate(data)
-            load = load_pem_x509_certificate if PEM_BEGIN in data else load_der_x509_certificate
+            load = load_pem_x509_certificate if pem.BEGIN in data else load_der_x509_certificate
             certificate = load(data)
             name = f"subject {shown(certificate.subject.rfc4514_string())} serial {certificate.serial_number:x}"
         except ValueError:

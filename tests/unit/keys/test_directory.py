@@ -55,7 +55,7 @@ def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
         ("'dangling'", "No such file or dire"),
         ("'README'", "it holds no key of a"),
         ("'empty'", "it is empty"),
-        ("'key.pub'", "it holds no key but "),
+        ("'key.pub'", "it holds a public ke"),
         ("'large'", "it is larger than 10"),
         ("'pipe'", "it is not a regular "),
     ]

@@ -440,7 +440,7 @@ CMS = writer.enveloped(writer.gcm_parts(somebody().key, OPTIONS))
         (b"\x30\x80" + b"\x04\x00" * 100_000, "more than 4096 elements"),
         (CMS.ljust(limits.CMS_BYTES + 1), "longer than 262144"),
         (pem_of(CMS, "PRIVATE KEY"), "another label"),
-        (pem_of(CMS, "CMS").partition(b"-----END")[0], "another label"),
+        (pem_of(CMS, "CMS").partition(b"-----END")[0], "does not end"),
         (b"-----BEGIN CMS-----\n\xff\n-----END CMS-----", "not base64"),
     ],
     ids=range(17),
