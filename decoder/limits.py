@@ -109,7 +109,6 @@ SOCKET_LOCK_POLL_SECONDS = 0.01
 # Keyproviders.
 PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0
-PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time, after which one of ours gives up by itself, with a better error
 PROVIDER_ERROR_BYTES = 2 * KIB
 
 # Cloud key services. Their time is less than PROVIDER_SECONDS, so that it is their error which is seen.
@@ -127,8 +126,6 @@ PROVIDER_TIMEOUT_SECONDS = 600.0
 PROVIDER_ANNOTATION_BYTES = 256 * KIB
 PROVIDER_DRAIN_SECONDS = 1.0  # for what the processes that a command left running still write
 PROVIDER_REAP_SECONDS = 5.0
-PROVIDER_FIRST_PAUSE_SECONDS = 0.25  # the bound of the first random pause before another attempt; each one doubles it
-PROVIDER_LONGEST_PAUSE_SECONDS = 4.0
 PROVIDER_RETRIES = 2
 PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
 PROVIDER_PROBE_SECONDS = 3.0
@@ -168,6 +165,7 @@ REGISTRY_ERROR_BYTES = 16 * KIB
 REGISTRY_TOKEN_BYTES = 256 * KIB
 REGISTRY_TOKEN_SECONDS = 60.0  # how long a token holds that does not say
 REGISTRY_REFERENCE_CHARACTERS = 512
+REGISTRY_TAGS = 65536
 DOCKER_CONFIG_BYTES = 1 * MIB
 CREDENTIAL_HELPER_SECONDS = 30.0
 CREDENTIAL_HELPER_BYTES = 64 * KIB

@@ -17,7 +17,7 @@ from decoder.layer import stream
 from decoder.layer.digest import RunningDigest, split_digest
 
 if TYPE_CHECKING:
-    from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget
+    from decoder.image.transport import BlobReader, BlobSource, BlobWriter, Descriptor, ImageTarget
     from decoder.layer.annotations import LayerKey, PrivateOptions
 
 Advance = Callable[[int], None]
@@ -118,7 +118,7 @@ class DigestingSink:
         raise NotImplementedError
 
 
-def read_whole(source: ImageSource, descriptor: Descriptor, most: int) -> bytes:
+def read_whole(source: BlobSource, descriptor: Descriptor, most: int) -> bytes:
     """Read a small blob, such as a manifest, and compare its digest.
 
     Args:
@@ -139,7 +139,7 @@ def read_whole(source: ImageSource, descriptor: Descriptor, most: int) -> bytes:
     return bytes(data[:length])
 
 
-def copy(source: ImageSource, target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
+def copy(source: BlobSource, target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
     """Copy a blob as it is.
 
     Raises:
@@ -155,7 +155,7 @@ def copy(source: ImageSource, target: ImageTarget, descriptor: Descriptor, advan
 
 
 def encrypt(
-    source: ImageSource, target: ImageTarget, descriptor: Descriptor, options: PrivateOptions, advance: Advance
+    source: BlobSource, target: ImageTarget, descriptor: Descriptor, options: PrivateOptions, advance: Advance
 ) -> Written:
     """Encrypt a blob from one place to another.
 
@@ -184,7 +184,7 @@ def encrypt(
 
 
 def decrypt(
-    source: ImageSource, target: ImageTarget, descriptor: Descriptor, key: LayerKey, plain: str, advance: Advance
+    source: BlobSource, target: ImageTarget, descriptor: Descriptor, key: LayerKey, plain: str, advance: Advance
 ) -> Written:
     """Decrypt a blob from one place to another.
 
@@ -244,8 +244,36 @@ def verify_plain(target: ImageTarget, descriptor: Descriptor, advance: Advance =
         reader.check()
 
 
+def verify(source: BlobSource, descriptor: Descriptor, opened: tuple[LayerKey, str] | None, advance: Advance) -> None:
+    """Read a blob and compare its digest; of an encrypted layer also the HMAC and the digest of the plain layer.
+
+    Args:
+        source: has it.
+        descriptor: its digest and size.
+        opened: the key and the plain layer's digest ("" if unknown) of an encrypted layer; None for any other blob.
+        advance: told of every read.
+
+    Raises:
+        DigestError: it is not what its descriptor says.
+        LayerError: the HMAC or the plain layer's digest differs.
+        ImageError: reading failed.
+    """
+    if opened is None:
+        buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
+        with checked(source, descriptor, advance) as reader:
+            while reader.readinto(buffer):
+                pass
+            reader.check()
+        return
+    key, plain = opened
+    with checked(source, descriptor, advance) as reader, _plain_digest(plain) as digest:
+        stream.decrypt(reader, DigestingSink(digest), key, limits.IMAGE_BUFFER_BYTES)
+        reader.check()
+        _compare(digest, plain, descriptor)
+
+
 @contextmanager
-def checked(source: ImageSource, descriptor: Descriptor, advance: Advance = _ignore) -> Iterator[CheckedReader]:
+def checked(source: BlobSource, descriptor: Descriptor, advance: Advance = _ignore) -> Iterator[CheckedReader]:
     """Open a blob to read it with its digest; the caller calls `check` at its end.
 
     Raises:

@@ -1,12 +1,13 @@
-"""Manifests and indexes (image-spec, manifest.md and image-index.md): read as a tree, and written anew from the leaves.
+"""Manifests and indexes (image-spec, manifest.md and image-index.md): read as a tree, and written from the leaves up.
 
-Members that are not known stay as they are. What changes in a Docker manifest becomes OCI, for only OCI has media
-types of encrypted layers.
+Unknown members stay. A Docker manifest that changes becomes an OCI manifest: only OCI has media types of encrypted
+layers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -36,21 +37,34 @@ PLAIN_LAYERS = {
     + next((f"+{name}" for name in ("gzip", "zstd") if name in media_type), "")
     for media_type in layer.DECODABLE
 }
-_ATTESTED = "vnd.docker.reference.digest"  # BuildKit: the manifest in the same index that an attestation is about
+# BuildKit: an attestation says its kind, and which manifest in the same index it is about.
+_REFERENCE_TYPE = "vnd.docker.reference.type"
+_ATTESTED = "vnd.docker.reference.digest"
+# Layers of statements about images: in-toto (SLSA), cosign and notation.
+_STATEMENTS = (
+    "application/vnd.in-toto+json",
+    "application/vnd.dsse.envelope.v1+json",
+    "application/vnd.dev.cosign.simplesigning.v1+json",
+    "application/jose+json",
+    "application/cose",
+)
+_WORD = re.compile(r"[A-Za-z0-9._+/-]{1,128}")
 
 
 class Node:
-    """A manifest or an index, with all that is below it.
+    """A manifest or an index, with everything below it.
 
     Attributes:
-        descriptor: names it.
-        data: its bytes, of which `descriptor` has the digest.
-        value: the same, parsed.
-        platform: OS, architecture and variant, joined by slashes; "" if neither descriptor nor configuration tell.
+        descriptor: refers to it.
+        data: its bytes, whose digest the descriptor has.
+        value: its parsed JSON.
+        platform: OS, architecture and variant, joined by slashes, printable; "" if nothing tells them.
+        diff_ids: the digests of the uncompressed layers in the configuration, if it has them.
         children: the manifests and indexes in an index.
-        others: what else it names: configuration, or members of an index of an unknown kind.
+        others: what else it refers to: the configuration, or entries of an index that are neither.
         layers: the descriptors of a manifest's layers.
         changed: new descriptors of layers, by number.
+        is_dropped: whether the new image goes without it.
     """
 
     def __init__(self, descriptor: Descriptor, data: bytes, value: dict[str, Any]) -> None:
@@ -58,31 +72,45 @@ class Node:
         self.data = data
         self.value = value
         self.platform = ""
-        self.config: dict[str, object] = {}
+        self.diff_ids: list[object] = []
         self.children: list[Node] = []
         self.others: list[Descriptor] = []
         self.layers: list[Descriptor] = []
         self.changed: dict[int, Descriptor] = {}
+        self.is_dropped = False
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether it is a manifest, not an index."""
+        return self.descriptor["mediaType"] in _MANIFESTS
 
     @property
     def is_image(self) -> bool:
-        """Tell a container image from other artifacts, such as attestations, which have no layers in tar archives."""
+        """Whether it is a container image: other artifacts have no layers in tar archives."""
         types = [str(each["mediaType"]) for each in self.layers]
-        is_manifest = self.descriptor["mediaType"] in _MANIFESTS
-        return is_manifest and (not types or any(is_plain(each) or is_encrypted(each) for each in types))
+        return self.is_manifest and (not types or any(is_plain(each) or is_encrypted(each) for each in types))
 
     @property
-    def diff_ids(self) -> list[object]:
-        """The digests of the uncompressed layers, or nothing if the configuration has none."""
-        rootfs = self.config.get("rootfs")
-        found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
-        return found if isinstance(found, list) else []
+    def is_attestation(self) -> bool:
+        """Whether it is a statement about another manifest: SBOM, provenance or signature."""
+        if annotations_of(self.descriptor).get(_REFERENCE_TYPE) == "attestation-manifest":
+            # Anybody can write that; what could run is an image all the same.
+            return not any(is_plain(each["mediaType"]) or is_encrypted(each["mediaType"]) for each in self.layers)
+        return bool(self.layers) and all(each["mediaType"] in _STATEMENTS for each in self.layers)
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message: its platform, artifact type or configuration's type."""
+        config = self.value.get("config")
+        fallback = config.get("mediaType") if isinstance(config, dict) else self.descriptor["mediaType"]
+        return self.platform or shown(self.value.get("artifactType") or fallback)
 
     def walk(self) -> Iterator[Node]:
-        """Yield this one and all below, in the order of the indexes."""
+        """Yield this node and all below that are not dropped, in the order of the indexes."""
         yield self
         for child in self.children:
-            yield from child.walk()
+            if not child.is_dropped:
+                yield from child.walk()
 
 
 def is_plain(media_type: str) -> bool:
@@ -110,26 +138,33 @@ class _Loader:
         self._source = source
         self._count = 0
         self._bytes = 0
+        self._configurations: dict[str, tuple[str, list[object]]] = {}
 
     def load(self, descriptor: Descriptor, path: tuple[str, ...] = ()) -> Node:
         digest = descriptor["digest"]
         self._count += 1
-        self._bytes += descriptor["size"]
         if digest in path:
-            raise ImageError(f"the index {digest} names itself")
+            raise ImageError(f"the index {digest} refers to itself")
         if len(path) > limits.IMAGE_INDEX_DEPTH:
-            raise ImageError(f"its indexes are nested more than {limits.IMAGE_INDEX_DEPTH} deep")
-        if self._count > limits.IMAGE_MANIFESTS or self._bytes > limits.IMAGE_MANIFESTS_BYTES:
-            raise ImageError(
-                f"it has more than {limits.IMAGE_MANIFESTS} manifests or {limits.IMAGE_MANIFESTS_BYTES} bytes of them"
-            )
-        data = blobs.read_whole(self._source, descriptor, limits.MANIFEST_BYTES)
+            raise ImageError(f"the image has indexes nested more than {limits.IMAGE_INDEX_DEPTH} deep")
+        if self._count > limits.IMAGE_MANIFESTS:
+            raise ImageError(f"the image has more than {limits.IMAGE_MANIFESTS} manifests")
+        data = self._read(descriptor, limits.MANIFEST_BYTES)
         node = Node(descriptor, data, _parse(descriptor, data))
         if descriptor["mediaType"] in _INDEXES:
             self._load_index(node, (*path, digest))
         else:
             self._load_manifest(node)
         return node
+
+    def _read(self, descriptor: Descriptor, most: int) -> bytes:
+        """Read a manifest or configuration; together they have at most IMAGE_MANIFESTS_BYTES."""
+        self._bytes += descriptor["size"]
+        if self._bytes > limits.IMAGE_MANIFESTS_BYTES:
+            raise ImageError(
+                f"the manifests and configurations of the image have more than {limits.IMAGE_MANIFESTS_BYTES} bytes"
+            )
+        return blobs.read_whole(self._source, descriptor, most)
 
     def _load_index(self, node: Node, path: tuple[str, ...]) -> None:
         for entry in _descriptors(node, "manifests", limits.IMAGE_MANIFESTS):
@@ -142,12 +177,27 @@ class _Loader:
         node.layers = _descriptors(node, "layers", limits.IMAGE_LAYERS)
         config = check_descriptor(node.value.get("config"))
         node.others.append(config)
+        platform = ""
         if config["mediaType"] in (OCI_CONFIG, _DOCKER_CONFIG):
+            platform, node.diff_ids = self._configuration(config)
+        node.platform = _platform(node.descriptor.get("platform")) or platform
+
+    def _configuration(self, descriptor: Descriptor) -> tuple[str, list[object]]:
+        """Read the platform and the diff IDs from a configuration, once for each; nothing else of it is kept."""
+        digest = descriptor["digest"]
+        if digest not in self._configurations:
             try:
-                node.config = wire.parse_object(blobs.read_whole(self._source, config, limits.IMAGE_CONFIG_BYTES))
+                value = wire.parse_object(self._read(descriptor, limits.IMAGE_CONFIG_BYTES))
             except ValueError as error:
-                raise ImageError(f"the image configuration {config['digest']}: {error}") from error
-        node.platform = _platform(node.descriptor.get("platform")) or _platform(node.config)
+                raise ImageError(f"the image configuration {digest}: {error}") from error
+            self._configurations[digest] = _platform(value), _diff_ids(value)
+        return self._configurations[digest]
+
+
+def _diff_ids(config: dict[str, object]) -> list[object]:
+    rootfs = config.get("rootfs")
+    found = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    return found if isinstance(found, list) and len(found) <= limits.IMAGE_LAYERS else []
 
 
 def check_descriptor(value: object) -> Descriptor:
@@ -172,6 +222,17 @@ def annotations_of(descriptor: Descriptor) -> dict[str, str]:
     return descriptor.get("annotations") or {}
 
 
+def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
+    """Return the digest of what a manifest is about (its `subject`), "" if it has none or cannot be read."""
+    if descriptor["mediaType"] not in (*_MANIFESTS, *_INDEXES):
+        return ""
+    try:
+        subject = wire.parse_object(blobs.read_whole(source, descriptor, limits.MANIFEST_BYTES)).get("subject")
+    except (ImageError, ValueError):
+        return ""
+    return str(subject.get("digest", "")) if isinstance(subject, dict) else ""
+
+
 def rebuild(node: Node) -> list[Node]:
     """Write everything anew that layers were changed in, the leaves first and `node` last.
 
@@ -180,13 +241,14 @@ def rebuild(node: Node) -> list[Node]:
     """
     rebuilt: list[Node] = []
     children: list[Descriptor] = []
-    for child in node.children:
+    kept = [child for child in node.children if not child.is_dropped]
+    for child in kept:
         rebuilt += rebuild(child)
         children.append(rebuilt[-1].descriptor)
     if node.changed:
         rebuilt.append(_manifest_with_changes(node))
-    elif any(old.descriptor["digest"] != new["digest"] for old, new in zip(node.children, children, strict=True)):
-        rebuilt.append(_index_of(node, children))
+    elif [each.descriptor["digest"] for each in node.children] != [each["digest"] for each in children]:
+        rebuilt.append(_index_of(node, kept, children))
     else:
         rebuilt.append(node)
     return rebuilt
@@ -204,21 +266,28 @@ def _manifest_with_changes(node: Node) -> Node:
     return _written(node.descriptor, value)
 
 
-def _index_of(node: Node, children: list[Descriptor]) -> Node:
-    """Write an index anew; what says which manifest it attests follows that manifest."""
-    new = {old.descriptor["digest"]: each["digest"] for old, each in zip(node.children, children, strict=True)}
-    rest = iter(children)
+def _index_of(node: Node, kept: list[Node], children: list[Descriptor]) -> Node:
+    """Write an index again; an attestation goes on naming the manifest that it is about."""
+    new = {old.descriptor["digest"]: each["digest"] for old, each in zip(kept, children, strict=True)}
+    rest = iter(_with_gaps(node, children))
     manifests = []
     for old in node.value["manifests"]:
         entry = old
         if old["mediaType"] in (*_MANIFESTS, *_INDEXES):
             child = next(rest)
+            if child is None:
+                continue
             entry = described(old, child["mediaType"], child["digest"], child["size"])
         annotations = annotations_of(old)
         if annotations.get(_ATTESTED) in new:
             entry = {**entry, "annotations": {**annotations, _ATTESTED: new[annotations[_ATTESTED]]}}
         manifests.append(entry)
     return _written(node.descriptor, {**node.value, "manifests": manifests})
+
+
+def _with_gaps(node: Node, children: list[Descriptor]) -> list[Descriptor | None]:
+    rest = iter(children)
+    return [None if child.is_dropped else next(rest) for child in node.children]
 
 
 def _in_oci(descriptor: Descriptor, types: dict[str, str]) -> Descriptor:
@@ -266,4 +335,9 @@ def _platform(value: object) -> str:
     parts = [value.get(name) or "" for name in ("os", "architecture", "variant")]
     if not all(isinstance(part, str) for part in parts) or not all(parts[:2]):
         return ""
-    return "/".join(filter(None, parts))
+    return shown("/".join(filter(None, parts)))
+
+
+def shown(text: object) -> str:
+    """Return a word from a manifest as it is if it is plain, otherwise quoted, so that it can be printed."""
+    return text if isinstance(text, str) and _WORD.fullmatch(text) else quoted(text)

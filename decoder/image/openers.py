@@ -1,15 +1,16 @@
-"""Keys as the command line names them: `FILE[:pass=…|:file=…|:fd=…]`, `provider:NAME[:PARAM]`, and certificates."""
+"""Keys on the command line: `FILE[:PASSWORD|:pass=…|:file=…|:fd=…]`, `provider:NAME[:PARAM]`, and certificates."""
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Sequence
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import split_provider
-from decoder.keys.file import read_key_file
+from decoder.keys.file import read_key_file, recognise
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import CONFIG_VARIABLE
 
@@ -19,11 +20,11 @@ _WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
 
 
 def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config: str = "") -> DecryptConfig:
-    """Read what opens layers.
+    """Read the keys that open layers.
 
     Args:
         keys: the values of --key. Keyproviders are asked only if one is named.
-        certificates: the values of --dec-recipient, with `pkcs7:` before them or without.
+        certificates: the values of --dec-recipient, with or without `pkcs7:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
 
     Raises:
@@ -47,24 +48,52 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
 
 
 def _add(keyring: Keyring, option: str, path: str, password: bytes = b"") -> None:
-    from decoder.keys.file import recognise
-
     try:
-        keyring.extend(recognise(path, read_key_file(path), password))
+        keyring.extend(recognise(path, _read(path), password))
     except KeyFileError as error:
         raise UsageError(f"{option} {quoted(path)}: {error}") from error
 
 
+def _read(path: str) -> bytes:
+    """Read a key file, or a pipe such as /dev/stdin and the shell's process substitution (/dev/fd/N), to its end.
+
+    Raises:
+        KeyFileError: it cannot be read, or is larger than KEY_FILE_BYTES.
+    """
+    if not _is_pipe(path):
+        return read_key_file(path)
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limits.KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError(error.strerror or "it cannot be read") from error
+    if len(data) > limits.KEY_FILE_BYTES:
+        raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
+    return data
+
+
+def _is_pipe(path: str) -> bool:
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and path == "/dev/stdin")
+
+
 def _split_password(text: str) -> tuple[str, bytes]:
-    """Split a file from its password; no message has the text, which may hold one."""
+    """Split a file from its password; no message has the text, which may hold one.
+
+    Raises:
+        UsageError: the password cannot be read.
+    """
     match = _WITH_PASSWORD.fullmatch(text)
     if not match:
-        return text, b""
+        return _split_bare_password(text)
     path, kind, value = match.groups()
     if kind == "pass":
         return path, value.encode()
     if kind == "fd" and not value.isdecimal():
-        raise UsageError(f"--key {quoted(path)}: fd= wants the number of a descriptor")
+        raise UsageError(f"--key {quoted(path)}: fd= needs the number of a descriptor")
     try:
         # A password file is often /dev/stdin or a pipe of the shell's, so it need not be a regular one.
         with open(int(value) if kind == "fd" else value, "rb") as file:
@@ -74,3 +103,11 @@ def _split_password(text: str) -> tuple[str, bytes]:
     if len(password) > limits.PASSWORD_BYTES:
         raise UsageError(f"--key {quoted(path)}: its password is longer than {limits.PASSWORD_BYTES} bytes")
     return path, password.removesuffix(b"\n").removesuffix(b"\r")
+
+
+def _split_bare_password(text: str) -> tuple[str, bytes]:
+    """Split FILE:PASSWORD, as ctr-enc and skopeo take it; a file whose name has a colon is taken as it is."""
+    path, _, password = text.partition(":")
+    if password and not os.path.exists(text) and os.path.exists(path):
+        return path, password.encode()
+    return text, b""

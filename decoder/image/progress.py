@@ -1,10 +1,12 @@
-"""What people and programs see of the work: bars at a terminal, lines elsewhere, nothing but remarks for programs."""
+"""What people and programs see of the work, on standard error: bars, lines, JSON lines, or remarks alone."""
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import suppress
 from threading import Lock
+from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -13,25 +15,32 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+AUTO, PLAIN, JSON, NONE = "auto", "plain", "json", "none"
+MODES = (AUTO, PLAIN, JSON, NONE)
+_EVENT_SECONDS = 0.5  # between two reports of how far a blob is
+
 
 class Task(Protocol):
-    """One blob's way."""
+    """The way of one blob."""
 
     def advance(self, count: int) -> None:
-        """Tell that so many more bytes went through."""
+        """Note that so many more bytes went through."""
+
+    def phase(self, label: str) -> None:
+        """Note that the same blob goes through once more, for another purpose."""
 
     def restart(self, reason: str) -> None:
-        """Tell that none of them counts, for it begins anew, and why."""
+        """Note that it starts again from the beginning, and why."""
 
     def done(self, text: str) -> None:
-        """Tell that it is finished, and what came of it."""
+        """Note that it is finished, with the result."""
 
 
 class Progress:
-    """Lines on standard error: one for each remark, and for each blob when it is finished.
+    """A line for each remark, and for each blob when it is finished.
 
     Attributes:
-        remarks: what was said that was not done, or is worth knowing.
+        remarks: what stays as it is, and what else the user should know.
     """
 
     def __init__(self) -> None:
@@ -47,43 +56,71 @@ class Progress:
         pass
 
     def remark(self, text: str) -> None:
-        """Say something once, however many layers it is about."""
+        """Tell the user something, once, however many layers it is about."""
         with self._lock:
             if text not in self.remarks:
                 self.remarks.append(text)
-                self._say(text)
+                self._say_remark(text)
 
     def task(self, label: str, size: int) -> Task:
         """Start a blob of so many bytes."""
         return _Line(self, label)
 
     def finished(self, text: str) -> None:
-        """Say that a blob is finished."""
+        """Tell that a blob is finished."""
         with self._lock:
             self._say(text)
 
+    def _say_remark(self, text: str) -> None:
+        self._say(text)
+
     def _say(self, text: str) -> None:
-        with suppress(OSError):  # if nobody listens, the work goes on
-            print(f"ctd-decoder: {text}", file=sys.stderr, flush=True)
+        _write(f"ctd-decoder: {text}")
 
 
 class Quiet(Progress):
-    """Remarks alone, for programs."""
+    """Remarks alone."""
 
     def finished(self, text: str) -> None:
         """Say nothing."""
 
 
+class JsonLines(Progress):
+    """A JSON object in each line, for programs: start, progress, phase, restart, done, remark."""
+
+    def task(self, label: str, size: int) -> Task:
+        """Start a blob."""
+        return _Events(self, label, size)
+
+    def finished(self, text: str) -> None:
+        """Report something without a task of its own."""
+        self.event(event="done", text=text)
+
+    def event(self, **members: object) -> None:
+        """Write one line."""
+        with self._lock:
+            _write(json.dumps(members))
+
+    def _say_remark(self, text: str) -> None:
+        _write(json.dumps({"event": "remark", "text": text}))
+
+
 class Bars(Progress):
-    """A bar for each blob that is on its way, and lines above them."""
+    """A bar for each blob that is on its way, with the time that is left, and lines above them."""
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, TextColumn, TransferSpeedColumn
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
         from rich.progress import Progress as RichProgress
 
         super().__init__()
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         self._bars: RichProgress = RichProgress(*columns, console=Console(stderr=True), transient=True)
 
     def __enter__(self) -> Bars:
@@ -103,14 +140,26 @@ class Bars(Progress):
         self._bars.console.print(f"ctd-decoder: {text}", markup=False, highlight=False, soft_wrap=True)
 
 
-def choose(for_programs: bool) -> Progress:
-    """Choose bars at a terminal if their library is there, lines elsewhere, and little for programs."""
-    if for_programs:
+def choose(mode: str, for_programs: bool) -> Progress:
+    """Choose how the work is shown.
+
+    Args:
+        mode: one of MODES; `auto` is bars at a terminal if their library is installed, and lines elsewhere.
+        for_programs: whether the result is JSON; then `auto` is remarks alone.
+    """
+    if mode == JSON:
+        return JsonLines()
+    if mode == NONE or (mode == AUTO and for_programs):
         return Quiet()
-    if sys.stderr.isatty():
+    if mode == AUTO and sys.stderr.isatty():
         with suppress(ImportError):
             return Bars()
     return Progress()
+
+
+def _write(line: str) -> None:
+    with suppress(OSError):  # if nobody listens, the work goes on
+        print(line, file=sys.stderr, flush=True)
 
 
 class _Line:
@@ -121,8 +170,11 @@ class _Line:
     def advance(self, count: int) -> None:
         pass
 
+    def phase(self, label: str) -> None:
+        self._label = label
+
     def restart(self, reason: str) -> None:
-        self._progress.finished(f"{self._label} begins anew: {reason}")
+        self._progress.finished(f"{self._label} starts again: {reason}")
 
     def done(self, text: str) -> None:
         self._progress.finished(text)
@@ -137,6 +189,10 @@ class _Bar(_Line):
     def advance(self, count: int) -> None:
         self._bars.advance(self._task, count)
 
+    def phase(self, label: str) -> None:
+        self._bars.reset(self._task, description=label)
+        super().phase(label)
+
     def restart(self, reason: str) -> None:
         self._bars.reset(self._task)
         super().restart(reason)
@@ -144,3 +200,33 @@ class _Bar(_Line):
     def done(self, text: str) -> None:
         self._bars.remove_task(self._task)
         super().done(text)
+
+
+class _Events:
+    def __init__(self, progress: JsonLines, label: str, size: int) -> None:
+        self._progress = progress
+        self._label = label
+        self._size = size
+        self._bytes = 0
+        self._next = monotonic() + _EVENT_SECONDS
+        self._tell("start")
+
+    def advance(self, count: int) -> None:
+        self._bytes += count
+        if monotonic() >= self._next:
+            self._next = monotonic() + _EVENT_SECONDS
+            self._tell("progress")
+
+    def phase(self, label: str) -> None:
+        self._label, self._bytes = label, 0
+        self._tell("phase")
+
+    def restart(self, reason: str) -> None:
+        self._bytes = 0
+        self._tell("restart", text=reason)
+
+    def done(self, text: str) -> None:
+        self._tell("done", text=text)
+
+    def _tell(self, event: str, **members: object) -> None:
+        self._progress.event(event=event, task=self._label, bytes=self._bytes, size=self._size, **members)

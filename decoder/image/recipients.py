@@ -100,6 +100,11 @@ class Recipients:
         return bool(self._recipients)
 
     @property
+    def schemes(self) -> frozenset[str]:
+        """The schemes of the recipients: `jwe`, …, `provider.NAME`."""
+        return frozenset(each.scheme for each in self._recipients)
+
+    @property
     def warnings(self) -> list[str]:
         """What is odd about the keyproviders that have wrapped so far, or about their configuration."""
         return [warning for provider in self._providers.values() for warning in provider.warnings]

@@ -1,4 +1,4 @@
-"""From one place to another: changed layers, every other blob, manifests, and last the name."""
+"""From one place to another: changed layers, every other blob, the manifests, and last the name."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from threading import Event
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from decoder.errors import DecoderError
+from decoder.errors import DecoderError, ImageError
 from decoder.image import blobs, manifest
 from decoder.image.retries import again
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.transport import Descriptor, ImageSource, ImageTarget
 
-Job = Callable[["Work"], None]
+_Result = TypeVar("_Result")
+Job = Callable[["Work"], _Result]
 
 
 class _StoppedError(DecoderError):
@@ -26,7 +27,7 @@ class _StoppedError(DecoderError):
 
 
 class Work:
-    """Jobs side by side, up to the cores; the first that fails ends the others.
+    """Jobs side by side, one for each core; the first failure ends the others.
 
     Args:
         progress: shows each.
@@ -36,8 +37,11 @@ class Work:
         self.progress = progress
         self._stop = Event()
 
-    def run(self, jobs: Iterable[Job]) -> None:
+    def run(self, jobs: Iterable[Job[_Result]]) -> list[_Result]:
         """Run jobs to their end.
+
+        Returns:
+            Their results, in their order.
 
         Raises:
             DecoderError: what the first job to fail raised.
@@ -53,9 +57,10 @@ class Work:
         failures = [error for future in futures if not future.cancelled() and (error := future.exception())]
         if failures:
             raise min(failures, key=lambda error: isinstance(error, _StoppedError))
+        return [future.result() for future in futures]
 
     def advance(self, advance: Callable[[int], None]) -> Advance:
-        """Make what a blob tells its progress to, and is stopped by."""
+        """Return what a blob reports its progress to; it raises once another job has failed."""
 
         def checked(count: int) -> None:
             if self._stop.is_set():
@@ -65,17 +70,17 @@ class Work:
         return checked
 
 
-def _went_well(futures: list[Future[None]]) -> bool:
+def _went_well(futures: list[Future[_Result]]) -> bool:
     return all(future.done() and not future.cancelled() and not future.exception() for future in futures)
 
 
-def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job]:
-    """Make the jobs that copy every blob which no change replaces and the target has not yet."""
+def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job[None]]:
+    """Return the jobs that copy every blob which no change replaces and which the target does not have."""
     return [_copy_job(source, target, descriptor) for descriptor in _unchanged(root)]
 
 
 def publish(target: ImageTarget, root: Node) -> Descriptor:
-    """Write the manifests, with what was changed in them, and let the target's name be theirs.
+    """Write the manifests with their changes, and let the target's name refer to them.
 
     Returns:
         The descriptor that the name now stands for.
@@ -85,6 +90,17 @@ def publish(target: ImageTarget, root: Node) -> Descriptor:
         target.put_manifest(node.data, node.descriptor)
     target.publish(nodes[-1].descriptor)
     return nodes[-1].descriptor
+
+
+def is_elsewhere(source: ImageSource, descriptor: Descriptor) -> bool:
+    """Tell whether a foreign layer is not at the source, but only where its `urls` lead (image-spec, descriptor.md)."""
+    if not descriptor.get("urls") or "layer" not in descriptor["mediaType"]:
+        return False
+    try:
+        with source.open(descriptor):
+            return False
+    except ImageError:
+        return True
 
 
 def _unchanged(root: Node) -> Iterator[Descriptor]:
@@ -98,10 +114,10 @@ def _unchanged(root: Node) -> Iterator[Descriptor]:
                 yield descriptor
 
 
-def _copy_job(source: ImageSource, target: ImageTarget, descriptor: Descriptor) -> Job:
+def _copy_job(source: ImageSource, target: ImageTarget, descriptor: Descriptor) -> Job[None]:
     def job(work: Work) -> None:
-        if descriptor.get("urls") and "layer" in descriptor["mediaType"]:
-            work.progress.remark(f"{descriptor['digest']} is kept elsewhere (urls) and was not copied")
+        if is_elsewhere(source, descriptor):
+            work.progress.remark(f"{descriptor['digest']} is stored elsewhere (urls) and was not copied")
         elif not target.has(descriptor):
             task = work.progress.task(f"copy {descriptor['digest'][:19]}", descriptor["size"])
             again(lambda: blobs.copy(source, target, descriptor, work.advance(task.advance)), task)

@@ -16,7 +16,7 @@ TRANSPORTS = {
     "oci": "files.ocilayout",
     "oci-archive": "files.archive",
     "docker-archive": "files.archive",
-    "docker": "registry",
+    "docker": "registry.place",
     "containerd": "containerd.store",
 }
 
@@ -38,14 +38,21 @@ class BlobWriter(Protocol):
         """Make the blob visible under its digest."""
 
 
-class ImageSource(Protocol):
+class BlobSource(Protocol):
+    """Blobs to read."""
+
+    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
+        """Open a blob for reading: may be called from several threads."""
+
+
+class ImageSource(BlobSource, Protocol):
     """An image to read."""
 
     def root(self) -> Descriptor:
         """Resolve the reference: the descriptor of a manifest or an index."""
 
-    def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a blob for reading, in a thread of its own if need be: may be called from several threads."""
+    def referrers(self, digest: str) -> list[str]:
+        """Name what refers to a manifest from outside the image: signatures, SBOMs (OCI 1.1 `subject`, cosign tags)."""
 
 
 class ImageTarget(Protocol):
@@ -66,6 +73,17 @@ class ImageTarget(Protocol):
     def publish(self, descriptor: Descriptor) -> None:
         """Let the reference name this manifest or index: last, and at once or not at all."""
 
+    def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
+        """After `publish`: delete plain blobs if the image was encrypted in place, and nothing else refers to them.
+
+        Args:
+            layers: the digests of the plain layers that were encrypted.
+            manifests: the digests of the manifests and indexes that named them.
+
+        Returns:
+            A line about each plain blob that stays.
+        """
+
 
 class Options(NamedTuple):
     """What transports need beside the reference.
@@ -74,13 +92,17 @@ class Options(NamedTuple):
         tls_verify: whether a registry must speak TLS, with a certificate that is accepted.
         namespace: of containerd.
         address: containerd's socket.
-        mount_from: where a target's image comes from, a whole reference: a registry may have those blobs at hand.
+        login: the user and password for registries, ("", "") for those that `docker login` and others stored.
+        authfile: the file with stored logins, "" for the usual ones.
+        source: where a target's image comes from, `TRANSPORT:PLACE`: it may be the same place, or have blobs at hand.
     """
 
     tls_verify: bool = True
     namespace: str = "default"
     address: str = "/run/containerd/containerd.sock"
-    mount_from: str = ""
+    source: str = ""
+    login: tuple[str, str] = ("", "")
+    authfile: str = ""
 
 
 def open_source(reference: str, options: Options) -> AbstractContextManager[ImageSource]:
@@ -103,6 +125,17 @@ def open_target(reference: str, options: Options) -> AbstractContextManager[Imag
     """
     module, name, place = _split(reference)
     return cast("AbstractContextManager[ImageTarget]", module.open_target(name, place, options))
+
+
+def list_images(place: str, options: Options) -> list[str]:
+    """List the images of a place that names none: all tags of a repository, all names of a layout.
+
+    Returns:
+        `TRANSPORT:PLACE` of each; the place itself if it names an image, or its transport cannot list.
+    """
+    module, name, rest = _split(place)
+    found: list[str] | None = module.list_images(rest, options) if hasattr(module, "list_images") else None
+    return [place] if found is None else [f"{name}:{each}" for each in found]
 
 
 def _split(reference: str) -> tuple[Any, str, str]:

@@ -33,7 +33,6 @@ from decoder.provider.errors import ProviderError
 if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
-    from decoder.provider.audit import Provider
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
 # Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
@@ -213,7 +212,7 @@ def ask(
     if isinstance(transport, NativeProvider):
         from decoder.provider.deadline import within
 
-        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, seconds, held))
+        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, held))
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
@@ -236,12 +235,7 @@ def ask(
 
 
 def _ask_native(
-    native: NativeProvider,
-    operation: protocol.Operation,
-    data: bytes,
-    parameters: list[bytes],
-    seconds: float,
-    held: Held,
+    native: NativeProvider, operation: protocol.Operation, data: bytes, parameters: list[bytes], held: Held
 ) -> bytes:
     """Run one of our own providers in this process."""
     from decoder import provider
@@ -251,7 +245,7 @@ def _ask_native(
     except UnicodeDecodeError as error:
         raise ProviderError("its parameter is not text") from error
 
-    def create() -> Provider:
+    def create() -> provider.Provider:
         try:
             return provider.create(native.provider, native.options)
         except UsageError as error:
@@ -259,9 +253,7 @@ def _ask_native(
 
     try:
         with held.use((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
-            # Its time ends a little before ours, so that its own error is the one that is seen.
-            perform = service.wrap if operation == "keywrap" else service.unwrap
-            return perform(data, texts, seconds * limits.PROVIDER_OWN_SHARE)
+            return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
     except ProviderError:
         raise
     except Exception as error:  # a library's; its text may hold a secret, and another provider may do better

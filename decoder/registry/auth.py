@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
+from collections.abc import Callable
 from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,19 +17,21 @@ from urllib.parse import urlencode, urlsplit
 from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.registry.hosts import Origin, origin_of
-from decoder.registry.login import Login, find_login
+from decoder.registry.login import Login
 from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from decoder.registry.http import Web
+    from decoder.registry.reference import Reference
 
 # A parameter with its value, quoted or not; or else a word, which is the scheme of the challenge that begins there.
 _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))|([\w-]+)')
 _SCHEMES = ("bearer", "basic")
 _CLIENT = "ctd-decoder"
 _EARLY = 0.8  # of a token's time, after which another is asked for
+
+
+FindLogin = Callable[[str, str], Login | None]
 
 
 class Challenge(NamedTuple):
@@ -63,18 +66,19 @@ class Authorization:
 
     Args:
         web: asks for tokens.
-        host: of the registry, as `docker login` knows it.
-        repository: its name there.
+        reference: names the registry, as `docker login` knows it, and the repository.
         scopes: what tokens are asked for.
         check: raises an ImageError for an origin that secrets may not be sent to.
+        find: finds the login for a host and a repository.
     """
 
     def __init__(
-        self, web: Web, host: str, repository: str, scopes: list[str], check: Callable[[Origin], None]
+        self, web: Web, reference: Reference, scopes: list[str], check: Callable[[Origin], None], find: FindLogin
     ) -> None:
         self._web = web
-        self._host = host
-        self._repository = repository
+        self._host = reference.host
+        self._repository = reference.name
+        self._find = find
         self._scopes = scopes
         self._check = check
         self._lock = Lock()
@@ -114,7 +118,7 @@ class Authorization:
             if challenge.scheme == "bearer":
                 self._renew(challenge)
                 return True
-            login = find_login(self._host, self._repository)
+            login = self._find(self._host, self._repository)
             if not login or not login.user:
                 return False
             self._header = _basic(login)
@@ -133,7 +137,7 @@ class Authorization:
         known = challenge.parameters.get("scope", "").split()
         scopes = [*self._scopes, *(scope for scope in known if scope not in self._scopes)]
         service = challenge.parameters.get("service", "")
-        login = find_login(self._host, self._repository)
+        login = self._find(self._host, self._repository)
         if login and login.identity_token:
             reply = self._post(realm, service, scopes, login.identity_token)
         else:

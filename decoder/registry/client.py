@@ -13,11 +13,13 @@ from decoder.registry.auth import Authorization
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import Origin, RefusedError, UnreachableError, origin_of
 from decoder.registry.http import Response, Sending, Web
+from decoder.registry.login import find_login
 from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from decoder.registry.auth import FindLogin
     from decoder.registry.reference import Reference
 
 _REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -33,17 +35,18 @@ class RegistryClient:
         reference: names registry and repository.
         tls_verify: whether TLS and its certificates are insisted on.
         scopes: what a token is asked for, such as `repository:NAME:pull`.
+        find: finds the login for a host and a repository.
 
     Raises:
         ImageError: a certificate that is kept for the registry cannot be used.
     """
 
-    def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str]) -> None:
+    def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str], find: FindLogin = find_login) -> None:
         self.reference = reference
         self._tls_verify = tls_verify
         self._web = Web(tls_context(reference.api_host, tls_verify))
         self._origin = origin_of(f"https://{reference.api_host}")
-        self._authorization = Authorization(self._web, reference.host, reference.name, scopes, self.check)
+        self._authorization = Authorization(self._web, reference, scopes, self.check, find)
 
     def __enter__(self) -> RegistryClient:
         """Find out how the registry wants to be spoken to.

@@ -35,7 +35,7 @@ class Login(NamedTuple):
     identity_token: str = ""
 
 
-def find_login(host: str, repository: str) -> Login | None:
+def find_login(host: str, repository: str, authfile: str = "") -> Login | None:
     """Find the login for a repository.
 
     In each file: a helper for the registry alone, then the helper for all, then the entry of the repository, of what it
@@ -44,6 +44,7 @@ def find_login(host: str, repository: str) -> Login | None:
     Args:
         host: as references have it, with its port if that was given.
         repository: its name at the registry.
+        authfile: the only file to look into, "" for the usual ones.
 
     Raises:
         ImageError: a file cannot be read or is malformed, or a helper fails.
@@ -51,7 +52,7 @@ def find_login(host: str, repository: str) -> Login | None:
     names = _DOCKER_HUB if host == "docker.io" else (host,)
     parts = repository.split("/")
     folders = [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
-    for path in _paths():
+    for path in [authfile] if authfile else _paths():
         try:
             if login := _in_file(_read(path), names, folders):
                 return login

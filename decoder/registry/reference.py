@@ -67,6 +67,11 @@ def parse_reference(place: str) -> Reference:
     return Reference(host, name, "" if at else tag or "latest", digest)
 
 
+def is_tag(text: str) -> bool:
+    """Tell whether a text can be a tag."""
+    return bool(_TAG.fullmatch(text))
+
+
 def _split_host(named: str) -> tuple[str, str]:
     """Tell a host by its dot, colon or name, as docker does; what has none is at Docker Hub."""
     first, slash, rest = named.partition("/")

@@ -9,26 +9,28 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from assemble.places import MAINTAINER, PACKAGING, ROOT
-from reference import __main__ as reference
 
 
-def write(share: Path) -> None:
+def write(share: Path, version: str) -> None:
     """Write what does not depend on the architecture.
 
     Args:
         share: a directory to make.
+        version: of the project.
     """
     share.mkdir()
     for name in ("systemd", "scripts", "lintian"):
         shutil.copytree(PACKAGING / name, share / name)
-    reference.write(share)
+    for shell in (PACKAGING / "completions").iterdir():
+        shutil.copytree(shell, share / shell.name)
     shutil.copytree(ROOT / "config", share / "config")
     shutil.copy(PACKAGING / "ocicrypt_keyprovider.conf", share)
     shutil.copy(ROOT / "README.md", share)
-    for page in (share / "man").iterdir():
+    for page in (PACKAGING / "man").iterdir():
         section = share / f"man{page.suffix.removeprefix('.')}"
         section.mkdir(exist_ok=True)
-        (section / f"{page.name}.gz").write_bytes(_compress(page.read_text()))
+        text = page.read_text().replace("@VERSION@", version)
+        (section / f"{page.name}.gz").write_bytes(_compress(text))
     (share / "changelog.gz").write_bytes(_compress((ROOT / "CHANGELOG.md").read_text()))
 
 

@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from decoder import project
-
 ROOT = Path(__file__).parent.parent.parent
 PACKAGING = ROOT / "packaging"
 CACHE = ROOT / ".cache/packaging"
@@ -19,9 +17,8 @@ PYTHON = "3.11"  # Debian 12's, which packaging/fetch-interpreter unpacks; the v
 LIBRARY = f"{PREFIX}/lib/python{PYTHON}"
 GLIBC = (2, 28)  # the oldest C library that the packages run on
 
-# decoder/project.py names the publisher. Debian's packages must name somebody.
-MAINTAINER = project.MAINTAINER or "Unknown builder <root@localhost>"
-URL = project.URL
+# Whoever publishes the packages puts their own name there.
+MAINTAINER = os.environ.get("PACKAGE_MAINTAINER") or "Whoever built this package <root@localhost>"
 
 # Debian's names of machines, with what the ELF world calls them.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -57,6 +57,18 @@ def add_attestation(layout: Layout, manifest: Descriptor) -> Descriptor:
     return {**layout.add(to_json(value), MANIFEST), "annotations": annotations, "platform": platform}
 
 
+def add_artifact(layout: Layout, config_type: str, *layers: tuple[bytes, str], **members: Any) -> Descriptor:
+    """Add a manifest that is not an image, as Helm and ORAS write it: blobs with their media types."""
+    value = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": layout.add(b"{}", config_type),
+        "layers": [layout.add(blob, media_type) for blob, media_type in layers],
+        **members,
+    }
+    return layout.add(to_json(value), MANIFEST)
+
+
 def add_index(layout: Layout, *manifests: Descriptor, **members: Any) -> Descriptor:
     """Add an index of manifests."""
     index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": list(manifests), **members}

@@ -119,6 +119,10 @@ class _Source(_Blobs):
         _hold(self._client, descriptor["digest"])
         return descriptor
 
+    def referrers(self, _digest: str) -> list[str]:
+        """Return nothing: containerd stores no referrers that a name leads to."""
+        return []
+
 
 class _Target(_Blobs):
     def has(self, descriptor: Descriptor) -> bool:
@@ -149,6 +153,10 @@ class _Target(_Blobs):
             if error.code != "ALREADY_EXISTS":
                 raise
             self._client.call(_IMAGES + "Update", {1: image, 2: messages.build({1: "target"})})
+
+    def forget(self, _layers: list[str], _manifests: list[str]) -> list[str]:
+        """Return nothing: containerd deletes by itself what no image refers to."""
+        return []
 
 
 class _Download:

@@ -1,30 +1,33 @@
-"""`oci-archive:FILE[:REF]`, an OCI layout in a tar archive, and `docker-archive:FILE`, which is only read.
+"""`oci-archive:FILE[:REF]`, an OCI layout in a tar file, and `docker-archive:FILE[:NAME]`, as `docker save` writes it.
 
-An archive is written to a file without a name, blobs side by side, each in a place of its own; the whole takes the
-name in one step, and the place of what had it.
+An archive is written to a file without a name, with blobs side by side, each in a place of its own. The whole file gets
+the name in one step, in the place of what had it; a pipe gets a copy at the end.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
+from contextlib import ExitStack, contextmanager
+from tempfile import TemporaryFile
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
-from decoder.image.files.ocilayout import LAYOUT, find, named, parse_index, split_place, unnamed_file
+from decoder.image.files.layoutindex import LAYOUT, find, named, parse_index, split_place
+from decoder.image.files.spool import STANDARD, open_archive
 from decoder.image.files.tarindex import Place, Section, TarIndex
-from decoder.image.manifest import OCI_INDEX
+from decoder.image.files.unnamed import unnamed_file
+from decoder.image.manifest import OCI_INDEX, is_encrypted
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
+    from io import FileIO
 
     from decoder.image.transport import Descriptor, ImageSource, Options
 
@@ -33,34 +36,11 @@ _BLOCK = tarfile.BLOCKSIZE
 _END = bytes(2 * _BLOCK)
 
 
-def open_source(name: str, place: str, _options: Options) -> AbstractContextManager[ImageSource]:
-    """Open an archive for reading."""
-    return _open(name, *split_place(name, "FILE", place))
-
-
 @contextmanager
-def open_target(name: str, place: str, _options: Options) -> Iterator[ArchiveTarget]:
-    """Open an archive for writing.
-
-    Raises:
-        UsageError: it is a Docker archive.
-    """
-    if name == _DOCKER:
-        raise UsageError(f"{_DOCKER}: can only be read; write to oci-archive:")
+def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSource]:
+    """Open an archive for reading, from a file, a pipe or standard input (`-`), plain or gzip."""
     path, reference = split_place(name, "FILE", place)
-    if os.path.isdir(path):
-        raise ImageError(f"{quoted(path)} is a directory")
-    with unnamed_file(os.path.dirname(path) or ".") as (file, give_name):
-        yield ArchiveTarget(path, reference, file, give_name)
-
-
-@contextmanager
-def _open(name: str, path: str, reference: str) -> Iterator[ImageSource]:
-    try:
-        file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
-    except OSError as error:
-        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
-    with file:
+    with open_archive(path) as file:
         index = TarIndex(file, path)
         if name == _DOCKER:
             from decoder.image.files.dockerarchive import DockerArchive
@@ -68,6 +48,56 @@ def _open(name: str, path: str, reference: str) -> Iterator[ImageSource]:
             yield DockerArchive(index, path, reference)
         else:
             yield ArchiveSource(index, path, reference)
+
+
+@contextmanager
+def open_target(name: str, place: str, _options: Options) -> Iterator[ArchiveTarget]:
+    """Open an archive for writing: a file, a pipe or standard output (`-`).
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    path, reference = split_place(name, "FILE", place)
+    with ExitStack() as stack:
+        try:
+            file, finish = _open_output(stack, path)
+        except OSError as error:
+            raise ImageError(f"{quoted(path)}: {error.strerror}") from error
+        if name == _DOCKER:
+            yield DockerArchiveTarget(path, reference, file, finish)
+        else:
+            yield ArchiveTarget(path, reference, file, finish)
+
+
+def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None]]:
+    """Return a file to write the archive to, and what delivers it."""
+    if os.path.isdir(path):
+        raise ImageError(f"{quoted(path)} is a directory")
+    if path in (STANDARD, "/dev/stdout") or _is_stream(path):
+        spool: Any = stack.enter_context(TemporaryFile(buffering=0))  # noqa: SIM115 - the stack closes it
+        return spool, lambda: _deliver(spool, 1 if path in (STANDARD, "/dev/stdout") else path)
+    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    stack.callback(os.close, folder)
+    file, give_name = stack.enter_context(unnamed_file(folder))
+    return file, lambda: give_name(folder, os.path.basename(path))
+
+
+def _is_stream(path: str) -> bool:
+    """Tell whether there is something that is not a file, such as a named pipe: it is written to, not replaced."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _deliver(spool: FileIO, output: int | str) -> None:
+    """Copy a finished archive to a pipe."""
+    spool.seek(0)
+    with open(output, "wb", buffering=0, closefd=isinstance(output, str)) as stream:
+        while block := spool.read(limits.IMAGE_BUFFER_BYTES):
+            rest = memoryview(block)
+            while rest:
+                rest = rest[stream.write(rest) :]
 
 
 class ArchiveSource:
@@ -92,15 +122,19 @@ class ArchiveSource:
         """Open a blob."""
         yield self._archive.section(_name(descriptor["digest"]))
 
+    def referrers(self, _digest: str) -> list[str]:
+        """Return nothing: nobody looks for signatures in archives."""
+        return []
+
 
 class ArchiveTarget:
     """An OCI archive being written."""
 
-    def __init__(self, path: str, reference: str, file: FileIO, give_name: Callable[[str], None]) -> None:
+    def __init__(self, path: str, reference: str, file: FileIO, finish: Callable[[], None]) -> None:
         self._path = path
         self._reference = reference
         self._descriptor = file.fileno()
-        self._give_name = give_name
+        self._finish = finish
         self._lock = Lock()
         self._end = 0
         self._places: dict[str, Place] = {}
@@ -131,13 +165,17 @@ class ArchiveTarget:
         entries = [named(descriptor, self._reference)]
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         try:
-            self._put("index.json", json.dumps(index, separators=(",", ":")).encode())
+            self._put_json("index.json", index)
             self._put("oci-layout", LAYOUT)
             _write_at(self._descriptor, memoryview(_END), self._end)
             os.fsync(self._descriptor)
-            self._give_name(self._path)
+            self._finish()
         except OSError as error:
             raise ImageError(f"{quoted(self._path)}: {error.strerror}") from error
+
+    def forget(self, _layers: list[str], _manifests: list[str]) -> list[str]:
+        """Return nothing: the archive was replaced as a whole."""
+        return []
 
     def commit(self, digest: str, place: Place) -> None:
         """Write the header of a blob, which makes it one.
@@ -148,6 +186,9 @@ class ArchiveTarget:
         self._write_header(_name(digest), place)
         with self._lock:
             self._places[digest] = place
+
+    def _put_json(self, name: str, value: object) -> None:
+        self._put(name, json.dumps(value, separators=(",", ":")).encode())
 
     def _put(self, name: str, data: bytes) -> None:
         place = self._reserve(len(data))
@@ -166,6 +207,42 @@ class ArchiveTarget:
         entry.size = place.size
         header = entry.tobuf(tarfile.GNU_FORMAT)
         _write_at(self._descriptor, memoryview(header), place.offset - _BLOCK)
+
+
+class DockerArchiveTarget(ArchiveTarget):
+    """An archive that `docker load` reads: an OCI layout with a `manifest.json`, as newer dockers save it."""
+
+    def __init__(self, path: str, reference: str, file: FileIO, finish: Callable[[], None]) -> None:
+        super().__init__(path, "", file, finish)
+        self._name = reference
+        self._manifests: dict[str, dict[str, Any]] = {}
+
+    def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
+        """Write a manifest or index."""
+        self._manifests[descriptor["digest"]] = json.loads(data)
+        super().put_manifest(data, descriptor)
+
+    def publish(self, descriptor: Descriptor) -> None:
+        """Finish the archive.
+
+        Raises:
+            UsageError: the image is for several platforms, or has an encrypted layer.
+        """
+        images = [value for value in self._manifests.values() if _is_docker_image(value)]
+        if len(images) != 1:
+            raise UsageError(
+                f"{_DOCKER}: holds an image for one platform, and this one has {len(images)}: use oci-archive:"
+            )
+        (image,) = images
+        if any(is_encrypted(each["mediaType"]) for each in image["layers"]):
+            raise UsageError(f"{_DOCKER}: cannot hold encrypted layers, for it has no annotations: use oci-archive:")
+        entry = {
+            "Config": _name(image["config"]["digest"]),
+            "RepoTags": [self._name if ":" in self._name else f"{self._name}:latest"] if self._name else None,
+            "Layers": [_name(each["digest"]) for each in image["layers"]],
+        }
+        self._put_json("manifest.json", [entry])
+        super().publish(descriptor)
 
 
 class ArchiveWriter:
@@ -190,6 +267,12 @@ class ArchiveWriter:
         if size != self._place.size or self._written != size:
             raise ImageError(f"{digest} has {self._written} bytes, and was announced with {self._place.size}")
         self._target.commit(digest, self._place)
+
+
+def _is_docker_image(manifest: dict[str, Any]) -> bool:
+    config = manifest.get("config") or {}
+    is_image = str(config.get("mediaType", "")).endswith(("image.config.v1+json", "image.v1+json"))
+    return is_image and not any("in-toto" in each["mediaType"] for each in manifest["layers"])
 
 
 def _name(digest: object) -> str:

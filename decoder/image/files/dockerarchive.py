@@ -1,7 +1,7 @@
-"""`docker-archive:FILE[:NAME]`: what `docker save` writes, read as an OCI image that is made up for it.
+"""`docker-archive:FILE[:NAME]`: what `docker save` writes, read as an OCI image with a manifest made for it.
 
-Its `manifest.json` names configuration and layers but no digests. Those of uncompressed layers are in the
-configuration; whoever reads a layer compares them.
+The archive's `manifest.json` names configuration and layers without their digests. Those of uncompressed layers are in
+the configuration; they are compared when a layer is read.
 """
 
 from __future__ import annotations
@@ -60,6 +60,10 @@ class DockerArchive:
             yield self._archive.section(self._files[digest])
         else:
             raise ImageError(f"{quoted(self._path)} has no blob {digest}")
+
+    def referrers(self, _digest: str) -> list[str]:
+        """Return nothing: the format has no signatures."""
+        return []
 
     def _choose(self, name: str) -> dict[str, object]:
         try:

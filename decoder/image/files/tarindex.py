@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-import stat
 import tarfile
 from io import FileIO
 from typing import NamedTuple
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
-
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
 
 
 class Place(NamedTuple):
@@ -55,16 +52,11 @@ class TarIndex:
         self._descriptor = file.fileno()
         self._places: dict[str, Place] = {}
         self._links: dict[str, str] = {}
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ImageError(f"{quoted(path)} is not a regular file")
-        head = os.pread(file.fileno(), 2, 0)
-        if head in _COMPRESSED:
-            raise ImageError(f"{quoted(path)} is compressed ({_COMPRESSED[head]}): decompress it first")
         try:
             with tarfile.open(fileobj=_Bounded(file), mode="r:") as archive:  # type: ignore[call-overload]
                 self._add_all(archive)
         except (tarfile.TarError, ValueError, EOFError) as error:
-            raise ImageError(f"{quoted(path)} is no tar archive, damaged or cut short ({error})") from error
+            raise ImageError(f"{quoted(path)} is not a tar archive, or it is damaged or cut short ({error})") from error
         except OSError as error:
             raise ImageError(f"{quoted(path)}: {error.strerror or error}") from error
 

@@ -1,4 +1,4 @@
-"""What the two verbs that change an image share: their outcome, and layers that are one blob."""
+"""What the verbs that change an image share: their outcome, layers that are one blob, and opened keys."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from decoder.layer.annotations import LayerKey
 
 
+# Offsets and digests of chunks within a zstd or gzip stream, which another stream does not have.
+_ABOUT_COMPRESSION = (
+    "io.github.containers.zstd-chunked.",
+    "io.containers.zstd-chunked.",
+    "containerd.io/snapshot/stargz",
+)
+
+
 class LockedError(DecoderError):
     """No key opens a layer; the text names it. The status is that of the cause."""
 
@@ -28,7 +36,7 @@ class LockedError(DecoderError):
 
 
 class Opened(NamedTuple):
-    """An encrypted layer that a key opened: what decrypts it, and the digest that it then has."""
+    """An encrypted layer that a key opened: what decrypts it, and the digest of the plain layer."""
 
     key: LayerKey
     plain: str
@@ -40,38 +48,46 @@ class Opened(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a verb: the new image, and what was done to which layer."""
+    """The result of a verb: the new image, and what was done to which layer."""
 
     descriptor: Descriptor
     changes: list[dict[str, Any]]
 
 
 class Group(NamedTuple):
-    """Layers of one or more manifests that are the same blob, wrapped for the same recipients."""
+    """Layers of one or more manifests that are the same blob, wrapped for the same recipients.
+
+    Attributes:
+        layers: one or more.
+        recompressed: the descriptor of the blob that is encrypted in their place, or None.
+    """
 
     layers: list[Layer]
+    recompressed: Descriptor | None = None
 
     @property
     def descriptor(self) -> Descriptor:
-        """The descriptor of the first."""
-        return self.layers[0].descriptor
+        """The descriptor of the blob."""
+        return self.recompressed or self.layers[0].descriptor
 
     def describe(self) -> str:
         """Name the layers for a message."""
         return ", ".join(each.describe() for each in self.layers)
 
     def change(self, media_type: str, digest: str, size: int, annotations: dict[str, str], action: str) -> list[Any]:
-        """Let the manifests name another blob, and tell what was done.
+        """Let the manifests refer to another blob, and return what was done.
 
         Args:
             media_type: of the new blob.
-            digest: of it.
-            size: of it, in bytes.
+            digest: of the new blob.
+            size: of the new blob, in bytes.
             annotations: those about encryption; the others stay.
             action: what was done, in the past tense.
         """
         for node, number in self.layers:
             kept = without_encryption(manifest.annotations_of(node.layers[number]))
+            if self.recompressed:
+                kept = {name: text for name, text in kept.items() if not name.startswith(_ABOUT_COMPRESSION)}
             descriptor = manifest.described(node.layers[number], media_type, digest, size)
             descriptor.pop("annotations", None)
             merged = {**kept, **annotations}
@@ -114,11 +130,11 @@ def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig
     Args:
         annotations: those of its descriptor.
         media_type: that of its descriptor.
-        keys: all there are.
+        keys: those to try.
         where: names the layer for a message.
 
     Raises:
-        LockedError: none opens it or may be tried, or what it opens is malformed.
+        LockedError: no key opens it or may be tried, or it opens to malformed options.
     """
     try:
         public = layer.parse_public_options(annotations)
@@ -129,6 +145,6 @@ def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig
 
 
 def note_if_nothing_changed(outcome: list[dict[str, Any]], progress: Progress) -> None:
-    """Say so if the image was only copied."""
+    """Tell the user if the image was only copied."""
     if not outcome:
         progress.remark("no layer was changed; the image is copied as it is")

@@ -1,54 +1,212 @@
-"""`image check`: whether keys open every encrypted layer of an image for a platform, without reading the layers.
+"""`image check`: a gate for CI and admission. It fails closed: what it cannot judge does not pass.
 
-It fails closed: a platform that is not there, a layer of an unknown encrypted type and malformed annotations are all
-a no.
+That is an unknown encrypted type, malformed annotations, a manifest without layers, a platform that is not there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoder.errors import DecoderError, UsageError
-from decoder.image import manifest, selection
-from decoder.image.verbs.layerinfo import why_locked
+from decoder.errors import DecoderError, LayerError, UsageError, quoted
+from decoder.image import blobs, manifest, selection, transfer
+from decoder.image.errors import DigestError
+from decoder.image.verbs.changes import LockedError, Opened
+from decoder.image.verbs.opening import NotAskedError, Opener, UnknownTypeError
+from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
+    from decoder.image.manifest import Node
+    from decoder.image.progress import Progress
+    from decoder.image.selection import Layer, LayerRange
+    from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource
     from decoder.keys.keyring import DecryptConfig
 
-
-class NotAuthorizedError(DecoderError):
-    """The keys do not open all of the image."""
-
-    status = 4
+ALL, ANY = "all", "any"
+_LOCKED, _DAMAGED, _PROVIDER_FAILED = 4, 5, 6
+_NUMBERS = re.compile(r"[0-9.,-]+")
 
 
-def check_image(source: ImageSource, platforms: Sequence[str], keys: DecryptConfig) -> tuple[int, int]:
-    """Open the key of every encrypted layer.
+class CheckError(DecoderError):
+    """The image does not pass; the text has all reasons."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Requirement(NamedTuple):
+    """Which layers must be encrypted.
+
+    Attributes:
+        text: `all`, `any` or numbers, as the user wrote it.
+        ranges: the layers, if it is numbers.
+    """
+
+    text: str
+    ranges: Sequence[LayerRange]
+
+
+class Request(NamedTuple):
+    """What to check.
+
+    Attributes:
+        keys: must open every encrypted layer; None to look at media types only.
+        platforms: all of which must pass; none for every platform.
+        required: which layers must be encrypted; None if none need be.
+        verify: read every layer, and compare digests and HMACs.
+    """
+
+    keys: DecryptConfig | None
+    platforms: Sequence[str]
+    required: Requirement | None = None
+    verify: bool = False
+
+
+class Finding:
+    """What was found out about one layer.
+
+    Attributes:
+        layer: the layer.
+        is_encrypted: whether it calls itself encrypted.
+        opened: its key; None if it is plain, locked, or no key was given.
+        is_verified: whether its content was read and is right.
+        status: 0 if nothing is wrong; otherwise the exit status of the reason.
+        reason: what is wrong, or "".
+    """
+
+    def __init__(self, each: Layer) -> None:
+        self.layer = each
+        self.is_encrypted = manifest.is_encrypted(each.descriptor["mediaType"])
+        self.opened: Opened | None = None
+        self.is_verified = False
+        self.status = 0
+        self.reason = ""
+
+    def fail(self, error: DecoderError, status: int = 0) -> None:
+        """Note why the layer does not pass."""
+        self.status, self.reason = status or error.status, str(error)
+
+    def for_programs(self, with_keys: bool) -> dict[str, Any]:
+        """Return it as JSON members."""
+        return {
+            "layer": self.layer.number,
+            "platform": self.layer.node.platform,
+            "digest": self.layer.descriptor["digest"],
+            "mediaType": self.layer.descriptor["mediaType"],
+            "encrypted": self.is_encrypted,
+            "opens": self.opened is not None if self.is_encrypted and with_keys else None,
+            "verified": self.is_verified,
+            "reason": self.reason,
+        }
+
+
+class Report(NamedTuple):
+    """The result of a check.
+
+    Attributes:
+        findings: one for each layer.
+        problems: why the image does not pass; none if it does.
+        status: the exit status, 0 if it passes.
+    """
+
+    findings: list[Finding]
+    problems: list[str]
+    status: int
+
+
+def parse_requirement(text: str) -> Requirement | None:
+    """Parse `all`, `any`, or numbers and ranges of layers; "" requires nothing.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if text in ("", ALL, ANY):
+        return Requirement(text, []) if text else None
+    if not _NUMBERS.fullmatch(text):
+        raise UsageError(f"--require-encrypted {quoted(text)}: expected all, any, or layer numbers such as 0,2 or -1")
+    return Requirement(text, [selection.parse_range(part) for part in text.split(",")])
+
+
+def check_image(source: ImageSource, request: Request, progress: Progress) -> Report:
+    """Check an image. Every provider is asked once for each distinct wrapped key.
 
     Args:
         source: the image.
-        platforms: all of which must open; none for that of this machine.
-        keys: all there are.
-
-    Returns:
-        How many layers are encrypted, and how many there are.
+        request: what to check.
+        progress: shows the reading of layers.
 
     Raises:
-        NotAuthorizedError: a layer does not open, or the image is not for a platform.
-        ImageError: it cannot be read.
+        ImageError: the image cannot be read.
+        UsageError: --require-encrypted names a layer that is not there.
     """
     root = manifest.load(source)
     try:
-        images = selection.choose_images(root, platforms or [selection.own_platform()])
+        nodes = _chosen(root, request.platforms)
     except UsageError as error:
-        raise NotAuthorizedError(str(error)) from error
-    images += [node for node in root.walk() if node.is_image and not node.platform]  # whoever runs it may choose these
-    layers = selection.choose_layers(images, [])
-    encrypted = [each for each in layers if manifest.is_encrypted(each.descriptor["mediaType"])]
-    reasons = [reason for each in encrypted for opens, reason in [why_locked(each, keys)] if not opens]
-    if reasons:
-        locked = f"{len(reasons)} of {len(encrypted)} encrypted layers do not open"
-        raise NotAuthorizedError("\n".join([locked, *reasons]))
-    return len(encrypted), len(layers)
+        return Report([], [str(error)], _LOCKED)
+    findings = [Finding(each) for each in selection.choose_layers(nodes, [])]
+    if request.keys is not None:
+        _open_all(findings, Opener(request.keys))
+    if request.verify:
+        transfer.Work(progress).run([_verifying_job(source, each) for each in findings if not each.status])
+    problems = _unmet(nodes, findings, request.required)
+    statuses = {each.status for each in findings} | ({_LOCKED} if problems else set())
+    status = next((each for each in (_DAMAGED, _PROVIDER_FAILED) if each in statuses), max(statuses, default=0))
+    return Report(findings, [*problems, *dict.fromkeys(each.reason for each in findings if each.reason)], status)
+
+
+def _chosen(root: Node, platforms: Sequence[str]) -> list[Node]:
+    if not platforms:
+        return [node for node in root.walk() if node.is_manifest and not node.is_attestation]
+    nodes = selection.choose_images(root, platforms)
+    # A node may run an image without a platform, whatever its own is.
+    return [*nodes, *(node for node in root.walk() if node.is_image and not node.platform)]
+
+
+def _open_all(findings: list[Finding], opener: Opener) -> None:
+    for each in findings:
+        if not each.is_encrypted:
+            continue
+        try:
+            each.opened = opener.open(each.layer)
+        except (LockedError, UnknownTypeError, NotAskedError) as error:
+            each.fail(error)
+
+
+def _verifying_job(source: ImageSource, finding: Finding) -> Job[None]:
+    def job(work: Work) -> None:
+        descriptor = finding.layer.descriptor
+        if transfer.is_elsewhere(source, descriptor):
+            work.progress.remark(f"{finding.layer.describe()} is stored elsewhere (urls) and was not read")
+            return
+        task = work.progress.task(f"verifying {finding.layer.describe()}", descriptor["size"])
+        opened = (finding.opened.key, finding.opened.plain) if finding.opened else None
+        try:
+            blobs.verify(source, descriptor, opened, work.advance(task.advance))
+        except (DigestError, LayerError) as error:
+            finding.fail(type(error)(f"{finding.layer.describe()}: {error}"), _DAMAGED)
+        else:
+            finding.is_verified = True
+        task.done(f"verified {finding.layer.describe()}: {descriptor['digest']}")
+
+    return job
+
+
+def _unmet(nodes: list[Node], findings: list[Finding], required: Requirement | None) -> list[str]:
+    """Return what --require-encrypted demands, and is not so."""
+    if required is None:
+        return []
+    decodable = [each for each in findings if each.layer.descriptor["mediaType"] in layer.DECODABLE]
+    if required.text == ANY:
+        return [] if decodable else ["no layer is encrypted, and at least one must be (--require-encrypted any)"]
+    wanted = set(selection.choose_layers(nodes, required.ranges))
+    plain = [each for each in findings if each.layer in wanted and each not in decodable]
+    empty = [f"the manifest for {node.name} has no layers" for node in nodes if not node.layers]
+    return [
+        *empty,
+        *(f"{each.layer.describe()} is not encrypted (--require-encrypted {required.text})" for each in plain),
+        *([] if nodes else ["the image has no manifest that could be encrypted"]),
+    ]

@@ -1,4 +1,4 @@
-"""`image decrypt`: encrypted layers made plain."""
+"""`image decrypt`: write an image with its encrypted layers plain."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decoder.errors import quoted
 from decoder.image import blobs, manifest, selection, transfer
 from decoder.image.retries import again
-from decoder.image.verbs.changes import Group, Opened, Outcome, group, note_if_nothing_changed, open_layer
+from decoder.image.verbs.changes import Group, Opened, Outcome, group, note_if_nothing_changed
+from decoder.image.verbs.opening import Opener, UnknownTypeError
 from decoder.layer import annotations as layer
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
-    from decoder.image.selection import LayerRange
+    from decoder.image.selection import Layer, LayerRange
     from decoder.image.transfer import Job, Work
     from decoder.image.transport import ImageSource, ImageTarget
     from decoder.keys.keyring import DecryptConfig
@@ -40,73 +41,65 @@ def decrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
 
     Args:
         source: the image.
-        target: where to.
+        target: where to write it.
         request: which layers, with which keys.
-        progress: shows it, and says what was not done.
+        progress: shows the work, and what stays as it is.
 
     Raises:
-        UsageError: a layer or platform that was asked for is not there.
+        UsageError: a layer or platform is not there.
         LockedError: no key opens a layer.
+        UnknownTypeError: an encrypted layer is of a type that the decoder does not know.
         DecoderError: reading, writing or verifying failed; the target's name is as it was.
     """
     root = manifest.load(source)
-    chosen = selection.choose_layers(selection.choose_images(root, request.platforms), request.ranges)
+    nodes = selection.choose_images(root, request.platforms)
+    groups = group(_encrypted(selection.choose_layers(nodes, request.ranges), progress))
+    work = transfer.Work(progress)
+    opener = Opener(request.keys)
+    opened = [opener.open(each.layers[0]) for each in groups]
+    jobs = [
+        _decrypting_job(source, target, each, found, request.verify) for each, found in zip(groups, opened, strict=True)
+    ]
+    changes = [change for changed in work.run(jobs) for change in changed]
+    work.run(transfer.copy_rest(source, target, root))
+    note_if_nothing_changed(changes, progress)
+    return Outcome(transfer.publish(target, root), changes)
+
+
+def _encrypted(chosen: list[Layer], progress: Progress) -> list[Layer]:
     encrypted = []
     for each in chosen:
-        if each.descriptor["mediaType"] in layer.DECODABLE:
+        media_type = each.descriptor["mediaType"]
+        if media_type in layer.DECODABLE:
             encrypted.append(each)
-        elif manifest.is_encrypted(each.descriptor["mediaType"]):
-            progress.remark(f"{each.describe()} is left as it is: its type is {quoted(each.descriptor['mediaType'])}")
+        elif manifest.is_encrypted(media_type):
+            raise UnknownTypeError(f"{each.describe()} cannot be decrypted: its media type is {quoted(media_type)}")
         else:
-            progress.remark(f"{each.describe()} is not encrypted, and left as it is")
-    work = transfer.Work(progress)
-    verb = _Decryption(source, target, request)
-    groups = group(encrypted)
-    work.run([verb.opening_job(each) for each in groups])
-    work.run([verb.decrypting_job(each) for each in groups])
-    work.run(transfer.copy_rest(source, target, root))
-    note_if_nothing_changed(verb.changes, progress)
-    return Outcome(transfer.publish(target, root), verb.changes)
+            progress.remark(f"{each.describe()} is not encrypted, and stays as it is")
+    return encrypted
 
 
-class _Decryption:
-    """The jobs, and what is known between them."""
+def _decrypting_job(
+    source: ImageSource, target: ImageTarget, layers: Group, opened: Opened, verify: bool
+) -> Job[list[Any]]:
+    """Return the job that decrypts a layer, and reads it back."""
 
-    def __init__(self, source: ImageSource, target: ImageTarget, request: Request) -> None:
-        self._source = source
-        self._target = target
-        self._request = request
-        self._opened: dict[int, Opened] = {}
-        self.changes: list[dict[str, Any]] = []
-
-    def opening_job(self, layers: Group) -> Job:
-        """Open a layer's key."""
-
-        def job(_work: Work) -> None:
-            annotations = manifest.annotations_of(layers.descriptor)
-            media_type, keys = layers.descriptor["mediaType"], self._request.keys
-            self._opened[id(layers.layers)] = open_layer(annotations, media_type, keys, layers.describe())
-
-        return job
-
-    def decrypting_job(self, layers: Group) -> Job:
-        """Decrypt a layer, and read it back."""
-
-        def job(work: Work) -> None:
-            opened = self._opened[id(layers.layers)]
-            descriptor = layers.descriptor
-            size = descriptor["size"]
-            task = work.progress.task(f"decrypt {layers.describe()}", size * (2 if self._request.verify else 1))
-            advance = work.advance(task.advance)
-            written = again(
-                lambda: blobs.decrypt(self._source, self._target, descriptor, opened.key, opened.plain, advance),
-                task,
+    def job(work: Work) -> list[Any]:
+        descriptor = layers.descriptor
+        task = work.progress.task(f"decrypting {layers.describe()}", descriptor["size"])
+        advance = work.advance(task.advance)
+        written = again(
+            lambda: blobs.decrypt(source, target, descriptor, opened.key, opened.plain, advance),
+            task,
+        )
+        media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"].removesuffix(layer.ENCRYPTED)]
+        changes = layers.change(media_type, written.digest, written.size, {}, "decrypted")
+        if verify:
+            task.phase(f"verifying {layers.describe()}")
+            blobs.verify_plain(
+                target, {"mediaType": media_type, "digest": written.digest, "size": written.size}, advance
             )
-            media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"].removesuffix(layer.ENCRYPTED)]
-            self.changes += layers.change(media_type, written.digest, written.size, {}, "decrypted")
-            if self._request.verify:
-                new = {"mediaType": media_type, "digest": written.digest, "size": written.size}
-                blobs.verify_plain(self._target, new, advance)
-            task.done(f"decrypted {layers.describe()}: {written.digest} ({written.size} bytes)")
+        task.done(f"decrypted {layers.describe()}: {written.digest} ({written.size} bytes)")
+        return changes
 
-        return job
+    return job

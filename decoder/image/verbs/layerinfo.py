@@ -1,13 +1,14 @@
-"""`image layerinfo`: every layer, how it is encrypted, for whom by name, and whether the keys at hand open it."""
+"""`image layerinfo`: list every layer, how it is encrypted, its recipients, and whether the given keys open it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from decoder.errors import LayerError
+from decoder.errors import DecoderError, LayerError
 from decoder.image import manifest, names, selection
-from decoder.image.verbs.changes import LockedError, open_layer
+from decoder.image.manifest import shown
+from decoder.image.verbs.opening import Opener
 from decoder.keywrap.pkcs7.naming import subjects_of
 from decoder.layer import annotations as layer
 
@@ -43,7 +44,7 @@ class LayerInfo(NamedTuple):
     reason: str
 
     def for_programs(self) -> dict[str, object]:
-        """Write it as JSON members."""
+        """Return it as JSON members."""
         return {
             "layer": self.number,
             "platform": self.platform,
@@ -60,12 +61,12 @@ class LayerInfo(NamedTuple):
 def layer_infos(
     source: ImageSource, platforms: Sequence[str], certificates: Sequence[bytes], keys: DecryptConfig | None
 ) -> list[LayerInfo]:
-    """Tell of every layer of an image.
+    """List every layer of an image.
 
     Args:
         source: the image.
-        platforms: of the manifests; none for all, and for artifacts that are no images.
-        certificates: are named by their subjects.
+        platforms: of the manifests; none for all, and for artifacts that are not images.
+        certificates: recipients with one of these are called by its subject.
         keys: whether these open the layers; None not to try.
 
     Raises:
@@ -75,53 +76,68 @@ def layer_infos(
     root = manifest.load(source)
     nodes = selection.choose_images(root, platforms) if platforms else list(root.walk())
     subjects = subjects_of(certificates)
-    layers = selection.choose_layers(nodes, [])
-    return [_info(each, subjects, keys) for each in layers]
+    opener = Opener(keys) if keys else None
+    return [_info(each, subjects, opener) for each in selection.choose_layers(nodes, [])]
 
 
-def table(infos: Sequence[LayerInfo], with_keys: bool) -> str:
-    """Write a table for people, one line for each layer."""
+def table(infos: Sequence[LayerInfo], with_keys: bool, width: int = 0) -> str:
+    """Write a table for people, one line for each layer.
+
+    Args:
+        infos: the layers.
+        with_keys: whether keys were tried.
+        width: of the terminal in characters: digests and recipients are cut short to fit; 0 for whole ones.
+    """
     headings = _HEADINGS if with_keys else _HEADINGS[:-1]
-    rows = [headings, *(_row(info)[: len(headings)] for info in infos)]
+    rows = [headings, *(_row(info, bool(width))[: len(headings)] for info in infos)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(headings))]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if heading in _RIGHT else cell.ljust(width)
-            for heading, cell, width in zip(headings, row, widths, strict=True)
-        ]
-        lines.append("   ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
+    gap = "  " if width else "   "
+    if width:
+        recipients = headings.index("RECIPIENTS")
+        room = width - sum(widths) + widths[recipients] - len(gap) * (len(widths) - 1)
+        widths[recipients] = min(widths[recipients], max(room, len("RECIPIENTS")))
+    return "\n".join(gap.join(_cells(headings, row, widths)).rstrip() for row in rows) + "\n"
 
 
-def _info(each: Layer, subjects: names.Subjects, keys: DecryptConfig | None) -> LayerInfo:
-    descriptor = each.descriptor
+def _cells(headings: Sequence[str], row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    cells = []
+    for heading, cell, width in zip(headings, row, widths, strict=True):
+        short = cell if len(cell) <= width else f"{cell[: width - 1]}…"
+        cells.append(short.rjust(width) if heading in _RIGHT else short.ljust(width))
+    return cells
+
+
+def _info(each: Layer, subjects: names.Subjects, opener: Opener | None) -> LayerInfo:
+    descriptor, platform = each.descriptor, each.node.platform
     annotations = manifest.annotations_of(descriptor)
     if not manifest.is_encrypted(descriptor["mediaType"]):
-        return LayerInfo(each.number, descriptor, each.node.platform, [], [], None, "")
+        return LayerInfo(each.number, descriptor, platform, [], [], None, "")
     try:
         recipients = names.recipients_of(annotations, subjects)
         schemes = list(dict.fromkeys(item.scheme for item in layer.wrapped_keys(annotations)))
     except LayerError as error:
-        return LayerInfo(each.number, descriptor, each.node.platform, ["?"], [], False, str(error))
-    opens, reason = (None, "") if keys is None else why_locked(each, keys)
-    return LayerInfo(each.number, descriptor, each.node.platform, schemes or ["?"], recipients, opens, reason)
+        return LayerInfo(each.number, descriptor, platform, ["?"], [], False, str(error))
+    reason = _why_locked(each, opener) if opener else ""
+    opens = not reason if opener else None
+    return LayerInfo(each.number, descriptor, platform, schemes or ["?"], recipients, opens, reason)
 
 
-def why_locked(each: Layer, keys: DecryptConfig) -> tuple[bool, str]:
-    """Try to open an encrypted layer; return whether that went well, and otherwise why not."""
-    media_type = each.descriptor["mediaType"]
-    if media_type not in layer.DECODABLE:
-        return False, f"{each.describe()}: the decoder does not know its media type"
+def _why_locked(each: Layer, opener: Opener) -> str:
+    """Return why no key opens a layer, "" if one does."""
     try:
-        open_layer(manifest.annotations_of(each.descriptor), media_type, keys, each.describe())
-    except LockedError as error:
-        return False, str(error)
-    return True, ""
+        opener.open(each)
+    except DecoderError as error:
+        return str(error)
+    return ""
 
 
-def _row(info: LayerInfo) -> tuple[str, ...]:
-    recipients = ", ".join(map(str, info.recipients))
+def _row(info: LayerInfo, short: bool) -> tuple[str, ...]:
+    recipients = ", ".join(f"{shown(each.scheme)}: {each.name}" for each in info.recipients)
     opens = {None: "", True: "yes", False: "no"}[info.opens]
     digest, size = info.descriptor["digest"], str(info.descriptor["size"])
-    return str(info.number), digest, info.platform, size, ",".join(info.schemes), recipients, opens
+    schemes = ",".join(map(shown, info.schemes))
+    return str(info.number), _short(digest) if short else digest, info.platform, size, schemes, recipients, opens
+
+
+def _short(digest: str) -> str:
+    return digest.partition(":")[2][:12]

@@ -57,9 +57,9 @@ def test_each_attempt_has_a_key_of_its_own(
     attempts = [each[:CUT_BYTES] for each in proxy.uploads if len(each) in (CUT_BYTES, len(plain))]
     assert len(attempts) == len(set(attempts)) == 5
     assert plain[:CUT_BYTES] not in attempts
-    lines = [line for line in ended.errors.splitlines() if "begins anew" in line]
+    lines = [line for line in ended.errors.splitlines() if "starts again" in line]
     assert len(lines) == 4
-    assert all(line.startswith("ctd-decoder: encrypt layer 1 (") for line in lines)
+    assert all(line.startswith("ctd-decoder: encrypting layer 1 (") for line in lines)
     assert [number in line for number, line in zip(("503", "429"), lines[1:3], strict=True)] == [True] * 2
     assert [bool(layers[number]["encryption"]) for number in range(3)] == [False, True, False]
     done("decrypt", f"docker://{registry.host}/anew", oci(target), *parties["jwe"].ours)
@@ -85,8 +85,8 @@ def test_decrypted_and_copied_layers_begin_anew_too(
     done("encrypt", oci(gzipped), oci(target), *recipient, "--layer", "1")
     with FaultyRegistry(registry.host, Uploads(*[Fault(cut_upload=CUT_BYTES)] * 4)) as proxy:
         ended = done("decrypt", oci(target), f"docker://{proxy.host}/both", *parties["jwe"].ours)
-    begun = {line.split()[1] for line in ended.errors.splitlines() if "begins anew" in line}
-    assert "decrypt" in begun
+    begun = {line.split()[1] for line in ended.errors.splitlines() if "starts again" in line}
+    assert "decrypting" in begun
     back = type(target)(tmp_path / "back")
     done("encrypt", f"docker://{registry.host}/both", oci(back), *recipient, "--layer", "0")
     assert back.layers[1:] == gzipped.layers[1:]
@@ -157,10 +157,10 @@ def test_a_damaged_blob_of_a_registry(
 
 def test_a_bar_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
     with Bars() as bars:
-        task = bars.task("encrypt layer 0", 100)
+        task = bars.task("encrypting layer 0", 100)
         task.advance(70)
         task.restart("the reason")
         assert bars._bars.tasks[0].completed == 0
         task.advance(10)
         assert bars._bars.tasks[0].completed == 10
-    assert "encrypt layer 0 begins anew: the reason" in capsys.readouterr().err
+    assert "encrypting layer 0 starts again: the reason" in capsys.readouterr().err

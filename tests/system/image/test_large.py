@@ -107,7 +107,7 @@ def test_a_full_disk_is_reported_and_the_old_image_stays(
         command = ["unshare", "--mount", "sh", "-c", script, "sh", str(tmp_path), processes.PROGRAM, "image"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
         assert ended.returncode == 0, ended.stderr
-        assert ended.stdout.splitlines()[-2:] == ["status 7", "all of 3 encrypted layers open (3 layers)"]
+        assert ended.stdout.splitlines()[-2:] == ["status 7", "3 of 3 layers are encrypted; the keys open all 3"]
         assert "No space left on device" in ended.stderr
 
 

@@ -133,14 +133,14 @@ def test_blobs_that_are_there_are_not_sent(registry: Registry, layout: Layout) -
     with FaultyRegistry(registry.host, lambda _: None) as proxy:
         push(layout, f"docker://{proxy.host}/known:again")
         assert proxy.count("POST", "") == proxy.count("PATCH", "") == 0
-        push(layout, f"docker://{proxy.host}/other", Options(mount_from=f"docker://{proxy.host}/known:tag"))
+        push(layout, f"docker://{proxy.host}/other", Options(source=f"docker://{proxy.host}/known:tag"))
         assert proxy.count("POST", "mount=") == 4
         assert proxy.count("PATCH", "") == 0
     assert pull(f"docker://{registry.host}/other") == blobs_of(layout)
 
 
 def test_what_cannot_be_mounted_is_sent(registry: Registry, layout: Layout) -> None:
-    origin = Options(mount_from=f"docker://{registry.host}/nothing-here")
+    origin = Options(source=f"docker://{registry.host}/nothing-here")
     push(layout, f"docker://{registry.host}/not-mounted", origin)
     assert pull(f"docker://{registry.host}/not-mounted") == blobs_of(layout)
     assert registry.uploads == []
@@ -383,7 +383,7 @@ def test_tokens(how: str, certificate: tuple[Path, Path], layout: Layout, tmp_pa
             elif how == "identity token":
                 log_in(home, proxy.host, auths={proxy.host: {"identitytoken": "identity"}})
             push(layout, f"docker://{proxy.host}/a/b")
-            mounting = Options(mount_from=f"docker://{proxy.host}/a/b")
+            mounting = Options(source=f"docker://{proxy.host}/a/b")
             push(layout, f"docker://{proxy.host}/c", mounting)
             assert pull(f"docker://{proxy.host}/c") == blobs_of(layout)
     assert proxy.count("POST", "mount=") == 4

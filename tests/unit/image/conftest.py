@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images, keypairs, pkcs7_parts, pkcs7_writer
+from tests.support import images, keypairs, layouts, pkcs7_parts, pkcs7_writer
 from tests.support.images import Layout
 from tests.support.layers import rsa_key
 from tests.support.parties import Party
@@ -42,3 +42,20 @@ def gzipped(tmp_path_factory: pytest.TempPathFactory) -> Layout:
 def target(tmp_path: Path) -> Layout:
     """Where an image may be written to."""
     return Layout(tmp_path / "target")
+
+
+@pytest.fixture
+def recipient(keys: dict[str, KeyPair]) -> list[str]:
+    return ["--recipient", f"jwe:{keys['p256'].public}"]
+
+
+@pytest.fixture
+def key(keys: dict[str, KeyPair]) -> list[str]:
+    return ["--key", str(keys["p256"].private)]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Layout:
+    """An image of two small layers, the only one of its layout, without a name."""
+    layout = Layout(tmp_path / "small")
+    return layouts.publish(layout, layouts.add_image(layout, "amd64", [layouts.tar("base"), layouts.tar("top")]))

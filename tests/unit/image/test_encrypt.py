@@ -15,23 +15,13 @@ from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer import annotations as layer
 from tests.support import images, layouts
 from tests.support.encrypting import provider_config
-from tests.support.image import blobs, done, image, oci
+from tests.support.image import blobs, done, files_below, image, oci
 from tests.support.images import Layout
 
 if TYPE_CHECKING:
     from tests.support.keypairs import KeyPair
 
 ENCRYPTED = layer.OCI_TAR + "+gzip" + layer.ENCRYPTED
-
-
-@pytest.fixture
-def recipient(keys: dict[str, KeyPair]) -> list[str]:
-    return ["--recipient", f"jwe:{keys['p256'].public}"]
-
-
-@pytest.fixture
-def key(keys: dict[str, KeyPair]) -> list[str]:
-    return ["--key", str(keys["p256"].private)]
 
 
 def types(layout: Layout, manifest: layouts.Descriptor) -> list[str]:
@@ -136,8 +126,8 @@ def test_unknown_members_and_layers_stay(tmp_path: Path, target: Layout, recipie
     value["layers"][0] |= {"annotations": {"kept": "yes"}, "x": 1, "data": "AAAA", "urls": ["http://localhost/"]}
     value["layers"].append(source.add(b"wasm", "application/wasm"))
     layouts.publish(source, source.add(layouts.to_json(value), layouts.MANIFEST))
-    ended = done("encrypt", oci(source), oci(target), *recipient)
-    assert "layer 1 (linux/amd64) is left as it is: 'application/wasm'" in ended.errors
+    ended = done("encrypt", oci(source), oci(target), *recipient, "--allow-plain", "application/wasm")
+    assert "layer 1 (linux/amd64) stays as it is: application/wasm has no encrypted form" in ended.errors
     new = target.manifest
     assert {name: new[name] for name in members} == members
     assert new["layers"][1] == value["layers"][1]
@@ -173,15 +163,16 @@ def test_nothing_is_silently_not_done(
     gzipped: Layout, target: Layout, recipient: list[str], key: list[str], tmp_path: Path
 ) -> None:
     not_encrypted = done("decrypt", oci(gzipped), oci(target, "copy"), *key)
-    assert not_encrypted.errors.count("is not encrypted, and left as it is") == 3
+    assert not_encrypted.errors.count("is not encrypted, and stays as it is") == 3
     assert "no layer was changed" in not_encrypted.errors
     assert blobs(target) == blobs(gzipped)
     encrypted = Layout(tmp_path / "encrypted")
     done("encrypt", oci(gzipped), oci(encrypted), *recipient)
-    twice = done("encrypt", oci(encrypted), oci(encrypted, "twice"), *recipient, "--json")
-    assert twice.value["layers"] == []
-    assert len(twice.value["remarks"]) == 4
-    assert "is encrypted already" in twice.value["remarks"][0]
+    before = files_below(encrypted.directory)
+    twice = image("encrypt", oci(encrypted), oci(encrypted, "twice"), *recipient)
+    assert (twice.status, twice.output) == (4, "")
+    assert "encrypted already; to add recipients, give a --key" in twice.errors
+    assert files_below(encrypted.directory) == before
 
 
 def test_a_recipient_that_may_be_another_is_added(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decoder.formats import wire
-from decoder.image.selection import own_platform
 from decoder.layer import annotations as layer
 from tests.support import images, layouts
 from tests.support.image import done, image, oci
@@ -69,15 +68,15 @@ def test_check_covers_every_layer_of_the_platform(
     done("encrypt", oci(target), oci(target), *other, "--layer", "-1")
     amd64 = image("check", oci(target), *own_key, "--platform", "linux/amd64")
     assert (amd64.status, amd64.output) == (4, "")
-    assert "1 of 2 encrypted layers do not open" in amd64.errors
+    assert amd64.errors.count("no key opens this layer") == 1
     assert "layer 2 (linux/amd64)" in amd64.errors
     assert done("check", oci(target), *own_key, *other_key, "--platform", "linux/amd64").output
     assert image("check", oci(target), *own_key, "--platform", "linux/arm64").status == 4
-    assert done("check", oci(target), *other_key, "--platform", "linux/arm64", "--json").value["encrypted"] == 1
+    assert done("check", oci(target), *other_key, "--platform", "linux/arm64", "--json").value["ok"]
     assert image("check", oci(target), *own_key, "--platform", "linux/s390x").status == 4
     assert image("check", oci(target)).status == 2
-    machine = image("check", oci(target), *own_key, *other_key)
-    assert machine.status == (0 if own_platform() in ("linux/amd64", "linux/arm64") else 4)
+    assert image("check", oci(target), *own_key).status == 4
+    done("check", oci(target), *own_key, *other_key)
 
 
 def test_check_refuses_what_it_does_not_know(
@@ -87,14 +86,14 @@ def test_check_refuses_what_it_does_not_know(
     good = target.manifest
     options = [*parties["jwe"].ours, "--key", str(keys["p256"].private)]
     public = wire.encode_base64(b'{"cipher":"AES_256_CTR_HMAC_SHA256","hmac":"AAAA","cipheroptions":{}}')
-    changes: tuple[dict[str, object], ...] = (
-        {"mediaType": "application/vnd.oci.image.layer.v2.tar+encrypted"},
-        {"annotations": {}},
-        {"annotations": {**good["layers"][2]["annotations"], layer.PUBLIC_OPTIONS: public}},
+    changes: tuple[tuple[dict[str, object], int], ...] = (
+        ({"mediaType": "application/vnd.oci.image.layer.v2.tar+encrypted"}, 4),
+        ({"annotations": {}}, 5),
+        ({"annotations": {**good["layers"][2]["annotations"], layer.PUBLIC_OPTIONS: public}}, 5),
     )
-    for change in changes:
+    for change, status in changes:
         value = {**good, "layers": [*good["layers"][:2], {**good["layers"][2], **change}]}
         layouts.publish(target, target.add(layouts.to_json(value), layouts.MANIFEST))
         ended = image("check", oci(target), *options)
-        assert ended.status == 4
-        assert "1 of 3 encrypted layers do not open" in ended.errors
+        assert ended.status == status
+        assert ended.errors.count("layer 2 (") == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from decoder.errors import quoted
 from decoder.formats import wire
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import requests
 
     from decoder.keywrap.kid import ResourceId
-    from decoder.provider.services.web import Session
 
 _PREFIX = "/kbs/v0/"
 _COOKIE = "kbs-session-id"
@@ -71,16 +70,24 @@ class RefusedError(ProviderError):
 
 
 class Conversation:
-    """Requests to a broker that share its cookie.
+    """Requests to a broker that share its cookie; they are made within `web.within_limit`.
 
     Args:
         url: of the broker, as `base_url` returns it.
-        session: makes the requests, within its time limit.
+        ca_file: whose certificates are accepted, or "" for the system's.
     """
 
-    def __init__(self, url: str, session: Session) -> None:
+    def __init__(self, url: str, ca_file: str) -> None:
+        from decoder.provider.services.web import Session
+
         self._url = url
-        self._session = session
+        self._session = Session(ca_file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
 
     def cookie(self) -> str:
         """Return the broker's session, for `get` in a later conversation; "" if there is none."""

@@ -104,15 +104,13 @@ class Kbs:
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource, attested anew if the broker does not accept what it accepted before; see `KeySource`."""
-        from decoder.provider.services.web import Web
+        from decoder.provider.services.web import within_limit
 
         deadline = monotonic() + seconds
         if not self._lock.acquire(timeout=seconds):
             raise ProviderError(f"no answer within {seconds:g} seconds: other requests to it have not ended")
         try:
-            data = Web(self._ca_file).within(
-                seconds, lambda session: self._fetch(Conversation(self._url, session), resource, deadline)
-            )
+            data = within_limit(lambda: self._fetch(resource, deadline), seconds)
         except RefusedError:
             raise
         except ProviderError as error:
@@ -125,17 +123,18 @@ class Kbs:
             raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
         return data
 
-    def _fetch(self, conversation: Conversation, resource: ResourceId, deadline: float) -> bytes:
+    def _fetch(self, resource: ResourceId, deadline: float) -> bytes:
         from decoder.provider.services.coco.kbs.teekey import open_reply
 
-        for attested in self._attestations(conversation, deadline):
-            try:
-                return open_reply(conversation.get(resource, attested.token, attested.cookie), attested.tee_key)
-            except RefusedError as error:
-                refused = error
-                if not error.is_of_the_token:
-                    break
-        raise refused
+        with Conversation(self._url, self._ca_file) as conversation:
+            for attested in self._attestations(conversation, deadline):
+                try:
+                    return open_reply(conversation.get(resource, attested.token, attested.cookie), attested.tee_key)
+                except RefusedError as error:
+                    refused = error
+                    if not error.is_of_the_token:
+                        break
+            raise refused
 
     def _attestations(self, conversation: Conversation, deadline: float) -> Iterator[Attested]:
         """Yield ways to be attested: what served before, then what is in files, then a new attestation."""

@@ -1,0 +1,64 @@
+"""What verbs print when they are done. The members of the JSON are described in docs/images.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from typing import TYPE_CHECKING, Any
+
+from decoder.commandline import show
+from decoder.errors import ImageError, quoted
+from decoder.image.cli.options import destination
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from decoder.image.progress import Progress
+    from decoder.image.verbs.changes import Outcome
+
+SCHEMA_VERSION = 1
+
+
+def show_json(members: dict[str, Any]) -> None:
+    """Print an object with the version of its schema."""
+    show(json.dumps({"schemaVersion": SCHEMA_VERSION, **members}) + "\n")
+
+
+def show_outcome(parsed: Namespace, outcome: Outcome, progress: Progress) -> None:
+    """Print the new image, and write --digestfile."""
+    digest, place = outcome.descriptor["digest"], destination(parsed)
+    if parsed.digestfile:
+        _write_digest(parsed.digestfile, digest)
+    if is_standard_output(place):
+        print(f"{place} {digest}", file=sys.stderr, flush=True)  # standard output has the image
+    elif parsed.json:
+        changes = sorted(outcome.changes, key=lambda change: (change["platform"], change["layer"]))
+        show_json({"image": place, "digest": digest, "layers": changes, "remarks": progress.remarks})
+    else:
+        show(f"{place} {digest}\n")
+
+
+def is_standard_output(place: str) -> bool:
+    """Tell whether an image is written to standard output."""
+    return place.partition(":")[2].partition(":")[0] in ("-", "/dev/stdout")
+
+
+def warn(warnings: list[str], progress: Progress) -> None:
+    """Show warnings of keys and keyproviders."""
+    for warning in warnings:
+        progress.remark(f"warning: {warning}")
+
+
+def terminal_width() -> int:
+    """Return the width of the terminal that standard output is, 0 if it is none."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return shutil.get_terminal_size().columns if is_terminal else 0
+
+
+def _write_digest(path: str, digest: str) -> None:
+    try:
+        with open(path, "w", encoding="ascii") as file:
+            file.write(digest)
+    except OSError as error:
+        raise ImageError(f"--digestfile {quoted(path)}: {error.strerror}") from error

@@ -1,0 +1,96 @@
+"""Words that people know from skopeo and ctr-enc: hints to our options, and recipients without a protocol."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import KeyFileError, quoted
+from decoder.image.recipients import PROTOCOLS
+from decoder.keys.file import read_key_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_VALUES_WITH_DASH = ("--layer",)
+_OURS = {
+    "--encryption-key": "--recipient",
+    "--encrypt-layer": "--layer",
+    "--decryption-key": "--key",
+    "--privkey": "--key",
+    "--gpg-recipient": "--recipient pgp:",
+    "--src-creds": "--creds",
+    "--dest-creds": "--creds",
+    "--src-authfile": "--authfile",
+    "--dest-authfile": "--authfile",
+    "--src-tls-verify": "--tls-verify",
+    "--dest-tls-verify": "--tls-verify",
+    "--src-cert-dir": "a directory HOST[:PORT] in /etc/containers/certs.d",
+    "--dest-cert-dir": "a directory HOST[:PORT] in /etc/containers/certs.d",
+    "--all": "--all-platforms, which is the default",
+    "--multi-arch": "--platform",
+    "--insecure-policy": "nothing: no policy is read",
+}
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Join options with values that start with a dash: argparse would take `-2..` for an option."""
+    found: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        value = next(rest, None) if argument in _VALUES_WITH_DASH else None
+        found.append(argument if value is None else f"{argument}={value}")
+    return found
+
+
+def hint(message: str) -> str:
+    """Return what an option of another program is called here, to append to a message about it; "" otherwise."""
+    for theirs, ours in _OURS.items():
+        if f"'{theirs}'" in message or message.endswith(theirs):
+            return f"; here, use {ours}"
+    return ""
+
+
+def with_protocol(text: str) -> tuple[str, str]:
+    """Add the protocol to a recipient that was given without one.
+
+    A public key or JWK is for JWE, a certificate for PKCS#7, a file about a token's key for PKCS#11; an e-mail address
+    is for OpenPGP.
+
+    Returns:
+        The recipient, and a line for the user if a protocol was added, otherwise "".
+    """
+    if text.partition(":")[0] in PROTOCOLS:
+        return text, ""
+    protocol = _protocol(text)
+    if not protocol:
+        return text, ""
+    return f"{protocol}:{text}", f"--recipient {quoted(text)} is taken as {quoted(f'{protocol}:{text}')}"
+
+
+def _protocol(text: str) -> str:
+    if not os.path.isfile(text):
+        return "pgp" if "@" in text and "/" not in text else ""
+    try:
+        data = read_key_file(text)
+    except KeyFileError:
+        return ""
+    if b"-----BEGIN CERTIFICATE-----" in data or _is_der_certificate(data):
+        return "pkcs7"
+    if data.startswith(b"pkcs11") or b"\npkcs11:" in data:
+        return "pkcs11"
+    is_key = b"PUBLIC KEY-----" in data or data.lstrip()[:1] == b"{" or data[:1] == b"\x30"
+    return "jwe" if is_key else ""
+
+
+def _is_der_certificate(data: bytes) -> bool:
+    if data[:1] != b"\x30" or len(data) > limits.CERTIFICATE_BYTES:
+        return False
+    from cryptography.x509 import load_der_x509_certificate
+
+    try:
+        load_der_x509_certificate(data)
+    except ValueError:
+        return False
+    return True

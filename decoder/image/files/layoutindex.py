@@ -1,0 +1,91 @@
+"""The index of an OCI image layout (image-spec, image-layout.md), and the references in places."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits
+from decoder.errors import ImageError, UsageError, quoted
+from decoder.formats import wire
+from decoder.image.manifest import annotations_of, check_descriptor
+
+if TYPE_CHECKING:
+    from decoder.image.transport import Descriptor
+
+INDEX = "index.json"
+LAYOUT_FILE = "oci-layout"
+LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
+_REFERENCE = "org.opencontainers.image.ref.name"
+_IMAGE_NAME = "io.containerd.image.name"  # what ctr and nerdctl save, with the registry's name
+
+
+def split_place(transport: str, what: str, place: str) -> tuple[str, str]:
+    """Split a place from the reference in it, at the first colon, as skopeo does.
+
+    Raises:
+        UsageError: there is no place, or nothing after the colon.
+    """
+    path, colon, reference = place.partition(":")
+    if not path or (colon and not reference):
+        raise UsageError(f"{transport}:{place} is not of the form {transport}:{what}[:REF]")
+    return path, reference
+
+
+def parse_index(data: bytes, name: str) -> dict[str, Any]:
+    """Parse `index.json`.
+
+    Raises:
+        ImageError: it is malformed, or longer than LAYOUT_INDEX_BYTES.
+    """
+    if len(data) > limits.LAYOUT_INDEX_BYTES:
+        raise ImageError(f"{quoted(name)} is longer than {limits.LAYOUT_INDEX_BYTES} bytes")
+    try:
+        index = wire.parse_object(data)
+    except ValueError as error:
+        raise ImageError(f"{quoted(name)}: {error}") from error
+    entries = index.get("manifests")
+    if not isinstance(entries, list):
+        raise ImageError(f"{quoted(name)} has no list of manifests")
+    return {**index, "manifests": [check_descriptor(entry) for entry in entries]}
+
+
+def find(index: dict[str, Any], reference: str, place: str) -> Descriptor:
+    """Find the image with a reference, or the only one.
+
+    Raises:
+        ImageError: there is none, or more than one.
+    """
+    entries: list[Descriptor] = index["manifests"]
+    names = [entry_name(entry) for entry in entries]
+    if reference:
+        found = [
+            entry
+            for entry, name in zip(entries, names, strict=True)
+            if reference in (name, annotations_of(entry).get(_IMAGE_NAME))
+        ]
+    else:
+        found = entries
+    if len({entry["digest"] for entry in found}) == 1:
+        return found[0]
+    there = ", ".join(quoted(name) for name in names[: limits.REPORTED_ATTEMPTS]) or "none"
+    problem = "several images" if found else "no image"
+    wanted = f" {quoted(reference)}" if reference else ""
+    raise ImageError(f"{quoted(place)} holds {problem}{wanted}; their names are {there}")
+
+
+def entry_name(entry: Descriptor) -> str:
+    """Return the name of an entry, "" if it has none."""
+    return annotations_of(entry).get(_REFERENCE, "")
+
+
+def named(descriptor: Descriptor, reference: str) -> Descriptor:
+    """Return a descriptor with this name in the index, "" for none, in the place of another."""
+    kept = {name: text for name, text in annotations_of(descriptor).items() if name not in (_REFERENCE, _IMAGE_NAME)}
+    annotations = {**kept, **({_REFERENCE: reference} if reference else {})}
+    rest = {name: value for name, value in descriptor.items() if name != "annotations"}
+    return {**rest, **({"annotations": annotations} if annotations else {})}
+
+
+def others(entries: list[Descriptor], reference: str) -> list[Descriptor]:
+    """Return the entries with other names."""
+    return [entry for entry in entries if entry_name(entry) != reference]

@@ -1,0 +1,249 @@
+"""Writing an OCI image layout. Blobs get their names when they are whole; the index is replaced last, under a lock.
+
+The directory may be shared with others, so a symbolic link in it is never followed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from io import FileIO
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits
+from decoder.errors import ImageError, quoted
+from decoder.image.files.layoutindex import (
+    INDEX,
+    LAYOUT,
+    LAYOUT_FILE,
+    entry_name,
+    find,
+    named,
+    others,
+    parse_index,
+)
+from decoder.image.files.references import References
+from decoder.image.files.unnamed import unnamed_file
+from decoder.image.manifest import OCI_INDEX
+from decoder.layer.digest import split_digest
+
+if TYPE_CHECKING:
+    from decoder.image.files.unnamed import GiveName
+    from decoder.image.transport import Descriptor
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class LayoutTarget:
+    """A layout being written.
+
+    Args:
+        directory: of the layout; it is made if it is not there.
+        reference: the name of the image in the index, "" for none.
+        replaced: the reference that the image is read from if it comes from the same layout; None if it does not.
+
+    Raises:
+        ImageError: the directory cannot be written, or holds something else.
+    """
+
+    def __init__(self, directory: str, reference: str, replaced: str | None = None) -> None:
+        self._directory = directory
+        self._reference = reference
+        self._replaced = replaced
+        self._folders: dict[str, int] = {}
+        try:
+            os.makedirs(directory, exist_ok=True)
+            self._root = os.open(directory, _FOLDER)
+        except OSError as error:
+            raise self._failure(error) from error
+        try:
+            self._prepare()
+        except OSError as error:
+            self.close()
+            raise self._failure(error) from error
+        except ImageError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the directory, which ends the lock."""
+        for descriptor in (*self._folders.values(), self._root):
+            os.close(descriptor)
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Tell whether there is a blob of that digest and size."""
+        algorithm, digits = split_digest(descriptor["digest"])
+        try:
+            status = os.stat(digits, dir_fd=self._folder(algorithm), follow_symlinks=False)
+        except OSError:
+            return False
+        return stat.S_ISREG(status.st_mode) and status.st_size == descriptor["size"]
+
+    @contextmanager
+    def create(self, _size: int) -> Iterator[LayoutWriter]:
+        """Start a blob."""
+        with ExitStack() as stack:
+            try:
+                file, give_name = stack.enter_context(unnamed_file(self._root))
+            except OSError as error:
+                raise self._failure(error) from error
+            yield LayoutWriter(self, file, give_name)
+
+    @contextmanager
+    def open(self, descriptor: Descriptor) -> Iterator[FileIO]:
+        """Open a blob that was written, or was there."""
+        algorithm, digits = split_digest(descriptor["digest"])
+        try:
+            file = self._open(digits, self._folder(algorithm))
+        except OSError as error:
+            raise ImageError(f"{descriptor['digest']} in {quoted(self._directory)}: {error.strerror}") from error
+        with file:
+            yield file
+
+    def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
+        """Write a manifest or index."""
+        if self.has(descriptor):
+            return
+        try:
+            with self.create(len(data)) as writer:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[writer.write(rest) :]
+                writer.commit(descriptor["digest"], len(data))
+        except OSError as error:
+            raise ImageError(f"writing {descriptor['digest']}: {error.strerror}") from error
+
+    def publish(self, descriptor: Descriptor) -> None:
+        """Put the image into the index, in the place of the one that had its name."""
+        try:
+            fcntl.flock(self._root, fcntl.LOCK_EX)  # held until the directory is closed
+            index = self._index()
+            name = self._reference
+            if not name and self._replaced is not None:
+                name = entry_name(find(index, self._replaced, self._directory))
+            index["manifests"] = [*others(index["manifests"], name), named(descriptor, name)]
+            os.fsync(self._root)
+            self._replace(INDEX, json.dumps(index, separators=(",", ":")).encode())
+            os.fsync(self._root)
+        except OSError as error:
+            raise ImageError(f"the index of {quoted(self._directory)}: {error.strerror}") from error
+
+    def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
+        """Delete blobs of the image that was encrypted in this layout, unless something in it still refers to them.
+
+        Args:
+            layers: the digests of the plain layers.
+            manifests: the digests of the manifests and indexes that named them.
+
+        Returns:
+            A line for each plain layer that stays.
+        """
+        if self._replaced is None:
+            return []
+        try:
+            kept = References(self, self._index()["manifests"])
+        except ImageError as error:
+            return [f"the plain blobs were not deleted, for something else in the layout cannot be read: {error}"]
+        for digest in (*layers, *manifests):
+            if digest not in kept:
+                self._delete(digest)
+        stay = [digest for digest in layers if digest in kept]
+        return [f"the plain layer {digest} stays: {kept.name_of(digest)} in the layout refers to it" for digest in stay]
+
+    def name_blob(self, digest: str, give_name: GiveName) -> None:
+        """Let a blob have its name.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        algorithm, digits = split_digest(digest)
+        give_name(self._folder(algorithm), digits)
+
+    def _prepare(self) -> None:
+        names = set(os.listdir(self._root))
+        if LAYOUT_FILE not in names and any(not name.startswith(".") for name in names):
+            raise ImageError(f"{quoted(self._directory)} is neither empty nor an OCI layout")
+        if INDEX in names:
+            self._index()
+        if LAYOUT_FILE not in names:
+            fcntl.flock(self._root, fcntl.LOCK_EX)
+            self._replace(LAYOUT_FILE, LAYOUT)
+            fcntl.flock(self._root, fcntl.LOCK_UN)
+        self._folder("sha256")
+
+    def _folder(self, algorithm: str) -> int:
+        """Open the directory of an algorithm's blobs, which is made if it is not there."""
+        if algorithm not in self._folders:
+            blobs = _opened_folder("blobs", self._root)
+            try:
+                self._folders[algorithm] = _opened_folder(algorithm, blobs)
+            finally:
+                os.close(blobs)
+        return self._folders[algorithm]
+
+    def _index(self) -> dict[str, Any]:
+        try:
+            file = self._open(INDEX, self._root)
+        except FileNotFoundError:
+            return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+        except OSError as error:
+            raise ImageError(f"{INDEX} in {quoted(self._directory)}: {error.strerror}") from error
+        with file:
+            path = os.path.join(self._directory, INDEX)
+            return parse_index(file.read(limits.LAYOUT_INDEX_BYTES + 1) or b"", path)
+
+    def _open(self, name: str, folder: int) -> FileIO:
+        """Open a regular file; anything else could make us wait, or lead elsewhere."""
+        file = FileIO(os.open(name, _FILE, dir_fd=folder), "rb")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise ImageError(f"{quoted(name)} in {quoted(self._directory)} is not a regular file")
+        return file
+
+    def _replace(self, name: str, data: bytes) -> None:
+        """Replace a file in one step; the caller has the lock."""
+        with unnamed_file(self._root) as (file, give_name):
+            file.write(data)
+            os.fsync(file.fileno())
+            give_name(self._root, name)
+
+    def _delete(self, digest: str) -> None:
+        algorithm, digits = split_digest(digest)
+        try:
+            os.unlink(digits, dir_fd=self._folder(algorithm))
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise ImageError(f"deleting {digest}, which is plain: {error.strerror}") from error
+
+    def _failure(self, error: OSError) -> ImageError:
+        return ImageError(f"{quoted(self._directory)}: {error.strerror}")
+
+
+class LayoutWriter:
+    """A blob being written to a layout."""
+
+    def __init__(self, target: LayoutTarget, file: FileIO, give_name: GiveName) -> None:
+        self._target = target
+        self._file = file
+        self._give_name = give_name
+
+    def write(self, data: memoryview, /) -> int:
+        """Write, and return how much was taken."""
+        return self._file.write(data)
+
+    def commit(self, digest: str, _size: int) -> None:
+        """Let the blob have its name, once it is on the disk."""
+        os.fdatasync(self._file.fileno())
+        self._target.name_blob(digest, self._give_name)
+
+
+def _opened_folder(name: str, parent: int) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=parent)
+    return os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=parent)

@@ -1,0 +1,115 @@
+"""Archives from a pipe, or compressed: they are copied to a file first, because blobs are read in any order."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import FileIO
+from tempfile import TemporaryFile
+from typing import IO, Protocol
+
+from decoder import limits
+from decoder.errors import ImageError, quoted
+
+STANDARD = "-"
+_COMPRESSED = {b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # zlib's number for gzip with the largest window
+
+
+class Readable(Protocol):
+    """A stream, such as an HTTP reply."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Read at most so many bytes; nothing at the end."""
+
+
+@contextmanager
+def open_archive(path: str) -> Iterator[FileIO]:
+    """Open an archive as a regular file that is not compressed.
+
+    Args:
+        path: the archive; `-` for standard input.
+
+    Raises:
+        ImageError: it cannot be read, or is compressed other than with gzip.
+    """
+    name = "standard input" if path == STANDARD else path
+    try:
+        descriptor = 0 if path == STANDARD else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with FileIO(descriptor, "rb", closefd=path != STANDARD) as file:
+            mode = os.fstat(descriptor).st_mode
+            is_regular = stat.S_ISREG(mode)
+            if not (is_regular or stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+                raise ImageError(f"{quoted(name)} is neither a regular file nor a pipe")
+            if is_regular and os.pread(descriptor, 2, 0) != _GZIP:
+                _refuse_compressed(os.pread(descriptor, 2, 0), name)
+                yield file
+                return
+            if is_regular:
+                file.seek(0)
+            with spooled(file, name) as copy:
+                yield copy
+    except OSError as error:
+        raise ImageError(f"{quoted(name)}: {error.strerror or error}") from error
+
+
+@contextmanager
+def spooled(stream: Readable, name: str) -> Iterator[FileIO]:
+    """Copy a stream, which may be gzip, to an unlinked temporary file.
+
+    Args:
+        stream: to read to its end.
+        name: for messages.
+
+    Raises:
+        ImageError: it is damaged, or compressed other than with gzip.
+        OSError: reading or writing failed.
+    """
+    with TemporaryFile(buffering=0) as file:
+        assert isinstance(file, FileIO)  # noqa: S101 - for the type checker: it has no buffer
+        _copy(stream, file, name)
+        file.seek(0)
+        yield file
+
+
+def _copy(stream: Readable, file: IO[bytes], name: str) -> None:
+    block = _read(stream)
+    _refuse_compressed(block[:2], name)
+    unpack = zlib.decompressobj(_GZIP_WINDOW) if block.startswith(_GZIP) else None
+    while block:
+        try:
+            while block and unpack:
+                _write_all(file, unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
+                block = unpack.unconsumed_tail
+                if unpack.eof:
+                    block = unpack.unused_data.lstrip(b"\0")
+                    unpack = zlib.decompressobj(_GZIP_WINDOW)
+        except zlib.error as error:
+            raise ImageError(f"{quoted(name)} is damaged: {error}") from error
+        _write_all(file, block)
+        block = _read(stream)
+    if unpack and not unpack.eof and unpack.decompress(b"", 1):
+        raise ImageError(f"{quoted(name)} is cut short")
+
+
+def _read(stream: Readable) -> bytes:
+    """Read two bytes and more, which tell the compression, or nothing at the end."""
+    data = stream.read(limits.IMAGE_BUFFER_BYTES) or b""
+    while len(data) == 1 and (more := stream.read(1)):
+        data += more
+    return data
+
+
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
+
+
+def _refuse_compressed(head: bytes, name: str) -> None:
+    if head in _COMPRESSED:
+        raise ImageError(f"{quoted(name)} is compressed ({_COMPRESSED[head]}): decompress it first")

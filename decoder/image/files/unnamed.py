@@ -1,0 +1,68 @@
+"""Files without a name (open(2), O_TMPFILE), which vanish unless they get one; links are never followed."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+
+_NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR)  # NFS, FUSE, overlayfs of older kernels
+_MODE = 0o644
+
+GiveName = Callable[[int, str], None]
+"""Give the file a name in a directory (its descriptor), in the place of whatever has the name."""
+
+
+@contextmanager
+def unnamed_file(directory: int) -> Iterator[tuple[FileIO, GiveName]]:
+    """Open a file that nobody sees.
+
+    Where the file system has no unnamed files, it has a hidden name at first.
+
+    Args:
+        directory: the descriptor of a directory on the file system where the name will be.
+
+    Yields:
+        The file, to write and read, and what gives it a name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    hidden = ""
+    try:
+        descriptor = os.open(".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, _MODE, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _NO_UNNAMED_FILES:
+            raise
+        hidden = _hidden_name()
+        descriptor = os.open(hidden, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, _MODE, dir_fd=directory)
+
+    def give_name(place: int, name: str) -> None:
+        if hidden:
+            os.replace(hidden, name, src_dir_fd=directory, dst_dir_fd=place)
+            return
+        try:
+            _link(descriptor, place, name)
+        except FileExistsError:
+            new = _hidden_name()
+            _link(descriptor, directory, new)
+            os.replace(new, name, src_dir_fd=directory, dst_dir_fd=place)
+
+    with FileIO(descriptor, "r+b") as file:
+        try:
+            yield file, give_name
+        finally:
+            if hidden:
+                with suppress(FileNotFoundError):
+                    os.unlink(hidden, dir_fd=directory)
+
+
+def _link(descriptor: int, place: int, name: str) -> None:
+    """Name an unnamed file; os.link follows symbolic links only if it is given a descriptor."""
+    os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, dst_dir_fd=place, follow_symlinks=True)
+
+
+def _hidden_name() -> str:
+    return f".new-{os.urandom(8).hex()}"

@@ -1,0 +1,142 @@
+"""Questions to a registry about manifests, blobs and tags (distribution-spec 1.1)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin
+
+from decoder import limits
+from decoder.errors import ImageError, quoted
+from decoder.image.errors import DigestError
+from decoder.layer.digest import RunningDigest, split_digest
+from decoder.registry.reference import is_tag
+
+if TYPE_CHECKING:
+    from decoder.image.transport import Descriptor
+    from decoder.registry.client import RegistryClient
+    from decoder.registry.http import Response
+
+MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+DIGEST_HEADER = "Docker-Content-Digest"
+
+
+def tags(client: RegistryClient) -> list[str]:
+    """List the tags of a repository (distribution-spec, Listing Tags), over as many pages as there are."""
+    url, found = client.url("tags/list?n=1000"), list[str]()
+    while url:
+        with client.send("GET", url) as response:
+            if response.status != 200:
+                raise client.failure(response, "its tags cannot be listed")
+            page = _page(response.read(limits.MANIFEST_BYTES))
+            found += page
+            link = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
+        url = urljoin(url, link[1]) if link and page else ""
+        if len(found) > limits.REGISTRY_TAGS:
+            raise ImageError(f"{client.reference.name} has more than {limits.REGISTRY_TAGS} tags: name some")
+    return found
+
+
+def _page(data: bytes) -> list[str]:
+    try:
+        tags = json.loads(data)["tags"] or []
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise ImageError("the registry does not list tags as the distribution-spec says") from error
+    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
+
+
+def listed(client: RegistryClient, path: str) -> list[str]:
+    """Name the entries of an index of referrers (distribution-spec, Listing Referrers); none if there is none."""
+    with client.send("GET", client.url(path), {"Accept": MANIFESTS[1]}) as response:
+        if response.status != 200:
+            return []
+        try:
+            entries = json.loads(response.read(limits.MANIFEST_BYTES))["manifests"]
+            return [f"{quoted(each['digest'])[1:-1]} ({quoted(each.get('artifactType', ''))})" for each in entries]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            return []
+
+
+def has_tag(client: RegistryClient, tag: str) -> bool:
+    """Tell whether the repository has a tag."""
+    with client.send("HEAD", client.url(f"manifests/{tag}"), {"Accept": ", ".join(MANIFESTS)}) as response:
+        return response.status == 200
+
+
+def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
+    """Tell whether the repository has a blob or manifest of that size.
+
+    Raises:
+        ImageError: the registry does not let us ask.
+    """
+    url = client.url(blob_path(descriptor))
+    headers = {"Accept": descriptor["mediaType"]} if is_manifest(descriptor) else {}
+    with client.send("HEAD", url, headers) as response:
+        if response.status in (401, 403):
+            raise client.failure(response, "it tells nothing about blobs")
+        return response.status == 200 and response.headers.get("Content-Length") in (None, str(descriptor["size"]))
+
+
+def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descriptor]:
+    """Get a manifest or an index by its tag or digest."""
+    url = client.url(f"manifests/{version}")
+    with client.send("GET", url, {"Accept": ", ".join(MANIFESTS)}) as response:
+        if response.status != 200:
+            raise client.failure(response, f"there is no {version}")
+        data = response.read(limits.MANIFEST_BYTES)
+        media_type = _media_type(data) or response.headers.get("Content-Type", "").partition(";")[0].strip()
+        said = version if ":" in version else response.headers.get(DIGEST_HEADER, "")
+    digest = _digest(data, said)
+    if said and digest != said:
+        raise DigestError(f"{client.reference}: the manifest is damaged: its digest is another")
+    if media_type not in MANIFESTS:
+        raise ImageError(f"{client.reference} is no image: its media type is {quoted(media_type)}")
+    return data, {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+
+def _media_type(data: bytes) -> str:
+    """Take the media type that a manifest gives itself, for it is what the digest is about."""
+    try:
+        value = json.loads(data)["mediaType"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def _digest(data: bytes, like: str) -> str:
+    """Compute a digest, with the algorithm of another, SHA-256 if that is ""."""
+    digest = RunningDigest(split_digest(like)[0]) if like else RunningDigest()
+    digest.update(memoryview(data))
+    return digest.digest()
+
+
+def compare(response: Response, digest: str) -> None:
+    """Compare the digest that a registry computed with ours.
+
+    Raises:
+        DigestError: they differ.
+    """
+    said = response.headers.get(DIGEST_HEADER, digest)
+    if said != digest and said.partition(":")[0] == digest.partition(":")[0]:
+        raise DigestError(f"{response.host} got something else than {digest}: {quoted(said)}")
+
+
+def is_manifest(descriptor: Descriptor) -> bool:
+    """Tell a manifest or index from a blob."""
+    return descriptor["mediaType"] in MANIFESTS
+
+
+def blob_path(descriptor: Descriptor) -> str:
+    """Return the path of a blob or manifest below the repository.
+
+    Raises:
+        ImageError: its digest is malformed.
+    """
+    split_digest(descriptor["digest"])
+    return f"{'manifests' if is_manifest(descriptor) else 'blobs'}/{descriptor['digest']}"

@@ -1,0 +1,73 @@
+"""What stands beside the layers: attestations and signatures, nodes that know no zstd, plain blobs left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from decoder.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from decoder.image.manifest import Node
+    from decoder.image.progress import Progress
+    from decoder.image.transport import ImageSource, ImageTarget
+    from decoder.image.verbs.changes import Group
+    from decoder.image.verbs.plan import Plan
+    from decoder.image.verbs.request import Request
+
+_NO_ZSTD = "provider.attestation-agent"  # image-rs, which unpacks images in the guest, knows no zstd
+
+
+def consider(root: Node, source: ImageSource, *, keep: bool, progress: Progress) -> None:
+    """Keep or drop the attestations in an image, and tell about signatures beside it that are not copied."""
+    attestations = [node for node in root.walk() if node.is_attestation and node is not root]
+    for node in attestations:
+        node.is_dropped = not keep
+    if attestations and keep:
+        names = ", ".join(node.descriptor["digest"] for node in attestations)
+        progress.remark(
+            f"warning: {len(attestations)} attestations (SBOM, provenance) describe the plain layers and stay "
+            f"readable: {names}; --attestations drop leaves them out"
+        )
+    others = [
+        text
+        for node in root.walk()
+        if node.is_manifest or node is root
+        for text in source.referrers(node.descriptor["digest"])
+    ]
+    if others:
+        progress.remark(
+            f"not copied, for they are about the plain image: {', '.join(dict.fromkeys(others))}; "
+            "sign the encrypted image after this (cosign, notation)"
+        )
+
+
+def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
+    """Tell about layers that some nodes cannot unpack.
+
+    Raises:
+        UsageError: a zstd layer is to be encrypted for Confidential Containers, where nothing unpacks it.
+    """
+    if request.recompress:
+        return
+    zstd = [each for each in plan.plain if each.descriptor["mediaType"].endswith("zstd")]
+    if zstd and _NO_ZSTD in request.recipients.schemes:
+        raise UsageError(
+            f"{zstd[0].describe()}: it is compressed with zstd, which Confidential Containers (image-rs) cannot "
+            "unpack; --recompress gzip converts it"
+        )
+    if zstd:
+        progress.remark(
+            f"warning: {', '.join(each.describe() for each in zstd)}: compressed with zstd, which containerd's "
+            "default configuration does not decrypt; use the one that `ctd-decoder config containerd` prints on every "
+            "node, or convert the layers with --recompress gzip"
+        )
+
+
+def tidy(target: ImageTarget, root: Node, encrypted: Iterable[Group], progress: Progress) -> None:
+    """Remove the plain blobs of an image that was encrypted in place, and name those that stay."""
+    layers = [each.descriptor["digest"] for group in encrypted for each in group.layers]
+    manifests = [node.descriptor["digest"] for node in root.walk()]
+    for text in target.forget(list(dict.fromkeys(layers)), manifests):
+        progress.remark(f"warning: {text}")

@@ -1,0 +1,138 @@
+"""`image rewrap`: change the recipients of many images. Their blobs stay, so only manifests are read and written.
+
+An image that has the recipients already is left alone, so an interrupted run is resumed by running it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from decoder.errors import DecoderError, UsageError
+from decoder.image import manifest, transfer, transport
+from decoder.image.selection import Layer, choose_images
+from decoder.image.verbs.changes import group
+from decoder.image.verbs.rewrapping import STILL_OPEN, Rewrapping
+from decoder.layer import annotations as layer
+
+if TYPE_CHECKING:
+    from decoder.image.names import Recipient
+    from decoder.image.progress import Progress
+    from decoder.image.recipients import Recipients
+    from decoder.keys.keyring import DecryptConfig
+
+CHANGED, WOULD_CHANGE, UNCHANGED, PLAIN, FAILED = "changed", "would change", "unchanged", "not encrypted", "failed"
+
+
+class RewrapError(DecoderError):
+    """Images could not be changed; the text names them."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class Request(NamedTuple):
+    """What to change.
+
+    Attributes:
+        recipients: to add.
+        keys: open the layers.
+        removed: whether a recipient is to be removed; None to remove nobody.
+        platforms: choose manifests; none for all.
+        dry_run: change nothing.
+    """
+
+    recipients: Recipients
+    keys: DecryptConfig
+    removed: Callable[[Recipient], bool] | None
+    platforms: Sequence[str]
+    dry_run: bool
+
+
+class Result(NamedTuple):
+    """What happened to one image.
+
+    Attributes:
+        image: `TRANSPORT:PLACE`.
+        action: one of the words above.
+        layers: how many layers changed.
+        digest: of the image afterwards, "" if it failed.
+        error: why it failed, or None.
+    """
+
+    image: str
+    action: str
+    layers: int
+    digest: str
+    error: DecoderError | None = None
+
+    def for_programs(self) -> dict[str, Any]:
+        """Return it as JSON members."""
+        reason = str(self.error) if self.error else ""
+        return {"image": self.image, "action": self.action, "layers": self.layers, "digest": self.digest} | {
+            "reason": reason
+        }
+
+
+def rewrap_all(places: Sequence[str], options: transport.Options, request: Request, progress: Progress) -> list[Result]:
+    """Change the recipients of all images of some places, and go on after a failure.
+
+    Raises:
+        DecoderError: a place cannot be listed.
+    """
+    images = [image for place in places for image in transport.list_images(place, options)]
+    results = []
+    for image in images:
+        try:
+            results.append(_rewrap(image, options, request, progress))
+        except DecoderError as error:
+            progress.remark(f"{image}: {error}")
+            results.append(Result(image, FAILED, 0, "", error))
+    if request.removed and any(each.action == CHANGED for each in results):
+        progress.remark(STILL_OPEN)
+    return results
+
+
+def raise_for_failures(results: Sequence[Result]) -> None:
+    """Raise an error if an image failed.
+
+    Raises:
+        RewrapError: one did; the status is that of the first.
+    """
+    failed = [each for each in results if each.error]
+    if failed:
+        first = failed[0].error
+        assert first is not None  # noqa: S101 - for the type checker
+        names = ", ".join(each.image for each in failed)
+        raise RewrapError(f"{len(failed)} of {len(results)} images failed: {names}", first.status)
+    if not results:
+        raise UsageError("there is no image at these places")
+
+
+def _rewrap(image: str, options: transport.Options, request: Request, progress: Progress) -> Result:
+    with transport.open_source(image, options) as source:
+        root = manifest.load(source)
+        chosen = [
+            Layer(node, number)
+            for node in choose_images(root, request.platforms)
+            for number, each in enumerate(node.layers)
+            if each["mediaType"] in layer.DECODABLE
+        ]
+        digest = root.descriptor["digest"]
+        if not chosen:
+            return Result(image, PLAIN, 0, digest)
+        rewrapping = Rewrapping(request.recipients, request.keys, request.removed)
+        done = transfer.Work(progress).run([rewrapping.job(each) for each in group(chosen)])
+        changes = [change for changed in done for change in changed]
+        if not changes or request.dry_run:
+            return Result(image, WOULD_CHANGE if changes else UNCHANGED, len(changes), digest)
+        broken = source.referrers(digest)
+        with transport.open_target(image, options._replace(source=image)) as target:
+            new = transfer.publish(target, root)
+            target.forget([], [digest])
+    if broken:
+        progress.remark(
+            f"warning: {image}: these are about the old digest, and must be made again: {', '.join(broken)}"
+        )
+    return Result(image, CHANGED, len(changes), new["digest"])

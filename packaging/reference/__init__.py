@@ -1,1 +1,0 @@
-"""Man pages, completions and the site's page of options, made from the parsers of the program."""
