@@ -10,9 +10,24 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from typing import cast
 
+from decoder import limits
+
 
 def parse_json(text: bytes) -> object:
-    """Parse UTF-8 JSON text; ill-formed UTF-8 inside strings is replaced, as Go does."""
+    """Parse UTF-8 JSON text; ill-formed UTF-8 inside strings is replaced, as Go does.
+
+    Args:
+        text: as long as the caller allows. It becomes at most JSON_VALUES values, for `[]` takes 20 times the memory
+            of its text. Beyond JSON_WIDE_BYTES it must be ASCII, for one other character makes every character of its
+            string take 4 bytes.
+
+    Raises:
+        ValueError: it is not JSON, or not within these bounds.
+    """
+    if text.count(b",") + text.count(b"[") + text.count(b"{") > limits.JSON_VALUES:
+        raise ValueError(f"JSON with more than {limits.JSON_VALUES} values")
+    if len(text) > limits.JSON_WIDE_BYTES and (not text.isascii() or b"\\u" in text):
+        raise ValueError(f"JSON of more than {limits.JSON_WIDE_BYTES} bytes with characters outside ASCII")
     try:
         return cast(object, json.loads(text.decode(errors="replace"), parse_constant=_no_constant))
     except json.JSONDecodeError as error:
