@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test test-unit check system-packages bench packages lock clean
+.PHONY: demo test test-unit check system-packages bench packages reference lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
@@ -24,13 +24,18 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	MYPYPATH=packaging $(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
+	$(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
+	packaging/check-metadata
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
 
 packages:
 	packaging/build
+
+# The man pages and completions of the packages, to build/reference.
+reference: $(VENV)/.dev
+	PYTHONPATH=packaging:. $(BIN)/python -m reference build/reference
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:
@@ -55,7 +60,8 @@ $(VENV)/.program: $(SOURCES) README.md $(VENV)/.run
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml --output-file requirements/run.txt
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group docs pyproject.toml --output-file requirements/docs.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --constraint requirements/dev.txt --group docs --output-file requirements/docs.txt
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group packages --output-file packaging/requirements.txt
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache

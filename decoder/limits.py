@@ -112,6 +112,7 @@ SOCKET_LOCK_POLL_SECONDS = 0.01
 # Keyproviders.
 PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0
+PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time, after which one of ours gives up by itself, with a better error
 PROVIDER_ERROR_BYTES = 2 * KIB
 
 # Cloud key services. Their time is less than PROVIDER_SECONDS, so that it is their error which is seen.
@@ -129,6 +130,8 @@ PROVIDER_TIMEOUT_SECONDS = 600.0
 PROVIDER_ANNOTATION_BYTES = 256 * KIB
 PROVIDER_DRAIN_SECONDS = 1.0  # for what the processes that a command left running still write
 PROVIDER_REAP_SECONDS = 5.0
+PROVIDER_FIRST_PAUSE_SECONDS = 0.25  # the bound of the first random pause before another attempt; each one doubles it
+PROVIDER_LONGEST_PAUSE_SECONDS = 4.0
 PROVIDER_RETRIES = 2
 PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
 PROVIDER_PROBE_SECONDS = 3.0

@@ -33,6 +33,7 @@ from decoder.provider.errors import ProviderError
 if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
+    from decoder.provider.audit import Provider
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
 # Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
@@ -212,7 +213,7 @@ def ask(
     if isinstance(transport, NativeProvider):
         from decoder.provider.deadline import within
 
-        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, held))
+        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, seconds, held))
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
@@ -235,7 +236,12 @@ def ask(
 
 
 def _ask_native(
-    native: NativeProvider, operation: protocol.Operation, data: bytes, parameters: list[bytes], held: Held
+    native: NativeProvider,
+    operation: protocol.Operation,
+    data: bytes,
+    parameters: list[bytes],
+    seconds: float,
+    held: Held,
 ) -> bytes:
     """Run one of our own providers in this process."""
     from decoder import provider
@@ -245,7 +251,7 @@ def _ask_native(
     except UnicodeDecodeError as error:
         raise ProviderError("its parameter is not text") from error
 
-    def create() -> provider.Provider:
+    def create() -> Provider:
         try:
             return provider.create(native.provider, native.options)
         except UsageError as error:
@@ -253,7 +259,9 @@ def _ask_native(
 
     try:
         with held.use((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
-            return service.wrap(data, texts) if operation == "keywrap" else service.unwrap(data, texts)
+            # Its time ends a little before ours, so that its own error is the one that is seen.
+            perform = service.wrap if operation == "keywrap" else service.unwrap
+            return perform(data, texts, seconds * limits.PROVIDER_OWN_SHARE)
     except ProviderError:
         raise
     except Exception as error:  # a library's; its text may hold a secret, and another provider may do better

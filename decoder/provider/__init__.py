@@ -1,7 +1,8 @@
 """Keyproviders: key services that wrap and unwrap private options (ocicrypt's keyprovider protocol).
 
-One module per key service, named in PROVIDERS (with `_` for its dash). It has OPTIONS, the options that it understands,
-and a function `create(options, policy)` that returns a Provider; the service's SDK is imported when it is created.
+There is one module per key service in `services`, named in PROVIDERS (with `_` for its dash). It has OPTIONS, the
+options that it understands, and a function `create(options, policy)` that returns a KeyService. The service's SDK is
+imported when the service is created.
 """
 
 from __future__ import annotations
@@ -9,25 +10,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
 from decoder.provider.policy import KeyPolicy
-from decoder.record import Record
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
 
 PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
 
 
-class Option(Record):
+class Option(NamedTuple):
     """An option of a provider: `--NAME VALUE` on the command line, `"NAME": VALUE` in the configuration file.
 
     Attributes:
         name: in lower case with dashes.
         help: a few words for --help.
-        many: whether it may be given several times (a list, in the configuration file); its values then come to
+        many: whether it may be given several times (a list in the configuration file). Its values then come to
             `create` joined by line feeds.
-        also: further names that people have in their files.
-        serving: the value that it has in a server that is not given it, which answers others' requests.
+        also: other names that people have in their files.
+        serving: its default in a server, which answers the requests of others.
         flag: whether it takes no value: `true` or `false` in the configuration file; `create` gets "true" or "".
     """
 
@@ -41,36 +44,52 @@ class Option(Record):
 
 # Every provider has these.
 COMMON_OPTIONS = (
-    Option("allow-key", "a shell pattern of keys that images may use; without it only the configured key", many=True),
+    Option("allow-key", "shell pattern of keys that images may use (default: only the configured key)", many=True),
 )
 
 
-class Provider(Protocol):
-    """What every key service can do."""
+class Use(NamedTuple):
+    """A request that was understood and may be done: every check that needs no key service has passed.
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Wrap private options.
+    Attributes:
+        keys: the canonical names of the keys that it uses or, where the annotation names none, may use.
+        run: does it within so many seconds, and returns the result; it raises ProviderError.
+        waits: whether it waits for a network or a device. If not, it takes well under a millisecond.
+    """
+
+    keys: tuple[str, ...]
+    run: Callable[[float], bytes]
+    waits: bool = True
+
+
+class KeyService(Protocol):
+    """What the module of a key service creates."""
+
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to wrap private options.
 
         Args:
             options: the private options, at most PRIVATE_OPTIONS_BYTES.
             parameters: the key to use: what follows `provider:NAME:`, or nothing (`Enabled` stands for nothing).
 
         Returns:
-            The annotation, before its base64: what `unwrap` reads.
+            What wraps them to the annotation, before its base64, that `unwrap` reads.
 
         Raises:
-            ProviderError: it failed, or the key is not one that may be used.
+            ProviderError: there is no such key.
+            KeyRefusedError: the key may not be used.
         """
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Unwrap private options.
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to unwrap private options.
 
         Args:
-            annotation: what `wrap` returned; it comes from a registry and is not to be trusted.
+            annotation: what `wrap` made; it comes from a registry and is not to be trusted.
             parameters: the keys that the caller allows; none if it leaves that to the configuration.
 
         Raises:
-            ProviderError: it failed, the annotation is malformed, or the key is not one that may be used.
+            ProviderError: the annotation is malformed.
+            KeyRefusedError: the key may not be used.
         """
 
 
@@ -91,12 +110,21 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
     Args:
         name: one of PROVIDERS.
         options: its options by name; each a string, or a list of strings where there may be several.
-        report: takes these lines too.
+        report: also takes the lines for the journal.
 
     Raises:
         UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.
-        ProviderError: its library is not installed, or what it needs cannot be read.
+        ProviderError: its library is not installed, or a file that it needs cannot be read.
     """
+    from decoder.provider.audit import Provider
+
+    single, allowed = _checked(name, options)
+    build = cast("Callable[[Mapping[str, str], KeyPolicy], KeyService]", _module(name).create)
+    return Provider(name, build(single, KeyPolicy(single.get("key", ""), allowed)), report)
+
+
+def _checked(name: str, options: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:
+    """Check names and types of options; return those of the service, and the values of allow-key."""
     known = {spelling: option for option in options_of(name) for spelling in (option.name, *option.also)}
     single: dict[str, str] = {}
     allowed: list[str] = []
@@ -116,11 +144,7 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
             allowed += cast("list[str]", values)
         else:
             single[option.name] = "\n".join(cast("list[str]", values))
-    build = cast("Callable[[Mapping[str, str], KeyPolicy], Provider]", _module(name).create)
-    policy = KeyPolicy(single.get("key", ""), allowed)
-    from decoder.provider.audit import Audited
-
-    return Audited(name, build(single, policy), report)
+    return single, allowed
 
 
 def _module(name: str) -> ModuleType:

@@ -1,73 +1,100 @@
-"""The audit: one line of JSON for each operation of a provider, without key material."""
+"""A provider, and its audit: one line of JSON for each operation, without key material."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
 
 from decoder import limits
 from decoder.node import journal
 from decoder.provider.errors import ProviderError
-from decoder.provider.policy import key_in_use
 
 if TYPE_CHECKING:
-    from decoder.provider import Provider
+    from collections.abc import Callable, Sequence
+
+    from decoder.provider import KeyService, Use
+
+Operation = Literal["wrap", "unwrap"]
 
 
-class Audited:
-    """A provider whose operations are written down, whatever their outcome.
+class Provider:
+    """A key service whose operations are all written down.
 
     Args:
-        name: what the lines call the provider.
-        provider: does the work; the key that it checks against its policy is the one that a line names.
+        name: what the audit calls the provider.
+        service: does the work.
         report: takes the lines that the journal gets.
     """
 
-    def __init__(self, name: str, provider: Provider, report: Callable[[str], None] | None = None) -> None:
-        self._name = name
-        self._provider = provider
+    def __init__(self, name: str, service: KeyService, report: Callable[[str], None] | None = None) -> None:
+        self.name = name
+        self._service = service
         self._report = report
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Wrap private options, as the provider does."""
-        return self._audit("wrap", self._provider.wrap, options, parameters)
+    def wrap(self, options: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
+        """Wrap private options.
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Unwrap private options, as the provider does."""
-        return self._audit("unwrap", self._provider.unwrap, annotation, parameters)
+        Args:
+            options: as KeyService takes them.
+            parameters: as KeyService takes them.
+            seconds: how long it may take; CLOUD_KMS_SECONDS by default.
 
-    def _audit(
-        self, operation: str, call: Callable[[bytes, Sequence[str]], bytes], data: bytes, parameters: Sequence[str]
-    ) -> bytes:
-        before = key_in_use.set("")
-        reason = "internal"
-        try:
-            result = call(data, parameters)
-            reason = ""
-        except ProviderError as error:
-            reason = error.reason
-            raise
-        finally:
-            self._write(operation, key_in_use.get(), reason)
-            key_in_use.reset(before)
-        return result
+        Raises:
+            ProviderError: it failed, or the key may not be used.
+        """
+        return self._perform("wrap", options, parameters, seconds)
 
-    def _write(self, operation: str, key: str, reason: str) -> None:
-        line = {
+    def unwrap(self, annotation: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
+        """Unwrap private options; the arguments and errors are like those of `wrap`."""
+        return self._perform("unwrap", annotation, parameters, seconds)
+
+    def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
+        """Check a request and prepare to do it. The caller writes it down with `record`.
+
+        Raises:
+            ProviderError: it is malformed.
+            KeyRefusedError: the key may not be used.
+        """
+        return (self._service.wrap if operation == "wrap" else self._service.unwrap)(data, parameters)
+
+    def record(self, operation: Operation, keys: Sequence[str], error: BaseException | None, **more: object) -> None:
+        """Write the audit line of an operation.
+
+        Args:
+            operation: what was asked for.
+            keys: the canonical names of its keys, as far as they are known.
+            error: why it failed, or None.
+            more: further members of the line.
+        """
+        line: dict[str, object] = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "provider": self._name,
+            "provider": self.name,
             "operation": operation,
-            "key": _named(key),
-            "outcome": "failed" if reason else "ok",
+            "key": ", ".join(map(_named, keys)) or _named(getattr(error, "key", "")),
+            "outcome": "failed" if error else "ok",
         }
-        if reason:
-            line["reason"] = reason
-        text = json.dumps(line)
-        journal.log(text, journal.WARNING if reason else journal.INFORMATION)
+        if error:
+            line["reason"] = error.reason if isinstance(error, ProviderError) else "internal"
+        text = json.dumps({**line, **more})
+        journal.log(text, journal.WARNING if error else journal.INFORMATION)
         if self._report:
             self._report(text)
+
+    def _perform(self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None) -> bytes:
+        began = monotonic()
+        keys: tuple[str, ...] = ()
+        failure: BaseException | None = None
+        try:
+            use = self.prepare(operation, data, parameters)
+            keys = use.keys
+            return use.run(limits.CLOUD_KMS_SECONDS if seconds is None else seconds)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
 
 
 def _named(key: str) -> str:

@@ -6,18 +6,28 @@ from decoder import limits
 
 
 class ProviderError(Exception):
-    """A key service did not do what it was asked; the text says why, and holds no secret and no credential.
+    """A key service did not do what it was asked to do. The text says why; it holds no secret and no credential.
 
-    `reason` classes it for the audit.
+    Attributes:
+        reason: its class, for the audit.
     """
 
     reason = "failed"
 
 
 class KeyRefusedError(ProviderError):
-    """The key is not one that may be used here."""
+    """The key may not be used here.
+
+    Args:
+        key: the canonical name of the key, for the audit.
+        text: why it may not be used.
+    """
 
     reason = "refused"
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 def excerpt(text: str) -> str:

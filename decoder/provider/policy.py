@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextvars import ContextVar
 from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
 
 from decoder.errors import quoted
 from decoder.provider.errors import KeyRefusedError
 
-# The key that the operation of this thread uses, or tried to: its audit line names it.
-key_in_use: ContextVar[str] = ContextVar("key_in_use", default="")
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class KeyPolicy:
-    """The keys that a provider may use, for an annotation comes from whoever serves the image.
+    """The keys that a provider may use. An annotation names one, and it comes from whoever serves the image.
 
     Args:
         configured: the provider's own key, or "" if it has none.
-        allowed: shell patterns of further keys; if there are any, only keys that match one may be used.
+        allowed: shell patterns of further keys. If there are any, a key must match one of them.
     """
 
     def __init__(self, configured: str, allowed: Sequence[str]) -> None:
@@ -27,18 +26,21 @@ class KeyPolicy:
 
     @property
     def is_open(self) -> bool:
-        """Whether an image may choose any key: nothing was configured. The operator should be warned."""
+        """Whether an image may choose any key, because nothing is configured. The operator should be warned."""
         return not self.configured and not self.patterns
 
+    def with_configured(self, key: str) -> KeyPolicy:
+        """Return this policy with another configured key."""
+        return KeyPolicy(key, self.patterns)
+
     def check(self, key: str) -> None:
-        """Refuse a key that may not be used, and note it for the audit.
+        """Check that a key may be used.
 
         Raises:
-            KeyRefusedError: no pattern matches it, or, without patterns, it is not the configured key.
+            KeyRefusedError: no pattern matches it or, without patterns, it is not the configured key.
         """
-        key_in_use.set(key)
         if self.patterns:
             if not any(fnmatchcase(key, pattern) for pattern in self.patterns):
-                raise KeyRefusedError(f"the key {quoted(key)} is not one that allow-key allows")
+                raise KeyRefusedError(key, f"the key {quoted(key)} does not match any allow-key")
         elif self.configured and key != self.configured:
-            raise KeyRefusedError(f"the key {quoted(key)} is not the configured one; allow-key can allow more")
+            raise KeyRefusedError(key, f"the key {quoted(key)} is not the configured one (allow-key can allow more)")

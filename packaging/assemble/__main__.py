@@ -9,8 +9,12 @@ import shutil
 from pathlib import Path
 
 from assemble import dependencies, documents, interpreter, inventory
-from assemble.places import CACHE, GLIBC, LIBRARY, MACHINES, MAINTAINER, NATIVE, PACKAGING, ROOT, run, tool
+from assemble.places import CACHE, GLIBC, LIBRARY, MACHINES, MAINTAINER, NATIVE, PACKAGING, ROOT, URL, run, tool
 
+_SUMMARIES = {
+    "ctd-decoder": "Decrypt layers of encrypted container images for containerd",
+    "ctd-decoder-providers": "Libraries of cloud key services for ctd-decoder",
+}
 # What belongs to the program itself. All other extras are for key services: the second package.
 _CORE_EXTRAS = {"pgp", "pkcs11", "openssh", "image", "agent"}
 
@@ -45,15 +49,15 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
     site, beside = tree / LIBRARY / "site-packages", providers / LIBRARY / "provider-packages"
     dependencies.install(wheel, core, site, architecture)
     dependencies.install(wheel, every, beside, architecture)
+    core, every = (dependencies.with_metadata(items, beside) for items in (core, every))
     _remove_common(beside, site)
     added = [item for item in every if item not in core]
     packages = inventory.debian_packages(architecture)
     version = wheel.name.split("-")[1]
-    documents.write(share, version)
-    for name, items, directory, origin in (
-        ("ctd-decoder", core, site, packages),
-        ("ctd-decoder-providers", added, beside, []),
-    ):
+    documents.write(share)
+    inventory.copy_sources(core, site, share / "source")
+    bundled = {"ctd-decoder": (core, site, packages), "ctd-decoder-providers": (added, beside, [])}
+    for name, (items, directory, origin) in bundled.items():
         prefix = name.removeprefix("ctd-decoder").removeprefix("-")
         prefix += "-" if prefix else ""
         (share / f"{prefix}sbom.cdx.json").write_bytes(inventory.sbom(name, version, items, origin, architecture))
@@ -65,8 +69,11 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
         interpreter.strip_all(beside, architecture)
         interpreter.compile_all(beside, providers)
     _set_modes_and_times(stage)
-    for description in ("nfpm.yaml", "nfpm-providers.yaml") if added else ("nfpm.yaml",):
-        _package(PACKAGING / description, stage, architecture, version, output)
+    values = {"ARCHITECTURE": architecture, "VERSION": version, "GLIBC": ".".join(map(str, GLIBC))}
+    for name, (items, _, origin) in bundled.items():
+        if items:
+            licences = inventory.all_licences(items, origin)
+            _package(name, stage, {**values, "SUMMARY": _SUMMARIES[name], "LICENCES": licences}, output)
 
 
 def _lay_interpreter(architecture: str) -> Path:
@@ -106,16 +113,40 @@ def _set_modes_and_times(stage: Path) -> None:
         path.chmod(0o755 if is_program else 0o644)
 
 
-def _package(description: Path, stage: Path, architecture: str, version: str, output: Path) -> None:
-    glibc = ".".join(map(str, GLIBC))
-    values = {"ARCHITECTURE": architecture, "VERSION": version, "GLIBC": glibc, "MAINTAINER": MAINTAINER}
-    expanded = stage / description.name
-    text = description.read_text()
-    for name, value in values.items():
-        text = text.replace(f"${{{name}}}", value)
-    expanded.write_text(text + f"mtime: {_iso_date()}\n")
-    for packager in ("deb", "rpm"):
-        run(tool("nfpm"), "package", "--config", expanded, "--packager", packager, "--target", output, directory=stage)
+def _package(name: str, stage: Path, values: dict[str, str], output: Path) -> None:
+    """Make the .deb and the .rpm of a package.
+
+    Args:
+        name: of the package.
+        stage: the directory with its files.
+        values: what its description leaves open.
+        output: where the packages go.
+    """
+    description = f"nfpm{name.removeprefix('ctd-decoder')}.yaml"
+    values |= {"HOMEPAGE": URL, "MAINTAINER": MAINTAINER}
+    for packager, synopsis in (("deb", _uncapitalized(values["SUMMARY"])), ("rpm", "")):
+        text = _filled((PACKAGING / description).read_text(), {**values, "SYNOPSIS": synopsis})
+        (stage / description).write_text(text + f"mtime: {_iso_date()}\n")
+        command = (tool("nfpm"), "package", "--config", stage / description, "--packager", packager)
+        run(*command, "--target", output, directory=stage)
+
+
+def _filled(text: str, values: dict[str, str]) -> str:
+    """Fill in values; lines with an empty one are left out."""
+    lines = []
+    for line in text.splitlines(keepends=True):
+        names = [name for name in values if f"${{{name}}}" in line]
+        filled = line
+        for name in names:
+            filled = filled.replace(f"${{{name}}}", values[name])
+        if all(values[name] for name in names):
+            lines.append(filled)
+    return "".join(lines)
+
+
+def _uncapitalized(text: str) -> str:
+    """Begin in lower case, as Debian's synopses do."""
+    return text[0].lower() + text[1:]
 
 
 def _iso_date() -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import tomllib
+from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,22 @@ def install(wheel: Path, distributions: list[Distribution], directory: Path, arc
             path.unlink()
     for scripts in directory.glob("bin"):
         scripts.rmdir()
+
+
+def with_metadata(distributions: list[Distribution], *directories: Path) -> list[Distribution]:
+    """Take the licence from the wheels as they are unpacked: pip's report leaves it out (PEP 639) before pip 24.3."""
+    found: dict[tuple[str, str], str | None] = {}
+    for path in (path for directory in directories for path in directory.glob("*.dist-info/METADATA")):
+        headers = HeaderParser().parsestr(path.read_text(errors="replace"))
+        found[_folded(headers["Name"]), headers["Version"]] = headers["License-Expression"]
+    return [
+        item._replace(metadata={**item.metadata, "license_expression": found[_folded(item.name), item.version]})
+        for item in distributions
+    ]
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _target(directory: Path, architecture: str) -> list[str | Path]:

@@ -9,28 +9,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from assemble.places import MAINTAINER, PACKAGING, ROOT
+from reference import __main__ as reference
 
 
-def write(share: Path, version: str) -> None:
+def write(share: Path) -> None:
     """Write what does not depend on the architecture.
 
     Args:
         share: a directory to make.
-        version: of the project.
     """
     share.mkdir()
     for name in ("systemd", "scripts", "lintian"):
         shutil.copytree(PACKAGING / name, share / name)
-    for shell in (PACKAGING / "completions").iterdir():
-        shutil.copytree(shell, share / shell.name)
+    reference.write(share)
     shutil.copytree(ROOT / "config", share / "config")
     shutil.copy(PACKAGING / "ocicrypt_keyprovider.conf", share)
     shutil.copy(ROOT / "README.md", share)
-    for page in (PACKAGING / "man").iterdir():
+    for page in (share / "man").iterdir():
         section = share / f"man{page.suffix.removeprefix('.')}"
         section.mkdir(exist_ok=True)
-        text = page.read_text().replace("@VERSION@", version)
-        (section / f"{page.name}.gz").write_bytes(_compress(text))
+        (section / f"{page.name}.gz").write_bytes(_compress(page.read_text()))
     (share / "changelog.gz").write_bytes(_compress((ROOT / "CHANGELOG.md").read_text()))
 
 

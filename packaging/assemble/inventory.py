@@ -1,14 +1,16 @@
-"""What is bundled: a software bill of materials (CycloneDX 1.5) and the licences of everything."""
+"""What is bundled: a software bill of materials (CycloneDX 1.5), licences, and where the sources are."""
 
 from __future__ import annotations
 
 import json
 import uuid
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from assemble.places import CACHE, ROOT
+from assemble import licences
+from assemble.places import CACHE, LIBRARY, ROOT
 
 if TYPE_CHECKING:
     from assemble.dependencies import Distribution
@@ -38,6 +40,8 @@ def sbom(
     """Write the bill of materials of a package; the same for the same content."""
     components = [_wheel_component(item) for item in distributions]
     components += [_debian_component(*package, architecture) for package in packages]
+    if packages:
+        components.append(_zig_component())
     identity = json.dumps([name, version, components], sort_keys=True)
     document = {
         "bomFormat": "CycloneDX",
@@ -50,13 +54,38 @@ def sbom(
                 "bom-ref": name,
                 "name": name,
                 "version": version,
-                "licenses": [{"license": {"id": "Apache-2.0"}}],
+                "licenses": [{"expression": "Apache-2.0"}],
             }
         },
         "components": components,
         "dependencies": [{"ref": name, "dependsOn": [component["bom-ref"] for component in components]}],
     }
     return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def all_licences(distributions: list[Distribution], packages: list[DebianPackage]) -> str:
+    """Return the licence of a whole package, an SPDX expression."""
+    ours = ["Apache-2.0"] + (["MIT"] if packages else [])  # MIT: the C library of the agent's client, see _zig_notice
+    bundled = [licences.of_wheel(item) for item in distributions]
+    return licences.joined([*ours, *bundled, *(licences.of_debian(package.source) for package in packages)])
+
+
+def copy_sources(distributions: list[Distribution], site: Path, target: Path) -> None:
+    """Copy the source code of what is under a licence that asks for it.
+
+    Args:
+        distributions: the wheels.
+        site: where they are unpacked, with their sources.
+        target: a directory to make.
+    """
+    target.mkdir()
+    for item in distributions:
+        source = site / item.name.lower()
+        if licences.is_lesser_gpl(licences.of_wheel(item)) and not any(source.rglob("*.so")):
+            for path in sorted(source.rglob("*.py")):
+                copy = target / f"{item.name}-{item.version}" / path.relative_to(site)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(path.read_bytes())
 
 
 def notices(
@@ -71,11 +100,12 @@ def notices(
         architecture: amd64 or arm64.
 
     Raises:
-        SystemExit: something came without a licence.
+        SystemExit: the licence of something is not known.
     """
     parts = [
         "ctd-decoder is distributed under the Apache License 2.0; on Debian systems it is in\n"
-        "/usr/share/common-licenses/Apache-2.0. It bundles what is named below, each under its own licence.\n",
+        "/usr/share/common-licenses/Apache-2.0. It bundles what is named below, each under its own licence.\n"
+        + _where_sources_are(distributions),
         "ctd-decoder\nCopyright: the authors of ctd-decoder\n\n" + (ROOT / "LICENSE").read_text(),
     ]
     documents = CACHE / f"debian-{architecture}/usr/share/doc"
@@ -84,8 +114,38 @@ def notices(
             package.name for package in packages if package.source == source and (documents / package.name).is_dir()
         )
         parts.append(f"{source} (from Debian)\n\n{(documents / name / 'copyright').read_text()}")
+    if packages:
+        parts.append(_zig_notice())
     parts += [f"{item.name} {item.version}\n\n{_licence(item, directory)}" for item in distributions]
     return _RULE.join(parts)
+
+
+def _where_sources_are(distributions: list[Distribution]) -> str:
+    text = (
+        "\nThe source code of everything was not modified, and is public: that of NAME VERSION below at\n"
+        "https://pypi.org/project/NAME/VERSION/#files, that of Debian's packages at https://sources.debian.org.\n"
+    )
+    lesser = [item for item in distributions if licences.is_lesser_gpl(licences.of_wheel(item))]
+    for item in lesser:
+        text += f"\n{item.name} {item.version} is, or contains, a library under {licences.of_wheel(item)}.\n"
+    if lesser:
+        text += (
+            "\nWhere these libraries are written in Python, their source code is in /usr/share/ctd-decoder/source as\n"
+            f"well. You may change them, and put changed ones into /{LIBRARY}/site-packages.\n"
+        )
+    return text
+
+
+def _zig_notice() -> str:
+    """Return the licence of the C library musl, which is a part of the agent's client, as zig brings it."""
+    (found,) = _installed_zig("lib/libc/musl/COPYRIGHT")
+    return f"ziglang {installed_version('ziglang')}: musl, in bin/client\n\n{found.read_text()}"
+
+
+def _installed_zig(name: str) -> list[Path]:
+    from importlib.metadata import files
+
+    return [Path(str(path.locate())) for path in files("ziglang") or [] if str(path) == f"ziglang/{name}"]
 
 
 def _licence(item: Distribution, directory: Path) -> str:
@@ -97,24 +157,11 @@ def _licence(item: Distribution, directory: Path) -> str:
     )
     files = sorted({path for pattern in _LICENCE_FILES for path in information.glob(pattern) if path.is_file()})
     texts = [path.read_text(errors="replace") for path in files]
-    if not texts and not (stated := _stated_licence(item)):
-        raise SystemExit(f"{item.name} {item.version} came without a licence")
-    return "\n\n".join(texts) or f"Its metadata states: {stated}\n"
-
-
-def _stated_licence(item: Distribution) -> str:
-    stated = item.metadata.get("license_expression") or item.metadata.get("license")
-    classifiers = item.metadata.get("classifier", [])
-    return stated or ", ".join(text.rpartition(":: ")[2] for text in classifiers if text.startswith("License ::"))
+    return "\n\n".join(texts) or f"Its licence is {licences.of_wheel(item)}.\n"
 
 
 def _wheel_component(item: Distribution) -> dict[str, Any]:
     purl = f"pkg:pypi/{item.name.lower().replace('_', '-')}@{item.version}"
-    expression = item.metadata.get("license_expression")
-    stated = _stated_licence(item)
-    licences: list[dict[str, Any]] = [{"expression": expression}] if expression else []
-    if not licences and stated and "\n" not in stated:
-        licences = [{"license": {"name": stated}}]
     return {
         "type": "library",
         "bom-ref": purl,
@@ -122,7 +169,7 @@ def _wheel_component(item: Distribution) -> dict[str, Any]:
         "version": item.version,
         "purl": purl,
         "hashes": [{"alg": "SHA-256", "content": item.sha256}],
-        **({"licenses": licences} if licences else {}),
+        "licenses": [{"expression": licences.of_wheel(item)}],
     }
 
 
@@ -135,5 +182,13 @@ def _debian_component(name: str, version: str, source: str, architecture: str) -
         "name": name,
         "version": version,
         "purl": purl,
+        "licenses": [{"expression": licences.of_debian(source)}],
         "properties": properties,
     }
+
+
+def _zig_component() -> dict[str, Any]:
+    version = installed_version("ziglang")
+    purl = f"pkg:pypi/ziglang@{version}"
+    described = {"description": "the C library musl, in the agent's client", "licenses": [{"expression": "MIT"}]}
+    return {"type": "library", "bom-ref": purl, "name": "ziglang", "version": version, "purl": purl, **described}

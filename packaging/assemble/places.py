@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from decoder import project
+
 ROOT = Path(__file__).parent.parent.parent
 PACKAGING = ROOT / "packaging"
 CACHE = ROOT / ".cache/packaging"
@@ -17,8 +19,9 @@ PYTHON = "3.11"  # Debian 12's, which packaging/fetch-interpreter unpacks; the v
 LIBRARY = f"{PREFIX}/lib/python{PYTHON}"
 GLIBC = (2, 28)  # the oldest C library that the packages run on
 
-# Whoever publishes the packages puts their own name there.
-MAINTAINER = os.environ.get("PACKAGE_MAINTAINER") or "Whoever built this package <root@localhost>"
+# decoder/project.py names the publisher. Debian's packages must name somebody.
+MAINTAINER = project.MAINTAINER or "Unknown builder <root@localhost>"
+URL = project.URL
 
 # Debian's names of machines, with what the ELF world calls them.
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}

@@ -69,7 +69,9 @@ class Loopback:
         asked: every request so far.
     """
 
-    def __init__(self, answer: Callable[[Asked], Answer | None], context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[Asked], Answer | None], context: ssl.SSLContext | None = None, port: int = 0
+    ) -> None:
         self.asked: list[Asked] = []
         self.answer = answer
         self._ended = threading.Event()
@@ -95,7 +97,7 @@ class Loopback:
                 with suppress(OSError), _with_tls(request, context) as connection:
                     Handler(connection, client_address, self)
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self._server.socket.listen(64)
         self.port = self._server.server_address[1]
         scheme = "https" if context else "http"

@@ -54,8 +54,7 @@ def run(parsed: Namespace) -> None:
     encrypted = [each for each in report.findings if each.is_encrypted]
     if parsed.json:
         output.show_json(_members(parsed.source, report, with_keys=keys is not None))
-    if report.status:
-        raise check.CheckError("\n  ".join(["the image does not pass", *report.problems]), report.status)
+    check.raise_for_problems(report)
     if not parsed.json:
         opened = f"; the keys open all {len(encrypted)}" if keys else ""
         read = "; digests and HMACs are right" if parsed.verify else ""

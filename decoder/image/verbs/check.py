@@ -158,6 +158,16 @@ def check_image(source: ImageSource, request: Request, progress: Progress) -> Re
     return Report(findings, [*problems, *dict.fromkeys(each.reason for each in findings if each.reason)], status)
 
 
+def raise_for_problems(report: Report) -> None:
+    """Raise an error with all problems, if there are any.
+
+    Raises:
+        CheckError: the image does not pass.
+    """
+    if report.status:
+        raise CheckError("\n  ".join(["the image does not pass", *report.problems]), report.status)
+
+
 def _chosen(root: Node, platforms: Sequence[str]) -> list[Node]:
     if not platforms:
         return [node for node in root.walk() if node.is_manifest and not node.is_attestation]

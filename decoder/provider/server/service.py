@@ -11,7 +11,7 @@ from decoder.provider.client import protocol
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
-    from decoder.provider import Provider
+    from decoder.provider.audit import Provider
 
 # What ocicrypt puts beside the parameters of keyproviders: keys and recipients of its other schemes, which it
 # sends to every provider.

@@ -16,7 +16,7 @@ from decoder import limits
 from decoder.formats import wire
 from decoder.keywrap.kid import ResourceId
 from decoder.node import journal
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.services.choice import NOTHING
 from decoder.provider.services.coco.kbs import register
@@ -109,8 +109,8 @@ class AttestationAgent:
         self._registrar = registrar
         self._allowed = allowed
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Encrypt private options as a key spec says; see `Provider`."""
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to encrypt private options as a key spec says; see `KeyService`."""
         named = list(dict.fromkeys(text for text in parameters if text not in NOTHING))
         if len(named) > 1:
             raise ProviderError(f"it was given {len(named)} key specs, and wraps with one key")
@@ -119,13 +119,14 @@ class AttestationAgent:
             journal.warn("a layer was encrypted with the sample key, which everybody knows")
             self._policy.check(str(_SAMPLE_KID))
             iv = bytes(IV_BYTES[spec.algorithm])  # as other programs do; it protects nothing either way
-            return build_packet(seal(_SAMPLE_KID, _SAMPLE_KEY, options, spec.algorithm, iv))
+            sealed = build_packet(seal(_SAMPLE_KID, _SAMPLE_KEY, options, spec.algorithm, iv))
+            return Use((str(_SAMPLE_KID),), lambda _seconds: sealed, waits=False)
         kid = spec.keyid or ResourceId(f"default/image-kek/{uuid4()}")
         self._policy.check(str(kid))
-        return build_packet(seal(kid, self._key(spec, kid), options, spec.algorithm))
+        return Use((str(kid),), lambda _seconds: build_packet(seal(kid, self._key(spec, kid), options, spec.algorithm)))
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Decrypt private options with the key that the packet names; see `Provider`.
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to decrypt private options with the key that the packet names; see `KeyService`.
 
         Parameters that are no key specs are what guests tell their own agents, and mean nothing here.
         """
@@ -133,7 +134,7 @@ class AttestationAgent:
         self._policy.check(packet.key_name)
         asked = [spec.keyid for spec in map(parse_keyspec, (text for text in parameters if "keyid=" in text))]
         if asked and (isinstance(packet, HubPacket) or packet.kid not in asked):
-            raise KeyRefusedError(f"the key {quoted_name(packet)} is not one that was asked for")
+            raise KeyRefusedError(packet.key_name, f"the key {quoted_name(packet)} is not one that was asked for")
         if isinstance(packet, Packet):
             if packet.wrap_type == CTR_MODE and not self._allowed.a256ctr:
                 raise ProviderError(
@@ -141,10 +142,10 @@ class AttestationAgent:
                     "A256GCM, or set the option allow-a256ctr"
                 )
             if options := self._open_with_sample_key(packet):
-                return options
+                return Use((packet.key_name,), lambda _seconds: options, waits=False)
         if not self._sources:
             raise ProviderError(f"the key {quoted_name(packet)} can come from nowhere: no source is configured")
-        return unwrap_first(self._sources, annotation, packet)
+        return Use((packet.key_name,), lambda _seconds: unwrap_first(self._sources, annotation, packet))
 
     def _open_with_sample_key(self, packet: Packet) -> bytes:
         """Open a packet that was made with the sample key, if that is allowed; return nothing for other packets."""

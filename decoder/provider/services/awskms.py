@@ -20,7 +20,7 @@ from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.formats import wire
 from decoder.node.network import is_loopback
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
@@ -76,31 +76,37 @@ class AwsKms:
         self._context = dict(context)
         self._service = service
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Encrypt private options, at most AWS_KMS_PLAINTEXT_BYTES."""
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to encrypt private options, at most AWS_KMS_PLAINTEXT_BYTES; see `KeyService`."""
         if len(options) > limits.AWS_KMS_PLAINTEXT_BYTES:
             raise ProviderError(f"AWS KMS encrypts at most {limits.AWS_KMS_PLAINTEXT_BYTES} bytes")
         key = key_to_wrap(_stripped(parameters), self._policy, _checked)
-        ciphertext = self._service.call(key, "encrypt", {"Plaintext": options, "EncryptionContext": self._context})
         names: dict[str, object] = {"encryption_context_names": sorted(self._context)} if self._context else {}
-        return build_annotation(_SCHEME + key, ciphertext, _WRAP_TYPE, **names)
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Decrypt private options with the key that the annotation names, if that may be used."""
+        def run(seconds: float) -> bytes:
+            request = {"Plaintext": options, "EncryptionContext": self._context}
+            ciphertext = self._service.call(key, "encrypt", request, seconds)
+            return build_annotation(_SCHEME + key, ciphertext, _WRAP_TYPE, **names)
+
+        return Use((key,), run)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to decrypt private options with the key that the annotation names; see `KeyService`."""
         wrapped = parse_annotation(annotation, _WRAP_TYPE)
         if not wrapped.key_url.startswith(_SCHEME):
             raise ProviderError(f"the annotation's key {quoted(wrapped.key_url)} is not an {_SCHEME} URL")
         key = _checked(wrapped.key_url)
         check_key_to_unwrap(key, _stripped(parameters), self._policy, _checked)
         self._check_context(wrapped.members)
-        return self._service.call(key, "decrypt", {"CiphertextBlob": wrapped.data, "EncryptionContext": self._context})
+        request = {"CiphertextBlob": wrapped.data, "EncryptionContext": self._context}
+        return Use((key,), lambda seconds: self._service.call(key, "decrypt", request, seconds))
 
     def _check_context(self, members: dict[str, object]) -> None:
         """Compare names, to say what is missing; the values are for KMS to compare."""
         try:
             names = [wire.text_value(name) for name in wire.list_value(members.get("encryption_context_names"))]
         except ValueError as error:
-            raise ProviderError(f"the annotation is malformed: {error}") from None
+            raise ProviderError(f"the annotation is malformed: {error}") from error
         if set(names) != set(self._context):
             have = ", ".join(sorted(self._context)) or "nothing"
             raise ProviderError(f"the image's encryption context has {quoted(sorted(names))}; configured is {have}")
@@ -114,24 +120,25 @@ class _Service:
             boto3 = import_module("boto3.session")
             self._config = import_module("botocore.config").Config
             self._errors = import_module("botocore.exceptions")
-        except ImportError:
-            raise ProviderError("boto3 is not installed: pip install ctd-decoder[aws]") from None
+        except ImportError as error:
+            raise ProviderError("boto3 is not installed: pip install ctd-decoder[aws]") from error
         self._region = options.get("region", "")
         self._endpoint = options.get("endpoint", "")
         try:
             self._session: Any = boto3.Session(profile_name=options.get("profile") or None)
         except self._errors.BotoCoreError as error:
-            raise ProviderError(self._reason(error)) from None
+            raise ProviderError(self._reason(error)) from error
         self._lock = Lock()  # a session is not made for threads, its clients are
         self._client = lru_cache(maxsize=8)(self._connect)
 
-    def call(self, key: str, operation: str, request: dict[str, object]) -> bytes:
+    def call(self, key: str, operation: str, request: Mapping[str, object], seconds: float) -> bytes:
         """Encrypt or decrypt.
 
         Args:
             key: ARN, ID or alias.
             operation: `encrypt` or `decrypt`.
             request: what the operation needs besides the key.
+            seconds: how long it may take.
 
         Returns:
             The ciphertext or the plaintext.
@@ -139,17 +146,17 @@ class _Service:
         Raises:
             ProviderError: it failed.
         """
-        return within(limits.CLOUD_KMS_SECONDS, lambda: self._call(key, operation, request))
+        return within(seconds, lambda: self._call(key, operation, request))
 
-    def _call(self, key: str, operation: str, request: dict[str, object]) -> bytes:
+    def _call(self, key: str, operation: str, request: Mapping[str, object]) -> bytes:
         match = _ARN.fullmatch(key)
         region = self._region or (match["region"] if match else "")
         try:
             reply = getattr(self._client(region), operation)(KeyId=key, **request)
         except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
-            raise ProviderError(self._reason(error)) from None
-        except (ValueError, TypeError, AttributeError):  # botocore does not check the types of a reply
-            raise ProviderError("AWS KMS's reply is malformed") from None
+            raise ProviderError(self._reason(error)) from error
+        except (ValueError, TypeError, AttributeError) as error:  # botocore does not check the types of a reply
+            raise ProviderError("AWS KMS's reply is malformed") from error
         result = reply.get("CiphertextBlob" if operation == "encrypt" else "Plaintext")
         if not isinstance(result, bytes) or not 0 < len(result) <= limits.PROVIDER_WRAPPED_BYTES:
             raise ProviderError("AWS KMS's reply has no result, or one that is too long")

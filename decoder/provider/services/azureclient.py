@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from azure.core.exceptions import AzureError, ClientAuthenticationError, DecodeError
 from azure.core.pipeline.transport import RequestsTransport
@@ -15,7 +16,10 @@ from azure.keyvault.keys import KeyClient
 from decoder.errors import quoted
 from decoder.formats import wire
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.web import Session, last_failure, within_limit
+from decoder.provider.services.web import Session, Web
+
+if TYPE_CHECKING:
+    from azure.core.credentials import AccessToken
 
 # What azure-identity would try for people at their desks.
 _DEVELOPERS = (
@@ -27,6 +31,7 @@ _DEVELOPERS = (
     "interactive_browser",
     "broker",
 )
+_LEAST_SECONDS = 300  # a token is not used again when it holds for less
 _ENTRA_CODE = re.compile(r"AADSTS[0-9]{1,9}", re.ASCII)
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 
@@ -51,17 +56,11 @@ class Vaults:
     def __init__(self, ca_file: str) -> None:
         for name in ("azure", "msal"):  # the SDK warns on standard error of what is raised as well
             logging.getLogger(name).addHandler(logging.NullHandler())
-        # The session bounds and repeats requests; closing a client must not close it.
-        self._transport = RequestsTransport(
-            # Managed identities are asked by plain HTTP, through whatever proxy the machine has for it.
-            session=Session(ca_file, http_by_proxy=True),
-            session_owner=False,
-            connection_verify=ca_file or True,
-        )
-        excluded = {f"exclude_{name}_credential": True for name in _DEVELOPERS}
-        self._credential = DefaultAzureCredential(transport=self._transport, **excluded)
+        # Managed identities are asked by plain HTTP, through whatever proxy the machine has for it.
+        self._web = Web(ca_file, patient=True, http_by_proxy=True)
+        self._tokens: dict[tuple[object, ...], AccessToken] = {}
 
-    def ask(self, authority: str, path: str, algorithm: str, value: bytes) -> Reply:
+    def ask(self, authority: str, path: str, algorithm: str, value: bytes, seconds: float) -> Reply:
         """Have a vault wrap or unwrap a key.
 
         Args:
@@ -69,40 +68,67 @@ class Vaults:
             path: `keys/NAME/VERSION/wrapkey` or `…/unwrapkey`; the version may be empty.
             algorithm: a name of JWA (RFC 7518 §4).
             value: the key, or the wrapped key.
+            seconds: how long it may take, with everything that is asked for a token.
 
         Raises:
             ProviderError: the vault did not do it.
         """
         try:
-            response = within_limit(lambda: self._send(authority, path, algorithm, value))
-        except (DecodeError, RecursionError):  # the SDK parses a reply as it comes
-            raise ProviderError(f"the reply of {authority} cannot be understood") from None
+            response = self._web.within(seconds, lambda session: self._send(session, authority, path, algorithm, value))
+        except (DecodeError, RecursionError) as error:  # the SDK parses a reply as it comes
+            raise ProviderError(f"the reply of {authority} cannot be understood") from error
         except AzureError as error:
-            raise ProviderError(f"{authority} cannot be asked ({type(error).__name__})") from None
-        except ValueError:
+            raise ProviderError(f"{authority} cannot be asked ({type(error).__name__})") from error
+        except ValueError as error:
             # The SDK checks that the token which a vault asks for is one for vaults like it.
-            raise ProviderError(f"{authority} asks for a token in a way that is not accepted") from None
+            raise ProviderError(f"{authority} asks for a token in a way that is not accepted") from error
         if response.status_code != 200:
             raise ProviderError(f"{authority} answers {_refusal(response)}")
         try:
             reply = wire.parse_object(response.content)
             key = wire.decode_base64url(wire.text_value(reply.get("value")))
             return Reply(wire.text_value(reply.get("kid")), key)
-        except ValueError:
-            raise ProviderError(f"the reply of {authority} cannot be understood") from None
+        except ValueError as error:
+            raise ProviderError(f"the reply of {authority} cannot be understood") from error
 
-    def _send(self, authority: str, path: str, algorithm: str, value: bytes) -> HttpResponse:
+    def _send(self, session: Session, authority: str, path: str, algorithm: str, value: bytes) -> HttpResponse:
         """Send one request; CryptographyClient would fetch the key first, and needs a right to it."""
         text = wire.encode_base64(value).rstrip("=").replace("+", "-").replace("/", "_")
-        client = KeyClient(f"https://{authority}", self._credential, transport=self._transport, retry_total=0)
+        transport = RequestsTransport(session=session, session_owner=False, connection_verify=session.verify)
+        credential = _Credential(transport, self._tokens)
+        client = KeyClient(f"https://{authority}", credential, transport=transport, retry_total=0)
         request = HttpRequest("POST", path, json={"alg": algorithm, "value": text})
         try:
             return client.send_request(request)
         except ClientAuthenticationError as error:
             # Its text is that of several services; what they may quote is not for a message.
             codes = sorted(set(_ENTRA_CODE.findall(str(error))))
-            reason = ", ".join(codes[:4]) or last_failure() or "none is set up"
-            raise ProviderError(f"no Azure credential gives a token: {reason}") from None
+            reason = ", ".join(codes[:4]) or session.failure or "none is set up"
+            raise ProviderError(f"no Azure credential gives a token: {reason}") from error
+
+
+class _Credential:
+    """Tokens of the credentials of this process, which are looked for where none is known that is still good.
+
+    Args:
+        transport: for the requests that this takes.
+        tokens: those that are known, for one operation after another.
+    """
+
+    def __init__(self, transport: RequestsTransport, tokens: dict[tuple[object, ...], AccessToken]) -> None:
+        self._transport = transport
+        self._tokens = tokens
+
+    def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+        """Get a token; see `azure.core.credentials.TokenCredential`."""
+        identity = (scopes, options.get("tenant_id"))
+        known = self._tokens.get(identity)
+        if known and known.expires_on - _LEAST_SECONDS > time.time() and not options.get("claims"):
+            return known
+        excluded = {f"exclude_{name}_credential": True for name in _DEVELOPERS}
+        found = DefaultAzureCredential(transport=self._transport, **excluded).get_token(*scopes, **options)
+        self._tokens[identity] = found
+        return found
 
 
 def _refusal(response: HttpResponse) -> str:

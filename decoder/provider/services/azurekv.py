@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.formats import wire
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
@@ -76,17 +76,17 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AzureKeyVault:
         ProviderError: the libraries are not installed.
     """
     try:
-        policy.configured = policy.configured and _one_form(policy.configured)
+        configured = policy.configured and _one_form(policy.configured)
     except ProviderError as error:
-        raise UsageError(f"the option key: {error}") from None
+        raise UsageError(f"the option key: {error}") from error
     ca_file = options.get("ca-file", "")
     if ca_file and not os.path.isfile(ca_file):
         raise UsageError(f"the ca-file {quoted(ca_file)} is not a file")
     try:
         from decoder.provider.services.azureclient import Vaults
-    except ImportError:
-        raise ProviderError("azurekv needs libraries that are not installed: pip install ctd-decoder[azure]") from None
-    return AzureKeyVault(Vaults(ca_file), policy)
+    except ImportError as error:
+        raise ProviderError("azurekv needs libraries that are not installed: pip install ctd-decoder[azure]") from error
+    return AzureKeyVault(Vaults(ca_file), policy.with_configured(configured))
 
 
 class AzureKeyVault:
@@ -96,48 +96,61 @@ class AzureKeyVault:
         self._vaults = vaults
         self._policy = policy
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Encrypt private options, and have the vault wrap the key of that; see `Provider`."""
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to encrypt private options, and to have the vault wrap the key of that; see `KeyService`."""
         key_url = key_to_wrap(parameters, self._policy, _one_form)
         key = _parse(key_url)
         self._check_host(key)
-        content_key = AESGCM.generate_key(8 * _KEY_BYTES)
-        iv = os.urandom(_IV_BYTES)
-        reply = self._vaults.ask(key.authority, f"keys/{key.name}/{key.version}/wrapkey", _ALGORITHM, content_key)
-        return build_annotation(
-            key_url,
-            reply.value,
-            _WRAP_TYPE,
-            key_version=_used_version(reply.key_id, key),
-            iv=wire.encode_base64(iv),
-            wrapped_data=wire.encode_base64(AESGCM(content_key).encrypt(iv, options, None)),
-        )
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Have the vault unwrap the key, and decrypt private options with it; see `Provider`."""
+        def run(seconds: float) -> bytes:
+            content_key = AESGCM.generate_key(8 * _KEY_BYTES)
+            iv = os.urandom(_IV_BYTES)
+            path = f"keys/{key.name}/{key.version}/wrapkey"
+            reply = self._vaults.ask(key.authority, path, _ALGORITHM, content_key, seconds)
+            return build_annotation(
+                key_url,
+                reply.value,
+                _WRAP_TYPE,
+                key_version=_used_version(reply.key_id, key),
+                iv=wire.encode_base64(iv),
+                wrapped_data=wire.encode_base64(AESGCM(content_key).encrypt(iv, options, None)),
+            )
+
+        return Use((key_url,), run)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to have the vault unwrap the key, and to decrypt private options with it; see `KeyService`."""
         wrapped = _parse_annotation(annotation)
         check_key_to_unwrap(wrapped.key_url, parameters, self._policy, _one_form)
         key = _parse(wrapped.key_url)
         self._check_host(key)
         if key.version not in ("", wrapped.key_version):
             raise ProviderError("the annotation names two versions of its key")
-        path = f"keys/{key.name}/{wrapped.key_version}/unwrapkey"
-        content_key = self._vaults.ask(key.authority, path, _ALGORITHM, wrapped.wrapped_key).value
-        if len(content_key) != _KEY_BYTES:
-            raise ProviderError("the vault unwrapped something other than a key of 256 bits")
-        try:
-            return AESGCM(content_key).decrypt(wrapped.iv, wrapped.wrapped_data, None)
-        except InvalidTag:
-            raise ProviderError("the key that the vault unwrapped does not open the wrapped_data") from None
+
+        def run(seconds: float) -> bytes:
+            path = f"keys/{key.name}/{wrapped.key_version}/unwrapkey"
+            content_key = self._vaults.ask(key.authority, path, _ALGORITHM, wrapped.wrapped_key, seconds).value
+            if len(content_key) != _KEY_BYTES:
+                raise ProviderError("the vault unwrapped something other than a key of 256 bits")
+            try:
+                return AESGCM(content_key).decrypt(wrapped.iv, wrapped.wrapped_data, None)
+            except InvalidTag as error:
+                raise ProviderError("the key that the vault unwrapped does not open the wrapped_data") from error
+
+        return Use((wrapped.key_url,), run)
 
     def _check_host(self, key: _Key) -> None:
         """Where an image chooses the key, ask nobody but Azure: the request carries a token."""
         if self._policy.is_open and not _AZURE_HOST.fullmatch(key.authority):
-            raise KeyRefusedError(f"{quoted(key.authority)} is not a vault of Azure; key or allow-key can allow it")
+            reason = f"{quoted(key.authority)} is not a vault of Azure (key or allow-key can allow it)"
+            raise KeyRefusedError(_one_form_of(key), reason)
 
 
 def _one_form(text: str) -> str:
-    key = _parse(text)
+    return _one_form_of(_parse(text))
+
+
+def _one_form_of(key: _Key) -> str:
     version = f"/{key.version}" if key.version else ""
     return f"https://{key.authority}/keys/{key.name}{version}"
 
@@ -166,7 +179,7 @@ def _parse_annotation(annotation: bytes) -> _Wrapped:
         version = wire.text_value(wire.member(common.members, "key_version"))
         iv, data = (wire.bytes_value(wire.member(common.members, name)) for name in ("iv", "wrapped_data"))
     except ValueError as error:
-        raise ProviderError(f"the annotation is malformed: {error}") from None
+        raise ProviderError(f"the annotation is malformed: {error}") from error
     wrapped = _Wrapped(_one_form(common.key_url), version, common.data, iv, data)
     if not _VERSION.fullmatch(wrapped.key_version):
         raise ProviderError("the annotation has no version of its key")

@@ -165,7 +165,7 @@ def _credential(path: str, option: str) -> str:
     try:
         text = read_key_file(path).decode(errors="replace").strip()
     except KeyFileError as error:
-        raise ProviderError(f"the {option} {quoted(path)}: {error}") from None
+        raise ProviderError(f"the {option} {quoted(path)}: {error}") from error
     if not _CREDENTIAL.fullmatch(text):
         raise ProviderError(f"the {option} {quoted(path)} does not hold one word")
     return text
@@ -216,9 +216,9 @@ def translated(work: Callable[[], _Result], host: str) -> _Result:
     try:
         return work()
     except VaultError as error:
-        raise ProviderError(f"{host} answers {type(error).__name__}{_words(error)}") from None
-    except (AttributeError, KeyError, TypeError, ValueError):  # what hvac makes of a reply that it did not expect
-        raise ProviderError(f"the reply of {host} cannot be understood") from None
+        raise ProviderError(f"{host} answers {type(error).__name__}{_words(error)}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # hvac, of a reply that it did not expect
+        raise ProviderError(f"the reply of {host} cannot be understood") from error
 
 
 def _words(error: VaultError) -> str:

@@ -51,6 +51,6 @@ def check_key_to_unwrap(key: str, parameters: Sequence[str], policy: KeyPolicy, 
     policy.check(key)
     named = [read(item) for item in parameters if item not in NOTHING]
     if named and key not in named:
-        raise KeyRefusedError(f"the key {quoted(key)} is not one that was asked for")
+        raise KeyRefusedError(key, f"the key {quoted(key)} is not one that was asked for")
     if policy.is_open and not named:
         journal.warn(f"the image chose the key {quoted(key)}: neither key nor allow-key is configured")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
@@ -69,19 +69,23 @@ class GoogleKms:
         self._policy = policy
         self._service = service
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Encrypt private options, at most GCP_KMS_PLAINTEXT_BYTES."""
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to encrypt private options, at most GCP_KMS_PLAINTEXT_BYTES; see `KeyService`."""
         if len(options) > limits.GCP_KMS_PLAINTEXT_BYTES:
             raise ProviderError(f"Cloud KMS encrypts at most {limits.GCP_KMS_PLAINTEXT_BYTES} bytes")
         key = key_to_wrap(self._named(parameters), self._policy, _checked)
-        return build_annotation(key, self._service.encrypt(_resource(key), options), _WRAP_TYPE)
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Decrypt private options with the key that the annotation names, if that may be used."""
+        def run(seconds: float) -> bytes:
+            return build_annotation(key, self._service.encrypt(_resource(key), options, seconds), _WRAP_TYPE)
+
+        return Use((key,), run)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to decrypt private options with the key that the annotation names; see `KeyService`."""
         wrapped = parse_annotation(annotation, _WRAP_TYPE)
         name = _resource(wrapped.key_url)
         check_key_to_unwrap(wrapped.key_url, self._named(parameters), self._policy, _checked)
-        return self._service.decrypt(name, wrapped.data)
+        return Use((wrapped.key_url,), lambda seconds: self._service.decrypt(name, wrapped.data, seconds))
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
         """List the keys that a caller names, if that counts; they may come from a file, with its line end."""
@@ -100,19 +104,19 @@ class _Service:
             self._retry = import_module("google.api_core.retry")
             self._kms = import_module("google.cloud.kms_v1")
             self._client = self._connect(options.get("endpoint", "") or _HOST, _read(options.get("ca-file", "")))
-        except ImportError:
-            raise ProviderError("google-cloud-kms is not installed: pip install ctd-decoder[gcp]") from None
+        except ImportError as error:
+            raise ProviderError("google-cloud-kms is not installed: pip install ctd-decoder[gcp]") from error
         file = options.get("adc", "") or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
         self._credentials: Any = self._load_credentials(file) if file else None
 
-    def encrypt(self, name: str, plaintext: bytes) -> bytes:
+    def encrypt(self, name: str, plaintext: bytes, seconds: float) -> bytes:
         """Encrypt with the primary version of a key.
 
         Raises:
             ProviderError: it failed.
         """
         request = {"name": name, "plaintext": plaintext, "plaintext_crc32c": crc32c(plaintext)}
-        reply = self._call("encrypt", request)
+        reply = self._call("encrypt", request, seconds)
         if not reply.verified_plaintext_crc32c:
             raise ProviderError("Cloud KMS did not verify the checksum of what it was to encrypt")
         if reply.ciphertext_crc32c != crc32c(reply.ciphertext):
@@ -123,14 +127,14 @@ class _Service:
             raise ProviderError(f"Cloud KMS's ciphertext has {len(reply.ciphertext)} bytes")
         return bytes(reply.ciphertext)
 
-    def decrypt(self, name: str, ciphertext: bytes) -> bytes:
+    def decrypt(self, name: str, ciphertext: bytes, seconds: float) -> bytes:
         """Decrypt with whichever version of a key it was that encrypted.
 
         Raises:
             ProviderError: it failed.
         """
         request = {"name": name, "ciphertext": ciphertext, "ciphertext_crc32c": crc32c(ciphertext)}
-        reply = self._call("decrypt", request)
+        reply = self._call("decrypt", request, seconds)
         if reply.plaintext_crc32c != crc32c(reply.plaintext):
             raise ProviderError("Cloud KMS's reply is damaged: the checksum of its plaintext is wrong")
         return bytes(reply.plaintext)
@@ -141,10 +145,10 @@ class _Service:
         transport = self._kms.KeyManagementServiceClient.get_transport_class("grpc")
         return self._kms.KeyManagementServiceClient(transport=transport(channel=channel))
 
-    def _call(self, method: str, request: dict[str, object]) -> Any:
-        """Call the API, again while it is throttling or cannot be reached for a moment."""
-        deadline = monotonic() + limits.CLOUD_KMS_SECONDS
-        return within(limits.CLOUD_KMS_SECONDS, lambda: self._try_call(method, request, deadline))
+    def _call(self, method: str, request: dict[str, object], seconds: float) -> Any:
+        """Call the API, again while it is throttling or cannot be reached."""
+        deadline = monotonic() + seconds
+        return within(seconds, lambda: self._try_call(method, request, deadline))
 
     def _try_call(self, method: str, request: dict[str, object], deadline: float) -> Any:
         headers = self._authorize(deadline)
@@ -156,9 +160,9 @@ class _Service:
             )
         except self._errors.RetryError as error:
             reason = self._reason(error.cause, headers)
-            raise ProviderError(f"{reason}; tried again for {limits.CLOUD_KMS_SECONDS:g} seconds") from None
+            raise ProviderError(f"{reason}; tried again until the time was over") from error
         except self._errors.GoogleAPICallError as error:
-            raise ProviderError(self._reason(error, headers)) from None
+            raise ProviderError(self._reason(error, headers)) from error
 
     def _passes(self) -> Any:
         """Tell errors that may pass: throttling for as long as there is time, a lost connection a few times."""
@@ -177,7 +181,7 @@ class _Service:
         if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text:
             return "Cloud KMS: the TLS certificate of the endpoint is not one to trust; ca-file can name its CA"
         if isinstance(error, self._errors.DeadlineExceeded):
-            return f"Cloud KMS: no answer within {limits.CLOUD_KMS_SECONDS:g} seconds"
+            return "Cloud KMS: no answer in time"
         for value in headers.values():
             text = text.replace(value.rpartition(" ")[2], "…")
         status = getattr(error, "grpc_status_code", None)
@@ -194,9 +198,9 @@ class _Service:
                 credentials.refresh(request)
             except self._auth.exceptions.TransportError as error:
                 cause = type(error.args[0]).__name__ if error.args else "TransportError"
-                raise ProviderError(f"the token service of the credentials cannot be reached ({cause})") from None
+                raise ProviderError(f"the token service of the credentials cannot be reached ({cause})") from error
             except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError) as error:
-                raise ProviderError(f"the credentials got no token: {_oauth_reason(error)}") from None
+                raise ProviderError(f"the credentials got no token: {_oauth_reason(error)}") from error
         headers: dict[str, str] = {}
         credentials.apply(headers)
         return {name.lower(): value for name, value in headers.items()}
@@ -207,8 +211,8 @@ class _Service:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of files of unknown origin; the operator chose this one
                 credentials, _ = self._auth.load_credentials_from_file(file)
-        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED):
-            raise ProviderError(f"the file {quoted(file)} does not hold Google credentials") from None
+        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED) as error:
+            raise ProviderError(f"the file {quoted(file)} does not hold Google credentials") from error
         return self._with_scope(credentials)
 
     def _find_credentials(self, request: Any) -> Any:
@@ -216,8 +220,8 @@ class _Service:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 credentials, _ = self._auth.default(request=request)
-        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError):
-            raise ProviderError("there are no Google credentials; adc can name a file of them") from None
+        except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError) as error:
+            raise ProviderError("there are no Google credentials; adc can name a file of them") from error
         return self._with_scope(credentials)
 
     def _with_scope(self, credentials: Any) -> Any:
@@ -265,7 +269,7 @@ def _read(file: str) -> bytes | None:
         with open(file, "rb") as opened:
             data = opened.read(limits.PROVIDER_FILE_BYTES + 1)
     except OSError as error:
-        raise ProviderError(f"the file {quoted(file)} cannot be read: {error.strerror}") from None
+        raise ProviderError(f"the file {quoted(file)} cannot be read: {error.strerror}") from error
     if len(data) > limits.PROVIDER_FILE_BYTES:
         raise ProviderError(f"the file {quoted(file)} is longer than {limits.PROVIDER_FILE_BYTES} bytes")
     return data

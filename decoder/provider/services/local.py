@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.file import read_key_file
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.errors import ProviderError
 from decoder.provider.policy import KeyPolicy
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
@@ -67,32 +67,32 @@ class Local:
         self._directory = directory
         self._policy = policy
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Encrypt private options.
-
-        Raises:
-            ProviderError: the key may not be used, or is not there.
-        """
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to encrypt private options; see `KeyService`."""
         url = key_to_wrap(parameters, self._policy, _read_url)
-        nonce = os.urandom(_NONCE_BYTES)
-        wrapped = nonce + AESGCM(self._key(url)).encrypt(nonce, options, None)
-        return build_annotation(url, wrapped, _WRAP_TYPE)
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Decrypt private options.
+        def run(_seconds: float) -> bytes:
+            nonce = os.urandom(_NONCE_BYTES)
+            wrapped = nonce + AESGCM(self._key(url)).encrypt(nonce, options, None)
+            return build_annotation(url, wrapped, _WRAP_TYPE)
 
-        Raises:
-            ProviderError: the annotation is malformed, or the key may not be used, is not there or is another one.
-        """
+        return Use((url,), run, waits=False)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to decrypt private options; see `KeyService`."""
         url, data, _ = parse_annotation(annotation, _WRAP_TYPE)
         if url.startswith(_SAMPLE_SCHEME) and self._policy.configured:
             url = self._policy.configured
         url = _read_url(url)
         check_key_to_unwrap(url, parameters, self._policy, _read_url)
-        try:
-            return AESGCM(self._key(url)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
-        except (InvalidTag, ValueError):  # ValueError: the nonce is too short
-            raise ProviderError(f"it was not wrapped with the key {url}, or was changed") from None
+
+        def run(_seconds: float) -> bytes:
+            try:
+                return AESGCM(self._key(url)).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], None)
+            except (InvalidTag, ValueError) as error:  # ValueError: the nonce is too short
+                raise ProviderError(f"it was not wrapped with the key {url}, or was changed") from error
+
+        return Use((url,), run, waits=False)
 
     def _key(self, url: str) -> bytes:
         path = os.path.join(self._directory, url.removeprefix(_SCHEME))
@@ -116,7 +116,7 @@ def _read_key(path: str, url: str) -> bytes:
     try:
         key = read_key_file(path, private=True)
     except KeyFileError as error:
-        raise ProviderError(f"the key {url} cannot be used: {error}") from None
+        raise ProviderError(f"the key {url} cannot be used: {error}") from error
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
         raise ProviderError(f"the key {url} has {len(key)} bytes, not {limits.SYMMETRIC_KEY_BYTES}")
     return key

@@ -17,9 +17,8 @@ from decoder.errors import KeyFileError, UsageError, WrappedKeyError, quoted
 from decoder.keys.file import KeyMaterial, read_key_file
 from decoder.keywrap import pkcs11
 from decoder.keywrap.pkcs11.config import Pkcs11Config, node_config, read_config
-from decoder.provider import Option
+from decoder.provider import Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
-from decoder.provider.policy import key_in_use
 from decoder.provider.services.choice import NOTHING
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
     config = options.get("config", "")
     if config and not os.path.isfile(config):
         raise ProviderError(f"the config {quoted(config)} is not a file")
-    policy.configured = ""  # a key has the name of its file; without patterns, what is in the directory may be used
-    return TokenKeys(paths, policy, config)
+    # A key has the name of its file. Without patterns, every key in the directory may be used.
+    return TokenKeys(paths, policy.with_configured(""), config)
 
 
 def _key_files(place: str) -> dict[str, str]:
@@ -58,7 +57,7 @@ def _key_files(place: str) -> dict[str, str]:
         try:
             paths = [os.path.join(place, name) for name in sorted(os.listdir(place)) if not name.startswith(".")]
         except OSError as error:
-            raise ProviderError(f"the directory {quoted(place)}: {error.strerror}") from None
+            raise ProviderError(f"the directory {quoted(place)}: {error.strerror}") from error
         paths = [path for path in paths if os.path.isfile(path)]
         if not 0 < len(paths) <= limits.KEYS_DIRECTORY_FILES:
             raise ProviderError(f"the directory {quoted(place)} holds no key file, or too many")
@@ -71,50 +70,61 @@ def _read(path: str) -> bytes:
     try:
         return read_key_file(path)
     except KeyFileError as error:
-        raise ProviderError(f"the key file {quoted(path)}: {error}") from None
+        raise ProviderError(f"the key file {quoted(path)}: {error}") from error
 
 
 class TokenKeys:
-    """The keys on tokens that some key files point to."""
+    """The keys on tokens that some key files point to.
 
-    def __init__(self, paths: dict[str, str], policy: KeyPolicy, config: str = "") -> None:
+    Args:
+        paths: of the key files, by their names.
+        policy: which of them may be used.
+        config: the file that says which modules may be loaded, read each time; "" for the node's own.
+    """
+
+    def __init__(self, paths: dict[str, str], policy: KeyPolicy, config: str) -> None:
         self._paths = paths
         self._policy = policy
         self._config = config
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        """Wrap private options with each of the named keys, or with the only one there is; see `Provider`."""
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to wrap private options with each of the named keys, or the only one; see `KeyService`."""
         names = self._named(parameters) or self._allowed()
         if len(names) != 1 and not self._named(parameters):
             raise ProviderError(f"no key was named, and {len(names)} may be used")
-        key_in_use.set(", ".join(names))
-        recipients = [_read(self._paths[name]) for name in names]
-        try:
-            return pkcs11.wrap_with(options, recipients, self._allowed_modules(), pkcs11.chosen_hash())
-        except (KeyFileError, WrappedKeyError) as error:
-            raise ProviderError(f"{', '.join(map(quoted, names))}: {error}") from None
 
-    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> bytes:
-        """Unwrap private options with the first key that does; see `Provider`."""
-        key_files = []
+        def run(_seconds: float) -> bytes:
+            recipients = [_read(self._paths[name]) for name in names]
+            try:
+                return pkcs11.wrap_with(options, recipients, self._allowed_modules(), pkcs11.chosen_hash())
+            except (KeyFileError, WrappedKeyError) as error:
+                raise ProviderError(f"{', '.join(map(quoted, names))}: {error}") from error
+
+        return Use(tuple(names), run)
+
+    def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to unwrap private options with the first key that does; see `KeyService`."""
         names = self._named(parameters) or self._allowed()
-        key_in_use.set(", ".join(names))
+        return Use(tuple(names), lambda seconds: self._unwrap(annotation, names, seconds))
+
+    def _unwrap(self, annotation: bytes, names: list[str], seconds: float) -> bytes:
+        key_files = []
         for name in names:
             data = _read(self._paths[name])
             if pkcs11.is_key_file(data):  # public keys are there to wrap
                 key_files.append(KeyMaterial(name, data))
         reasons: list[str] = []
-        deadline = monotonic() + limits.PROVIDER_SECONDS
+        deadline = monotonic() + seconds
 
         def refused(key: Describable, reason: str) -> None:
             reasons.append(f"{quoted(key.describe())}: {reason}")
             if monotonic() > deadline:
-                raise WrappedKeyError(f"given up after {limits.PROVIDER_SECONDS:g} seconds; {reasons[-1]}")
+                raise WrappedKeyError(f"given up after {seconds:g} seconds; {reasons[-1]}")
 
         try:
             opened = pkcs11.unwrap_with(annotation, key_files, self._allowed_modules(), refused)
         except (KeyFileError, WrappedKeyError) as error:
-            raise ProviderError(str(error)) from None
+            raise ProviderError(str(error)) from error
         if opened is None:
             shown = "; ".join(reasons)[: limits.PROVIDER_ERROR_BYTES]
             raise ProviderError(f"no key opens it: {shown or 'there is no key file that may be used'}")
@@ -129,7 +139,7 @@ class TokenKeys:
         names = list(dict.fromkeys(item for item in parameters if item not in NOTHING))
         for name in names:
             if name not in self._paths:
-                raise KeyRefusedError(f"no key file {quoted(name)} is configured")
+                raise KeyRefusedError(name, f"no key file {quoted(name)} is configured")
             self._policy.check(name)
         return names
 

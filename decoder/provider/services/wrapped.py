@@ -25,14 +25,41 @@ class Wrapped(NamedTuple):
     members: dict[str, object]
 
 
-def build_annotation(key_url: str, data: bytes, wrap_type: str, **more: object) -> bytes:
-    """Write the annotation; `more` are members of one provider's own."""
-    members = {"key_url": key_url, "wrapped_key": wire.encode_base64(data), "wrap_type": wrap_type, **more}
+def build_annotation(key_url: str, data: bytes | str, wrap_type: str, **more: object) -> bytes:
+    """Build the annotation.
+
+    Args:
+        key_url: the key.
+        data: what the key service returned: bytes, which become base64, or text, which stays as it is.
+        wrap_type: the kind of annotation.
+        more: members of one provider's own.
+    """
+    text = data if isinstance(data, str) else wire.encode_base64(data)
+    members = {"key_url": key_url, "wrapped_key": text, "wrap_type": wrap_type, **more}
     return json.dumps(members, separators=(",", ":")).encode()
 
 
 def parse_annotation(annotation: bytes, wrap_type: str) -> Wrapped:
-    """Read an annotation.
+    """Parse an annotation whose wrapped_key is base64.
+
+    Raises:
+        ProviderError: it is malformed, of another type, or over PROVIDER_MESSAGE_BYTES.
+    """
+    members = parse_members(annotation, wrap_type)
+    try:
+        data = wire.bytes_value(wire.member(members, "wrapped_key"))
+    except ValueError as error:
+        raise ProviderError(f"the annotation is malformed: {error}") from error
+    key_url = wire.text_value(wire.member(members, "key_url"))
+    if not key_url or not data:
+        raise ProviderError(f"the annotation has no {'wrapped_key' if key_url else 'key_url'}")
+    if len(data) > limits.PROVIDER_WRAPPED_BYTES:
+        raise ProviderError(f"the annotation's wrapped key is longer than {limits.PROVIDER_WRAPPED_BYTES} bytes")
+    return Wrapped(key_url, data, members)
+
+
+def parse_members(annotation: bytes, wrap_type: str) -> dict[str, object]:
+    """Parse an annotation to its members, of which `key_url` and `wrap_type` are text.
 
     Raises:
         ProviderError: it is malformed, of another type, or over PROVIDER_MESSAGE_BYTES.
@@ -41,15 +68,10 @@ def parse_annotation(annotation: bytes, wrap_type: str) -> Wrapped:
         raise ProviderError(f"the annotation is longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
     try:
         members = wire.parse_object(annotation)
-        key_url = wire.text_value(wire.member(members, "key_url"))
-        data = wire.bytes_value(wire.member(members, "wrapped_key"))
+        wire.text_value(wire.member(members, "key_url"))
         found = wire.text_value(wire.member(members, "wrap_type"))
     except ValueError as error:
-        raise ProviderError(f"the annotation is malformed: {error}") from None
+        raise ProviderError(f"the annotation is malformed: {error}") from error
     if found != wrap_type:
         raise ProviderError(f"the annotation's wrap_type is {quoted(found)}, not {wrap_type}")
-    if not key_url or not data:
-        raise ProviderError(f"the annotation has no {'wrapped_key' if key_url else 'key_url'}")
-    if len(data) > limits.PROVIDER_WRAPPED_BYTES:
-        raise ProviderError(f"the annotation's wrapped key is longer than {limits.PROVIDER_WRAPPED_BYTES} bytes")
-    return Wrapped(key_url, data, members)
+    return members

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +19,7 @@ from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.layer import annotations as layer
 from decoder.node import journal
-from decoder.provider import Provider, create
+from decoder.provider import create
 from decoder.provider.client import protocol
 from decoder.provider.errors import ProviderError
 from tests.support.aws_server import (
@@ -33,6 +33,9 @@ from tests.support.aws_server import (
     running_moto,
     use_test_account,
 )
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
 
 LAYER_KEY = bytes(range(100, 132))
 OPTIONS = layer.build_private_options(layer.PrivateOptions(LAYER_KEY, bytes(16), "sha256:" + "0" * 64))

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -21,12 +21,15 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.node import journal
-from decoder.provider import Provider, create
+from decoder.provider import create
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from tests.support.azure_cloud import CLIENT, ENTRA, OLDER, SECRET, TENANT, VAULT, VERSION, Cloud, base64url
 from tests.support.layers import private_options
 from tests.support.loopback import Answer, Asked, Authority, json_answer
 from tests.support.processes import ROOT
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
 
 KEY = f"https://{VAULT}/keys/layers"
 
@@ -69,7 +72,6 @@ def failure(cloud: Cloud, work: Any, *arguments: Any) -> str:
     text = str(caught.value)
     for secret in (SECRET, "assertion-of-the-test", *cloud.tokens, str(private_options())[2:40]):
         assert secret not in text + repr(caught.value)
-    assert caught.value.__cause__ is None
     assert len(text) < limits.PROVIDER_ERROR_BYTES
     return text
 
@@ -191,7 +193,7 @@ def test_throttled(cloud: Cloud, wrapped: bytes, status: int) -> None:
 @pytest.mark.parametrize("who", ["vault", "entra"])
 def test_throttled_for_too_long(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
     keys = provider(cloud, key=KEY)
-    monkeypatch.setattr(limits, "PROVIDER_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 2.0)
     getattr(cloud, who).answer = lambda _: json_answer({"error": {}}, 429)
     begin = time.monotonic()
     assert "is too busy (HTTP 429)" in failure(cloud, keys.wrap, b"options", [])
@@ -202,7 +204,7 @@ def test_throttled_for_too_long(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, w
 @pytest.mark.parametrize("answer", [None, Answer(200, b" " * 1000, drip=0.1)])
 def test_hangs(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, who: str, answer: Answer | None) -> None:
     keys = provider(cloud, key=KEY)
-    monkeypatch.setattr(limits, "PROVIDER_SECONDS", 1.5)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 1.5)
     getattr(cloud, who).answer = lambda _: answer
     begin = time.monotonic()
     text = failure(cloud, keys.wrap, b"options", [])
@@ -273,7 +275,7 @@ def test_corrupt_replies(cloud: Cloud, wrapped: bytes, answer: Answer, message: 
 @pytest.mark.parametrize("reply", [Answer(200, b"<html>"), json_answer([]), json_answer({}), Answer(500, b"x")])
 def test_corrupt_token_service(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, reply: Answer) -> None:
     keys = provider(cloud, key=KEY)
-    monkeypatch.setattr(limits, "PROVIDER_SECONDS", 8.0)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 8.0)
     cloud.entra.answer = lambda _: reply
     failure(cloud, keys.wrap, b"options", [])
 

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
@@ -20,11 +20,14 @@ from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.layer import annotations as layer
 from decoder.node import journal
-from decoder.provider import Provider, create
+from decoder.provider import create
 from decoder.provider.client import protocol
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.gcpkms import crc32c
 from tests.support.gcp_server import KEY, OTHER_KEY, Google, make_certificate, reply, running_google
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
 
 URI = f"gcpkms://{KEY}"
 OTHER_URI = f"gcpkms://{OTHER_KEY}"
@@ -297,7 +300,7 @@ def test_a_service_that_hangs(google: Google, provider: Provider, monkeypatch: p
     google.kms.before = waiting(released)
     start = time.monotonic()
     try:
-        assert "no answer within 1 seconds" in message_of(google, lambda: provider.wrap(OPTIONS, []))
+        assert "no answer" in message_of(google, lambda: provider.wrap(OPTIONS, []))
     finally:
         released.set()
     assert time.monotonic() - start < 3

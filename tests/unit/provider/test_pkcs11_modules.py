@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from decoder import provider
 from decoder.provider.errors import ProviderError
 from tests.support.pkcs11_tokens import wrapped_to_nobody
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
 
 
 def config(directory: Path, name: str, allowed: Path) -> str:
@@ -19,7 +23,7 @@ def config(directory: Path, name: str, allowed: Path) -> str:
     return str(path)
 
 
-def failure(service: provider.Provider) -> str:
+def failure(service: Provider) -> str:
     with pytest.raises(ProviderError) as raised:
         service.unwrap(wrapped_to_nobody(), [])
     return str(raised.value)

@@ -12,9 +12,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from decoder.provider.audit import Audited
+from decoder.provider import Use
+from decoder.provider.audit import Provider
 from decoder.provider.errors import ProviderError
-from decoder.provider.policy import KeyPolicy
 from tests.support.serving import SAMPLE_KEY, Server, ask, execute, request_of, write_key
 
 OPTIONS = b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}'
@@ -36,6 +36,7 @@ def test_a_server_writes_a_line_for_each_operation(tmp_path: Path) -> None:
     lines = server.audit
     for line in lines:
         text = line.pop("time")
+        assert int(line.pop("milliseconds")) >= 0
         assert text.endswith("Z")
         assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < timedelta(minutes=1)
     assert lines == [
@@ -66,15 +67,17 @@ def test_the_journal_gets_it_too_with_a_severity(tmp_path: Path) -> None:
 
 
 class Checking:
-    """A provider that checks the key that it is asked for, and then fails if that is its name."""
+    """A key service that fails if that is the name of its key."""
 
-    def wrap(self, options: bytes, parameters: Sequence[str]) -> bytes:
-        KeyPolicy("", []).check(parameters[0])
-        if parameters[0] == "fail":
-            raise ProviderError("secret")
-        if parameters[0] == "crash":
-            raise RuntimeError("secret")
-        return options
+    def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
+        def run(_seconds: float) -> bytes:
+            if parameters[0] == "fail":
+                raise ProviderError("secret")
+            if parameters[0] == "crash":
+                raise RuntimeError("secret")
+            return options
+
+        return Use((parameters[0],), run)
 
     unwrap = wrap
 
@@ -90,7 +93,7 @@ class Checking:
 )
 def test_names_of_keys_are_one_bounded_line_without_a_pin(key: str, shown: str) -> None:
     lines: list[str] = []
-    Audited("p", Checking(), lines.append).wrap(b"x", [key])
+    Provider("p", Checking(), lines.append).wrap(b"x", [key])
     (line,) = lines
     assert "\n" not in line
     assert len(line) < 1000
@@ -99,7 +102,7 @@ def test_names_of_keys_are_one_bounded_line_without_a_pin(key: str, shown: str) 
 
 def test_reasons_are_classes() -> None:
     lines: list[str] = []
-    audited = Audited("p", Checking(), lines.append)
+    audited = Provider("p", Checking(), lines.append)
     with pytest.raises(ProviderError):
         audited.unwrap(b"x", ["fail"])
     with pytest.raises(RuntimeError):

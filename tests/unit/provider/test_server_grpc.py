@@ -43,11 +43,14 @@ LOOPBACK = ("--listen", "127.0.0.1:0")
 # A provider that takes its time, and says so when it starts.
 SLOW = """
 import time
+from decoder.provider import Use
 from decoder.provider.services.local import Local
 def wrap(self, options, parameters):
-    os.write(2, b"slow wrap started\\n")
-    time.sleep({seconds})
-    return b"wrapped"
+    def run(_):
+        os.write(2, b"slow wrap started\\n")
+        time.sleep({seconds})
+        return b"wrapped"
+    return Use(("local://slow",), run)
 Local.wrap = wrap
 """
 
@@ -307,7 +310,7 @@ def test_what_the_provider_says_reaches_the_client(local: tuple[str, ...], tmp_p
         request = message(request_of("keywrap", OPTIONS, {"x": ["other"]}))
         code, text = failure(channel, f"/{SERVICE}/WrapKey", request)
     assert code == grpc.StatusCode.INTERNAL
-    assert text == "the key 'local://other' is not the configured one; allow-key can allow more"
+    assert text == "the key 'local://other' is not the configured one (allow-key can allow more)"
 
 
 def test_what_a_defect_says_does_not(local: tuple[str, ...], tmp_path: Path) -> None:

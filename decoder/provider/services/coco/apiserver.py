@@ -28,11 +28,10 @@ def get(url: str, target: str, seconds: float) -> bytes:
         ProviderError: requests is not installed, the server cannot be reached, or answers with a redirect or too much.
     """
     try:
-        from decoder.provider.services.web import Session, within_limit
-    except ImportError:
-        raise ProviderError("it needs requests, which is not installed: pip install ctd-decoder[coco]") from None
-    with Session("") as session:
-        response = within_limit(lambda: session.get(url + target), seconds)
+        from decoder.provider.services.web import Web
+    except ImportError as error:
+        raise ProviderError("it needs requests, which is not installed: pip install ctd-decoder[coco]") from error
+    response = Web("").within(seconds, lambda session: session.get(url + target))
     if response.status_code != 200:
         said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")
         raise AnsweredError(f"it answered with status {response.status_code}: {excerpt(said)}")

@@ -251,7 +251,7 @@ def test_frames_that_are_none(hub: Hub, tmp_path: Path) -> None:
             Answer(200, gzip.compress(bytes(LARGE_BYTES), 1), {"Content-Encoding": "gzip"}),
             "the reply of 127.0.0.1:PORT is longer than 1048576 bytes",
         ),
-        (Answer(200, KEY, {"Content-Encoding": "gzip"}), "there is no conversation with 127.0.0.1:PORT"),
+        (Answer(200, KEY, {"Content-Encoding": "gzip"}), "127.0.0.1:PORT does not speak HTTP"),
         (Answer(200, KEY, drip=0.5), "127.0.0.1:PORT did not answer in time"),
         (Answer(500, b"no\x1b[1m\nkey"), r"it answered with status 500: 'no\x1b[1m\nkey'"),
         (Answer(500, b"\xff" * 100_000), "it answered with status 500: "),

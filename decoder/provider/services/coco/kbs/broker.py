@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from decoder.errors import quoted
 from decoder.formats import wire
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import requests
 
     from decoder.keywrap.kid import ResourceId
+    from decoder.provider.services.web import Session
 
 _PREFIX = "/kbs/v0/"
 _COOKIE = "kbs-session-id"
@@ -70,24 +71,16 @@ class RefusedError(ProviderError):
 
 
 class Conversation:
-    """Requests to a broker that share its cookie; they are made within `web.within_limit`.
+    """Requests to a broker that share its cookie.
 
     Args:
         url: of the broker, as `base_url` returns it.
-        ca_file: whose certificates are accepted, or "" for the system's.
+        session: makes the requests, within its time limit.
     """
 
-    def __init__(self, url: str, ca_file: str) -> None:
-        from decoder.provider.services.web import Session
-
+    def __init__(self, url: str, session: Session) -> None:
         self._url = url
-        self._session = Session(ca_file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._session.close()
+        self._session = session
 
     def cookie(self) -> str:
         """Return the broker's session, for `get` in a later conversation; "" if there is none."""

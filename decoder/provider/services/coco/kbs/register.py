@@ -86,12 +86,15 @@ class Registrar:
         Raises:
             ProviderError: the broker did not take it, or has another one now; the text names the broker and the key.
         """
-        from decoder.provider.services.web import within_limit
+        from decoder.provider.services.web import Web
 
         if not self._signing and not self._token_file:
             journal.warn(_OPEN)
         try:
-            within_limit(lambda: self._upload(resource, key), limits.COCO_SOURCE_SECONDS)
+            Web(self._ca_file).within(
+                limits.COCO_SOURCE_SECONDS,
+                lambda session: Conversation(self._url, session).upload(resource, key, self._token()),
+            )
         except RefusedError as error:
             hint = f" ({_OPEN})" if error.is_of_the_admin and not self._signing and not self._token_file else ""
             raise ProviderError(f"the key {resource} is not registered at {self._url}: {error}{hint}") from error
@@ -101,10 +104,6 @@ class Registrar:
             return self._is_attested and self._read_back(resource, key)
         except ProviderError as error:
             raise ProviderError(f"the key {resource} was sent to {self._url}, but not read back: {error}") from error
-
-    def _upload(self, resource: ResourceId, key: bytes) -> None:
-        with Conversation(self._url, self._ca_file) as conversation:
-            conversation.upload(resource, key, self._token())
 
     def _token(self) -> str:
         if self._token_file:

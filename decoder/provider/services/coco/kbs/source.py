@@ -104,13 +104,15 @@ class Kbs:
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource, attested anew if the broker does not accept what it accepted before; see `KeySource`."""
-        from decoder.provider.services.web import within_limit
+        from decoder.provider.services.web import Web
 
         deadline = monotonic() + seconds
         if not self._lock.acquire(timeout=seconds):
             raise ProviderError(f"no answer within {seconds:g} seconds: other requests to it have not ended")
         try:
-            data = within_limit(lambda: self._fetch(resource, deadline), seconds)
+            data = Web(self._ca_file).within(
+                seconds, lambda session: self._fetch(Conversation(self._url, session), resource, deadline)
+            )
         except RefusedError:
             raise
         except ProviderError as error:
@@ -123,18 +125,17 @@ class Kbs:
             raise ProviderError(f"the resource is longer than {limits.COCO_RESOURCE_BYTES} bytes")
         return data
 
-    def _fetch(self, resource: ResourceId, deadline: float) -> bytes:
+    def _fetch(self, conversation: Conversation, resource: ResourceId, deadline: float) -> bytes:
         from decoder.provider.services.coco.kbs.teekey import open_reply
 
-        with Conversation(self._url, self._ca_file) as conversation:
-            for attested in self._attestations(conversation, deadline):
-                try:
-                    return open_reply(conversation.get(resource, attested.token, attested.cookie), attested.tee_key)
-                except RefusedError as error:
-                    refused = error
-                    if not error.is_of_the_token:
-                        break
-            raise refused
+        for attested in self._attestations(conversation, deadline):
+            try:
+                return open_reply(conversation.get(resource, attested.token, attested.cookie), attested.tee_key)
+            except RefusedError as error:
+                refused = error
+                if not error.is_of_the_token:
+                    break
+        raise refused
 
     def _attestations(self, conversation: Conversation, deadline: float) -> Iterator[Attested]:
         """Yield ways to be attested: what served before, then what is in files, then a new attestation."""

@@ -1,0 +1,391 @@
+"""The library: what other programs may import from this package.
+
+Names that are listed in `__all__` here are public and follow semantic versioning. Every other module of the package is
+private and may change at any time. docs/library.md has examples.
+
+Every function raises DecoderError, or a subclass of it, for what it foresees; `status` is the exit status that the
+program would have, and `str` of it is one line for people without a secret in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from decoder import keywrap, limits
+from decoder.errors import DecoderError
+from decoder.image import progress as progresses
+from decoder.image import selection, transport
+from decoder.image.openers import read_keys
+from decoder.image.recipients import Keyring, Recipients
+from decoder.keys.keyring import DecryptConfig as Keys
+from decoder.layer import annotations as layers
+from decoder.layer import stream
+from decoder.layer.annotations import LayerKey
+
+if TYPE_CHECKING:
+    from decoder.image.verbs.changes import Outcome
+
+__all__ = [
+    "ChangedImage",
+    "DecoderError",
+    "EncryptedLayer",
+    "ImageLayer",
+    "Keys",
+    "LayerKey",
+    "Reader",
+    "Writer",
+    "check_image",
+    "decrypt_image",
+    "decrypt_layer",
+    "encrypt_image",
+    "encrypt_layer",
+    "list_layers",
+    "load_keys",
+    "open_layer_key",
+]
+
+
+class Reader(Protocol):
+    """A binary file to read, such as `open(name, "rb")` or `io.BytesIO`."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read at most as much as fits, and return how much that was: 0 at the end."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; only called for files that do not block."""
+
+
+class Writer(Protocol):
+    """A binary file to write, such as `open(name, "wb")` or `io.BytesIO`."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write, and return how much was written."""
+
+    def fileno(self) -> int:
+        """Return the descriptor; only called for files that do not block."""
+
+
+@dataclass(frozen=True)
+class EncryptedLayer:
+    """A layer that was encrypted.
+
+    Attributes:
+        digest: of the ciphertext, `sha256:…`.
+        size: of the ciphertext (and of the plaintext), in bytes.
+        annotations: for the descriptor of the layer; they contain the wrapped keys.
+    """
+
+    digest: str
+    size: int
+    annotations: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ImageLayer:
+    """A layer of an image.
+
+    Attributes:
+        number: of the layer in its manifest; 0 is the lowest.
+        platform: of its manifest, `os/arch[/variant]`, or "" if the image names none.
+        descriptor: the OCI descriptor, as in the manifest.
+        encrypted: whether the media type is that of an encrypted layer.
+        recipients: whom the layer is encrypted for, one text per recipient; an image may contain anything here.
+    """
+
+    number: int
+    platform: str
+    descriptor: dict[str, Any]
+    encrypted: bool
+    recipients: list[str]
+
+
+@dataclass(frozen=True)
+class ChangedImage:
+    """An image that was written.
+
+    Attributes:
+        descriptor: of its manifest or index.
+        changes: one entry per layer that was changed: its number, platform, digests and what was done.
+        remarks: what the caller should know, such as layers that were left as they are.
+    """
+
+    descriptor: dict[str, Any]
+    changes: list[dict[str, Any]]
+    remarks: list[str]
+
+
+def load_keys(keys: Sequence[str], *, certificates: Sequence[str] = (), keyprovider_config: str = "") -> Keys:
+    """Read private keys.
+
+    Args:
+        keys: as for `--key`: `FILE`, `FILE:pass=PASSWORD`, `FILE:file=FILE`, or `provider:NAME[:PARAMETER]`.
+        certificates: files with certificates of PKCS#7 keys.
+        keyprovider_config: the configuration of keyproviders; "" means `$OCICRYPT_KEYPROVIDER_CONFIG`.
+
+    Raises:
+        UsageError: a file cannot be read or contains no key.
+    """
+    return read_keys(keys, certificates, keyprovider_config)
+
+
+def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) -> LayerKey:
+    """Unwrap the key of an encrypted layer.
+
+    Args:
+        media_type: of the layer's descriptor.
+        annotations: of the layer's descriptor. They may come from anywhere.
+        keys: tried in turn.
+
+    Raises:
+        PayloadError: the media type is not that of an encrypted layer.
+        NoKeyError: no key opens the layer.
+        DeniedError: the configuration denies the layer to this host.
+        LayerError: the annotations are malformed.
+    """
+    layers.check_media_type(media_type)
+    public = layers.parse_public_options(annotations)
+    return layers.layer_key(public, keywrap.unwrap_any(annotations, keys, media_type))
+
+
+def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
+    """Decrypt a layer.
+
+    The plaintext is written as it is decrypted, but its last 10 KiB only after the HMAC of the whole layer was
+    verified. Discard what was written if this raises.
+
+    Args:
+        source: the ciphertext, read to its end.
+        sink: takes the plaintext.
+        key: of the layer.
+
+    Raises:
+        LayerError: the layer is damaged or not authentic.
+        StreamError: reading or writing failed.
+    """
+    stream.decrypt(source, sink, key, source_name="the ciphertext")
+
+
+def encrypt_layer(
+    source: Reader, sink: Writer, recipients: Sequence[str], *, gpg_homedir: str = "", keyprovider_config: str = ""
+) -> EncryptedLayer:
+    """Encrypt a layer with a new key.
+
+    Args:
+        source: the plaintext (a tar, compressed or not), read to its end.
+        sink: takes the ciphertext, which has the same length.
+        recipients: as for `--recipient`: `jwe:FILE`, `pkcs7:FILE`, `pgp:EMAIL`, `pkcs11:FILE`, `provider:NAME[:PARAM]`.
+        gpg_homedir: of GnuPG, for `pgp:`; "" means GnuPG's default.
+        keyprovider_config: as for `load_keys`.
+
+    Raises:
+        UsageError: there is no recipient, or one cannot be used.
+        WrapError: a keyprovider failed.
+        StreamError: reading or writing failed.
+    """
+    chosen = _recipients(recipients, gpg_homedir, keyprovider_config)
+    key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
+    plain, cipher = _DigestingReader(source), _DigestingWriter(sink)
+    hmac = stream.encrypt(plain, cipher, key, nonce)
+    options = layers.PrivateOptions(key, nonce, f"sha256:{plain.digest.hexdigest()}")
+    annotations = layers.build_annotations(hmac, chosen.wrap(options))
+    return EncryptedLayer(f"sha256:{cipher.digest.hexdigest()}", cipher.size, annotations)
+
+
+def encrypt_image(  # noqa: PLR0913 - all but three are keywords, named like the options of the command
+    source: str,
+    destination: str,
+    recipients: Sequence[str],
+    *,
+    keys: Keys | None = None,
+    layer_ranges: Sequence[str] = (),
+    platforms: Sequence[str] = (),
+    gpg_homedir: str = "",
+    keyprovider_config: str = "",
+    tls_verify: bool = True,
+) -> ChangedImage:
+    """Write an image with its layers encrypted; every written layer is read back and decrypted.
+
+    Args:
+        source: the image, such as `oci:DIR:REF` or `docker://HOST/REPO:TAG`.
+        destination: where to write it.
+        recipients: as for `encrypt_layer`.
+        keys: of layers that are encrypted already, to add the recipients there.
+        layer_ranges: which layers, such as `0` or `-2..`; by default all.
+        platforms: which platforms, `os/arch[/variant]`; by default all.
+        gpg_homedir: as for `encrypt_layer`.
+        keyprovider_config: as for `load_keys`.
+        tls_verify: whether registries must use TLS with a valid certificate.
+
+    Raises:
+        UsageError: an argument is wrong, or the image does not have what was asked for.
+        DecoderError: the image could not be read or written; the destination's name is unchanged.
+    """
+    from decoder.image.verbs import encrypt
+    from decoder.image.verbs.request import Request
+
+    chosen = _recipients(recipients, gpg_homedir, keyprovider_config)
+    request = Request(
+        recipients=chosen,
+        ranges=[selection.parse_range(text) for text in layer_ranges],
+        platforms=selection.parse_platforms(platforms),
+        base=None,
+        keys=keys,
+        removed=None,
+        verify=True,
+    )
+    with ExitStack() as stack:
+        image, target, progress = _opened(stack, source, destination, tls_verify)
+        return _changed(encrypt.encrypt_image(image, target, request, progress), progress)
+
+
+def decrypt_image(
+    source: str,
+    destination: str,
+    keys: Keys,
+    *,
+    layer_ranges: Sequence[str] = (),
+    platforms: Sequence[str] = (),
+    tls_verify: bool = True,
+) -> ChangedImage:
+    """Write an image with its layers decrypted.
+
+    Args:
+        source: the image.
+        destination: where to write it.
+        keys: open the layers.
+        layer_ranges: as for `encrypt_image`.
+        platforms: as for `encrypt_image`.
+        tls_verify: as for `encrypt_image`.
+
+    Raises:
+        LockedError: no key opens a layer.
+        UsageError: an argument is wrong, or the image does not have what was asked for.
+        DecoderError: the image could not be read or written; the destination's name is unchanged.
+    """
+    from decoder.image.verbs import decrypt
+
+    request = decrypt.Request(
+        keys=keys,
+        ranges=[selection.parse_range(text) for text in layer_ranges],
+        platforms=selection.parse_platforms(platforms),
+        verify=True,
+    )
+    with ExitStack() as stack:
+        image, target, progress = _opened(stack, source, destination, tls_verify)
+        return _changed(decrypt.decrypt_image(image, target, request, progress), progress)
+
+
+def check_image(source: str, keys: Keys, *, platforms: Sequence[str] = (), tls_verify: bool = True) -> int:
+    """Check that keys open every encrypted layer of an image.
+
+    Args:
+        source: the image.
+        keys: all keys that the caller may use.
+        platforms: all of which must open; by default every platform of the image.
+        tls_verify: as for `encrypt_image`.
+
+    Returns:
+        The number of encrypted layers: 0 means that the image is not encrypted.
+
+    Raises:
+        CheckError: a layer does not open, or the image is not for a platform.
+        ImageError: the image cannot be read.
+    """
+    from decoder.image.verbs import check
+
+    with transport.open_source(source, transport.Options(tls_verify)) as image:
+        report = check.check_image(image, check.Request(keys, selection.parse_platforms(platforms)), _Silent())
+    check.raise_for_problems(report)
+    return sum(each.is_encrypted for each in report.findings)
+
+
+def list_layers(source: str, *, platforms: Sequence[str] = (), tls_verify: bool = True) -> list[ImageLayer]:
+    """List the layers of an image.
+
+    Args:
+        source: the image.
+        platforms: `os/arch[/variant]`; by default all.
+        tls_verify: as for `encrypt_image`.
+
+    Raises:
+        UsageError: the image is not for a platform.
+        ImageError: the image cannot be read.
+    """
+    from decoder.image import manifest
+    from decoder.image.verbs import layerinfo
+
+    with transport.open_source(source, transport.Options(tls_verify)) as image:
+        infos = layerinfo.layer_infos(image, selection.parse_platforms(platforms), [], None)
+    return [
+        ImageLayer(
+            number=info.number,
+            platform=info.platform,
+            descriptor=dict(info.descriptor),
+            encrypted=manifest.is_encrypted(info.descriptor["mediaType"]),
+            recipients=[str(recipient) for recipient in info.recipients],
+        )
+        for info in infos
+    ]
+
+
+class _Silent(progresses.Quiet):
+    """Keep remarks, and print nothing."""
+
+    def _say(self, text: str) -> None:
+        pass
+
+
+class _DigestingReader:
+    """Compute the SHA-256 of what is read."""
+
+    def __init__(self, source: Reader) -> None:
+        self._source = source
+        self.digest = hashlib.sha256()
+        self.fileno = source.fileno
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        count = self._source.readinto(buffer)
+        self.digest.update(buffer[: count or 0])
+        return count
+
+
+class _DigestingWriter:
+    """Compute the SHA-256 and the size of what is written."""
+
+    def __init__(self, sink: Writer) -> None:
+        self._sink = sink
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.fileno = sink.fileno
+
+    def write(self, data: memoryview, /) -> int | None:
+        count = self._sink.write(data)
+        self.digest.update(data[: count or 0])
+        self.size += count or 0
+        return count
+
+
+def _recipients(texts: Sequence[str], gpg_homedir: str, keyprovider_config: str) -> Recipients:
+    from decoder.errors import UsageError
+
+    if not texts:
+        raise UsageError("no recipient was given")
+    return Recipients(texts, Keyring(gpg_homedir), keyprovider_config)
+
+
+def _opened(
+    stack: ExitStack, source: str, destination: str, tls_verify: bool
+) -> tuple[transport.ImageSource, transport.ImageTarget, _Silent]:
+    options = transport.Options(tls_verify)
+    image = stack.enter_context(transport.open_source(source, options))
+    target = stack.enter_context(transport.open_target(destination, options._replace(source=source)))
+    return image, target, _Silent()
+
+
+def _changed(outcome: Outcome, progress: _Silent) -> ChangedImage:
+    return ChangedImage(dict(outcome.descriptor), outcome.changes, progress.remarks)

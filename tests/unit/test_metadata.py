@@ -1,0 +1,63 @@
+"""What package indexes, packages and documents say about the project, and that one file decides it."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from decoder import __version__, project
+
+ROOT = Path(__file__).parent.parent.parent
+_FOLDERS = ("decoder", "docs", "packaging", "config")
+_SUFFIXES = (".py", ".md", ".toml", ".yaml", ".yml")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_version_stands_in_one_place_and_in_the_changelog() -> None:
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert "version" in PROJECT["dynamic"]
+    holding = {str(path.relative_to(ROOT)) for path in _sources() if __version__ in path.read_text(errors="replace")}
+    assert holding <= {"decoder/__init__.py", "CHANGELOG.md", "docs/compatibility.md"}
+
+
+def _sources() -> list[Path]:
+    """List the files that could name the version; the lock files name those of other projects."""
+    files = [*ROOT.glob("*.*"), *(path for folder in _FOLDERS for path in (ROOT / folder).rglob("*.*"))]
+    return [path for path in files if path.suffix in _SUFFIXES]
+
+
+def test_url_and_maintainer_stand_in_one_file() -> None:
+    assert {"urls", "authors"} <= set(PROJECT["dynamic"])
+    assert not {"urls", "authors", "maintainers"} & set(PROJECT)
+    for description in ("nfpm.yaml", "nfpm-providers.yaml"):
+        text = (ROOT / "packaging" / description).read_text()
+        values = re.findall(r"^ *(?:maintainer|homepage|Vcs-\w+): *(.*)$", text, re.MULTILINE)
+        assert len(values) == 4
+        assert all(re.fullmatch(r"\$\{\w+\}", value) for value in values)
+    if (ROOT / "mkdocs.yml").exists():
+        assert not re.search(r"^(site_url|repo_url):", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
+def test_project_is_filled_or_left_out() -> None:
+    assert project.URL == "" or project.URL.startswith("https://")
+    assert project.MAINTAINER == "" or re.fullmatch(r"[^<>]+ <[^<>@]+@[^<>@]+>", project.MAINTAINER)
+
+
+def test_all_is_every_extra() -> None:
+    extras = dict(PROJECT["optional-dependencies"])
+    (everything,) = extras.pop("all")
+    assert set(everything.removeprefix("ctd-decoder[").removesuffix("]").split(",")) == set(extras)
+
+
+@pytest.mark.parametrize("minor", [11, 12, 13, 14])
+def test_python_versions_are_declared(minor: int) -> None:
+    assert f"Programming Language :: Python :: 3.{minor}" in PROJECT["classifiers"]
+
+
+def test_rpm_lists_every_manual() -> None:
+    description = (ROOT / "packaging/nfpm.yaml").read_text()
+    for page in (ROOT / "packaging/man").iterdir():
+        assert f"dst: /usr/share/man/man{page.suffix[1:]}/{page.name}.gz\n    type: doc" in description

@@ -1,0 +1,76 @@
+"""The man pages name every option that the program has, as its own --help lists them."""
+
+from __future__ import annotations
+
+import io
+import re
+from contextlib import redirect_stdout, suppress
+from importlib import import_module
+
+import pytest
+from reference import man, markdown, parsers
+
+from decoder.arguments import COMMANDS, parse_arguments
+
+_PAGES = man.pages(0)
+_VERBS = ("encrypt", "decrypt", "layerinfo", "check")
+_IMAGE = [("image", verb) for verb in _VERBS]
+_PROVIDERS = [("keyprovider", verb, "--provider", name) for verb in parsers.VERBS for name in parsers.providers()]
+
+
+def options_in_help(*words: str) -> set[str]:
+    """Read the long options that a command's --help describes, at the start of a line."""
+    lines = [line for line in help_of(*words).splitlines() if re.match(r"  (-\w, )?--", line)]
+    assert lines
+    return {option for line in lines for option in re.findall(r"--[a-z][\w-]*", re.split(r"(?<=\S) {2,}", line)[0])}
+
+
+def help_of(*words: str) -> str:
+    """Return what the program prints for some words and --help."""
+    if not words:
+        return parse_arguments(["--help"]).show
+    printed = io.StringIO()
+    with redirect_stdout(printed), suppress(SystemExit):
+        import_module(COMMANDS[words[0]]).main([*words[1:], "--help"])
+    return printed.getvalue()
+
+
+def options_in_page(name: str) -> set[str]:
+    """Read the options that have an entry in a page."""
+    return {
+        f"--{option}"
+        for entry in re.findall(r"^\.It Fl.*$", _PAGES[name], re.MULTILINE)
+        for option in re.findall(r"Fl Fl (\S+)", entry)
+    }
+
+
+@pytest.mark.parametrize(
+    ("page", "commands"),
+    [
+        ("ctd-decoder.1", [(), ("config", "containerd"), ("doctor",)]),
+        ("ctd-decoder-image.1", _IMAGE),
+        ("ctd-decoder-keyprovider.1", _PROVIDERS),
+        ("ctd-decoder-agent.1", [("agent",)]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_page_has_an_entry_for_every_option_and_no_other(page: str, commands: list[tuple[str, ...]]) -> None:
+    assert options_in_page(page) == {option for words in commands for option in options_in_help(*words)}
+
+
+def test_every_command_has_a_page() -> None:
+    words = {command for command in parsers.COMMANDS if f"ctd-decoder-{command}.1" in _PAGES}
+    assert words == {"image", "keyprovider", "agent"}
+    for command in parsers.COMMANDS:
+        assert f".It Cm {command}" in _PAGES["ctd-decoder.1"]
+
+
+def test_pages_are_complete() -> None:
+    for text in _PAGES.values():
+        assert not re.search(r"^@|@(DATE|OPTIONS)", text, re.MULTILINE)
+        assert ".Sh EXAMPLES" in text
+
+
+def test_page_of_the_site_lists_the_same_options() -> None:
+    listed = set(re.findall(r"`(--[a-z][\w-]*)", markdown.options_page()))
+    assert listed == {option for name in _PAGES if name.startswith("ctd-decoder") for option in options_in_page(name)}
