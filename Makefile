@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test test-unit check system-packages bench packages reference lock clean
+.PHONY: demo test test-unit check system-packages bench packages wheel audit reference docs lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
@@ -26,12 +26,26 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
 	packaging/check-metadata
+	! command -v actionlint >/dev/null || actionlint
+	$(BIN)/zizmor --offline --no-progress --quiet .github config/encrypt-and-sign.workflow.yml
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench
 
 packages:
 	packaging/build
+
+# The wheel and the source archive, to dist.
+wheel: $(VENV)/.run
+	$(BIN)/python -m hatchling build --directory dist
+
+# Known vulnerabilities of what is pinned; asks PyPI.
+audit: $(VENV)/.dev
+	$(BIN)/uvx pip-audit==2.10.1 --disable-pip --require-hashes --requirement requirements/run.txt --requirement requirements/dev.txt
+
+# The documentation as a site, to build/site; a dead link is an error.
+docs: $(VENV)/.docs
+	PYTHONPATH=packaging:. NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The man pages and completions of the packages, to build/reference.
 reference: $(VENV)/.dev
@@ -52,16 +66,20 @@ $(VENV)/.dev: requirements/dev.txt $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	touch $@
 
+$(VENV)/.docs: requirements/docs.txt $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	touch $@
+
 $(VENV)/.program: $(SOURCES) README.md $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --force-reinstall .
 	touch $@
 
-# Renew the pinned versions and hashes; needs uv.
-lock:
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml --output-file requirements/run.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --constraint requirements/dev.txt --group docs --output-file requirements/docs.txt
-	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --group packages --output-file packaging/requirements.txt
+# Pin what pyproject.toml asks for; UPGRADE=--upgrade renews everything.
+lock: $(VENV)/.dev
+	$(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --group build pyproject.toml --output-file requirements/run.txt
+	$(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --all-extras --group dev pyproject.toml --output-file requirements/dev.txt
+	$(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --constraint requirements/dev.txt --group docs --output-file requirements/docs.txt
+	$(BIN)/uv pip compile $(UPGRADE) --quiet --universal --python-version 3.11 --generate-hashes --no-header --group packages --output-file packaging/requirements.txt
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .ruff_cache .pytest_cache
