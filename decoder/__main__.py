@@ -136,10 +136,10 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
     enlarged = [_enlarge_pipe(descriptor) for descriptor in (0, 1)]
     settings = Settings(
         keys_directory=arguments.keys_directory,
-        keyprovider_config=arguments.keyprovider_config or os.environ.get("OCICRYPT_KEYPROVIDER_CONFIG", ""),
+        keyprovider_config=_keyprovider_config(arguments),
         buffer_bytes=limits.LARGE_BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
         open_spool=_open_spool if arguments.release == VERIFIED else None,
-        look_up=lambda head: _look_up(arguments.content_store, head, why_none, kept.client if kept else 0),
+        look_up=lambda head: _look_up(arguments, head, why_none, kept.client if kept else 0),
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:
@@ -149,12 +149,19 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
         report_warnings(warnings)
 
 
-def _look_up(root: str, head: bytes, why_none: str, client: int) -> Search:
+def _look_up(arguments: Arguments, head: bytes, why_none: str, client: int) -> Search:
     from decoder.node.contentstore import Search
     from decoder.node.storeroot import find_root
+    from decoder.node.strictness import is_strict
 
-    media_type = os.environ.get(_MEDIA_TYPE, "")
-    return Search(root or find_root(client), head, media_type, f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})")
+    root = arguments.content_store or find_root(client)
+    why = f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})"
+    strict = arguments.strict_lookup or is_strict(_keyprovider_config(arguments))
+    return Search(root, head, os.environ.get(_MEDIA_TYPE, ""), why, strict)
+
+
+def _keyprovider_config(arguments: Arguments) -> str:
+    return arguments.keyprovider_config or os.environ.get("OCICRYPT_KEYPROVIDER_CONFIG", "")
 
 
 def _read_payload() -> tuple[bytes | None, str]:

@@ -1,4 +1,4 @@
-"""The command line of the decoder itself, read without argparse: containerd starts it once per layer."""
+"""The command line of the decoder itself, parsed without argparse: containerd starts it once per layer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from decoder.record import Record
 
 USAGE = """\
 usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
-                   [--release streaming|verified] [--content-store DIR | --require-payload]
+                   [--release streaming|verified]
+                   [--content-store DIR] [--strict-lookup] [--require-payload]
        ctd-decoder image encrypt|decrypt|layerinfo|check --help
        ctd-decoder keyprovider run|serve --help
        ctd-decoder config containerd --help
@@ -19,16 +20,20 @@ Decrypt one layer of an encrypted container image, as containerd's stream proces
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
 the layer's descriptor and keys) on descriptor 3.
 
-  --decryption-keys-path DIR  look for private keys in DIR too; it need not exist
-  --keyprovider-config FILE   configures keyproviders (default: $OCICRYPT_KEYPROVIDER_CONFIG)
-  --release streaming         write plaintext as it comes, and the last 10 KiB only after
-                              the HMAC over the whole layer was verified (default)
-  --release verified          write nothing before that; the ciphertext waits in an
-                              unlinked temporary file (in TMPDIR)
-  --content-store DIR         if no payload comes, look for the layer's descriptor in the
-                              content store below DIR, a root directory of containerd
-                              (default: that of the containerd that started this program)
-  --require-payload           do not look there: a payload must come
+  --decryption-keys-path DIR  directory of private keys; it need not exist
+  --keyprovider-config FILE   configuration of keyproviders (default: the file that
+                              $OCICRYPT_KEYPROVIDER_CONFIG names)
+  --release streaming         write plaintext as it is decrypted, and the last 10 KiB once the
+                              HMAC of the whole layer has been verified (default)
+  --release verified          write nothing before that; the ciphertext is kept in an unlinked
+                              temporary file (in TMPDIR)
+  --content-store DIR         containerd's root directory, whose content store is searched for
+                              the layer's descriptor if no payload comes (default: the root of
+                              the containerd that started this program)
+  --strict-lookup             fail if an image there names the layer without a wrapped key of
+                              its own (default: warn in the journal); also "strict-lookup":
+                              true in the configuration of keyproviders
+  --require-payload           do not search there: fail if no payload comes
   --help, --version
 
 Options may be written with one dash or two, and with a space or an equals sign.
@@ -48,28 +53,30 @@ COMMANDS = {
 }
 STREAMING = "streaming"
 VERIFIED = "verified"
+_FLAGS = ("require-payload", "strict-lookup")
 _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
 
 
 class Arguments(Record):
-    """What the command line asked for; `show` is a text to print instead of decrypting."""
+    """The options of the command line; `show` is a text to print instead of decrypting."""
 
     keys_directory: str = ""
     keyprovider_config: str = ""
     release: str = STREAMING
     content_store: str = ""
     require_payload: bool = False
+    strict_lookup: bool = False
     show: str = ""
 
 
 def parse_arguments(arguments: list[str]) -> Arguments:
-    """Read the command line, which may have Go's forms: one dash or two, `=` or a space.
+    """Parse the command line. Options have Go's forms: one dash or two, and a space or an equals sign.
 
     Raises:
-        UsageError: an option is unknown or has no value, or there is something else than options.
+        UsageError: an option is unknown or lacks its value, or a word is not an option.
     """
     values: dict[str, str] = {}
-    require_payload = False
+    flags = dict.fromkeys(_FLAGS, False)
     rest = iter(arguments)
     for argument in rest:
         if not argument.startswith("-") or argument.strip("-") == "":
@@ -79,8 +86,8 @@ def parse_arguments(arguments: list[str]) -> Arguments:
             return Arguments(show=USAGE)
         if name in ("version", "v"):
             return Arguments(show=f"ctd-decoder {__version__}\n")
-        if name == "require-payload" and not equals:
-            require_payload = True
+        if name in flags and not equals:
+            flags[name] = True
         elif name in _WITH_VALUE:
             values[name] = value if equals else next(rest, "-")
             if values[name].startswith("-"):
@@ -95,12 +102,13 @@ def parse_arguments(arguments: list[str]) -> Arguments:
         keyprovider_config=values.get("keyprovider-config", ""),
         release=release,
         content_store=values.get("content-store", ""),
-        require_payload=require_payload,
+        require_payload=flags["require-payload"],
+        strict_lookup=flags["strict-lookup"],
     )
 
 
 def _nearest(word: str) -> str:
     from decoder.commandline import nearest
 
-    options = (*_WITH_VALUE, "require-payload", "help", "version")
+    options = (*_WITH_VALUE, *_FLAGS, "help", "version")
     return nearest(word, (*COMMANDS, *(f"--{name}" for name in options)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder import keywrap, limits
-from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
+from decoder.errors import DecoderError, DeniedError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer import annotations as layer
@@ -69,6 +69,7 @@ def decrypt_layer(
         StreamError: reading, writing or spooling failed.
     """
     descriptors: Iterable[Descriptor]
+    search: Search | None = None
     keyring = Keyring(kept)
     parameters: dict[str, list[bytes]] = {}
     if payload_bytes is not None:
@@ -78,7 +79,7 @@ def decrypt_layer(
         descriptors = [payload.descriptor]
     else:
         source = stream.Rewound(source, limits.STORE_WINDOW_BYTES)
-        descriptors = settings.look_up(source.head)
+        descriptors = search = settings.look_up(source.head)
     if settings.keys_directory:
         add_directory(keyring, settings.keys_directory)
     else:
@@ -95,7 +96,7 @@ def decrypt_layer(
     except DecoderError as error:
         error.layer = digest
         raise
-    return keyring.notes.warnings
+    return keyring.notes.warnings + (search.warnings if search else [])
 
 
 def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[layer.LayerKey, str]:
@@ -104,12 +105,15 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
     Returns:
         The key, and the digest that the descriptor has.
     """
-    failures: list[NoKeyError | LayerError] = []
+    budget = keywrap.Budget()
+    failures: list[NoKeyError | LayerError | DeniedError] = []
     for descriptor in descriptors:
         try:
-            return _open(descriptor, config), descriptor.digest
-        except (NoKeyError, LayerError) as error:
+            return _open(descriptor, config, budget), descriptor.digest
+        except (NoKeyError, LayerError, DeniedError) as error:  # another descriptor may be neither locked nor denied
             failures.append(error)
+    if denied := [failure for failure in failures if isinstance(failure, DeniedError)]:
+        raise denied[0]
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
     if len(locked) > 1:
         kind = next((type(failure) for failure in locked if isinstance(failure, KeyProviderError)), NoKeyError)
@@ -120,11 +124,13 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
     raise (locked or failures)[0]
 
 
-def _open(descriptor: Descriptor, config: DecryptConfig) -> layer.LayerKey:
+def _open(descriptor: Descriptor, config: DecryptConfig, budget: keywrap.Budget) -> layer.LayerKey:
     try:
         layer.check_media_type(descriptor.media_type)
         public = layer.parse_public_options(descriptor.annotations)
-        return layer.layer_key(public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type))
+        return layer.layer_key(
+            public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type, budget)
+        )
     except DecoderError as error:
         error.layer = descriptor.digest
         raise

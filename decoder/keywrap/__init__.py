@@ -87,7 +87,30 @@ if TYPE_CHECKING:
 SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
 PROVIDER = "provider"
 PROVIDER_PREFIX = f"{PROVIDER}."
-_GIVEN_UP = f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds"
+
+
+class Budget:
+    """The time and the attempts that are left to open one layer, over all of its descriptors and wrapped keys."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + limits.UNWRAP_SECONDS
+        self._attempts = limits.UNWRAP_ATTEMPTS
+
+    def check(self) -> None:
+        """Check that something is left.
+
+        Raises:
+            WrappedKeyError: the layer is given up.
+        """
+        if time.monotonic() > self._deadline:
+            raise WrappedKeyError(f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds")
+        if self._attempts <= 0:
+            raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
+
+    def spend(self) -> None:
+        """Take note of one attempt, and check that something is left."""
+        self._attempts -= 1
+        self.check()
 
 
 def is_supported(scheme: str) -> bool:
@@ -103,7 +126,9 @@ def load(scheme: str) -> Scheme:
     return cast("Scheme", import_module(f"decoder.keywrap.{scheme}"))
 
 
-def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "") -> PrivateOptions:
+def unwrap_any(
+    annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "", budget: Budget | None = None
+) -> PrivateOptions:
     """Open the private options of a layer with the first key that fits, unless the layer is denied.
 
     A wrapped key or a key that fails does not end the search.
@@ -112,6 +137,7 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
         annotations: those of the layer's descriptor.
         config: all keys and keyproviders.
         media_type: of the layer, for the rules that deny it.
+        budget: what is left for the layer, if other descriptors of it were tried before.
 
     Raises:
         DeniedError: a rule of the configuration denies it; no key was tried.
@@ -126,13 +152,13 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
     attempts: list[Attempt] = []
     failure = NoKeyError
     malformed: LayerError | None = None
-    deadline = time.monotonic() + limits.UNWRAP_SECONDS
+    budget = budget or Budget()
     items = _in_order(wrapped_keys(annotations))
     if not items:
         raise NoKeyError([], [], ["its descriptor holds no wrapped key"])
     for item in items:
         try:
-            opened = _unwrap(item, config, attempts, deadline)
+            opened = _unwrap(item, config, attempts, budget)
         except WrappedKeyError as error:
             attempts.append(Attempt(item.annotation, item.number, None, str(error)))
             failure = KeyProviderError if isinstance(error, ProviderFailedError) else failure
@@ -155,11 +181,10 @@ def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:
     return sorted(items, key=lambda item: rank.get(item.scheme, len(SCHEMES)))
 
 
-def _unwrap(item: WrappedKey, config: DecryptConfig, attempts: list[Attempt], deadline: float) -> bytes | None:
+def _unwrap(item: WrappedKey, config: DecryptConfig, attempts: list[Attempt], budget: Budget) -> bytes | None:
     if not is_supported(item.scheme):
         raise WrappedKeyError("this scheme is not supported")
-    if time.monotonic() > deadline:
-        raise WrappedKeyError(_GIVEN_UP)
+    budget.check()
     try:
         wrapped = wire.decode_base64(item.text)
     except ValueError as error:
@@ -167,8 +192,7 @@ def _unwrap(item: WrappedKey, config: DecryptConfig, attempts: list[Attempt], de
 
     def refused(key: Describable, reason: str) -> None:
         attempts.append(Attempt(item.annotation, item.number, key, reason))
-        if time.monotonic() > deadline:
-            raise WrappedKeyError(_GIVEN_UP)
+        budget.spend()
 
     tried_before = len(attempts)
     opened = load(item.scheme).unwrap(wrapped, config, refused)

@@ -80,6 +80,11 @@ def check_media_type(media_type: str) -> None:
         raise PayloadError(f"the descriptor's media type {quoted(media_type)} is not that of an encrypted layer")
 
 
+def has_wrapped_key(annotations: Mapping[str, str]) -> bool:
+    """Check whether any annotation holds a wrapped key."""
+    return any(name.startswith(KEYS_PREFIX) and text for name, text in annotations.items())
+
+
 def wrapped_keys(annotations: Mapping[str, str]) -> list[WrappedKey]:
     """List the wrapped keys of a layer, annotations in the order of their names.
 

@@ -1,8 +1,11 @@
-"""containerd's content store, read to find the descriptor of a layer that came without a payload.
+"""containerd's content store, searched for the descriptor of a layer that came without a payload.
 
 containerd commits a manifest, and then each layer, to its content store before it unpacks them. So the
 layer on standard input is one that a manifest there names, and its blob begins with the same bytes.
 The store is only read: nothing is locked or written, no link is followed, and what vanishes is skipped.
+
+Nothing here tells which image is being unpacked. An image that names another image's layer, without a wrapped
+key of its own, would be decrypted with the other image's: such manifests are reported, or end a strict search.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from time import monotonic
 from decoder import limits
 from decoder.errors import PayloadError, quoted
 from decoder.formats import wire
-from decoder.layer.annotations import DECODABLE, ENCRYPTED
+from decoder.layer.annotations import DECODABLE, ENCRYPTED, has_wrapped_key
 from decoder.layer.payload import Descriptor, parse_descriptor
 
 BLOBS = "io.containerd.content.v1.content/blobs/sha256"
@@ -27,24 +30,29 @@ _ENCRYPTED_WORD = ENCRYPTED.strip("+").encode()  # some writers of JSON escape t
 
 
 class Search:
-    """A look-up in one store: iterate over it for the descriptors that may be the layer's.
+    """A search in one store: iterate over it for the descriptors that may be the layer's.
 
     Args:
         root: containerd's root directory, which holds the content store.
         head: the layer's first STORE_WINDOW_BYTES, or all of it if it is shorter.
         media_type: what the layer's media type must be, or "" if that is not known.
         why: why there is no payload, for messages.
+        is_strict: fail if any manifest names the layer without a wrapped key of its own.
 
     Attributes:
         manifests: how many manifests with encrypted layers were read so far.
         layers: how many blobs of encrypted layers were compared so far.
+        warnings: a line for each manifest that names the layer without a wrapped key of its own.
     """
 
-    def __init__(self, root: str, head: bytes, media_type: str, why: str) -> None:
+    def __init__(self, root: str, head: bytes, media_type: str, why: str, is_strict: bool = False) -> None:
         self.root = root
         self.why = why
         self.manifests = 0
         self.layers = 0
+        self.warnings: list[str] = []
+        self._is_strict = is_strict
+        self._keyless: list[Descriptor] = []
         self._head = head
         self._media_types = frozenset((media_type,)) & DECODABLE if media_type else DECODABLE
         self._compared: dict[str, bool] = {}
@@ -59,7 +67,8 @@ class Search:
         does with a descriptor does not count against STORE_SECONDS.
 
         Raises:
-            PayloadError: the store cannot be read, or there is no such descriptor.
+            PayloadError: the store cannot be read, there is no such descriptor, or the search is strict and a
+                manifest names the layer without a wrapped key of its own.
         """
         folder = os.path.join(self.root, BLOBS)
         try:
@@ -67,9 +76,9 @@ class Search:
         except OSError as error:
             raise PayloadError(
                 f"{self.why}, and the content store {quoted(folder)} cannot be read: {error.strerror}"
-            ) from None
+            ) from error
         try:
-            for descriptor in self._search(store):
+            for descriptor in self._all(store) if self._is_strict else self._search(store):
                 if len(self._offered) == limits.STORE_CANDIDATES:
                     break
                 annotations = frozenset(descriptor.annotations.items())
@@ -80,12 +89,27 @@ class Search:
                     self._deadline += monotonic() - offered_at
         finally:
             os.close(store)
-        if not self._offered:
+        if not self._offered and self._keyless:
+            yield self._keyless[0]  # its error says what it lacks
+        elif not self._offered:
             end = "; then the search was given up" if self._given_up else ""
             raise PayloadError(
                 f"{self.why}, and {quoted(folder)} has no layer that begins like this one ({self.manifests} manifests "
                 f"with encrypted layers were read, {self.layers} such layers compared{end})"
             )
+
+    def _all(self, store: int) -> list[Descriptor]:
+        """Search the whole store before a key is tried.
+
+        Raises:
+            PayloadError: a manifest names the layer without a wrapped key of its own, or the store is too large.
+        """
+        found = list(self._search(store))
+        if self.warnings:
+            raise PayloadError(f"--strict-lookup: {'; '.join(self.warnings)}")
+        if self._given_up:
+            raise PayloadError(f"--strict-lookup: the search was given up after {self.manifests} manifests")
+        return found
 
     def _search(self, store: int) -> Iterator[Descriptor]:
         for name in self._newest_first(store):
@@ -93,7 +117,18 @@ class Search:
                 return
             if manifest := _read_manifest(store, name):
                 self.manifests += 1
-                yield from self._matching(store, manifest)
+                for descriptor in self._matching(store, manifest):
+                    if has_wrapped_key(descriptor.annotations):
+                        yield descriptor
+                    else:
+                        self._note_keyless(name, descriptor)
+
+    def _note_keyless(self, name: str, descriptor: Descriptor) -> None:
+        self._keyless.append(descriptor)
+        if len(self._keyless) <= limits.STORE_CANDIDATES:
+            self.warnings.append(
+                f"the manifest sha256:{name} names the encrypted layer {descriptor.digest} without a wrapped key"
+            )
 
     def _newest_first(self, store: int) -> Iterator[str]:
         """Yield the names of what may be manifests, newer ones first.

@@ -154,7 +154,7 @@ def parse_config(data: bytes) -> ProviderConfig:
     warnings: list[str] = []
     try:
         value = wire.object_value(_parse_json(data))
-        _warn_of_unknown(value, ("key-providers", "deny"), "", warnings)
+        _warn_of_unknown(value, ("key-providers", "deny", "strict-lookup"), "", warnings)
         entries = wire.object_value(wire.member(value, "key-providers"))
     except ValueError as error:
         raise ProviderError(str(error)) from None
