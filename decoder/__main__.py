@@ -110,6 +110,7 @@ def _flush() -> None:
 def _run_command(argv: list[str]) -> int:
     from importlib import import_module
 
+    gc.enable()  # the packages' launcher starts without; a command may run for long
     return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
 
 

@@ -8,8 +8,21 @@ import os
 import shutil
 from pathlib import Path
 
-from assemble import dependencies, documents, interpreter, inventory
-from assemble.places import CACHE, GLIBC, LIBRARY, MACHINES, MAINTAINER, NATIVE, PACKAGING, ROOT, URL, run, tool
+from assemble import dependencies, documents, frozen, interpreter, inventory
+from assemble.places import (
+    CACHE,
+    GLIBC,
+    LIBRARY,
+    MACHINES,
+    MAINTAINER,
+    NATIVE,
+    PACKAGING,
+    PREFIX,
+    ROOT,
+    URL,
+    run,
+    tool,
+)
 
 _SUMMARIES = {
     "ctd-decoder": "Decrypt layers of encrypted container images for containerd",
@@ -65,6 +78,8 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
         (share / f"{prefix}changelog.Debian.gz").write_bytes(documents.debian_changelog(name, version))
     interpreter.strip_all(site, architecture)
     interpreter.compile_all(tree / LIBRARY, tree)
+    frozen.write_table(tree / LIBRARY, stage / "frozen")
+    interpreter.link_program(architecture, tree / PREFIX / "bin/ctd-decoder", stage / "frozen")
     if added:
         interpreter.strip_all(beside, architecture)
         interpreter.compile_all(beside, providers)

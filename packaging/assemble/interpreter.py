@@ -42,7 +42,7 @@ def build(architecture: str, tree: Path) -> None:
     machine = MACHINES[architecture]
     static = debian / f"usr/lib/{machine}-linux-gnu"
     (tree / PREFIX / "bin").mkdir(parents=True)
-    _link_program(machine, debian, static, tree / PREFIX / "bin/ctd-decoder")
+    link_program(architecture, tree / PREFIX / "bin/ctd-decoder")
     _zig(f"{machine}-linux-musl", "-Os", "-static", PACKAGING / "client/client.c", "-o", tree / PREFIX / "bin/client")
     (tree / PREFIX / "bin/python3").symlink_to("ctd-decoder")
     libraries = _link_libraries(machine, static, tree / PREFIX / "lib")
@@ -72,6 +72,28 @@ def strip_all(directory: Path, architecture: str) -> None:
     run(f"{MACHINES[architecture]}-linux-gnu-strip", "--strip-unneeded", *libraries)
 
 
+def link_program(architecture: str, program: Path, frozen: Path | None = None) -> None:
+    """Link the launcher.
+
+    Args:
+        architecture: amd64 or arm64.
+        program: the file to write.
+        frozen: the directory of the table of modules that it has in it; without one it has none.
+
+    Raises:
+        subprocess.CalledProcessError: the linker failed.
+    """
+    machine, debian = MACHINES[architecture], CACHE / f"debian-{architecture}"
+    static = debian / f"usr/lib/{machine}-linux-gnu"
+    archives = [static / f"{name}.a" for name in (f"libpython{PYTHON}", "libz", "libexpat")]
+    includes = [f"-I{debian / 'usr/include'}/python{PYTHON}", f"-I{debian / 'usr/include'}"]
+    table = [f"-I{frozen}", "-DFROZEN", "-std=gnu23"] if frozen else []  # C23 has #embed
+    define = f'-DPYTHON="{PYTHON}"'
+    libraries = ["-lm", "-ldl", "-lpthread", "-lutil"]
+    source = PACKAGING / "assemble/launcher.c"
+    _zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, *table, source, *archives, *libraries, "-o", program)
+
+
 def _gnu(machine: str) -> str:
     return f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
 
@@ -79,15 +101,6 @@ def _gnu(machine: str) -> str:
 def _zig(target: str, *arguments: str | Path) -> None:
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
     run(sys.executable, "-m", "ziglang", "cc", "-target", target, "-s", *arguments, environment=cache)
-
-
-def _link_program(machine: str, debian: Path, static: Path, program: Path) -> None:
-    archives = [static / f"{name}.a" for name in (f"libpython{PYTHON}", "libz", "libexpat")]
-    includes = [f"-I{debian / 'usr/include'}/python{PYTHON}", f"-I{debian / 'usr/include'}"]
-    define = f'-DPYTHON="{PYTHON}"'
-    libraries = ["-lm", "-ldl", "-lpthread", "-lutil"]
-    source = PACKAGING / "assemble/launcher.c"
-    _zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, source, *archives, *libraries, "-o", program)
 
 
 def _link_libraries(machine: str, static: Path, directory: Path) -> dict[str, str]:

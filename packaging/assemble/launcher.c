@@ -23,6 +23,29 @@
 #define SYS_close_range 436
 #endif
 
+#ifdef FROZEN
+/* The modules that a layer needs, which packaging/assemble/frozen.py put here, and where their files are: Python makes
+ * `__file__` and the `__path__` of packages from a place, so that all other modules are found on the disk. Python
+ * has no public name for the places; the two of its own must stay. */
+struct place {
+    const char *module, *place;
+};
+extern const struct place *_PyImport_FrozenAliases;
+#define PLACES_OF_PYTHON                               \
+    {"_frozen_importlib", "importlib._bootstrap"}, {   \
+        "_frozen_importlib_external", "importlib._bootstrap_external" \
+    }
+#include "frozen.h"
+
+static void use_frozen_modules(void) {
+    PyImport_FrozenModules = modules;
+    _PyImport_FrozenAliases = places;
+}
+#else
+static void use_frozen_modules(void) {
+}
+#endif
+
 HIDDEN int close_range(unsigned first, unsigned last, int flags) {
     return (int)syscall(SYS_close_range, first, last, flags); /* ENOSYS: Python closes them one by one */
 }
@@ -83,6 +106,14 @@ static void set_path(PyConfig *config, wchar_t **field, const char *prefix, cons
                                                     : PyStatus_NoMemory());
 }
 
+/* What the places of frozen modules are relative to; the configuration has no way to say it. */
+static void set_library(const char *prefix) {
+    PyObject *library = PyUnicode_FromFormat("%s/lib/python" PYTHON, prefix);
+    if (!library || PySys_SetObject("_stdlib_dir", library) < 0)
+        Py_FatalError("no memory");
+    Py_DECREF(library);
+}
+
 int main(int argc, char **argv, char **environment) {
     environ = environment; /* this linker gives the program an `environ` of its own, which the C library does not fill */
     char executable[PATH_MAX];
@@ -98,6 +129,7 @@ int main(int argc, char **argv, char **environment) {
     executable[length] = 0;
     const char *prefix = dirname(dirname(executable));
 
+    use_frozen_modules();
     PyPreConfig early;
     PyPreConfig_InitPythonConfig(&early);
     early.isolated = 1;
@@ -128,5 +160,7 @@ int main(int argc, char **argv, char **environment) {
     stop(PyConfig_SetString(&config, &config.run_command, L"from decoder.__main__ import main\nmain()\n"));
     stop(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
+    set_library(prefix);
+    PyGC_Disable(); /* of a program that decrypts a layer and ends there is nothing to collect */
     return Py_RunMain();
 }
