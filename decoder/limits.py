@@ -49,7 +49,7 @@ HMAC_BYTES = 32
 # The stream. The reference keeps back 10 KiB until the HMAC has been checked; containerd takes
 # plaintext that ends early as the signal of a damaged layer, so ours keeps back as much.
 TAIL_BYTES = 10 * KIB
-BUFFER_BYTES = 256 * KIB
+BUFFER_BYTES = 256 * KIB  # the ring of them stays in the second-level cache of a core
 SMALL_PIPE_BUFFER_BYTES = 64 * KIB
 LARGE_BUFFER_BYTES = 1 * MIB
 LARGE_AFTER_BYTES = 16 * MIB
@@ -157,7 +157,7 @@ ARCHIVE_ENTRIES = 65536
 ARCHIVE_HEADER_BYTES = 64 * KIB  # one extended header
 ARCHIVE_LINKS = 8
 PASSWORD_BYTES = 4 * KIB
-IMAGE_BUFFER_BYTES = 1 * MIB  # files are no pipes; but encrypting, with three digests, gains by less (BUFFER_BYTES)
+IMAGE_BUFFER_BYTES = 1 * MIB
 
 # Images in a registry. The times are of one conversation; REGISTRY_LEAST_RATE, in bytes per second, bounds a slow one.
 REGISTRY_CONNECT_SECONDS = 10.0

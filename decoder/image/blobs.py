@@ -14,6 +14,7 @@ from decoder import limits
 from decoder.errors import ImageError, LayerError, quoted
 from decoder.image.errors import DigestError
 from decoder.layer import stream
+from decoder.layer.authenticator import Beside
 from decoder.layer.digest import RunningDigest, split_digest
 
 if TYPE_CHECKING:
@@ -37,20 +38,27 @@ def _ignore(_count: int) -> None:
 
 
 class CheckedReader:
-    """A source for the cipher loops that computes the digest of what they read.
+    """A source for the cipher loops that compares size and digest of what they read with a descriptor.
 
     Args:
         reader: the blob.
         descriptor: its digest and size.
-        digest: of the descriptor's algorithm, fresh.
         advance: told of every read.
+        beside: whoever reads also gives every block to `digest`, in a thread beside its own.
+
+    Attributes:
+        digest: of what was read, in the descriptor's algorithm.
+
+    Raises:
+        ImageError: the descriptor's digest is not one that is accepted.
     """
 
-    def __init__(self, reader: BlobReader, descriptor: Descriptor, digest: RunningDigest, advance: Advance) -> None:
+    def __init__(self, reader: BlobReader, descriptor: Descriptor, advance: Advance, *, beside: bool = False) -> None:
         self._reader = reader
         self._descriptor = descriptor
-        self._digest = digest
         self._advance = advance
+        self._beside = beside
+        self.digest = RunningDigest(split_digest(descriptor["digest"])[0])
         self._left: int = descriptor["size"]
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -68,7 +76,8 @@ class CheckedReader:
         if self._left < 0:
             raise DigestError(f"{self._descriptor['digest']} is longer than {self._descriptor['size']} bytes")
         if count:
-            self._digest.update(buffer[:count])
+            if not self._beside:
+                self.digest.update(buffer[:count])
             self._advance(count)
         return count
 
@@ -84,19 +93,19 @@ class CheckedReader:
         """
         if self._left:
             raise DigestError(f"{self._descriptor['digest']} ends {self._left} bytes early")
-        if self._digest.digest() != self._descriptor["digest"]:
+        if self.digest.digest() != self._descriptor["digest"]:
             raise DigestError(f"{self._descriptor['digest']} is damaged: its digest is another")
 
 
-class DigestingSink:
-    """A sink for the cipher loops that computes the digest of what they write.
+class Sink:
+    """A sink for the cipher loops.
 
     Args:
-        digest: fresh.
-        writer: takes the blob; None to digest alone.
+        writer: takes the blob; None to write nothing.
+        digest: takes what is written, here and now; None if somebody else digests it.
     """
 
-    def __init__(self, digest: RunningDigest, writer: BlobWriter | None = None) -> None:
+    def __init__(self, writer: BlobWriter | None, digest: RunningDigest | None = None) -> None:
         self._writer = writer
         self._digest = digest
         self.size = 0
@@ -107,7 +116,8 @@ class DigestingSink:
         Raises:
             ImageError: writing failed.
         """
-        self._digest.update(data)
+        if self._digest:
+            self._digest.update(data)
         if self._writer:
             _write_all(self._writer, data)
         self.size += len(data)
@@ -146,10 +156,11 @@ def copy(source: BlobSource, target: ImageTarget, descriptor: Descriptor, advanc
         DigestError: it is not what its descriptor says; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
-    buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
-    with checked(source, descriptor, advance) as reader, target.create(descriptor["size"]) as writer:
-        while length := reader.readinto(buffer):
-            _write_all(writer, buffer[:length])
+    with (
+        checked(source, descriptor, advance, beside=True) as reader,
+        target.create(descriptor["size"]) as writer,
+    ):
+        _digest_beside(reader, Sink(writer))
         reader.check()
         _commit(writer, descriptor["digest"], descriptor["size"])
 
@@ -170,13 +181,10 @@ def encrypt(
         DigestError: the source is not what its descriptor says; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
-    with (
-        checked(source, descriptor, advance) as reader,
-        target.create(descriptor["size"]) as writer,
-        RunningDigest() as digest,
-    ):
-        sink = DigestingSink(digest, writer)
-        hmac = stream.encrypt(reader, sink, options.symmetric_key, options.nonce)
+    with checked(source, descriptor, advance) as reader, target.create(descriptor["size"]) as writer:
+        sink, digest = Sink(writer), RunningDigest()
+        key, nonce = options.symmetric_key, options.nonce
+        hmac = stream.encrypt(reader, sink, key, nonce, also=digest.update)
         reader.check()
         written = Written(digest.digest(), sink.size, hmac)
         _commit(writer, written.digest, written.size)
@@ -201,13 +209,13 @@ def decrypt(
         LayerError: the HMAC or the plain layer's digest differs; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
+    digest = _plain_digest(plain)
     with (
-        checked(source, descriptor, advance) as reader,
+        checked(source, descriptor, advance, beside=True) as reader,
         target.create(descriptor["size"]) as writer,
-        _plain_digest(plain) as digest,
     ):
-        sink = DigestingSink(digest, writer)
-        stream.decrypt(reader, sink, key, limits.IMAGE_BUFFER_BYTES)
+        sink = Sink(writer, digest)
+        stream.decrypt(reader, sink, key, also=reader.digest.update)
         reader.check()
         _compare(digest, plain, descriptor)
         written = Written(digest.digest(), sink.size)
@@ -224,9 +232,10 @@ def verify_encrypted(
         LayerError: the HMAC or the plain layer's digest differs.
         ImageError: reading failed.
     """
-    with target.open(descriptor) as blob, _plain_digest(plain) as digest:
-        stream.decrypt(_Counted(blob, descriptor, advance), DigestingSink(digest), key, limits.IMAGE_BUFFER_BYTES)
-        _compare(digest, plain, descriptor)
+    digest = _plain_digest(plain)
+    with target.open(descriptor) as blob:
+        stream.decrypt(_Counted(blob, descriptor, advance), Sink(None, digest), key)
+    _compare(digest, plain, descriptor)
 
 
 def verify_plain(target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
@@ -236,11 +245,9 @@ def verify_plain(target: ImageTarget, descriptor: Descriptor, advance: Advance =
         DigestError: it differs.
         ImageError: reading failed.
     """
-    buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
-    with target.open(descriptor) as blob, RunningDigest(split_digest(descriptor["digest"])[0]) as digest:
-        reader = CheckedReader(blob, descriptor, digest, advance)
-        while reader.readinto(buffer):
-            pass
+    with target.open(descriptor) as blob:
+        reader = CheckedReader(blob, descriptor, advance, beside=True)
+        _digest_beside(reader, Sink(None))
         reader.check()
 
 
@@ -258,30 +265,38 @@ def verify(source: BlobSource, descriptor: Descriptor, opened: tuple[LayerKey, s
         LayerError: the HMAC or the plain layer's digest differs.
         ImageError: reading failed.
     """
-    if opened is None:
-        buffer = memoryview(bytearray(limits.IMAGE_BUFFER_BYTES))
-        with checked(source, descriptor, advance) as reader:
-            while reader.readinto(buffer):
-                pass
+    with checked(source, descriptor, advance, beside=True) as reader:
+        if opened is None:
+            _digest_beside(reader, Sink(None))
             reader.check()
-        return
-    key, plain = opened
-    with checked(source, descriptor, advance) as reader, _plain_digest(plain) as digest:
-        stream.decrypt(reader, DigestingSink(digest), key, limits.IMAGE_BUFFER_BYTES)
+            return
+        key, plain = opened
+        digest = _plain_digest(plain)
+        stream.decrypt(reader, Sink(None, digest), key, also=reader.digest.update)
         reader.check()
-        _compare(digest, plain, descriptor)
+    _compare(digest, plain, descriptor)
 
 
 @contextmanager
-def checked(source: BlobSource, descriptor: Descriptor, advance: Advance = _ignore) -> Iterator[CheckedReader]:
+def checked(
+    source: BlobSource, descriptor: Descriptor, advance: Advance = _ignore, *, beside: bool = False
+) -> Iterator[CheckedReader]:
     """Open a blob to read it with its digest; the caller calls `check` at its end.
 
     Raises:
         ImageError: it cannot be opened.
     """
-    algorithm, _ = split_digest(descriptor["digest"])
-    with source.open(descriptor) as blob, RunningDigest(algorithm) as digest:
-        yield CheckedReader(blob, descriptor, digest, advance)
+    split_digest(descriptor["digest"])  # before anything is opened under that name
+    with source.open(descriptor) as blob:
+        yield CheckedReader(blob, descriptor, advance, beside=beside)
+
+
+def _digest_beside(reader: CheckedReader, sink: Sink) -> None:
+    """Read to the end and write, while a second thread digests the same blocks."""
+    with Beside(reader.digest.update, limits.BUFFER_BYTES) as beside:
+        while length := stream.fill(reader, block := beside.free_buffer()):
+            beside.update(block[:length])
+            sink.write(block[:length])
 
 
 class _Counted:

@@ -1,4 +1,4 @@
-"""HMAC-SHA256 over blocks, beside the caller's own work once a layer is large enough to gain by it."""
+"""HMAC-SHA256 and digests over blocks, in a second thread once a layer is large enough to gain by it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from queue import SimpleQueue
     from threading import Thread
     from types import TracebackType
+    from typing import Self
 
 
 def new_buffer(size: int) -> memoryview:
@@ -25,50 +26,81 @@ def new_buffer(size: int) -> memoryview:
     return memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))
 
 
-class Authenticator:
-    """HMAC-SHA256 over the blocks that `update` lends to it.
+class Beside:
+    """Work on blocks beside the caller's own, which goes on with the same blocks meanwhile.
 
     A block is part of a buffer that `free_buffer` handed out, and must not change before that buffer is
-    handed out again. The first blocks are authenticated at once; after THREAD_AFTER_BYTES a second
-    thread takes over, which works while the caller deciphers and writes (OpenSSL lets go of the GIL).
+    handed out again. The first blocks are worked on at once; after THREAD_AFTER_BYTES a second thread
+    takes over (OpenSSL releases the GIL while it digests).
 
     Args:
-        key: the 32-byte HMAC key.
+        work: takes each block.
         buffer_bytes: the size of every buffer handed out, in bytes.
         first_bytes: how much of them is handed out before LARGE_AFTER_BYTES have been seen, if less: large
             buffers cost fewer changes between processes, small ones let them all begin earlier.
     """
 
-    def __init__(self, key: bytes, buffer_bytes: int, first_bytes: int | None = None) -> None:
-        self._hmac = HMAC(key, hashes.SHA256())
+    def __init__(self, work: Callable[[memoryview], object], buffer_bytes: int, first_bytes: int | None = None) -> None:
+        self._work = work
         self._buffer = new_buffer(buffer_bytes)
         self._first_bytes = first_bytes
         self._bytes_seen = 0
         self._worker: Worker | None = None
 
-    def __enter__(self) -> Authenticator:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._worker:
-            self._worker.join()
+        self.join()
 
     def free_buffer(self) -> memoryview:
-        """Return a buffer to fill, as soon as no block in it is still to be authenticated."""
+        """Return a buffer to fill, as soon as no block in it is still to be worked on."""
         buffer = self._worker.free.get() if self._worker else self._buffer
         return buffer if self._bytes_seen >= limits.LARGE_AFTER_BYTES else buffer[: self._first_bytes]
 
     def update(self, block: memoryview) -> None:
-        """Authenticate a block: the front part of what `free_buffer` returned last."""
+        """Work on a block: the front part of what `free_buffer` returned last."""
         self._bytes_seen += len(block)
         if self._worker:
             self._worker.blocks.put(block)
             return
-        self._hmac.update(block)
+        self._work(block)
         if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = Worker(self._hmac.update, self._buffer)
+            self._worker = Worker(self._work, self._buffer)
+
+    def join(self) -> None:
+        """Wait until every block is worked on. May be called again."""
+        if self._worker:
+            self._worker.join()
+
+
+class Authenticator(Beside):
+    """HMAC-SHA256 over blocks.
+
+    Args:
+        key: the 32-byte HMAC key.
+        buffer_bytes: as for `Beside`.
+        first_bytes: as for `Beside`.
+        also: takes each block too, such as the digest of a blob.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        buffer_bytes: int,
+        first_bytes: int | None = None,
+        also: Callable[[memoryview], object] | None = None,
+    ) -> None:
+        self._hmac = HMAC(key, hashes.SHA256())
+        self._also = also
+        super().__init__(self._take if also else self._hmac.update, buffer_bytes, first_bytes)
+
+    def _take(self, block: memoryview) -> None:
+        self._hmac.update(block)
+        if self._also:
+            self._also(block)
 
     def verify(self, expected: bytes) -> None:
         """Compare the HMAC with the expected 32 bytes in constant time.
@@ -76,8 +108,7 @@ class Authenticator:
         Raises:
             LayerError: they differ. The computed value is in no message.
         """
-        if self._worker:
-            self._worker.join()
+        self.join()
         try:
             self._hmac.verify(expected)
         except InvalidSignature:
@@ -85,8 +116,7 @@ class Authenticator:
 
     def finish(self) -> bytes:
         """Return the 32-byte HMAC."""
-        if self._worker:
-            self._worker.join()
+        self.join()
         return self._hmac.finalize()
 
 

@@ -1,14 +1,11 @@
-"""Digests of blobs: how they are written, and computed beside the caller's own work."""
+"""Digests of blobs: how they are written, and computed block by block."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 
-from decoder import limits
 from decoder.errors import ImageError, quoted
-from decoder.layer.authenticator import Worker, new_buffer
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
@@ -33,9 +30,6 @@ def digest_of(data: bytes) -> str:
 class RunningDigest:
     """The digest of blocks.
 
-    Once THREAD_AFTER_BYTES have been seen, a second thread digests copies while the caller goes on (OpenSSL lets go of
-    the GIL). A copy costs a tenth of a digest, and nobody waits at every block: the cores stay busy.
-
     Args:
         algorithm: `sha256` or `sha512`.
     """
@@ -43,38 +37,8 @@ class RunningDigest:
     def __init__(self, algorithm: str = "sha256") -> None:
         self._algorithm = algorithm
         self._hash = hashlib.new(algorithm)
-        self._bytes_seen = 0
-        self._worker: Worker | None = None
-
-    def __enter__(self) -> RunningDigest:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._worker:
-            self._worker.join()
-
-    def update(self, block: memoryview) -> None:
-        """Take a block, which may change afterwards."""
-        if self._worker:
-            self._lend(self._worker, block)
-            return
-        self._hash.update(block)
-        self._bytes_seen += len(block)
-        if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = Worker(self._hash.update, new_buffer(limits.IMAGE_BUFFER_BYTES))
+        self.update = self._hash.update
 
     def digest(self) -> str:
-        """Return the digest of everything, algorithm first; no block may follow."""
-        if self._worker:
-            self._worker.join()
+        """Return the digest of everything so far, algorithm first."""
         return f"{self._algorithm}:{self._hash.hexdigest()}"
-
-    @staticmethod
-    def _lend(worker: Worker, block: memoryview) -> None:
-        """Copy a block into free buffers, as soon as there are any."""
-        while block:
-            buffer = worker.free.get()
-            length = min(len(block), len(buffer))
-            buffer[:length] = block[:length]
-            worker.blocks.put(buffer[:length])
-            block = block[length:]

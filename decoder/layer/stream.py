@@ -17,9 +17,12 @@ from decoder.errors import StreamError
 from decoder.layer.authenticator import Authenticator, new_buffer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     from decoder.layer.annotations import LayerKey
+
+    Digest = Callable[[memoryview], object]
 
     class Source(Protocol):
         """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
@@ -89,6 +92,7 @@ def decrypt(
     key: LayerKey,
     buffer_bytes: int = limits.BUFFER_BYTES,
     source_name: str = "standard input",
+    also: Digest | None = None,
 ) -> None:
     """Decrypt a layer, holding back its tail until the HMAC over the whole ciphertext is verified.
 
@@ -98,6 +102,7 @@ def decrypt(
         key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
         buffer_bytes: how much at most is read and deciphered at a time, in bytes.
         source_name: what a StreamError calls the source.
+        also: takes every block of ciphertext too, perhaps in another thread.
 
     Raises:
         LayerError: the HMAC differs; the last TAIL_BYTES of plaintext were not written.
@@ -106,7 +111,7 @@ def decrypt(
     cipher = Cipher(algorithms.AES(key.symmetric_key), modes.CTR(key.nonce)).decryptor()
     plain = new_buffer(limits.TAIL_BYTES + buffer_bytes + _SLACK)
     held = 0
-    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
+    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES, also) as mac:
         while length := fill(source, block := mac.free_buffer(), source_name):
             mac.update(block[:length])
             held += cipher.update_into(block[:length], plain[held:])
@@ -141,7 +146,12 @@ def decrypt_verified(
 
 
 def encrypt(
-    source: Source, sink: Sink, symmetric_key: bytes, nonce: bytes, buffer_bytes: int = limits.BUFFER_BYTES
+    source: Source,
+    sink: Sink,
+    symmetric_key: bytes,
+    nonce: bytes,
+    buffer_bytes: int = limits.BUFFER_BYTES,
+    also: Digest | None = None,
 ) -> bytes:
     """Encrypt a layer.
 
@@ -151,6 +161,7 @@ def encrypt(
         symmetric_key: 32 bytes, never used for another layer.
         nonce: 16 bytes, the first counter block.
         buffer_bytes: how much is read and enciphered at a time, in bytes.
+        also: takes every block of ciphertext too, perhaps in another thread.
 
     Returns:
         The 32-byte HMAC-SHA256 over the ciphertext.
@@ -160,7 +171,7 @@ def encrypt(
     """
     cipher = Cipher(algorithms.AES(symmetric_key), modes.CTR(nonce)).encryptor()
     plain = new_buffer(buffer_bytes)
-    with Authenticator(symmetric_key, buffer_bytes + _SLACK) as mac:
+    with Authenticator(symmetric_key, buffer_bytes + _SLACK, also=also) as mac:
         while length := fill(source, plain):
             block = mac.free_buffer()
             cipher.update_into(plain[:length], block)
