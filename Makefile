@@ -1,4 +1,4 @@
-# The targets that people use: demo, test, test-unit, bench, packages, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, test-unit, fuzz, bench, packages, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -18,6 +18,12 @@ test: system-packages $(VENV)/.dev $(VENV)/.program check
 test-unit: $(VENV)/.dev $(VENV)/.program
 	tests/alone $(BIN)/pytest tests/unit --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
 		-p no:benchmark -p no:cacheprovider
+
+# Coverage-guided fuzzing of every parser of untrusted bytes, SECONDS in all; make test has a minute of it.
+SECONDS ?= 600
+.PHONY: fuzz
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
