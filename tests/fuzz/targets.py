@@ -21,8 +21,7 @@ from decoder.errors import DecoderError, PayloadError
 from decoder.formats import containerd as containerd_messages
 from decoder.formats import wire
 from decoder.image import manifest
-from decoder.image.files import archive, ocilayout
-from decoder.image.transport import Options
+from decoder.image.transport import Options, open_source
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.kid import parse_kid
 from decoder.keywrap.pkcs11.keyfile import parse_key_file
@@ -163,7 +162,7 @@ def _oci_layout(data: bytes) -> None:
     """index.json of a layout; its blobs are whole."""
     directory = _layout().directory
     (directory / "index.json").write_bytes(data)
-    with suppress(DecoderError), ocilayout.open_source("oci", str(directory), Options()) as source:
+    with suppress(DecoderError), open_source(f"oci:{directory}", Options()) as source:
         _load(source)
 
 
@@ -178,7 +177,7 @@ def _manifest(data: bytes) -> None:
     try:
         for media_type in (layouts.MANIFEST, layouts.INDEX):
             layouts.write_index(layout.directory, {**descriptor, "mediaType": media_type})
-            with suppress(DecoderError), ocilayout.open_source("oci", str(layout.directory), Options()) as source:
+            with suppress(DecoderError), open_source(f"oci:{layout.directory}", Options()) as source:
                 _load(source)
     finally:
         (layout.directory / "blobs" / descriptor["digest"].replace(":", "/")).unlink(missing_ok=True)
@@ -196,7 +195,7 @@ def _archive(data: bytes) -> None:
         file.write(data)
         file.flush()
         for name in ("oci-archive", "docker-archive"):
-            with suppress(DecoderError), archive.open_source(name, file.name, Options()) as source:
+            with suppress(DecoderError), open_source(f"{name}:{file.name}", Options()) as source:
                 _load(source)
 
 
@@ -214,11 +213,9 @@ def _registry(data: bytes) -> None:
     """The bytes that a server sends to each request, its head included."""
     answers = AnyAnswer.running()
     answers.data = data
-    from decoder.image import registry
-
     with (
         suppress(DecoderError),
-        registry.open_source("docker", f"//127.0.0.1:{answers.port}/image:tag", Options()) as source,
+        open_source(f"docker://127.0.0.1:{answers.port}/image:tag", Options()) as source,
     ):
         _load(source)
 
