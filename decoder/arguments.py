@@ -45,6 +45,7 @@ layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output
 
 COMMANDS = {
     "image": "decoder.image.cli",
+    "images": "decoder.image.cli",  # as ctr-enc has it
     "keyprovider": "decoder.provider.server.cli",
     "config": "decoder.node.cli",
     "doctor": "decoder.doctor",

@@ -80,19 +80,21 @@ def _copy(stream: Readable, file: IO[bytes], name: str) -> None:
     block = _read(stream)
     _refuse_compressed(block[:2], name)
     unpack = zlib.decompressobj(_GZIP_WINDOW) if block.startswith(_GZIP) else None
+    is_begun = False  # whether a member of the gzip file has begun and not ended (RFC 1952 §2.2)
     while block:
         try:
             while block and unpack:
+                is_begun = True
                 _write_all(file, unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
                 block = unpack.unconsumed_tail
                 if unpack.eof:
                     block = unpack.unused_data.lstrip(b"\0")
-                    unpack = zlib.decompressobj(_GZIP_WINDOW)
+                    unpack, is_begun = zlib.decompressobj(_GZIP_WINDOW), False
         except zlib.error as error:
             raise ImageError(f"{quoted(name)} is damaged: {error}") from error
         _write_all(file, block)
         block = _read(stream)
-    if unpack and not unpack.eof and unpack.decompress(b"", 1):
+    if unpack and is_begun:
         raise ImageError(f"{quoted(name)} is cut short")
 
 

@@ -1,0 +1,135 @@
+"""Attestations, layers in zstd, and recipients of many images."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import zstandard
+
+from tests.support import images, layouts
+from tests.support.image import done, files_below, image, oci
+from tests.support.images import Layout
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.keypairs import KeyPair
+
+ZSTD = images.TAR + "+zstd"
+
+
+def test_attestations_are_kept_and_named(tmp_path: Path, target: Layout, recipient: list[str]) -> None:
+    source = layouts.two_platforms(tmp_path / "source")
+    ended = done("encrypt", oci(source), oci(target), *recipient)
+    attestations = [each["digest"] for each in layouts.manifests(source)[2:]]
+    assert (
+        f"2 attestations (SBOM, provenance) describe the plain layers and stay readable: {attestations[0]}"
+        in ended.errors
+    )
+    assert [each["digest"] for each in layouts.manifests(target)[2:]] == attestations
+
+
+def test_attestations_are_dropped(tmp_path: Path, target: Layout, recipient: list[str], key: list[str]) -> None:
+    source = layouts.two_platforms(tmp_path / "source")
+    statements = [layouts.layers_of(source, each)[0]["digest"] for each in layouts.manifests(source)[2:]]
+    ended = done("encrypt", oci(source), oci(target), *recipient, "--attestations", "drop")
+    assert "attestations" not in ended.errors
+    assert [each["platform"]["architecture"] for each in layouts.manifests(target)] == ["amd64", "arm64"]
+    assert not {f"blobs/sha256/{each.partition(':')[2]}" for each in statements} & set(files_below(target.directory))
+    done("check", "--require-encrypted", "all", "--verify", oci(target), *key)
+
+
+def test_referrers_in_a_layout_are_named(small: Layout, target: Layout, recipient: list[str]) -> None:
+    (root,) = json.loads((small.directory / "index.json").read_bytes())["manifests"]
+    subject = {name: root[name] for name in ("mediaType", "digest", "size")}
+    signature = layouts.add_artifact(small, "application/vnd.oci.empty.v1+json", (b"s", "text/plain"), subject=subject)
+    name = {"org.opencontainers.image.ref.name": "app"}
+    layouts.write_index(small.directory, {**root, "annotations": name}, signature)
+    ended = done("encrypt", oci(small, "app"), oci(target), *recipient)
+    assert f"not copied, for they are about the plain image: {signature['digest']}" in ended.errors
+
+
+@pytest.fixture
+def zstd_image(tmp_path: Path) -> Layout:
+    """An image of a layer in zstd, in two frames, and one in gzip."""
+    layout = Layout(tmp_path / "zstd")
+    value = layout.read_json(layouts.add_image(layout, "amd64", [layouts.tar("first"), layouts.tar("second")]))
+    tar = layouts.tar("first")
+    frames = [zstandard.ZstdCompressor().compress(part) for part in (tar[:700], tar[700:])]
+    annotations = {"io.github.containers.zstd-chunked.manifest-checksum": "x", "kept": "yes"}
+    value["layers"][0] = {**layout.add(b"".join(frames), ZSTD), "annotations": annotations}
+    return layouts.publish(layout, layout.add(layouts.to_json(value), layouts.MANIFEST))
+
+
+def test_zstd_is_warned_about(zstd_image: Layout, target: Layout, recipient: list[str]) -> None:
+    ended = done("encrypt", oci(zstd_image), oci(target), *recipient)
+    assert "layer 0 (linux/amd64): compressed with zstd" in ended.errors
+    assert "ctd-decoder config containerd" in ended.errors
+    assert "warning" not in done("encrypt", oci(zstd_image), oci(target), *recipient, "--layer", "1").errors
+
+
+def test_zstd_is_refused_for_confidential_containers(zstd_image: Layout, target: Layout) -> None:
+    ended = image("encrypt", oci(zstd_image), oci(target), "--recipient", "provider:attestation-agent")
+    assert (ended.status, "--recompress gzip" in ended.errors) == (2, True)
+    assert not (target.directory / "index.json").exists()
+
+
+def test_zstd_becomes_gzip(
+    zstd_image: Layout, target: Layout, recipient: list[str], key: list[str], tmp_path: Path
+) -> None:
+    ended = done("encrypt", oci(zstd_image), oci(target), *recipient, "--recompress", "gzip")
+    assert "same diff ID" in ended.errors
+    assert [each["mediaType"] for each in target.layers] == [f"{images.GZIP}+encrypted"] * 2
+    assert {name for name in target.layers[0]["annotations"] if "enc" not in name} == {"kept"}
+    back = Layout(tmp_path / "back")
+    done("decrypt", oci(target), oci(back), *key)
+    assert gzip.decompress(back.read(back.layers[0])) == layouts.tar("first")
+    assert back.read(back.layers[1]) == zstd_image.read(zstd_image.layers[1])
+
+
+def test_a_layer_that_is_not_what_its_diff_id_says_is_not_converted(
+    zstd_image: Layout, target: Layout, recipient: list[str]
+) -> None:
+    value = zstd_image.manifest
+    for blob, status in ((zstandard.ZstdCompressor().compress(layouts.tar("other")), 5), (b"no zstd", 7)):
+        value["layers"][0] = zstd_image.add(blob, ZSTD)
+        layouts.publish(zstd_image, zstd_image.add(layouts.to_json(value), layouts.MANIFEST))
+        ended = image("encrypt", oci(zstd_image), oci(target), *recipient, "--recompress", "gzip")
+        assert ended.status == status, ended.errors
+        assert not (target.directory / "index.json").exists()
+
+
+def test_recipients_of_all_images_of_a_layout(
+    small: Layout, target: Layout, recipient: list[str], key: list[str], keys: dict[str, KeyPair]
+) -> None:
+    done("encrypt", oci(small), oci(target, "one"), *recipient)
+    done("encrypt", oci(small), oci(target, "two"), *recipient, "--layer", "0")
+    done("decrypt", oci(target, "two"), oci(target, "plain"), *key)
+    before = files_below(target.directory)
+    added = ["--recipient", f"jwe:{keys['p384'].public}"]
+
+    dry = done("rewrap", "--dry-run", oci(target), *added, *key, "--json").value
+    assert [each["action"] for each in dry["images"]] == ["would change", "would change", "not encrypted"]
+    assert files_below(target.directory) == before
+
+    ended = done("rewrap", oci(target), *added, *key)
+    assert [line.split()[1] for line in ended.output.splitlines()[1:3]] == ["changed", "changed"]
+    new_key = ["--key", str(keys["p384"].private)]
+    for name in ("one", "two"):
+        for options in (key, new_key):
+            done("check", "--require-encrypted", "any", oci(target, name), *options)
+    layers = [name for name, data in before.items() if name.startswith("blobs/") and data[:1] != b"{"]
+    assert set(layers) <= set(files_below(target.directory))
+
+    again = done("rewrap", oci(target), *added, *key, "--json").value
+    assert sorted(each["action"] for each in again["images"]) == ["not encrypted", "unchanged", "unchanged"]
+
+    removed = done("rewrap", oci(target, "one"), "--remove-recipient", "jwe:P-256", *new_key)
+    assert "removing a recipient is no revocation" in removed.errors
+    assert image("check", oci(target, "one"), *key).status == 4
+    wrong = image("rewrap", oci(target), *recipient, "--key", str(keys["rsa2048"].private), "--json")
+    assert wrong.status == 4
+    assert sorted(each["action"] for each in wrong.value["images"]) == ["failed", "failed", "not encrypted"]
