@@ -9,6 +9,7 @@ from decoder import limits
 from decoder.agent import listening
 from decoder.commandline import Parser
 from decoder.errors import DecoderError, UsageError
+from decoder.extras import missing
 
 if TYPE_CHECKING:
     from decoder.agent.zygote import Settings
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
     try:
         from decoder.agent.zygote import Settings, serve
     except ImportError as error:
-        raise AgentError(f"the agent needs the package {error.name}: pip install ctd-decoder[agent]") from None
+        raise AgentError(missing("agent", error)) from error
     settings = Settings(parsed.idle, parsed.workers, parsed.keep_opened)
     _check(settings)
     with listening.listening(parsed.listen) if parsed.listen else listening.inherited() as listener:

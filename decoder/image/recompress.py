@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import ImageError
+from decoder.extras import missing
 from decoder.image import blobs
 from decoder.image.errors import DigestError
 from decoder.image.files.tarindex import Place, Section
@@ -138,4 +139,4 @@ def _unpacked(reader: CheckedReader) -> _Unpacked:
     try:
         return _Unpacked(reader)
     except ImportError as error:
-        raise ImageError("zstandard is not installed: pip install ctd-decoder[image]") from error
+        raise ImageError(missing("image", error)) from error

@@ -9,12 +9,13 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from decoder.errors import ImageError, quoted
+from decoder.extras import missing
 from decoder.node.network import explain, is_loopback
 
 try:
     from urllib3.exceptions import HTTPError
-except ImportError as missing:
-    raise ImageError("registries need urllib3: pip install ctd-decoder[image]") from missing
+except ImportError as error:
+    raise ImageError(missing("image", error)) from error
 
 
 class UnreachableError(ImageError):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
+from decoder.extras import missing
 from decoder.formats import containerd as messages
 from decoder.provider.client.quietgrpc import import_grpc
 
@@ -174,7 +175,7 @@ def _load() -> Any:
     try:
         return import_grpc()
     except ImportError as error:
-        raise ImageError("grpcio is not installed, so there is no containerd: pip install ctd-decoder[grpc]") from error
+        raise ImageError(missing("grpc", error)) from error
 
 
 def _check_socket(path: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
+from decoder.extras import missing
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.secretkey import fingerprint
 from decoder.record import Record
@@ -135,8 +136,8 @@ def library() -> ModuleType:
     """
     try:
         import pysequoia
-    except ImportError:
-        raise WrappedKeyError("OpenPGP needs a library: pip install ctd-decoder[pgp]") from None
+    except ImportError as error:
+        raise WrappedKeyError(missing("pgp", error)) from error
     return pysequoia
 
 

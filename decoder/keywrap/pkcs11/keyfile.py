@@ -9,11 +9,12 @@ from typing import TypeGuard, cast
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.extras import missing
 from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs11.uri import Pkcs11Uri, parse_uri, percent_decode
 from decoder.record import Record
 
-NEEDS_EXTRA = "PKCS#11 needs libraries that are not installed: pip install ctd-decoder[pkcs11]"
+EXTRA = "pkcs11"  # of pyproject.toml
 
 
 class Pkcs11KeyFile(Record):
@@ -60,8 +61,8 @@ def parse_yaml(data: bytes) -> dict[str, object]:
     """
     try:
         import yaml
-    except ImportError:
-        raise WrappedKeyError(NEEDS_EXTRA) from None
+    except ImportError as error:
+        raise WrappedKeyError(missing(EXTRA, error)) from error
     if len(data) > limits.PKCS11_YAML_BYTES:
         raise KeyFileError(f"it is longer than {limits.PKCS11_YAML_BYTES} bytes")
     if data.count(b"[") + data.count(b"{") > limits.PKCS11_YAML_BRACKETS:

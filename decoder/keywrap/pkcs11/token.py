@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
+from decoder.extras import missing
 from decoder.formats import wire
-from decoder.keywrap.pkcs11.keyfile import NEEDS_EXTRA, Pkcs11KeyFile
+from decoder.keywrap.pkcs11.keyfile import EXTRA, Pkcs11KeyFile
 from decoder.record import Record
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tupl
     }
     reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}")
     if reply.get("missing"):
-        raise WrappedKeyError(NEEDS_EXTRA)
+        raise WrappedKeyError(missing(EXTRA, ModuleNotFoundError(name="pkcs11")))
     if wrong_pin_at := reply.get("wrong_pin_at"):
         _wrong_pins.add((str(wrong_pin_at), str(pin)))
     if "refused" in reply:

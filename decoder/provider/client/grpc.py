@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from decoder import limits
+from decoder.extras import missing
 from decoder.formats import protobuf
 from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.client.quietgrpc import import_grpc
@@ -81,8 +82,8 @@ def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: 
 def _load() -> Any:
     try:
         return import_grpc()
-    except ImportError:
-        raise ProviderError("grpcio is not installed: pip install ctd-decoder[grpc]") from None
+    except ImportError as error:
+        raise ProviderError(missing("grpc", error)) from error
 
 
 def _connect(address: str, tls: tuple[grpc.ChannelCredentials, list[tuple[str, str]]] | None) -> grpc.Channel:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.commandline import Parser, nearest, show, with_two_dashes
 from decoder.errors import DecoderError, StreamError, UsageError, quoted
+from decoder.extras import missing
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import RequestError, Service
@@ -117,8 +118,8 @@ def _serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     try:
         from decoder.provider.server import grpc as server
         from decoder.provider.server import listening
-    except ImportError:
-        raise ProviderError("the server needs the package grpcio: pip install ctd-decoder[grpc]") from None
+    except ImportError as error:
+        raise ProviderError(missing("grpc", error)) from error
 
     security = listening.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
     listening.check(_address(parsed), security)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
+from decoder.extras import missing
 from decoder.formats import wire
 from decoder.node.network import is_loopback
 from decoder.provider import Option, Use
@@ -52,7 +53,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AwsKms:
 
     Raises:
         UsageError: the key, the endpoint or the encryption context is malformed.
-        ProviderError: boto3 is not installed, or the profile does not exist.
+        ProviderError: botocore is not installed, or the profile does not exist.
     """
     key = options.get("key", "")
     if key and not (_ARN.fullmatch(key) or _NAME.fullmatch(key)):
@@ -117,15 +118,16 @@ class _Service:
 
     def __init__(self, options: Mapping[str, str]) -> None:
         try:
-            boto3 = import_module("boto3.session")
+            session = import_module("botocore.session")  # boto3 would need more, and has nothing that is used here
             self._config = import_module("botocore.config").Config
             self._errors = import_module("botocore.exceptions")
         except ImportError as error:
-            raise ProviderError("boto3 is not installed: pip install ctd-decoder[aws]") from error
+            raise ProviderError(missing("aws", error)) from error
         self._region = options.get("region", "")
         self._endpoint = options.get("endpoint", "")
         try:
-            self._session: Any = boto3.Session(profile_name=options.get("profile") or None)
+            self._session: Any = session.Session(profile=options.get("profile") or None)
+            self._session.get_scoped_config()  # says whether there is such a profile
         except self._errors.BotoCoreError as error:
             raise ProviderError(self._reason(error)) from error
         self._lock = Lock()  # a session is not made for threads, its clients are
@@ -171,7 +173,7 @@ class _Service:
             retries={"mode": "standard", "total_max_attempts": limits.CLOUD_KMS_ATTEMPTS},
         )
         with self._lock:
-            return self._session.client(
+            return self._session.create_client(
                 "kms", region_name=region or None, endpoint_url=self._endpoint or None, config=config
             )
 

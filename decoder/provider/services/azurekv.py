@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
+from decoder.extras import missing
 from decoder.formats import wire
 from decoder.provider import Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
@@ -85,7 +86,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AzureKeyVault:
     try:
         from decoder.provider.services.azureclient import Vaults
     except ImportError as error:
-        raise ProviderError("azurekv needs libraries that are not installed: pip install ctd-decoder[azure]") from error
+        raise ProviderError(missing("azure", error)) from error
     return AzureKeyVault(Vaults(ca_file), policy.with_configured(configured))
 
 

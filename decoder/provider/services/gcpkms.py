@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
+from decoder.extras import missing
 from decoder.provider import Option, Use
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
@@ -105,7 +106,7 @@ class _Service:
             self._kms = import_module("google.cloud.kms_v1")
             self._client = self._connect(options.get("endpoint", "") or _HOST, _read(options.get("ca-file", "")))
         except ImportError as error:
-            raise ProviderError("google-cloud-kms is not installed: pip install ctd-decoder[gcp]") from error
+            raise ProviderError(missing("gcp", error)) from error
         file = options.get("adc", "") or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
         self._credentials: Any = self._load_credentials(file) if file else None
 

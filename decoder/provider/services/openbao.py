@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
+from decoder.extras import missing
 from decoder.formats import wire
 from decoder.provider import Option, Use
 from decoder.provider.errors import ProviderError
@@ -54,7 +55,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> OpenBao:
     try:
         import hvac  # noqa: F401 - to know it at once
     except ImportError as error:
-        raise ProviderError("openbao needs hvac, which is not installed: pip install ctd-decoder[openbao]") from error
+        raise ProviderError(missing("openbao", error)) from error
     mount = options.get("mount", "transit")
     if not baologin.is_path(mount):
         raise UsageError("the option mount is not a path of letters, digits, '_', '.' and '-'")

@@ -543,7 +543,7 @@ def test_library_is_loaded_by_create_alone(monkeypatch: pytest.MonkeyPatch) -> N
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout == "False\n"
     monkeypatch.setitem(sys.modules, "hvac", None)
-    with pytest.raises(ProviderError, match=r"pip install ctd-decoder\[openbao\]"):
+    with pytest.raises(ProviderError, match=r"pip install 'ctd-decoder\[openbao\] @ "):
         create("openbao", {"address": "https://127.0.0.1"})
 
 

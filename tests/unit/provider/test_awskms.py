@@ -409,14 +409,14 @@ def test_as_a_command(moto: Moto) -> None:
 
 def test_without_the_library() -> None:
     script = (
-        "import sys; sys.modules['boto3'] = None\n"
+        "import sys; sys.modules['botocore.session'] = None\n"
         "from decoder.provider import create\n"
         "from decoder.provider.errors import ProviderError\n"
         "try: create('awskms', {})\n"
         "except ProviderError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install ctd-decoder[aws]" in done.stdout
+    assert "-m pip install 'ctd-decoder[aws] @ " in done.stdout
 
 
 def test_the_library_is_loaded_when_it_is_used_alone() -> None:

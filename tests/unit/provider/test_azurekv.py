@@ -429,7 +429,7 @@ def test_libraries_are_loaded_by_create_alone(monkeypatch: pytest.MonkeyPatch) -
     assert done.stdout == "False\n"
     monkeypatch.delitem(sys.modules, "decoder.provider.services.azureclient", raising=False)
     monkeypatch.setitem(sys.modules, "azure.identity", None)
-    with pytest.raises(ProviderError, match=r"pip install ctd-decoder\[azure\]"):
+    with pytest.raises(ProviderError, match=r"pip install 'ctd-decoder\[azure\] @ "):
         create("azurekv", {"key": KEY})
 
 

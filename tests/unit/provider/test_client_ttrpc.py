@@ -205,4 +205,4 @@ def test_no_grpc_is_needed(path: Path, tmp_path: Path) -> None:
     with serving_ttrpc(path, TURNING):
         assert decrypt(configuration(tmp_path, entry(path)), environment=environment) == (0, PLAINTEXT, "")
     over_grpc = configuration(tmp_path, {NAME: {"grpc": f"unix://{path}"}})
-    assert "grpcio is not installed" in decrypt(over_grpc, environment=environment).errors
+    assert "ctd-decoder[grpc] @ " in decrypt(over_grpc, environment=environment).errors

@@ -487,7 +487,7 @@ def test_without_the_library(google: Google) -> None:
         "except ProviderError as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "pip install ctd-decoder[gcp]" in done.stdout
+    assert "-m pip install 'ctd-decoder[gcp] @ " in done.stdout
 
 
 def test_the_library_is_loaded_when_it_is_used_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decoder import limits
+from decoder.extras import missing
 from decoder.provider.errors import ProviderError, excerpt
 
 LOOK_AT_THE_HUB = "look at the log of the guest's data hub: an absent key and a denied one get the same answer"
@@ -30,7 +31,7 @@ def get(url: str, target: str, seconds: float) -> bytes:
     try:
         from decoder.provider.services.web import Web
     except ImportError as error:
-        raise ProviderError("it needs requests, which is not installed: pip install ctd-decoder[coco]") from error
+        raise ProviderError(missing("coco", error)) from error
     response = Web("").within(seconds, lambda session: session.get(url + target))
     if response.status_code != 200:
         said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.extras import missing
 from decoder.keys.file import read_key_file
 from decoder.provider import Option
 from decoder.provider.address import base_url
@@ -64,8 +65,8 @@ def create(where: str, options: Mapping[str, str]) -> Kbs:
     """
     try:
         import requests  # noqa: F401 - to know it at once
-    except ImportError:
-        raise ProviderError("kbs needs requests, which is not installed: pip install ctd-decoder[coco]") from None
+    except ImportError as error:
+        raise ProviderError(missing("coco", error)) from error
     tee = options.get("tee", "")
     if tee not in ("", _SAMPLE):
         raise UsageError(f"the option tee knows {_SAMPLE} alone; other TEEs are attested by the attestation agent")
