@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test test-unit check system-packages bench packages wheel audit reference docs lock clean
+.PHONY: demo test test-unit test-pythons check system-packages bench packages repository wheel audit reference docs lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
@@ -25,6 +25,10 @@ SECONDS ?= 600
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
+# The unit tests on later Pythons, as Debian has them; needs root.
+test-pythons:
+	tests/other-pythons
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -40,6 +44,10 @@ bench: system-packages $(VENV)/.dev $(VENV)/.program
 
 packages:
 	packaging/build
+
+# The packages in dist as signed repositories for apt and dnf: make repository KEY=ADDRESS
+repository:
+	packaging/repository "$(KEY)"
 
 # The wheel and the source archive, to dist.
 wheel: $(VENV)/.run
