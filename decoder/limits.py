@@ -113,6 +113,8 @@ SOCKET_LOCK_POLL_SECONDS = 0.01
 # Keyproviders.
 PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0
+OPENED_KEKS = 256
+KEK_SECONDS = 60.0  # how long an opened key-encryption key is used again: the duration of a pull
 PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time, after which one of ours gives up by itself, with a better error
 PROVIDER_ERROR_BYTES = 2 * KIB
 
@@ -133,8 +135,7 @@ PROVIDER_DRAIN_SECONDS = 1.0  # for what the processes that a command left runni
 PROVIDER_REAP_SECONDS = 5.0
 PROVIDER_FIRST_PAUSE_SECONDS = 0.25  # the bound of the first random pause before another attempt; each one doubles it
 PROVIDER_LONGEST_PAUSE_SECONDS = 4.0
-PROVIDER_RETRIES = 2
-PROVIDER_RETRY_SECONDS = 0.2  # doubled before the second retry
+PROVIDER_RETRIES = 2  # after a connection that the server ended after the TLS handshake, as a stranger's
 PROVIDER_PROBE_SECONDS = 3.0
 DOCTOR_SECONDS = 10.0  # for a program that only tells something
 DOCTOR_LAYER_SECONDS = 1800.0  # for a layer that is tried
@@ -216,5 +217,4 @@ AGENT_KEEPER_BYTES = 2 * MIB
 AGENT_SWEEP_SECONDS = 1.0
 AGENT_NOTICE_BYTES = 32 * KIB
 AGENT_PARSED_KEYS = 256
-AGENT_OPENED_KEYS = 256
 AGENT_OPENED_SECONDS = 3600.0  # the longest time to live that can be asked for

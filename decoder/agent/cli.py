@@ -69,9 +69,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--keep-opened",
         type=float,
-        default=0.0,
+        default=limits.KEK_SECONDS,
         metavar="SECONDS",
-        help="use keys that keyproviders have opened again for so long (default: not at all)",
+        help="keep the opened key-encryption keys of images for so long (default: %(default).0f; 0: not at all)",
     )
     return parser
 

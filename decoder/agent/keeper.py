@@ -7,7 +7,6 @@ find in the client's place. When anything fails it just ends the conversation: t
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import select
 import socket
@@ -16,17 +15,14 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, NoReturn, cast
 
-import msgpack  # type: ignore[import-untyped]
-
 from decoder import limits
 from decoder.agent import keeping, messages
-from decoder.agent.openedkeys import OpenedKeys
 from decoder.keywrap import keyprovider
 from decoder.node import journal
 from decoder.provider.client.held import Held
+from decoder.provider.keks import Keks
 
 if TYPE_CHECKING:
-    from decoder.provider.client.config import Configured
     from decoder.provider.client.protocol import Operation
 
 
@@ -36,10 +32,10 @@ def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoRet
     Args:
         requests: each message on it brings a connection to a worker.
         lifeline: a pipe that ends with the agent.
-        opened_seconds: how long an opened key is used again; 0 for not at all.
+        opened_seconds: how long an opened key-encryption key is used again; 0 for not at all.
     """
     gc.enable()
-    keeper = _Keeper(_opened_keys(opened_seconds))
+    keeper = _Keeper(_keks(opened_seconds))
     waiting = select.poll()
     waiting.register(requests, select.POLLIN)
     waiting.register(lifeline, 0)
@@ -55,26 +51,24 @@ def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoRet
     os._exit(0)
 
 
-def _opened_keys(seconds: float) -> OpenedKeys | None:
+def _keks(seconds: float) -> Keks | None:
     try:
-        return OpenedKeys(seconds) if seconds else None
+        return Keks(seconds) if seconds else None
     except OSError as error:
-        journal.warn(f"opened keys are not kept: the memory for them cannot be locked: {error.strerror}")
+        journal.warn(f"key-encryption keys are not kept: the memory for them cannot be locked: {error.strerror}")
         return None
 
 
 class _Keeper:
-    def __init__(self, opened: OpenedKeys | None) -> None:
-        self._opened = opened
-        self._held = Held(limits.AGENT_KEEPER_SECONDS)
+    def __init__(self, keks: Keks | None) -> None:
+        self._held = Held(limits.AGENT_KEEPER_SECONDS, keks)
         self._lock = threading.Lock()
         self._is_settled = False
 
     def sweep(self) -> None:
-        """Wipe the opened keys whose time is over."""
-        if self._opened:
-            with self._lock:
-                self._opened.sweep()
+        """Wipe the key-encryption keys whose time is over."""
+        if self._held.keks:
+            self._held.keks.sweep()
 
     def begin(self, descriptors: list[int]) -> None:
         """Answer a worker, in a thread."""
@@ -89,7 +83,8 @@ class _Keeper:
             self._settle(*cast("tuple[bytes, dict[bytes, bytes]]", surroundings))
             configured = keeping.unpack(cast("list[object]", provider))
             connection.settimeout(limits.AGENT_REQUEST_SECONDS)
-            messages.send(connection, self._ask(configured, *cast("tuple[Operation, bytes, list[bytes]]", question)))
+            operation, data, parameters = cast("tuple[Operation, bytes, list[bytes]]", question)
+            messages.send(connection, keyprovider.ask(configured, operation, data, parameters, self._held))
 
     def _settle(self, directory: bytes, environment: dict[bytes, bytes]) -> None:
         with self._lock:
@@ -98,15 +93,3 @@ class _Keeper:
                 os.environb.clear()
                 os.environb.update(environment)
                 self._is_settled = True
-
-    def _ask(self, provider: Configured, operation: Operation, data: bytes, parameters: list[bytes]) -> bytes:
-        if not self._opened or operation != "keyunwrap":
-            return keyprovider.ask(provider, operation, data, parameters, self._held)
-        asked = hashlib.sha256(cast("bytes", msgpack.packb([keeping.pack(provider), data, parameters]))).digest()
-        with self._lock:
-            opened = self._opened.get(asked)
-        if opened is None:
-            opened = keyprovider.ask(provider, operation, data, parameters, self._held)
-            with self._lock:
-                self._opened.put(asked, opened)
-        return opened

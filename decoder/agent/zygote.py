@@ -42,7 +42,7 @@ class Settings(NamedTuple):
     Attributes:
         idle_seconds: it ends when it had nothing to do for so long; 0 for never.
         workers: how many layers at most are worked on at a time.
-        opened_seconds: how long a key that a keyprovider has opened is used again; 0 for not at all.
+        opened_seconds: how long an opened key-encryption key is used again; 0 for not at all.
     """
 
     idle_seconds: float = 0.0

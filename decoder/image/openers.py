@@ -6,13 +6,22 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import split_provider
 from decoder.keys.file import read_key_file, recognise
+from decoder.keys.kept import Kept
 from decoder.keys.keyring import DecryptConfig, Keyring
-from decoder.keywrap.keyprovider import CONFIG_VARIABLE
+from decoder.keywrap.keyprovider import CONFIG_VARIABLE, ask
+from decoder.provider.client.held import Held
+
+if TYPE_CHECKING:
+    from decoder.keys.kept import Provider
+    from decoder.provider.client.config import Configured
+    from decoder.provider.client.protocol import Operation
+    from decoder.provider.keks import Keks
 
 _PROVIDER = "provider:"
 _NO_PARAMETER = b"Enabled"  # as clients write a keyprovider without a parameter
@@ -30,7 +39,7 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
     Raises:
         UsageError: a file or password cannot be read, or holds no key.
     """
-    keyring = Keyring()
+    keyring = Keyring(KeptForOneRun())
     parameters: dict[str, list[bytes]] = {}
     config_file = provider_config or os.environ.get(CONFIG_VARIABLE, "")
     for text in keys:
@@ -45,6 +54,28 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
     for text in certificates:
         _add(keyring, "--dec-recipient", text.removeprefix("pkcs7:"))
     return DecryptConfig(keyring, parameters, config_file if parameters else "", deny_config=config_file)
+
+
+class KeptForOneRun(Kept):
+    """Clients of key services, connections and opened key-encryption keys, for all layers of one command."""
+
+    def __init__(self) -> None:
+        self._held: Held | None = None
+
+    def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
+        """Ask a keyprovider with what its earlier answers left; see `Kept`."""
+        if self._held is None:
+            self._held = Held(limits.KEK_SECONDS, _keks())
+        return ask(cast("Configured", provider), cast("Operation", operation), data, parameters, self._held)
+
+
+def _keks() -> Keks | None:
+    from decoder.provider.keks import Keks
+
+    try:
+        return Keks(limits.KEK_SECONDS)
+    except OSError:  # this user may lock no memory: then every layer is opened by itself
+        return None
 
 
 def _add(keyring: Keyring, option: str, path: str, password: bytes = b"") -> None:

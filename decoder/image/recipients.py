@@ -80,6 +80,7 @@ class Recipients:
         keyring: for OpenPGP; only read for a recipient that is `pgp:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
         broker: options of our own attestation-agent, which then wraps whatever is configured; none if it is empty.
+        packet_format: what keyproviders write, as `KeyProvider` takes it.
 
     Raises:
         UsageError: a protocol is unknown, or a value cannot be used with it; the text says why.
@@ -91,10 +92,11 @@ class Recipients:
         keyring: Keyring,
         provider_config: str = "",
         broker: Mapping[str, object] | None = None,
+        packet_format: str = "",
     ) -> None:
         read_keyring = cache(keyring.read)
         self._recipients = [_parse(text, read_keyring) for text in texts]
-        self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker)
+        self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker, packet_format)
 
     def __bool__(self) -> bool:
         return bool(self._recipients)
@@ -216,7 +218,9 @@ def _annotations(wrapped: Wrapped) -> dict[str, str]:
     return annotations
 
 
-def _providers(schemes: Set[str], config_file: str, broker: Mapping[str, object] | None) -> dict[str, KeyProvider]:
+def _providers(
+    schemes: Set[str], config_file: str, broker: Mapping[str, object] | None, packet_format: str
+) -> dict[str, KeyProvider]:
     if broker and _ATTESTATION_AGENT not in schemes:
         raise UsageError(f"--{next(iter(broker))} is for a --recipient provider:attestation-agent, and there is none")
     found = {}
@@ -225,5 +229,5 @@ def _providers(schemes: Set[str], config_file: str, broker: Mapping[str, object]
             from decoder.keywrap.keyprovider import KeyProvider
 
             own = broker if broker and scheme == _ATTESTATION_AGENT else None
-            found[scheme] = KeyProvider(scheme.removeprefix(keywrap.PROVIDER_PREFIX), config_file, own)
+            found[scheme] = KeyProvider(scheme.removeprefix(keywrap.PROVIDER_PREFIX), config_file, own, packet_format)
     return found

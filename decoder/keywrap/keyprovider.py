@@ -6,9 +6,10 @@ another provider.
 
 from __future__ import annotations
 
-import json
 import os
+from _thread import allocate_lock  # threading is built on it, and a cold start would pay for importing it
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -18,26 +19,31 @@ from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Notes
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 from decoder.layer.annotations import parse_private_options
+from decoder.provider import envelope
 from decoder.provider.client import protocol
 from decoder.provider.client.config import (
     CommandProvider,
     Configured,
+    GrpcProvider,
     MalformedProvider,
     NativeProvider,
     TtrpcProvider,
     parse_config,
 )
 from decoder.provider.client.held import EACH_ONCE, Held
-from decoder.provider.errors import ProviderError
+from decoder.provider.errors import NoKekServiceError, ProviderError
 
 if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
-    from decoder.provider.audit import Provider
+    from decoder.provider.audit import Operation, Provider
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
 # Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
 _WITHOUT_ENTRY = ("attestation-agent",)
+_PACKETS = "attestation-agent"
+# Formats of other programs' that have no room for key-encryption keys: --packet-format new is needed, or impossible.
+_WITHOUT_KEKS = (_PACKETS, "gcpkms")
 _NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
@@ -54,9 +60,16 @@ class KeyProvider:
         name: what follows `provider.` in the annotation's name.
         config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
         own: options of our own provider of this name, which then wraps whatever is configured.
+        packet_format: `new` to wrap one key-encryption key for everything that this object wraps, `old` to have the
+            provider wrap each layer's options, "" for what suits the provider.
     """
 
-    def __init__(self, name: str, config_file: str = "", own: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, name: str, config_file: str = "", own: Mapping[str, object] | None = None, packet_format: str = ""
+    ) -> None:
+        self._packet_format = packet_format
+        self._lock = allocate_lock()  # layers are encrypted by several threads
+        self._keks: dict[tuple[object, ...], tuple[bytes, envelope.Envelope] | None] = {}
         self._name = name
         self._config_file = config_file
         self._own = own
@@ -103,7 +116,19 @@ class KeyProvider:
         """
         parameters = list(recipients) or [_NO_PARAMETER]
         providers = self._to_wrap()
-        return _first_answer(providers, self._notes, lambda provider: ask(provider, "keywrap", options, parameters))
+        return _first_answer(providers, self._notes, lambda provider: self._wrap_with(provider, options, parameters))
+
+    def _wrap_with(self, provider: Configured, options: bytes, parameters: list[bytes]) -> bytes:
+        """Wrap with the key-encryption key for this provider and parameters, if the provider wraps such keys."""
+        place = (provider.name, *parameters)
+        with self._lock:
+            if place not in self._keks:
+                self._keks[place] = _new_kek(provider, parameters, self._packet_format)
+            found = self._keks[place]
+        if found is None:
+            return ask(provider, "keywrap", options, parameters)
+        kek, letter = found
+        return envelope.seal(kek, letter.provider, letter.wrapped_kek, options)
 
     def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
         """Return the parameter for the provider; see `keywrap.Scheme`."""
@@ -188,12 +213,46 @@ def _checked_options(opened: bytes) -> bytes:
     return opened
 
 
+def _new_kek(
+    provider: Configured, parameters: list[bytes], packet_format: str
+) -> tuple[bytes, envelope.Envelope] | None:
+    """Make a key-encryption key and have a provider wrap it.
+
+    Returns:
+        The key, and an envelope of nothing that has it wrapped; None if layers are to be wrapped one by one.
+
+    Raises:
+        ProviderError: it failed, or cannot do it although `packet_format` is `new`.
+    """
+    if packet_format == "old" or (not packet_format and not _suits_keks(provider)):
+        return None
+    kek = envelope.new_kek()
+    try:
+        letter = envelope.parse(ask(provider, "keywrap", kek, parameters, is_kek=True))
+    except NoKekServiceError:
+        if packet_format == "new":
+            raise
+        return None
+    if letter is None:
+        raise ProviderError("its reply holds no wrapped key-encryption key")
+    return kek, letter
+
+
+def _suits_keks(provider: Configured) -> bool:
+    """Tell whether key-encryption keys are the default: not where a published format has no room for them."""
+    transport = provider.transport
+    if isinstance(transport, NativeProvider):
+        return transport.provider not in _WITHOUT_KEKS
+    return isinstance(transport, GrpcProvider)
+
+
 def ask(
     provider: Configured,
     operation: protocol.Operation,
     data: bytes,
     parameters: list[bytes],
     held: Held = EACH_ONCE,
+    is_kek: bool = False,
 ) -> bytes:
     """Ask one provider from this process.
 
@@ -202,9 +261,11 @@ def ask(
         operation: whether to wrap or to unwrap.
         data: what to wrap or to unwrap.
         parameters: what the client has for this provider.
-        held: clients of key services and connections to reuse; by default they are made for this call.
+        held: clients of key services, connections and opened keys to reuse; by default nothing is reused.
+        is_kek: whether what is wrapped is a key-encryption key.
 
     Raises:
+        NoKekServiceError: the provider does not wrap or unwrap key-encryption keys.
         ProviderError: it failed.
     """
     transport, seconds = provider.transport, provider.seconds
@@ -213,10 +274,47 @@ def ask(
     if isinstance(transport, NativeProvider):
         from decoder.provider.deadline import within
 
-        return within(seconds, lambda: _ask_native(transport, operation, data, parameters, seconds, held))
+        if is_kek and transport.provider == _PACKETS:
+            raise NoKekServiceError("the packets of Confidential Containers have no room for key-encryption keys")
+        native = protocol.OPERATIONS[operation, is_kek]
+        return within(seconds, lambda: _ask_native(transport, native, data, parameters, seconds, held))
+    is_options = isinstance(transport, GrpcProvider) and operation == "keyunwrap" and not is_kek
+    if is_options and (letter := envelope.parse(data)):
+        with suppress(NoKekServiceError):  # then the server opens the envelope
+            return _open_envelope(provider, letter, parameters, held)
+    return _ask_other(provider, operation, data, parameters, held, is_kek)
+
+
+def _open_envelope(provider: Configured, letter: envelope.Envelope, parameters: list[bytes], held: Held) -> bytes:
+    """Have a server open the key-encryption key, or take it from those that are kept, and open the envelope here."""
+
+    def open_kek() -> bytes:
+        opened = ask(provider, "keyunwrap", letter.wrapped_kek, parameters, held, is_kek=True)
+        return envelope.check_kek(opened)
+
+    if held.keks is None:
+        return envelope.open_with(open_kek(), letter)
+    from hashlib import sha256
+
+    name = sha256(repr((provider.transport, parameters, letter.wrapped_kek)).encode()).digest()
+    return envelope.open_with(held.keks.opened(name, open_kek, provider.seconds), letter)
+
+
+def _ask_other(
+    provider: Configured,
+    operation: protocol.Operation,
+    data: bytes,
+    parameters: list[bytes],
+    held: Held,
+    is_kek: bool,
+) -> bytes:
+    """Ask a provider in another process, by a message."""
+    transport, seconds = provider.transport, provider.seconds
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
         raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
+    if is_kek and not isinstance(transport, GrpcProvider):
+        raise NoKekServiceError("only our own providers, in this process or as a gRPC server, wrap key-encryption keys")
     if isinstance(transport, CommandProvider):
         from decoder.provider.client import command
 
@@ -228,7 +326,8 @@ def ask(
     else:
         from decoder.provider.client import grpc as grpcclient
 
-        reply = grpcclient.ask(transport, operation, request, seconds, held)
+        assert isinstance(transport, GrpcProvider)  # noqa: S101 - there is no other
+        reply = grpcclient.ask(transport, grpcclient.method_of(operation, is_kek), request, seconds, held)
     try:
         return protocol.parse_reply(operation, reply)
     except ValueError as error:
@@ -237,7 +336,7 @@ def ask(
 
 def _ask_native(
     native: NativeProvider,
-    operation: protocol.Operation,
+    operation: Operation,
     data: bytes,
     parameters: list[bytes],
     seconds: float,
@@ -253,15 +352,15 @@ def _ask_native(
 
     def create() -> Provider:
         try:
-            return provider.create(native.provider, native.options)
+            return provider.create(native.provider, native.options, keks=held.keks)
         except UsageError as error:
             raise ProviderError(f"its configuration: {error}") from error
 
     try:
-        with held.use((native.provider, json.dumps(native.options)), create, lambda _: None) as service:
+        with held.use(provider.identity(native.provider, native.options), create, lambda _: None) as service:
             # Its time ends a little before ours, so that its own error is the one that is seen.
-            perform = service.wrap if operation == "keywrap" else service.unwrap
-            return perform(data, texts, seconds * limits.PROVIDER_OWN_SHARE)
+            seconds *= limits.PROVIDER_OWN_SHARE
+            return service.perform(operation, data, texts, seconds)
     except ProviderError:
         raise
     except Exception as error:  # a library's; its text may hold a secret, and another provider may do better

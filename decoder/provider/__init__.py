@@ -7,6 +7,8 @@ imported when the service is created.
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
@@ -17,6 +19,7 @@ from decoder.provider.policy import KeyPolicy
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider
+    from decoder.provider.keks import Keks
 
 PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
 
@@ -104,13 +107,19 @@ def options_of(name: str) -> tuple[Option, ...]:
     return (*cast("tuple[Option, ...]", _module(name).OPTIONS), *COMMON_OPTIONS)
 
 
-def create(name: str, options: Mapping[str, object], report: Callable[[str], None] | None = None) -> Provider:
+def create(
+    name: str,
+    options: Mapping[str, object],
+    report: Callable[[str], None] | None = None,
+    keks: Keks | None = None,
+) -> Provider:
     """Create one of our own providers. Each of its operations leaves a line in the journal.
 
     Args:
         name: one of PROVIDERS.
         options: its options by name; each a string, or a list of strings where there may be several.
         report: also takes the lines for the journal.
+        keks: keeps key-encryption keys that the provider has opened; by default none is kept.
 
     Raises:
         UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.
@@ -120,7 +129,23 @@ def create(name: str, options: Mapping[str, object], report: Callable[[str], Non
 
     single, allowed = _checked(name, options)
     build = cast("Callable[[Mapping[str, str], KeyPolicy], KeyService]", _module(name).create)
-    return Provider(name, build(single, KeyPolicy(single.get("key", ""), allowed)), report)
+    service = build(single, KeyPolicy(single.get("key", ""), allowed))
+    return Provider(name, service, report, keks, lambda: identity(name, options))
+
+
+def identity(name: str, options: Mapping[str, object]) -> bytes:
+    """Return what differs when the configuration of a provider changes, or a file that an option names."""
+    values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
+    files = [_signature(value) for value in values if isinstance(value, str) and os.path.isabs(value)]
+    return json.dumps([name, options, files], sort_keys=True, default=str).encode()
+
+
+def _signature(path: str) -> tuple[object, ...]:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _checked(name: str, options: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:

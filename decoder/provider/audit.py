@@ -1,37 +1,60 @@
-"""A provider, and its audit: one line of JSON for each operation, without key material."""
+"""A provider: a key service with its envelopes, and its audit, one line of JSON for each operation."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from hashlib import sha256
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
 
 from decoder import limits
+from decoder.errors import quoted
 from decoder.node import journal
+from decoder.provider import envelope
+from decoder.provider.envelope import check_kek, is_kek
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from decoder.provider import KeyService, Use
+    from decoder.provider.envelope import Envelope
+    from decoder.provider.keks import Keks
 
-Operation = Literal["wrap", "unwrap"]
+Operation = Literal["wrap", "unwrap", "wrap-kek", "unwrap-kek"]
 
 
 class Provider:
-    """A key service whose operations are all written down.
+    """A key service that opens envelopes, too, and whose operations are all written down.
 
     Args:
-        name: what the audit calls the provider.
+        name: what the audit and envelopes call the provider.
         service: does the work.
         report: takes the lines that the journal gets.
+        keks: keeps opened key-encryption keys; by default nobody does.
+        identity: stands for the configuration and the credentials, on which an opened key depends.
     """
 
-    def __init__(self, name: str, service: KeyService, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        service: KeyService,
+        report: Callable[[str], None] | None = None,
+        keks: Keks | None = None,
+        identity: Callable[[], bytes] = bytes,
+    ) -> None:
         self.name = name
         self._service = service
         self._report = report
+        self._keks = keks
+        self._identity = identity
+
+    def perform(
+        self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None = None
+    ) -> bytes:
+        """Do any operation; the arguments and errors are like those of `wrap`."""
+        return self._perform(operation, data, parameters, seconds)
 
     def wrap(self, options: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
         """Wrap private options.
@@ -53,11 +76,59 @@ class Provider:
     def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
         """Check a request and prepare to do it. The caller writes it down with `record`.
 
+        Every check is made for every request, before a key-encryption key that is kept is used.
+
         Raises:
             ProviderError: it is malformed.
             KeyRefusedError: the key may not be used.
         """
-        return (self._service.wrap if operation == "wrap" else self._service.unwrap)(data, parameters)
+        if operation in ("wrap", "wrap-kek"):
+            if is_kek(data) != (operation == "wrap-kek"):
+                raise ProviderError("private options and key-encryption keys are wrapped in different ways")
+            return self._wrapping(operation, data, parameters)
+        if operation == "unwrap-kek":
+            return self._opening(data, parameters)
+        if letter := envelope.parse(data):
+            return self._opening_envelope(letter, parameters)
+        return self._unwrapping(data, parameters)
+
+    def _wrapping(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to wrap; a key-encryption key comes back in an envelope of nothing, which names this provider."""
+        use = self._service.wrap(data, parameters)
+        if operation == "wrap":
+            return use
+        return use._replace(run=lambda seconds: envelope.seal(data, self.name, use.run(seconds), b""))
+
+    def _unwrapping(self, annotation: bytes, parameters: Sequence[str]) -> Use:
+        use = self._service.unwrap(annotation, parameters)
+
+        def run(seconds: float) -> bytes:
+            opened = use.run(seconds)
+            if is_kek(opened):  # the key of a whole image, for somebody who asks for that of a layer
+                raise ProviderError("the wrapped key is a key-encryption key, not private options")
+            return opened
+
+        return use._replace(run=run)
+
+    def _opening_envelope(self, letter: Envelope, parameters: Sequence[str]) -> Use:
+        if letter.provider != self.name:
+            raise ProviderError(f"the annotation is of the provider {quoted(letter.provider)}, not {self.name}")
+        use = self._opening(letter.wrapped_kek, parameters)
+        return use._replace(run=lambda seconds: envelope.open_with(use.run(seconds), letter))
+
+    def _opening(self, wrapped_kek: bytes, parameters: Sequence[str]) -> Use:
+        """Prepare to open a key-encryption key, or to take it from those that are kept."""
+        use = self._service.unwrap(wrapped_kek, parameters)
+        keks = self._keks
+        if keks is None or not use.waits:
+            return use._replace(run=lambda seconds: check_kek(use.run(seconds)))
+        name = sha256(self._identity() + sha256(wrapped_kek).digest()).digest()
+        is_kept = keks.get(name) is not None
+
+        def run(seconds: float) -> bytes:
+            return keks.opened(name, lambda: check_kek(use.run(seconds)), seconds)
+
+        return use._replace(run=run, waits=not is_kept)
 
     def record(self, operation: Operation, keys: Sequence[str], error: BaseException | None, **more: object) -> None:
         """Write the audit line of an operation.

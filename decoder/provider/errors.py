@@ -30,6 +30,14 @@ class KeyRefusedError(ProviderError):
         self.key = key
 
 
+class EndedError(ProviderError):
+    """The server ends the connection after the TLS handshake."""
+
+
+class NoKekServiceError(ProviderError):
+    """The provider has no operations for key-encryption keys: it is another program, or an older version."""
+
+
 def excerpt(text: str) -> str:
     """Quote the end of what a provider says, where the cause is: one line, at most PROVIDER_ERROR_BYTES."""
     shown = ascii(text.strip()[-limits.PROVIDER_ERROR_BYTES :])

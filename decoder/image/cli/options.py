@@ -55,6 +55,8 @@ def add_recipients(parser: ArgumentParser) -> None:
     rings = parser.add_mutually_exclusive_group()
     rings.add_argument("--gpg-homedir", default="", metavar="DIR", help="the GnuPG home with the keys for pgp:")
     rings.add_argument("--gpg-keyring", default="", metavar="FILE", help="a file with the keys for pgp:")
+    text = "for provider: new wraps one key for all layers of the image, old each layer's options (default: new)"
+    add("--packet-format", default="", choices=("new", "old"), help=text)
     add("--kbs", default="", metavar="URL", help="for provider:attestation-agent: register the keys at this key broker")
     add("--kbs-auth-key", default="", metavar="FILE", help="the broker administrator's private key, Ed25519 or P-256")
     add("--kbs-admin-token-file", default="", metavar="FILE", help="a ready-made token of the administrator instead")
@@ -177,7 +179,7 @@ def recipients(parsed: Namespace, progress: Progress) -> Recipients:
         if said:
             progress.remark(said)
     keyring = Keyring(parsed.gpg_homedir, parsed.gpg_keyring)
-    return Recipients(texts, keyring, parsed.keyprovider_config, _broker(parsed))
+    return Recipients(texts, keyring, parsed.keyprovider_config, _broker(parsed), parsed.packet_format)
 
 
 def removed(parsed: Namespace) -> Callable[[Recipient], bool] | None:

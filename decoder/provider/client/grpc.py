@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from decoder import limits
 from decoder.extras import missing
 from decoder.formats import protobuf
+from decoder.node import network
 from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
-from decoder.provider.errors import ProviderError, excerpt
+from decoder.provider.errors import EndedError, NoKekServiceError, ProviderError, excerpt
 
 if TYPE_CHECKING:
     import grpc
@@ -24,59 +25,134 @@ if TYPE_CHECKING:
     from decoder.provider.client.protocol import Operation
     from decoder.provider.client.tls import Trust
 
-_METHODS: dict[Operation, str] = {
-    "keywrap": "/keyprovider.KeyProviderService/WrapKey",
-    "keyunwrap": "/keyprovider.KeyProviderService/UnWrapKey",
+SERVICE = "keyprovider.KeyProviderService"
+KEK_SERVICE = "ctd_decoder.KekService"  # of our own servers, for key-encryption keys; the messages are the same
+
+_METHODS: dict[Operation, str] = {"keywrap": f"/{SERVICE}/WrapKey", "keyunwrap": f"/{SERVICE}/UnWrapKey"}
+_KEK_METHODS: dict[Operation, str] = {
+    "keywrap": f"/{KEK_SERVICE}/WrapKek",
+    "keyunwrap": f"/{KEK_SERVICE}/UnWrapKek",
 }
+
+
+BUSY_TRAILER = "ctd-decoder-busy"  # of a server that has too much to do at the moment
+_CONCURRENT = "Concurrent RPC limit exceeded"  # what earlier versions of our server say then
+_LEAST_SECONDS = 0.2  # the time that one more attempt needs
+
+
 _FIELD = 1
 _OVERHEAD_BYTES = 16  # of a message over what its field holds
 
 
-def ask(provider: GrpcProvider, operation: Operation, request: bytes, seconds: float, held: Held = EACH_ONCE) -> bytes:
-    """Ask a server; after UNAVAILABLE at most PROVIDER_RETRIES times more.
+def method_of(operation: Operation, is_kek: bool = False) -> str:
+    """Return the path of a method, for private options or for a key-encryption key."""
+    return (_KEK_METHODS if is_kek else _METHODS)[operation]
+
+
+def ask(
+    provider: GrpcProvider,
+    method: str,
+    request: bytes,
+    seconds: float,
+    held: Held = EACH_ONCE,
+    is_patient: bool = True,
+) -> bytes:
+    """Ask a server, again while it cannot be reached or is busy, with random pauses, until the time is over.
 
     Args:
         provider: where the server is, and how to speak TLS with it. A proxy is never used.
-        operation: decides the method.
+        method: as `method_of` returns it.
         request: at most PROVIDER_MESSAGE_BYTES.
         seconds: how long all of it may take.
         held: connections to reuse; by default one is made for this call.
+        is_patient: whether to wait for a server that cannot be reached. If not, there is somebody else to ask.
 
     Raises:
+        NoKekServiceError: the server does not have those methods.
         ProviderError: grpcio is not installed, a file cannot be used, the server cannot be reached or trusted, does
             not answer in time, or answers with an error, whose text is quoted, or with too much.
     """
-    return within(seconds, lambda: _ask(provider, operation, protobuf.build_bytes(_FIELD, request), seconds, held))
+    return within(seconds, lambda: _Call(provider, method, request, seconds, is_patient).run(held))
 
 
-def _ask(provider: GrpcProvider, operation: Operation, message: bytes, seconds: float, held: Held) -> bytes:
-    grpc = _load()
-    deadline = time.monotonic() + seconds
-    trust: list[Trust] = []
+class _Call:
+    """One call with all its attempts."""
 
-    def connect() -> Any:
-        if provider.tls and not trust:
+    def __init__(self, provider: GrpcProvider, method: str, request: bytes, seconds: float, is_patient: bool) -> None:
+        self._grpc = _load()
+        self._provider = provider
+        self._method = method
+        self._message = protobuf.build_bytes(_FIELD, request)
+        self._seconds = seconds
+        self._is_patient = is_patient
+        self._deadline = time.monotonic() + seconds
+        self._trust: Trust | None = None
+        self._ended = 0
+
+    def run(self, held: Held) -> bytes:
+        """Make the call, and try again what may pass."""
+        for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
+            error = self._attempt(held)
+            if isinstance(error, bytes):
+                return self._result(error)
+            if not self._may_pass(error) or pause + _LEAST_SECONDS > self._deadline - time.monotonic():
+                if error.code() == self._grpc.StatusCode.UNIMPLEMENTED and self._method in _KEK_METHODS.values():
+                    raise NoKekServiceError("the server has no methods for key-encryption keys") from error
+                raise ProviderError(_cause(self._grpc, error, self._seconds)) from error
+            time.sleep(pause)
+        raise AssertionError  # the pauses never end
+
+    def _attempt(self, held: Held) -> Any:
+        """Return the reply, or the error; a connection that may be the cause of one is not used again."""
+        try:
+            with held.use(self._provider, self._connect, lambda channel: channel.close()) as channel:
+                method: Callable[..., bytes] = channel.unary_unary(self._method)
+                try:
+                    return method(self._message, timeout=max(0.0, self._deadline - time.monotonic()))
+                except self._grpc.RpcError as error:
+                    if error.code() == self._grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    return error
+        except self._grpc.RpcError as error:
+            return error
+
+    def _may_pass(self, error: Any) -> bool:
+        codes = self._grpc.StatusCode
+        if error.code() == codes.UNAVAILABLE and self._trust:
+            self._check(self._trust)
+        if not self._is_patient:
+            return False
+        if error.code() == codes.RESOURCE_EXHAUSTED:
+            return _is_busy(error)
+        return error.code() in (codes.UNAVAILABLE, codes.CANCELLED)
+
+    def _check(self, trust: Trust) -> None:
+        """Find out whether TLS is the cause. A server may end connections because it is being started again, too."""
+        try:
+            trust.check()
+        except EndedError:
+            self._ended += 1
+            if self._ended > limits.PROVIDER_RETRIES:
+                raise
+
+    def _connect(self) -> Any:
+        if self._provider.tls and not self._trust:
             from decoder.provider.client.tls import Trust
 
-            trust.append(Trust(provider.address, provider.tls, deadline))
-        return _connect(provider.address, trust[0].channel if trust else None)
+            self._trust = Trust(self._provider.address, self._provider.tls, self._deadline)
+        return _connect(self._provider.address, self._trust.channel if self._trust else None)
 
-    for retries_left in reversed(range(limits.PROVIDER_RETRIES + 1)):
+    def _result(self, reply: bytes) -> bytes:
         try:
-            with held.use(provider, connect, lambda channel: channel.close()) as channel:
-                method: Callable[..., bytes] = channel.unary_unary(_METHODS[operation])
-                reply = method(message, timeout=max(0.0, deadline - time.monotonic()))
             return protobuf.parse_bytes(reply, _FIELD)
         except ValueError as error:
-            raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from None
-        except grpc.RpcError as error:
-            reachable = error.code() != grpc.StatusCode.UNAVAILABLE
-            if not reachable and trust:
-                trust[0].check()
-            if reachable or not retries_left:
-                raise ProviderError(_cause(grpc, error, seconds)) from None
-        time.sleep(limits.PROVIDER_RETRY_SECONDS * 2 ** (limits.PROVIDER_RETRIES - retries_left))
-    raise AssertionError
+            raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from error
+
+
+def _is_busy(error: Any) -> bool:
+    """Tell whether a server has too much to do; RESOURCE_EXHAUSTED also means that a message is too large."""
+    trailers = dict(error.trailing_metadata() or ())
+    return BUSY_TRAILER in trailers or _CONCURRENT in (error.details() or "")
 
 
 def _load() -> Any:

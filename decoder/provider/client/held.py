@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
     from typing import TypeVar
 
+    from decoder.provider.keks import Keks
+
     _Made = TypeVar("_Made")
 
 
@@ -26,9 +28,11 @@ class Held:
 
     Args:
         seconds: how long each is used again after it was made; 0 to use each once.
+        keks: keeps key-encryption keys that providers have opened; None to keep none.
     """
 
-    def __init__(self, seconds: float = 0.0) -> None:
+    def __init__(self, seconds: float = 0.0, keks: Keks | None = None) -> None:
+        self.keks = keks
         self._seconds = seconds
         self._entries: dict[Hashable, _Entry] = {}
         self._lock = allocate_lock()

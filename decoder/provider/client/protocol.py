@@ -16,6 +16,13 @@ from decoder.record import Record
 
 Operation = Literal["keywrap", "keyunwrap"]
 
+# What a provider is to do, by the operation of the protocol and whether a key-encryption key is wrapped.
+OPERATIONS: dict[tuple[Operation, bool], Literal["wrap", "unwrap", "wrap-kek", "unwrap-kek"]] = {
+    ("keywrap", False): "wrap",
+    ("keywrap", True): "wrap-kek",
+    ("keyunwrap", False): "unwrap",
+    ("keyunwrap", True): "unwrap-kek",
+}
 _RESULTS: dict[Operation, tuple[str, str]] = {
     "keywrap": ("keywrapresults", "annotation"),
     "keyunwrap": ("keyunwrapresults", "optsdata"),

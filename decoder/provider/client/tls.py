@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
-from decoder.provider.errors import ProviderError
+from decoder.provider.errors import EndedError, ProviderError
 
 if TYPE_CHECKING:
     import grpc
@@ -75,14 +75,14 @@ class Trust:
                 if connection.recv(1):
                     return
         except ssl.SSLCertVerificationError as error:
-            raise ProviderError(self._verdict(error)) from None
+            raise ProviderError(self._verdict(error)) from error
         except ssl.SSLError as error:
-            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from None
+            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from error
         except ConnectionResetError:
             pass  # the same refusal, without the alert
         except OSError:
             return
-        raise ProviderError(
+        raise EndedError(
             "it ends the connection after the TLS handshake, as one does that wants a certificate of ours which it "
             "trusts (cert-file, key-file)"
         )

@@ -20,6 +20,7 @@ from decoder.provider.server.service import RequestError, Service
 
 if TYPE_CHECKING:
     from decoder.provider import Option
+    from decoder.provider.keks import Keks
 
 _PROGRAM = "ctd-decoder keyprovider"
 _OVERVIEW = f"""\
@@ -123,9 +124,19 @@ def _serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
 
     security = listening.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
     listening.check(_address(parsed), security)
-    service = Service(create(name, options, _write_line), parsed.provider_name)
+    service = Service(create(name, options, _write_line, _keks()), parsed.provider_name)
     server.serve(service, _address(parsed), security, lambda text: _write_line(f"ctd-decoder: {name}: {text}"))
     return 0
+
+
+def _keks() -> Keks | None:
+    from decoder.provider.keks import Keks
+
+    try:
+        return Keks(limits.KEK_SECONDS)
+    except OSError as error:
+        _write_line(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
+        return None
 
 
 def _address(parsed: Namespace) -> str:

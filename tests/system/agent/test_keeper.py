@@ -8,20 +8,22 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from decoder import provider
+from decoder.keywrap.keyprovider import KeyProvider
 from tests.support import aws_server, gcp_server, loopback
 from tests.support.agent import Agent, Place
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, turn
-from tests.support.layers import encrypted, private_options
+from tests.support.layers import Layer, encrypted, private_options
 from tests.support.processes import PROGRAM
 from tests.support.serving import write_key
+from tests.support.transit import Transit
 
 LAYERS = 5
 LAYERS_OF_AN_IMAGE = 21
@@ -217,25 +219,44 @@ def test_the_time_limit_is_the_providers(place: Place, tmp_path: Path) -> None:
         assert "no answer within 1 seconds" in result.errors
 
 
-@pytest.mark.parametrize(("arguments", "calls"), [([], 2), (["--keep-opened", "60"], 1)])
-def test_opened_keys_are_used_again_if_that_is_asked_for(
-    arguments: list[str], calls: int, server: Server, config: str, place: Place
+@pytest.fixture
+def transit() -> Iterator[Transit]:
+    with Transit() as running:
+        yield running
+
+
+def image_of(transit: Transit, directory: Path) -> tuple[str, list[Layer]]:
+    """Configure our OpenBao, and encrypt the layers of an image, which costs it one call."""
+    (directory / "token").write_text("token-of-the-test")
+    (directory / "token").chmod(0o600)
+    options = {"address": transit.url, "key": "layers", "token-file": str(directory / "token")}
+    config = configuration(directory, {NAME: {"native": "openbao", **options}})
+    keys = KeyProvider(NAME, config)
+    wrapped = [keys.wrap(private_options(), []) for _ in range(LAYERS_OF_AN_IMAGE)]
+    assert transit.calls == ["encrypt"]
+    transit.asked.clear()
+    return config, [encrypted(PLAINTEXT, {f"provider.{NAME}": [each]}) for each in wrapped]
+
+
+def test_an_image_costs_one_call_of_the_key_service(transit: Transit, place: Place, tmp_path: Path) -> None:
+    config, layers = image_of(transit, tmp_path)
+    with Agent(place), ThreadPoolExecutor(4) as pool:
+        for result in pool.map(lambda layer: decrypt(config, layer, program=place.client), layers):
+            assert result == DECRYPTED
+        assert transit.calls == ["decrypt"]
+        assert place.fallbacks == 0
+
+
+@pytest.mark.parametrize(("seconds", "pause"), [("0", 0), ("1", 1.2)])
+def test_opened_keys_are_kept_no_longer_than_asked_for(
+    transit: Transit, place: Place, tmp_path: Path, seconds: str, pause: float
 ) -> None:
-    with Agent(place, *arguments):
-        for _ in range(2):
-            assert decrypt(config, program=place.client) == DECRYPTED
-        assert len(server.peers) == calls
-        other: dict[str, Any] = {NAME: [b"another parameter"]}
-        assert decrypt(config, program=place.client, parameters=other) == DECRYPTED
-        assert len(server.peers) == calls + 1
-
-
-def test_opened_keys_are_forgotten(server: Server, config: str, place: Place) -> None:
-    with Agent(place, "--keep-opened", "1"):
-        assert decrypt(config, program=place.client) == DECRYPTED
-        time.sleep(1.2)
-        assert decrypt(config, program=place.client) == DECRYPTED
-    assert len(server.peers) == 2
+    config, layers = image_of(transit, tmp_path)
+    with Agent(place, "--keep-opened", seconds):
+        assert decrypt(config, layers[0], program=place.client) == DECRYPTED
+        time.sleep(pause)
+        assert decrypt(config, layers[1], program=place.client) == DECRYPTED
+    assert transit.calls == ["decrypt"] * 2
 
 
 def test_what_belongs_to_no_keeper(place: Place, tmp_path: Path) -> None:

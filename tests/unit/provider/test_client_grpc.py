@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from tests.support.layers import encrypted, private_options
 
 LOCAL = ("localhost", "127.0.0.1")
 SECONDS = 1
-QUICK_SECONDS = 10.0
+QUICK_SECONDS = 30.0
 NO_CERTIFICATE = "it ends the connection after the TLS handshake, as one does that wants a certificate of ours"
 
 
@@ -195,7 +196,7 @@ def test_tls_with_a_plain_server_and_the_reverse(certificates: Certificates, loc
         with serving() as server:
             assert "it does not speak TLS" in cause(tmp_path, entry(server.address, files))
     with serving(certificate=local) as server:
-        assert cause(tmp_path, entry(server.address)).startswith("it cannot be reached: ")
+        assert cause(tmp_path, entry(server.address, timeout=SECONDS)).startswith("it cannot be reached: ")
 
 
 def test_files_that_cannot_be_used(certificates: Certificates, local: Path, tmp_path: Path) -> None:
@@ -214,11 +215,11 @@ def test_files_that_cannot_be_used(certificates: Certificates, local: Path, tmp_
 
 
 def test_the_server_is_down(tmp_path: Path) -> None:
-    result = decrypt(configuration(tmp_path, entry(f"127.0.0.1:{free_port()}")))
+    result = decrypt(configuration(tmp_path, entry(f"127.0.0.1:{free_port()}", timeout=SECONDS)))
     assert (result.status, len(result.errors.splitlines())) == (6, 2)
     assert "it cannot be reached: " in result.errors
     assert "Connection refused" in result.errors
-    assert "No such file or directory" in cause(tmp_path, entry(f"unix://{tmp_path}/none"))
+    assert "No such file or directory" in cause(tmp_path, entry(f"unix://{tmp_path}/none", timeout=SECONDS))
 
 
 def test_grpcio_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +232,9 @@ def test_grpcio_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_an_address_that_is_none(tmp_path: Path) -> None:
     for address in ("http://localhost:1", "localhost:port", "localhost:70000"):
         assert cause(tmp_path, entry(address, timeout=SECONDS)).startswith(("it cannot be reached", "no answer"))
-        assert "has no port that is one" in cause(tmp_path, entry(address, {})) or address.startswith("http")
+        assert "has no port that is one" in cause(tmp_path, entry(address, {}, timeout=SECONDS)) or address.startswith(
+            "http"
+        )
 
 
 def test_the_server_does_not_answer(certificates: Certificates, tmp_path: Path) -> None:
@@ -258,13 +261,14 @@ def test_nobody_accepts(certificates: Certificates, tmp_path: Path) -> None:
 Abort = Callable[[bytes, grpc.ServicerContext], bytes]
 
 
-def aborting(code: grpc.StatusCode, text: str, times: int = 1000) -> Abort:
+def aborting(code: grpc.StatusCode, text: str, times: int = 1000, trailers: tuple[tuple[str, str], ...] = ()) -> Abort:
     left = [times]
 
     def abort(request: bytes, context: grpc.ServicerContext) -> bytes:
         if left[0] == 0:
             return turn(request, context)
         left[0] -= 1
+        context.set_trailing_metadata(trailers)
         return bytes(context.abort(code, text))  # it raises
 
     return abort
@@ -282,15 +286,41 @@ def test_the_servers_own_errors(tmp_path: Path) -> None:
     assert len(reason) < limits.PROVIDER_ERROR_BYTES + 100
 
 
-def test_unavailable_is_tried_again_twice(tmp_path: Path) -> None:
-    for failures, calls in ((2, 3), (3, 3)):
-        with serving(answer=aborting(grpc.StatusCode.UNAVAILABLE, "restarting", failures)) as server:
-            config_file = configuration(tmp_path, entry(server.address))
-            if failures < calls:
-                assert unwrap(config_file) == private_options()
-            else:
-                assert cause(tmp_path, entry(server.address)) == "it cannot be reached: 'restarting'"
-        assert len(server.messages) == calls
+@pytest.mark.parametrize(
+    ("code", "text", "trailers"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "restarting", ()),
+        (grpc.StatusCode.CANCELLED, "stopping", ()),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "too much to do", (("ctd-decoder-busy", "1"),)),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", ()),
+    ],
+)
+def test_what_may_pass_is_tried_again(
+    tmp_path: Path, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, str], ...]
+) -> None:
+    with serving(answer=aborting(code, text, 4, trailers)) as server:
+        assert unwrap(configuration(tmp_path, entry(server.address, timeout=60))) == private_options()
+        assert len(server.messages) == 5
+    with serving(answer=aborting(code, text, trailers=trailers)) as server:
+        assert text in cause(tmp_path, entry(server.address, timeout=2))
+        assert len(server.messages) > 1
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.PERMISSION_DENIED])
+def test_what_does_not_pass_is_not_tried_again(tmp_path: Path, code: grpc.StatusCode) -> None:
+    with serving(answer=aborting(code, "no")) as server:
+        assert "no" in cause(tmp_path, entry(server.address))
+        assert len(server.messages) == 1
+
+
+def test_a_server_that_comes_later_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "later.sock"
+    config = configuration(tmp_path, entry(f"unix://{path}", timeout=60))
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(unwrap, config)
+        time.sleep(2)
+        with serving(address=f"unix://{path}"):
+            assert asked.result(60) == private_options()
 
 
 def test_replies_that_are_none(tmp_path: Path) -> None:
@@ -335,7 +365,7 @@ def test_no_proxy_is_used(variable: str, tmp_path: Path) -> None:
 def test_the_command_does_not_see_how_grpc_was_silenced(tmp_path: Path) -> None:
     """A provider that is asked after a server was."""
     providers = {
-        **entry(f"127.0.0.1:{free_port()}"),
+        **entry(f"127.0.0.1:{free_port()}", timeout=SECONDS),
         "next": {"cmd": {"path": "/bin/sh", "args": ["-c", "echo [$GRPC_VERBOSITY] >&2; exit 1"]}, "aliases": [NAME]},
     }
     assert "saying '[]'" in decrypt(configuration(tmp_path, providers)).errors

@@ -37,6 +37,7 @@ def test_a_server_writes_a_line_for_each_operation(tmp_path: Path) -> None:
     for line in lines:
         text = line.pop("time")
         assert int(line.pop("milliseconds")) >= 0
+        assert line.pop("client").startswith("ipv4:127.0.0.1:")
         assert text.endswith("Z")
         assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < timedelta(minutes=1)
     assert lines == [

@@ -30,7 +30,8 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     def ask(request: bytes, seconds: float) -> bytes:
         from decoder.provider.client import grpc as grpcclient
 
-        return grpcclient.ask(GrpcProvider(where), "keyunwrap", request, seconds)
+        method = grpcclient.method_of("keyunwrap")
+        return grpcclient.ask(GrpcProvider(where), method, request, seconds, is_patient=False)
 
     return CdhUnwrap(f"cdh-grpc:{where}", ask)
 

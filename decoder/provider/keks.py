@@ -1,0 +1,136 @@
+"""Key-encryption keys that a provider has opened, for a short time, in memory that is neither swapped out nor dumped.
+
+That memory is what stays. The answer of a provider passes through ordinary memory before it gets there, as it does in a
+process that keeps nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+from threading import Event, Lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.provider.errors import ProviderError
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAP_LOCKED = 0x2000  # Linux, mmap(2); the module has no name for it
+_SLOT_BYTES = 64  # a key-encryption key has 42
+
+
+class _Slot(Record):
+    number: int
+    length: int
+    until: float
+
+
+class _Opening:
+    """A key that somebody is opening, and others wait for."""
+
+    def __init__(self) -> None:
+        self.ended = Event()
+        self.kek = b""
+        self.error: ProviderError | None = None
+
+
+class Keks:
+    """At most OPENED_KEKS of them; the oldest makes room. For several threads.
+
+    Args:
+        seconds: how long each is kept.
+
+    Raises:
+        OSError: the memory cannot be locked (RLIMIT_MEMLOCK).
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        size = limits.OPENED_KEKS * _SLOT_BYTES
+        self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_LOCKED)
+        for advice in (mmap.MADV_DONTDUMP, mmap.MADV_DONTFORK):
+            self._memory.madvise(advice)
+        self._lock = Lock()
+        self._slots: dict[bytes, _Slot] = {}
+        self._free = list(range(limits.OPENED_KEKS))
+        self._opening: dict[bytes, _Opening] = {}
+
+    def opened(self, name: bytes, open_it: Callable[[], bytes], seconds: float) -> bytes:
+        """Return a key that is kept, or open it; callers that ask for the same key meanwhile wait for one answer.
+
+        Args:
+            name: stands for everything that the key depends on.
+            open_it: opens the key. Only a key that it returns is kept.
+            seconds: how long to wait for somebody else who opens it.
+
+        Raises:
+            ProviderError: it cannot be opened, or not in time.
+        """
+        with self._lock:
+            if kept := self._get(name):
+                return kept
+            others = self._opening.get(name)
+            opening = others or self._opening.setdefault(name, _Opening())
+        if others:
+            return _wait_for(others, seconds)
+        try:
+            opening.kek = open_it()
+        except ProviderError as error:
+            opening.error = error
+            raise
+        finally:
+            with self._lock:
+                del self._opening[name]
+                if opening.kek:
+                    self._put(name, opening.kek)
+            opening.ended.set()
+        return opening.kek
+
+    def get(self, name: bytes) -> bytes | None:
+        """Return the key that is kept under a name, unless its time is over."""
+        with self._lock:
+            return self._get(name)
+
+    def sweep(self) -> None:
+        """Wipe the keys whose time is over."""
+        with self._lock:
+            self._sweep()
+
+    def _get(self, name: bytes) -> bytes | None:
+        self._sweep()
+        slot = self._slots.get(name)
+        if slot is None:
+            return None
+        return self._memory[slot.number * _SLOT_BYTES : slot.number * _SLOT_BYTES + slot.length]
+
+    def _put(self, name: bytes, kek: bytes) -> None:
+        self._sweep()
+        if len(kek) > _SLOT_BYTES:
+            return
+        if name in self._slots or not self._free:
+            self._wipe(name if name in self._slots else next(iter(self._slots)))
+        number = self._free.pop()
+        self._memory[number * _SLOT_BYTES : number * _SLOT_BYTES + len(kek)] = kek
+        self._slots[name] = _Slot(number, len(kek), monotonic() + self._seconds)
+
+    def _sweep(self) -> None:
+        """Wipe what is over its time; they are in the order in which they came."""
+        now = monotonic()
+        while self._slots and next(iter(self._slots.values())).until <= now:
+            self._wipe(next(iter(self._slots)))
+
+    def _wipe(self, name: bytes) -> None:
+        slot = self._slots.pop(name)
+        self._memory[slot.number * _SLOT_BYTES : (slot.number + 1) * _SLOT_BYTES] = bytes(_SLOT_BYTES)
+        self._free.append(slot.number)
+
+
+def _wait_for(opening: _Opening, seconds: float) -> bytes:
+    if not opening.ended.wait(seconds):
+        raise ProviderError(f"no answer within {seconds:g} seconds to another request for the same key")
+    if not opening.kek:
+        raise opening.error or ProviderError("another request for the same key failed")
+    return opening.kek

@@ -1,0 +1,136 @@
+"""The methods of the server: WrapKey and UnWrapKey for any client, WrapKek and UnWrapKek for ours."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import grpc
+import grpc.aio
+
+from decoder import failure, limits
+from decoder.provider.client import protocol
+from decoder.provider.client.grpc import BUSY_TRAILER, KEK_SERVICE, SERVICE
+from decoder.provider.errors import ProviderError
+from decoder.provider.server.service import RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from concurrent.futures import ThreadPoolExecutor
+
+    from decoder.provider import Use
+    from decoder.provider.server.service import Asked, Service
+
+Context = grpc.aio.ServicerContext
+_OPERATIONS: tuple[protocol.Operation, protocol.Operation] = ("keywrap", "keyunwrap")
+
+
+class BusyError(Exception):
+    """The server has too much to do at the moment; the client tries again."""
+
+
+class Calls:
+    """Answers calls, at most PROVIDER_SERVER_CALLS at a time; others are told that the server is busy.
+
+    Args:
+        service: understands and does what is asked.
+        threads: for what waits for a key service.
+        say: takes what the operator should know.
+    """
+
+    def __init__(self, service: Service, threads: ThreadPoolExecutor, say: Callable[[str], None]) -> None:
+        self._service = service
+        self._threads = threads
+        self._say = say
+        self._running = 0
+
+    def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
+        """Return the methods of both services."""
+        return (
+            self._handler(SERVICE, ("WrapKey", "UnWrapKey"), is_kek=False),
+            self._handler(KEK_SERVICE, ("WrapKek", "UnWrapKek"), is_kek=True),
+        )
+
+    def _handler(self, service: str, names: Sequence[str], is_kek: bool) -> grpc.GenericRpcHandler:
+        def method(operation: protocol.Operation) -> Any:
+            async def call(message: bytes, context: Context[bytes, bytes]) -> bytes:
+                return await self._call(operation, is_kek, message, context)
+
+            return grpc.unary_unary_rpc_method_handler(cast("Any", call))
+
+        return grpc.method_handlers_generic_handler(service, dict(zip(names, map(method, _OPERATIONS), strict=True)))
+
+    async def _call(
+        self, operation: protocol.Operation, is_kek: bool, message: bytes, context: Context[bytes, bytes]
+    ) -> bytes:
+        """Answer one call; what goes wrong becomes its status."""
+        code = grpc.StatusCode.INTERNAL
+        try:
+            if self._running >= limits.PROVIDER_SERVER_CALLS:
+                raise BusyError  # noqa: TRY301 - all answers are made here
+            self._running += 1
+            try:
+                asked = self._service.parse(_parse_message(message), operation, is_kek)
+                return protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
+            finally:
+                self._running -= 1
+        except BusyError:
+            context.set_trailing_metadata(((BUSY_TRAILER, "1"),))
+            code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has too much to do; try again"
+        except RequestError as error:
+            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            self._say(f"malformed request from {context.peer()}: {text}")
+        except ProviderError as error:
+            text = str(error)
+        except Exception as error:  # noqa: BLE001 - its text may hold a secret: neither the client nor the log gets it
+            text = "internal error"
+            self._say(failure.internal_error(error))
+        return await abort(context, code, text)
+
+    async def _perform(self, asked: Asked, context: Context[bytes, bytes]) -> bytes:
+        """Do what is asked, and write it down whatever the outcome."""
+        began = monotonic()
+        keys: tuple[str, ...] = ()
+        cause: BaseException | None = None
+        try:
+            use = self._service.provider.prepare(asked.operation, asked.data, asked.parameters)
+            keys = use.keys
+            return await self._run(use)
+        except BaseException as error:
+            cause = error
+            raise
+        finally:
+            milliseconds = round((monotonic() - began) * 1000)
+            self._service.provider.record(
+                asked.operation, keys, cause, client=context.peer(), milliseconds=milliseconds
+            )
+
+    async def _run(self, use: Use) -> bytes:
+        """Use a thread only where something waits: a switch of threads costs more than a local key does."""
+        seconds = limits.PROVIDER_SECONDS * limits.PROVIDER_OWN_SHARE
+        if not use.waits:
+            return use.run(seconds)
+        done = asyncio.get_running_loop().run_in_executor(self._threads, use.run, seconds)
+        try:
+            return await asyncio.wait_for(done, limits.PROVIDER_SECONDS)
+        except TimeoutError as error:
+            raise ProviderError(f"the provider did not answer within {limits.PROVIDER_SECONDS:g} seconds") from error
+
+
+def _parse_message(message: bytes) -> bytes:
+    try:
+        return protocol.parse_message(message)
+    except ValueError as error:
+        raise RequestError(f"the message: {error}") from error
+
+
+async def abort(context: Context[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
+    """End a call with a status; the text is bounded.
+
+    Raises:
+        Exception: always.
+    """
+    bounded = text.encode(errors="replace")[: limits.PROVIDER_ERROR_BYTES].decode(errors="ignore")
+    await context.abort(code, bounded)
+    raise AssertionError  # abort always raises
