@@ -81,7 +81,7 @@ def test_allow_key_may_be_repeated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["walk"], "unknown word 'walk'; expected run or serve"),
+        (["walk"], "unknown word 'walk'; expected run, serve, attestation-agent"),
         (["run"], "--provider is missing"),
         (["run", "--provider"], "expected one argument"),
         (["run", "--provider", "nobody"], "there is no provider 'nobody'"),
