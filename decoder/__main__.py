@@ -141,6 +141,7 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
         buffer_bytes=limits.LARGE_BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
         open_spool=_open_spool if arguments.release == VERIFIED else None,
         look_up=lambda head: _look_up(arguments, head, why_none, kept.client if kept else 0),
+        is_config_required=bool(arguments.keyprovider_config),
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:

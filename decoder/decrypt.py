@@ -31,6 +31,8 @@ class Settings(Record):
             it plaintext is released as it comes, but for its tail.
         look_up: searches containerd's content store for the descriptor of the layer that starts with
             these bytes.
+        is_config_required: whether `keyprovider_config` must exist, because an option and not only the environment
+            names it.
     """
 
     keys_directory: str
@@ -38,6 +40,7 @@ class Settings(Record):
     buffer_bytes: int
     open_spool: Callable[[], stream.Spool] | None
     look_up: Callable[[bytes], Search]
+    is_config_required: bool = False
 
 
 def decrypt_layer(
@@ -85,7 +88,8 @@ def decrypt_layer(
     else:
         keyring.notes.remarks.append("no keys directory is configured (--decryption-keys-path)")
 
-    config = DecryptConfig(keyring, parameters, settings.keyprovider_config, settings.keyprovider_config)
+    file = settings.keyprovider_config
+    config = DecryptConfig(keyring, parameters, file, deny_config=file, is_config_required=settings.is_config_required)
     key, digest = _open_first(descriptors, config)
 
     try:

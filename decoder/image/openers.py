@@ -53,7 +53,8 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
             _add(keyring, "--key", path, password)
     for text in certificates:
         _add(keyring, "--dec-recipient", text.removeprefix("pkcs7:"))
-    return DecryptConfig(keyring, parameters, config_file if parameters else "", deny_config=config_file)
+    asked = config_file if parameters else ""
+    return DecryptConfig(keyring, parameters, asked, deny_config=config_file, is_config_required=bool(provider_config))
 
 
 class KeptForOneRun(Kept):

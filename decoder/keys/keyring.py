@@ -92,9 +92,11 @@ class DecryptConfig(Record):
         parameters: those of the payload, among them `pkcs11-config` and one list for each keyprovider.
         keyprovider_config: the file that configures keyproviders, or "" if none may be asked.
         deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
+        is_config_required: whether that file must exist, because an option and not only the environment names it.
     """
 
     keyring: Keyring
     parameters: Mapping[str, Sequence[bytes]] = {}
     keyprovider_config: str = ""
     deny_config: str = ""
+    is_config_required: bool = False

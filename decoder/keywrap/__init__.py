@@ -85,6 +85,8 @@ if TYPE_CHECKING:
 # Each scheme with what follows it in `--recipient SCHEME:VALUE`, in the order in which wrapped keys are tried: cheapest
 # first. Keyproviders, which have a scheme `provider.NAME` each, come after them all.
 SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
+REQUIRE_CONFIG = "require-config"
+"""A file of this name beside the configuration of keyproviders says that no layer is opened without that file."""
 PROVIDER = "provider"
 PROVIDER_PREFIX = f"{PROVIDER}."
 
@@ -145,7 +147,7 @@ def unwrap_any(
         NoKeyError: none opened; it holds every attempt.
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
-    if config.deny_config and os.path.isfile(config.deny_config):
+    if config.deny_config and (config.is_config_required or _may_deny(config.deny_config)):
         from decoder.keywrap import deny  # most hosts have no such file, and pay nothing for it
 
         deny.check(config.deny_config, media_type, annotations)
@@ -174,6 +176,19 @@ def unwrap_any(
     from decoder.keywrap.advice import advice
 
     raise failure(attempts, config.keyring.notes.warnings, advice(items, config.keyring))
+
+
+def _may_deny(config_file: str) -> bool:
+    """Return false only if the file is absent, and REQUIRE_CONFIG does not say beside it that it must not be."""
+    for path in (config_file, os.path.join(os.path.dirname(config_file), REQUIRE_CONFIG)):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError:
+            pass  # whatever is there, it cannot be looked at
+        return True
+    return False
 
 
 def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:

@@ -7,7 +7,6 @@ keyprovider's annotation names. Only an honest image is kept from opening: whoev
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 
@@ -25,18 +24,22 @@ def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> 
     """Refuse a layer that a rule denies.
 
     Args:
-        config_file: configures keyproviders; it need not exist.
+        config_file: configures keyproviders. Without it, or if it cannot be understood, nobody knows which rules it
+            would hold: every layer is denied.
         media_type: of the layer.
         annotations: of the layer.
 
     Raises:
-        DeniedError: it is denied, or the rules cannot be understood, for then it may be.
+        DeniedError: the layer is denied.
         LayerError: it has more than WRAPPED_KEYS.
     """
     try:
-        rules = _read_rules(config_file)
+        rules = _read_rules(read_key_file(config_file))
     except (KeyFileError, ValueError) as error:
-        raise DeniedError(f"the deny rules in {quoted(config_file)} cannot be read: {error}") from None
+        raise DeniedError(
+            f"no layer is opened while the keyprovider configuration {quoted(config_file)}, which may hold deny rules, "
+            f"cannot be read: {error}"
+        ) from error
     if not rules:
         return
     items = wrapped_keys(annotations)
@@ -53,14 +56,11 @@ def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> 
             )
 
 
-def _read_rules(config_file: str) -> list[tuple[str, str, str]]:
-    """Read rules as their text, their kind and their pattern; nothing is parsed where there can be none."""
-    if not os.path.isfile(config_file):
-        return []
-    data = read_key_file(config_file)
-    if b"deny" not in data.lower() and rb"\u" not in data:
-        return []
-    rules = wire.list_value(wire.member(wire.parse_object(data), "deny"))
+def _read_rules(data: bytes) -> list[tuple[str, str, str]]:
+    """Read rules as their text, their kind and their pattern."""
+    value = wire.parse_object(data)
+    wire.object_value(wire.member(value, "key-providers"))
+    rules = wire.list_value(wire.member(value, "deny"))
     if len(rules) > limits.DENY_RULES:
         raise ValueError(f"there are more than {limits.DENY_RULES}")
     return [(rule, *_parse_rule(rule)) for rule in map(wire.text_value, rules)]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from decoder import limits
+from decoder import keywrap, limits
 from decoder.errors import DeniedError, LayerError
 from decoder.keywrap import deny, jwe
 from tests.support.client_parts import turning_command
@@ -117,6 +117,10 @@ def test_no_other_way_to_write_a_key_id_helps(tmp_path: Path, members: dict[str,
         ('{"deny": {}}', "JSON object where an array belongs"),
         ('{"deny": ["jwe"]', "not JSON"),
         ('["deny"]', "JSON array where an object belongs"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
+        ("null", "JSON null where an object belongs"),
+        ('{"key-providers": 1}', "JSON number where an object belongs"),
         (json.dumps({"deny": ["pgp"] * 257}), f"there are more than {limits.DENY_RULES}"),
         ('{"key-providers": {}}'.ljust(limits.KEY_FILE_BYTES + 1), "it is larger than"),
     ],
@@ -125,16 +129,16 @@ def test_rules_that_cannot_be_read_deny_all(tmp_path: Path, text: str, reason: s
     file = write(tmp_path, text)
     with pytest.raises(DeniedError) as caught:
         deny.check(file, MEDIA_TYPE, LAYER)
-    assert str(caught.value).startswith(f"the deny rules in '{file}' cannot be read: {reason}")
+    start = f"no layer is opened while the keyprovider configuration '{file}', which may hold deny rules, "
+    assert str(caught.value).startswith(f"{start}cannot be read: {reason}")
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", '{"key-providers": 1}', '{"deny": null}', '{"deny": []}', '{"key-providers": {"deny": {}}}', "null"],
+    ["{}", '{"key-providers": null}', '{"deny": null}', '{"deny": []}', '{"key-providers": {"deny": {}}}'],
 )
 def test_where_there_are_no_rules(tmp_path: Path, text: str) -> None:
     deny.check(write(tmp_path, text), MEDIA_TYPE, LAYER)
-    deny.check(str(tmp_path / "missing"), MEDIA_TYPE, LAYER)
 
 
 def test_no_way_to_write_the_name_hides_rules(tmp_path: Path) -> None:
@@ -174,6 +178,42 @@ def test_a_denied_layer_is_not_opened_with_any_key(tmp_path: Path, rule: str) ->
 
 def test_another_layer_is(tmp_path: Path) -> None:
     assert decode(tmp_path, "provider.other", "kid:kbs:///other/*")[0] == (0, PLAINTEXT, "")
+
+
+def decode_with(*options: str, **environment: str) -> Result:
+    """Decrypt a layer that a key of the payload opens."""
+    layer = encrypted(PLAINTEXT)
+    payload = payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())], "privkeys-passwords": [b""]})
+    return run_decoder(payload, layer.ciphertext, *options, environment=environment)
+
+
+def test_an_absent_configuration_denies_only_what_it_must(tmp_path: Path) -> None:
+    """containerd's default configuration names a file in the environment, which mostly is not there."""
+    missing = str(tmp_path / "keyprovider.conf")
+    assert decode_with(OCICRYPT_KEYPROVIDER_CONFIG=missing) == (0, PLAINTEXT, "")
+    result = decode_with("--keyprovider-config", missing)
+    assert (result.status, result.plaintext) == (4, b"")
+    assert "cannot be read: No such file or directory" in result.errors
+    (tmp_path / keywrap.REQUIRE_CONFIG).touch()
+    assert decode_with(OCICRYPT_KEYPROVIDER_CONFIG=missing) == result
+    Path(missing).write_text("{}")
+    assert decode_with(OCICRYPT_KEYPROVIDER_CONFIG=missing) == (0, PLAINTEXT, "")
+
+
+def test_what_is_not_absent_but_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "keyprovider.conf"
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "cut").write_text('{"key-providers": {')
+    for target, reason in (
+        ("gone", "No such file or directory"),
+        ("folder", "it is not a regular file"),
+        ("cut", "not JSON"),
+    ):
+        file.symlink_to(tmp_path / target)
+        result = decode_with(OCICRYPT_KEYPROVIDER_CONFIG=str(file))
+        assert (result.status, result.plaintext) == (4, b"")
+        assert reason in result.errors
+        file.unlink()
 
 
 def test_the_decoder_does_not_load_the_rules_where_there_is_no_file(tmp_path: Path) -> None:
