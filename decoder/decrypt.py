@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder import keywrap, limits
@@ -115,6 +116,7 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
         try:
             return _open(descriptor, config, budget), descriptor.digest
         except (NoKeyError, LayerError, DeniedError) as error:  # another descriptor may be neither locked nor denied
+            _clear_frames(error)
             failures.append(error)
     if denied := [failure for failure in failures if isinstance(failure, DeniedError)]:
         raise denied[0]
@@ -126,6 +128,17 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
         combined.layer = locked[0].layer
         raise combined
     raise (locked or failures)[0]
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go of local variables that the traceback of a kept error holds: descriptors may have 4 MiB each."""
+    while error:
+        trace = error.__traceback__
+        while trace:
+            with suppress(RuntimeError):  # the frame is still running
+                trace.tb_frame.clear()
+            trace = trace.tb_next
+        error = error.__cause__ or error.__context__
 
 
 def _open(descriptor: Descriptor, config: DecryptConfig, budget: keywrap.Budget) -> layer.LayerKey:

@@ -52,11 +52,11 @@ class Search:
         self.layers = 0
         self.warnings: list[str] = []
         self._is_strict = is_strict
-        self._keyless: list[Descriptor] = []
+        self._keyless: Descriptor | None = None
         self._head = head
         self._media_types = frozenset((media_type,)) & DECODABLE if media_type else DECODABLE
         self._compared: dict[str, bool] = {}
-        self._offered: set[frozenset[tuple[str, str]]] = set()
+        self._offered: set[int] = set()  # hashes, because annotations may be large
         self._given_up = False
         self._deadline = monotonic() + limits.STORE_SECONDS
 
@@ -78,10 +78,12 @@ class Search:
                 f"{self.why}, and the content store {quoted(folder)} cannot be read: {error.strerror}"
             ) from error
         try:
-            for descriptor in self._all(store) if self._is_strict else self._search(store):
+            if self._is_strict:
+                self._refuse_keyless(store)
+            for descriptor in self._search(store):
                 if len(self._offered) == limits.STORE_CANDIDATES:
                     break
-                annotations = frozenset(descriptor.annotations.items())
+                annotations = hash(frozenset(descriptor.annotations.items()))
                 if annotations not in self._offered:
                     self._offered.add(annotations)
                     offered_at = monotonic()
@@ -90,7 +92,7 @@ class Search:
         finally:
             os.close(store)
         if not self._offered and self._keyless:
-            yield self._keyless[0]  # its error says what it lacks
+            yield self._keyless  # its error says what it lacks
         elif not self._offered:
             end = "; then the search was given up" if self._given_up else ""
             raise PayloadError(
@@ -98,18 +100,20 @@ class Search:
                 f"with encrypted layers were read, {self.layers} such layers compared{end})"
             )
 
-    def _all(self, store: int) -> list[Descriptor]:
-        """Search the whole store before a key is tried.
+    def _refuse_keyless(self, store: int) -> None:
+        """Search the whole store before a key is tried; what is found is not kept, for it may be large.
 
         Raises:
             PayloadError: a manifest names the layer without a wrapped key of its own, or the store is too large.
         """
-        found = list(self._search(store))
+        for _ in self._search(store):
+            pass
         if self.warnings:
             raise PayloadError(f"--strict-lookup: {'; '.join(self.warnings)}")
         if self._given_up:
             raise PayloadError(f"--strict-lookup: the search was given up after {self.manifests} manifests")
-        return found
+        self.manifests = 0
+        self._deadline = monotonic() + limits.STORE_SECONDS
 
     def _search(self, store: int) -> Iterator[Descriptor]:
         for name in self._newest_first(store):
@@ -124,8 +128,8 @@ class Search:
                         self._note_keyless(name, descriptor)
 
     def _note_keyless(self, name: str, descriptor: Descriptor) -> None:
-        self._keyless.append(descriptor)
-        if len(self._keyless) <= limits.STORE_CANDIDATES:
+        self._keyless = self._keyless or descriptor
+        if len(self.warnings) < limits.STORE_CANDIDATES:
             self.warnings.append(
                 f"the manifest sha256:{name} names the encrypted layer {descriptor.digest} without a wrapped key"
             )
