@@ -17,6 +17,11 @@ import atheris  # type: ignore[import-untyped]
 if "--child" in sys.argv:
     with atheris.instrument_imports(include=["decoder"]):
         from tests.fuzz.targets import TARGETS, Target
+
+        _target = TARGETS[sys.argv[sys.argv.index("--child") + 1]]
+        _target.prepare()
+        for _seed in _target.seeds():  # it imports what it needs, instrumented
+            _target.run(_seed)
 else:
     from tests.fuzz.targets import TARGETS, Target
 
@@ -75,7 +80,6 @@ def _run(name: str, seconds: int) -> bool:
 
 
 def _fuzz(target: Target, arguments: list[str]) -> None:
-    target.prepare()
     atheris.Setup([sys.argv[0], *arguments], target.run)
     atheris.Fuzz()
 
