@@ -11,13 +11,30 @@ demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 # One process more than there are processors, for there is always a test that waits for something.
+PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder -p no:benchmark
 test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder -p no:benchmark
+	$(BIN)/pytest $(PARALLEL)
 
-# The tests that need no package of the system, no network and no rights: tests/alone takes all three away.
+# The tests that need no package of the system, no network and no rights: tests/alone takes all three away. They must
+# reach UNIT_COVERAGE per cent of the program's lines.
+UNIT_COVERAGE := 60
+test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
 test-unit: $(VENV)/.dev $(VENV)/.program
-	tests/alone $(BIN)/pytest tests/unit --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder \
-		-p no:benchmark -p no:cacheprovider
+	rm -rf .cache/coverage/unit
+	install --directory --mode 1777 .cache/coverage/unit
+	tests/alone $(BIN)/coverage run -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under $(UNIT_COVERAGE)
+
+# The lines that all tests reach together, and those that none does.
+.PHONY: coverage
+coverage: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/all/data
+coverage: system-packages $(VENV)/.dev $(VENV)/.program
+	rm -rf .cache/coverage/all
+	install --directory --mode 1777 .cache/coverage/all
+	$(BIN)/coverage run -m pytest $(PARALLEL)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # Coverage-guided fuzzing of every parser of untrusted bytes, SECONDS in all; make test has a minute of it.
 SECONDS ?= 600

@@ -315,14 +315,19 @@ def test_wrapping_fails_like_unwrapping(tmp_path: Path) -> None:
 
 def test_what_a_command_does_not_import(provider: CommandParts, tmp_path: Path) -> None:
     program = (
-        "import sys; from decoder.keywrap.keyprovider import KeyProvider\n"
+        f"import sys; sys.path[:0] = {sys.path!r}; from decoder.keywrap.keyprovider import KeyProvider\n"
         "print(*sys.modules)\n"
         "KeyProvider(sys.argv[1], sys.argv[2]).wrap(b'{}', [])\n"
         "print(*sys.modules)\n"
     )
     arguments = [NAME, configuration(tmp_path, {NAME: provider.entry})]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=30, check=False
+        [sys.executable, "-S", "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=30,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     before, after = (set(line.split()) for line in done.stdout.splitlines())

@@ -224,7 +224,7 @@ def test_the_decoder_does_not_load_the_rules_where_there_is_no_file(tmp_path: Pa
     report = (
         "import os; end = os._exit\ndef leave(status):\n    os.write(2, ' '.join(sys.modules).encode()); end(status)\n"
     )
-    program.write_text(f"#!{sys.executable}\n{imports}{report}os._exit = leave\nm.main()\n")
+    program.write_text(f"#!{sys.executable} -S\n{imports}{report}os._exit = leave\nm.main()\n")
     program.chmod(0o755)
     layer = encrypted(PLAINTEXT)
     payload = payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())], "privkeys-passwords": [b""]})
