@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PAYLOAD_DESCRIPTOR = 3
 _MEDIA_TYPE = "STREAM_PROCESSOR_MEDIATYPE"  # containerd sets it for each stream processor
+_AGENT_SOCKET = "--agent-socket="  # only packaging/client passes it, before all other arguments
 _INTERRUPTED = 130
 _CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
@@ -39,6 +40,8 @@ _WHY_NO_PAYLOAD = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
+    if argv and argv[0].startswith(_AGENT_SOCKET):
+        _guarded(lambda: _leave_agent(argv.pop(0)))  # whatever comes of it, the layer is decrypted
     if argv and argv[0] in COMMANDS:
         status = _guarded(lambda: _run_command(argv))
     elif status := decode(argv):
@@ -46,6 +49,14 @@ def main() -> NoReturn:
 
         fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
+
+
+def _leave_agent(option: str) -> int:
+    """Start the agent for the layers that come after this one; the client of the packages asks for it."""
+    from importlib import import_module
+
+    import_module("decoder.agent.birth").leave_agent(option.removeprefix(_AGENT_SOCKET))
+    return 0
 
 
 def decode(argv: list[str], kept: Kept | None = None) -> int:

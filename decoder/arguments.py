@@ -10,11 +10,12 @@ USAGE = """\
 usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
                    [--release streaming|verified]
                    [--content-store DIR] [--strict-lookup] [--require-payload]
+                   [--no-agent]
        ctd-decoder image encrypt|decrypt|layerinfo|check --help
        ctd-decoder keyprovider run|serve --help
        ctd-decoder config containerd --help
        ctd-decoder doctor --help
-       ctd-decoder agent --help
+       ctd-decoder agent status|stop --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
@@ -34,6 +35,9 @@ the layer's descriptor and keys) on descriptor 3.
                               its own (default: warn in the journal); also "strict-lookup":
                               true in the configuration of keyproviders
   --require-payload           do not search there: fail if no payload comes
+  --no-agent                  do not use the agent, which keeps processes ready for the next
+                              layers, and do not start one (also: CTD_DECODER_AGENT=off, in
+                              the environment or in /etc/ctd-decoder/agent.env)
   --help, --version
 
 Options may be written with one dash or two, and with a space or an equals sign.
@@ -54,7 +58,7 @@ COMMANDS = {
 }
 STREAMING = "streaming"
 VERIFIED = "verified"
-_FLAGS = ("require-payload", "strict-lookup")
+_FLAGS = ("require-payload", "strict-lookup", "no-agent")  # the last is for packaging/client, which reads it first
 _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
 
 

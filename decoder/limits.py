@@ -202,13 +202,19 @@ AGENT_TOKEN_BYTES = 64 * KIB
 # Confidential Containers: key brokers. A token is made for each key that is registered.
 KBS_ADMIN_TOKEN_SECONDS = 300
 
-# The resident agent. A client's request holds its command line and environment; one that waits longer than
-# packaging/client/client.c says decrypts by itself. AGENT_SPARE_WORKERS wait for a layer, AGENT_WORKERS is the most.
+# The resident agent. A client's request holds its command line and environment. AGENT_SPARE_WORKERS wait for layers;
+# AGENT_WORKERS is how many layers are decrypted at a time: clients beyond it decrypt by themselves.
 AGENT_REQUEST_BYTES = 128 * KIB
 AGENT_REQUEST_SECONDS = 1.0
-AGENT_BACKLOG = 64
-AGENT_SPARE_WORKERS = 8
-AGENT_WORKERS = 32
+AGENT_BACKLOG = 4096
+AGENT_IDLE_SECONDS = 300.0
+AGENT_SPARE_WORKERS = 2
+AGENT_WORKERS = 128
+AGENT_CHECK_SECONDS = 5.0  # how often it looks whether its socket and its program are still there
+AGENT_SETTINGS_BYTES = 4 * KIB
+AGENT_REASONS = 16
+AGENT_STATUS_SECONDS = 5.0
+AGENT_STATUS_BYTES = 16 * KIB
 AGENT_REFILL_SECONDS = 0.02
 AGENT_RESPAWN_SECONDS = 1.0  # after a worker ended before it had anything to do
 AGENT_KEEPERS = 4
@@ -217,4 +223,4 @@ AGENT_KEEPER_BYTES = 2 * MIB
 AGENT_SWEEP_SECONDS = 1.0
 AGENT_NOTICE_BYTES = 32 * KIB
 AGENT_PARSED_KEYS = 256
-AGENT_OPENED_SECONDS = 3600.0  # the longest time to live that can be asked for
+AGENT_OPENED_SECONDS = 3600.0  # the longest that a key-encryption key can be kept

@@ -1,27 +1,30 @@
-"""`ctd-decoder agent`: run the resident agent."""
+"""`ctd-decoder agent`: look at the agents of this user, and stop them."""
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+from contextlib import suppress
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
-from decoder import limits
-from decoder.agent import listening
-from decoder.commandline import Parser
-from decoder.errors import DecoderError, UsageError
-from decoder.extras import missing
+from decoder.commandline import Parser, show
+from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
-    from decoder.agent.zygote import Settings
+    from decoder.agent.status import Status
 
 _DESCRIPTION = """\
-Keep processes ready that decrypt layers for the ctd-decoder of the packages, which asks them if the agent's socket is
-there. Ends after the layers that are being worked on when it gets SIGTERM, when the program is replaced, or when idle.
+The agent keeps processes ready for the next layers, so that small layers take less time. The first encrypted layer of
+an image starts it, and it ends when it was idle for 5 minutes. --no-agent, or CTD_DECODER_AGENT=off in the environment
+or in /etc/ctd-decoder/agent.env, switches it off; CTD_DECODER_AGENT_IDLE=SECONDS sets how long it stays.
 """
+_STOP_SECONDS = 10.0
 
 
 class AgentError(DecoderError):
-    """The agent cannot run."""
+    """An agent did not end."""
 
     status = 7
 
@@ -36,57 +39,58 @@ def main(arguments: list[str]) -> int:
         The exit status, 0.
 
     Raises:
-        UsageError: the command line cannot be understood, or there is no socket.
-        ListenError: it cannot listen where it was told to.
-        AgentError: a library that it needs is not installed.
+        UsageError: the command line cannot be understood.
+        AgentError: an agent did not end in time.
     """
-    parsed = _parser().parse(arguments)
+    parsed = make_parser().parse(arguments)
     if parsed is None:
         return 0
-    try:
-        from decoder.agent.zygote import Settings, serve
-    except ImportError as error:
-        raise AgentError(missing("agent", error)) from error
-    settings = Settings(parsed.idle, parsed.workers, parsed.keep_opened)
-    _check(settings)
-    with listening.listening(parsed.listen) if parsed.listen else listening.inherited() as listener:
-        _fill_descriptors()
-        serve(listener, settings)
+    from decoder.agent.status import all_statuses
+
+    statuses = all_statuses()
+    if parsed.verb == "stop":
+        _stop(statuses)
+    elif parsed.json:
+        show(json.dumps([status._asdict() for status in statuses], indent=1) + "\n")
+    else:
+        show("\n".join(map(_describe, statuses)) or "no agent is running\n")
     return 0
 
 
-def _parser() -> Parser:
+def make_parser() -> Parser:
+    """Build the parser of `ctd-decoder agent`."""
     parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
-    parser.add_argument("--listen", default="", metavar="PATH", help="make this socket (default: systemd passes one)")
-    parser.add_argument("--idle", type=float, default=0.0, metavar="SECONDS", help="end when idle for so long")
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=limits.AGENT_WORKERS,
-        metavar="N",
-        help=f"at most N layers at a time (default {limits.AGENT_WORKERS}); others are decrypted without the agent",
-    )
-    parser.add_argument(
-        "--keep-opened",
-        type=float,
-        default=limits.KEK_SECONDS,
-        metavar="SECONDS",
-        help="keep the opened key-encryption keys of images for so long (default: %(default).0f; 0: not at all)",
-    )
+    verbs = parser.add_subparsers(dest="verb", metavar="status|stop", required=True, parser_class=Parser)
+    text = "print what each agent of this user has done: layers served, sent away (and why) and fallen back"
+    status = verbs.add_parser("status", help=text, description=text, allow_abbrev=False)
+    status.add_argument("--json", action="store_true", help="print a list of objects for programs")
+    text = "stop every agent of this user, after the layers that it is decrypting"
+    verbs.add_parser("stop", help=text, description=text, allow_abbrev=False)
     return parser
 
 
-def _check(settings: Settings) -> None:
-    if not 0 <= settings.idle_seconds < float("inf"):
-        raise UsageError("--idle is a number of seconds")
-    if settings.workers < 1:
-        raise UsageError("--workers is at least 1")
-    if not 0 <= settings.opened_seconds <= limits.AGENT_OPENED_SECONDS:
-        raise UsageError(f"--keep-opened is a number of seconds up to {limits.AGENT_OPENED_SECONDS:.0f}")
+def _describe(status: Status) -> str:
+    reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(status.sent_away.items()))
+    ends = f"ends after {status.idle_seconds:g} s without a layer" if status.idle_seconds else "does not end by itself"
+    return (
+        f"agent {status.pid}, {status.socket}\n"
+        f"  running for      {status.seconds:.0f} s; {ends}\n"
+        f"  layers served    {status.served}\n"
+        f"  sent away        {sum(status.sent_away.values())}{f' ({reasons})' if reasons else ''}\n"
+        f"  fallen back      {status.fallen_back}\n"
+        f"  decrypting now   {status.decrypting}\n"
+        f"  workers ready    {status.waiting}\n"
+    )
 
 
-def _fill_descriptors() -> None:
-    """Occupy what is closed of descriptors 0 to 3, which no other file of ours may get."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) < 4:
-        pass
-    os.close(descriptor)
+def _stop(statuses: list[Status]) -> None:
+    deadline = monotonic() + _STOP_SECONDS
+    for status in statuses:
+        with suppress(ProcessLookupError):
+            os.kill(status.pid, signal.SIGTERM)
+    for status in statuses:
+        while os.path.exists(status.socket):  # it removes its socket at once, and ends after its layers
+            if monotonic() > deadline:
+                raise AgentError(f"the agent {status.pid} did not end within {_STOP_SECONDS:.0f} seconds")
+            sleep(0.01)
+    show(f"stopped {len(statuses)} agent{'' if len(statuses) == 1 else 's'}\n")

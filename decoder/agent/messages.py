@@ -1,7 +1,8 @@
 """Messages on the agent's sockets: a 32-bit big-endian length, then a msgpack array that starts with VERSION.
 
 To a client: `[VERSION, READY | STARTED | ENDED, exit status]`. From a client: `[VERSION, arguments, environment,
-open descriptors]` with its descriptors. packaging/client/client.c says in which order, and is the other half.
+open descriptors]` with its descriptors; `[VERSION, reason]` if it refuses the worker; `[VERSION]` to ask for the
+agent's status. packaging/client/client.c says in which order, and is the other half.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from decoder import limits
 
-VERSION = 1
+VERSION = 2
 READY, STARTED, ENDED = range(3)
 STREAMS = 4  # descriptors 0 to 3: ciphertext, plaintext, messages, payload
 _LENGTH_BYTES = 4
@@ -24,6 +25,10 @@ _PASSED = STREAMS + 1  # and the current directory
 
 class MessageError(Exception):
     """The other end does not speak as it must, or not in time."""
+
+
+class RefusedError(MessageError):
+    """The client refuses the worker; the text is the line of its description that differs."""
 
 
 class Request(NamedTuple):
@@ -67,10 +72,14 @@ def receive(connection: socket.socket, most: int, seconds: float) -> list[object
     return _unpack(data)
 
 
-def receive_request(connection: socket.socket) -> Request:
+def receive_request(connection: socket.socket) -> Request | None:
     """Receive what a client hands over, within AGENT_REQUEST_BYTES and AGENT_REQUEST_SECONDS.
 
+    Returns:
+        The request, or None if the client asks for the agent's status.
+
     Raises:
+        RefusedError: the client refuses this process.
         MessageError: it is not a request of this version, or did not come in time; its descriptors are closed.
     """
     data, descriptors = _receive(connection, limits.AGENT_REQUEST_BYTES, limits.AGENT_REQUEST_SECONDS, _PASSED)
@@ -97,7 +106,20 @@ def send_request(connection: socket.socket, request: Request) -> None:
         _close(descriptors)
 
 
-def _parse_request(items: list[object], descriptors: list[int]) -> Request:
+def ask_for_status(connection: socket.socket) -> None:
+    """Ask a worker for the agent's status, which comes as a message of one mapping.
+
+    Raises:
+        OSError: it cannot be sent.
+    """
+    connection.sendall(_frame(()))
+
+
+def _parse_request(items: list[object], descriptors: list[int]) -> Request | None:
+    if len(items) == 1 and not descriptors:
+        return None
+    if len(items) == 2 and type(items[1]) is bytes:
+        raise RefusedError(items[1].decode(errors="replace"))
     if len(items) != 4 or type(items[3]) is not int or not 0 <= items[3] < 1 << STREAMS:
         raise MessageError("not a request")
     places = [place for place in range(STREAMS) if items[3] & 1 << place]

@@ -1,14 +1,29 @@
-"""What workers tell the zygote: of a client, a key that they parsed, a new program, that they want a keeper."""
+"""What workers tell the zygote: about their client, keys that they parsed, a new program, a keeper that they need."""
 
 from __future__ import annotations
 
 import os
 import socket
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from decoder import limits
 
-_TAKEN, _PARSED, _OUTDATED, _KEEPER = b"t", b"p", b"o", b"k"
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Kind = Literal["taken", "served", "away", "parsed", "outdated", "keeper", "status"]
+
+_KINDS: dict[bytes, Kind] = {
+    b"t": "taken",
+    b"s": "served",
+    b"a": "away",
+    b"p": "parsed",
+    b"o": "outdated",
+    b"k": "keeper",
+    b"q": "status",
+}
+_TYPES = {kind: letter for letter, kind in _KINDS.items()}
 
 
 class Notices:
@@ -24,36 +39,48 @@ class Notices:
 
     def taken(self) -> None:
         """Tell that this worker has a client."""
-        self._send(_TAKEN + str(os.getpid()).encode())
+        self._send("taken", str(os.getpid()).encode())
+
+    def served(self) -> None:
+        """Tell that this worker decrypts the layer of its client."""
+        self._send("served", str(os.getpid()).encode())
+
+    def sent_away(self, reason: str) -> None:
+        """Tell that this worker's client will decrypt by itself, and the name of what it differs in."""
+        self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
 
     def parsed(self, key: bytes) -> None:
-        """Tell of a parsed key, unless it is too long for a notice."""
+        """Pass on a parsed key, unless it is too long for a notice."""
         if len(key) < limits.AGENT_NOTICE_BYTES:
-            self._send(_PARSED + key)
+            self._send("parsed", key)
 
     def outdated(self) -> None:
         """Tell that the program on the disk is another one now."""
-        self._send(_OUTDATED)
+        self._send("outdated")
 
     def want_keeper(self, identity: bytes, connection: socket.socket) -> None:
-        """Ask for our connection to be handed to the keeper for an environment.
+        """Ask for a connection to be handed to the keeper for an environment.
 
         Args:
             identity: 32 bytes, the same for the same environment.
             connection: the keeper's end of it.
         """
-        self._send(_KEEPER + identity, [connection.fileno()])
+        self._send("keeper", identity, connection)
 
-    def _send(self, notice: bytes, descriptors: list[int] | None = None) -> None:
+    def want_status(self, connection: socket.socket) -> None:
+        """Ask for the agent's status to be sent to a client."""
+        self._send("status", str(os.getpid()).encode(), connection)
+
+    def _send(self, kind: Kind, content: bytes = b"", connection: socket.socket | None = None) -> None:
+        descriptors = [connection.fileno()] if connection else []
         with suppress(OSError):
-            socket.send_fds(self._writing, [notice], descriptors or [], socket.MSG_DONTWAIT)
+            socket.send_fds(self._writing, [_TYPES[kind] + content], descriptors, socket.MSG_DONTWAIT)
 
-    def read(self) -> tuple[str, bytes, list[int]] | None:
-        """Return what the next notice is, its content and its descriptors; None if there is no more."""
+    def read(self) -> tuple[Kind, bytes, list[int]] | None:
+        """Return the kind of the next notice, its content and its descriptors; None if there is none."""
         try:
             received = socket.recv_fds(self._reading, limits.AGENT_NOTICE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         notice, descriptors, _, _ = received
-        names = {_TAKEN: "taken", _PARSED: "parsed", _OUTDATED: "outdated", _KEEPER: "keeper"}
-        return names[notice[:1]], notice[1:], descriptors
+        return _KINDS[notice[:1]], notice[1:], descriptors

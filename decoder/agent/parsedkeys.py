@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 import msgpack  # type: ignore[import-untyped]
 from cryptography.exceptions import InternalError
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.keys.privatekey import PrivateKey
+from decoder.record import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     Value = PrivateKeyObject | list[bytes]
 
 
-class _Kept(NamedTuple):
+class _Kept(Record):
     value: Value
     file: str
     signature: tuple[int, ...]
@@ -89,6 +89,8 @@ def _pack(value: Value) -> bytes | list[bytes]:
     """Write a private key so that it can be sent; the secret numbers of an OpenPGP key can as they are."""
     if isinstance(value, list):
         return value
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # 40 ms at worst
+
     return value.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
 
 

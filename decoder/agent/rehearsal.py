@@ -5,22 +5,36 @@ from __future__ import annotations
 import io
 import json
 import os
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from decoder import decrypt, limits
 from decoder.agent.messages import Request
 from decoder.formats import wire
+from decoder.keys.privatekey import PrivateKey
 from decoder.layer import annotations as layer
 from decoder.layer import stream
 from decoder.layer.payload import Descriptor, Payload, build_payload
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
 _PLAINTEXT = bytes(2 * limits.TAIL_BYTES)
-_KEY_BITS = 1024  # the least that the library makes; nothing depends on this key
+# RSA, 1024 bits (PKCS#1). It is not secret: nothing but the rehearsal is encrypted to it. To make one takes 50 ms.
+_KEY = (
+    "MIICXgIBAAKBgQDMvJ4bHMSSx6skkmzTrKKMK6huQ1q4Caf3ky5bXijHuiVQ+obN3DLYhzG9fVy0KWj8X29Nrecpw0anE1nQ9e9T"
+    "E4yTuZQKanIwdNSGDOOwqXOYpfpWhDgtLkR9tbJsiqK5MFmp8EkqguJE2WHsNTznD79EQXimcDj/TGpPlsmnDQIDAQABAoGBAIWk"
+    "HWQ/PAU/tnQx7D2js5rhqJkI+D+nde/CMAFODjqJRHB+h936fWofnZU+LnQfj7slJIdFG96D7CuFExy2XFfoRq/HlRwJe1HATrkj"
+    "8yuaiPpxyY8zoyq2uKD5sHoB2oM3Wi2HjiBKTHQ+hdsrlhZaEOeZ5zcuLgBFzlD8M0d1AkEA5yn3o617KlWysz5jlLwwSxCShw73"
+    "pTY+o2A1WVSsN6gU6D1BQqNZk2l5Zx+iOSs54YOZGhs3pIlCAYcJ6XIwnwJBAOK7yV3hOVGyZSnGeoqbnETd06ObqRewJ65HzvZn"
+    "aWIP7ul5SPs6wkoZSfWZvRU8u8Z2+XPpGTyN4kOsWZuH7NMCQQCqk6VQ+mqwSpya96az0kowmgIF9112ZBjEpfG4AWszhqwm00yc"
+    "x70JsgMLvaQPW35SkrEfOoZMu5whVGxT/xcxAkEAzIo/5HMz9GGNJZyqG7S5yt6a+HOKnZYKlgytxlgQF6jsDK+fiRS/BX2+3NNu"
+    "YmRBuY7HByv32krdHdOzmr2KhQJAUdCbB0I3LWyU+sjWTvDMgi/kUlm/p051ER+HjM2m0UQyWBcViBg+/FdRBW/HswweHxcWryqx"
+    "4fwbHi/gp9e0DA=="
+)
 _SETTINGS = decrypt.Settings(
     keys_directory="",
     keyprovider_config="",
@@ -31,19 +45,19 @@ _SETTINGS = decrypt.Settings(
 
 
 class Rehearsal:
-    """A layer for a key that is made for it, and the payload that opens it."""
+    """A layer for a key of its own, and the payload that opens it."""
 
     def __init__(self) -> None:
-        key = rsa.generate_private_key(65537, _KEY_BITS)
+        der = wire.decode_base64(_KEY)
+        key = cast("rsa.RSAPrivateKey", PrivateKey("", "der", der, b"").load())
         symmetric_key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
         ciphertext = io.BytesIO()
         source, sink = cast("stream.Source", io.BytesIO(_PLAINTEXT)), cast("stream.Sink", ciphertext)
         hmac = stream.encrypt(source, sink, symmetric_key, nonce)
         options = layer.build_private_options(layer.PrivateOptions(symmetric_key, nonce, "sha256:" + 64 * "0"))
         annotations = layer.build_annotations(hmac, {"jwe": [_wrap(options, key.public_key())]})
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         descriptor = Descriptor(layer.OCI_TAR + layer.ENCRYPTED, annotations)
-        self._payload = build_payload(Payload({"privkeys": [pem]}, descriptor))
+        self._payload = build_payload(Payload({"privkeys": [der]}, descriptor))
         self._ciphertext = ciphertext.getvalue()
 
     def play(self) -> None:

@@ -1,23 +1,26 @@
-"""A worker: one layer, decrypted by the program's own code on the descriptors of whoever asked, and then it ends."""
+"""A worker: one layer, decrypted by the program's own code on the descriptors of its client, and then it ends."""
 
 from __future__ import annotations
 
 import os
-import resource
 import select
 import signal
 import socket
 import struct
-from collections.abc import Callable
 from contextlib import suppress
 from fcntl import F_SETFL, F_SETOWN, fcntl
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
-from decoder.agent import messages
+from decoder.agent import confinement, messages
 from decoder.agent.keeping import KeptByAgent
-from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError
+from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError, RefusedError
+from decoder.node.ending import hold_standard_output
+from decoder.record import Record
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
     from decoder.agent.messages import Request
     from decoder.agent.notices import Notices
     from decoder.agent.parsedkeys import ParsedKeys
@@ -25,68 +28,36 @@ if TYPE_CHECKING:
     from decoder.keys.kept import Kept
 
 _PEER = struct.Struct("3i")  # struct ucred, unix(7)
-# What decides how paths, addresses and process numbers are understood, below /proc/PID.
-_PLACES = ("ns/mnt", "ns/net", "ns/pid", "ns/user", "root")
-_LIMITS = (resource.RLIMIT_AS, resource.RLIMIT_DATA, resource.RLIMIT_FSIZE)
-# Read when libraries are loaded, which was before a client brought its environment.
-_LOADING = ("LD_", "OPENSSL_", "MALLOC_")
 
 
-class Surroundings(NamedTuple):
-    """What a process sees of the machine, and what it may do, as far as decrypting depends on it."""
+class Shift(Record):
+    """What a worker is given.
 
-    places: tuple[tuple[int, int], ...]
-    capabilities: str
-    limits: tuple[tuple[int, int], ...]
-    loading: dict[str, str]
-
-
-def surroundings(process: int, environment: dict[str, str]) -> Surroundings:
-    """Look at a process.
-
-    Raises:
-        OSError: it is gone, or not visible from here.
-    """
-    places = [os.stat(f"/proc/{process}/{name}") for name in _PLACES]
-    with open(f"/proc/{process}/status", encoding="ascii", errors="replace") as file:
-        capabilities = file.read().partition("\nCapEff:")[2].partition("\n")[0]
-    return Surroundings(
-        tuple((place.st_dev, place.st_ino) for place in places),
-        capabilities,
-        tuple(resource.prlimit(process, limit) for limit in _LIMITS),
-        {name: value for name, value in environment.items() if name.startswith(_LOADING)},
-    )
-
-
-def work(
-    listener: socket.socket,
-    lifeline: int,
-    notices: Notices,
-    ours: Surroundings,
-    parsed_keys: ParsedKeys,
-    is_current: Callable[[], bool],
-) -> NoReturn:
-    """Wait for a client, do what it asks for, and end the process.
-
-    Args:
+    Attributes:
         listener: the agent's socket, which all workers share.
-        lifeline: a pipe that ends when this worker is no more wanted.
-        notices: for the zygote.
-        ours: what a client's surroundings must be like.
+        lifeline: a pipe that ends when the worker is not needed any more.
+        notices: for what it tells the zygote.
+        description: what a client must be like (`confinement.describe`).
         parsed_keys: those of earlier layers.
         is_current: tells whether the program on the disk is still the one that is running.
     """
-    connection = _wait_for_client(listener, lifeline)
-    if not is_current():
-        notices.outdated()
+
+    listener: socket.socket
+    lifeline: int
+    notices: Notices
+    description: list[str]
+    parsed_keys: ParsedKeys
+    is_current: Callable[[], bool]
+
+
+def work(shift: Shift) -> NoReturn:
+    """Wait for a client, do what it asks for, and end the process."""
+    connection = _wait_for_client(shift.listener, shift.lifeline)
+    if not shift.is_current():
+        shift.notices.outdated()
         os._exit(0)  # the client sees the connection end, and runs the program that is there now
     with suppress(MessageError, OSError):  # the same: nothing of its layer has been touched
-        client = _client_of(connection)
-        messages.send(connection, READY, 0)
-        request = messages.receive_request(connection)
-        if surroundings(client, request.environment) == ours:
-            _serve(connection, request, KeptByAgent(client, parsed_keys, notices), notices)
-    notices.taken()  # a worker that has sent its client away is not spare any more either
+        _answer(connection, shift)
     os._exit(0)
 
 
@@ -98,13 +69,15 @@ def rehearse(rehearsal: Rehearsal) -> None:
     with client, connection:
         messages.send_request(client, rehearsal.request())
         request = messages.receive_request(connection)
-    surroundings(os.getpid(), request.environment)
+    assert request is not None  # noqa: S101 - it is our own
+    confinement.describe(os.getpid())
     _become(request)
     program.decode(request.arguments)
+    _let_go()
     null = os.open(os.devnull, os.O_RDWR)
-    for place in set(range(STREAMS)) - {2}:
-        os.dup2(null, place)
-    os.close(null)
+    for place in range(STREAMS):
+        if place != null:
+            os.dup2(null, place)
 
 
 def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:
@@ -118,6 +91,29 @@ def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:
                 return listener.accept()[0]
 
 
+def _answer(connection: socket.socket, shift: Shift) -> None:
+    """Decrypt the client's layer, or tell the zygote why not.
+
+    Raises:
+        MessageError: the client does not speak as it must.
+        OSError: it is gone.
+    """
+    client = _client_of(connection)
+    messages.send(connection, READY, 0)
+    shift.notices.taken()
+    try:
+        request = messages.receive_request(connection)
+    except RefusedError as error:
+        shift.notices.sent_away(confinement.property_of(str(error)))
+        return
+    if request is None:
+        shift.notices.want_status(connection)
+    elif difference := confinement.first_difference(shift.description, confinement.describe(client)):
+        shift.notices.sent_away(difference)
+    else:
+        _serve(connection, request, KeptByAgent(client, shift.parsed_keys, shift.notices), shift.notices)
+
+
 def _client_of(connection: socket.socket) -> int:
     """Return the process number of the client, which must be of our own user."""
     process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
@@ -129,16 +125,18 @@ def _client_of(connection: socket.socket) -> int:
 def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Notices) -> None:
     from decoder import __main__ as program
 
-    _end_with(connection)
+    _end_with(connection, kept.client)
     _become(request)
     messages.send(connection, STARTED, 0)
-    notices.taken()
+    notices.served()
     status = program.decode(request.arguments, kept)
     messages.send(connection, ENDED, status)
+    if status:
+        hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
     _let_go()  # after that: whoever reads to the end of the layer would take the processor from the client and from us
 
 
-def _end_with(connection: socket.socket) -> None:
+def _end_with(connection: socket.socket, client: int) -> None:
     """End this process as soon as the client is gone, whatever is being done then.
 
     The signal alone does not tell: it may come late for the request itself.
@@ -148,6 +146,7 @@ def _end_with(connection: socket.socket) -> None:
         end = select.poll()
         end.register(connection, 0)
         if end.poll(0):
+            hold_standard_output(client)  # it failed, and containerd must see that before the layer seems to be over
             os._exit(0)
 
     connection.settimeout(None)

@@ -8,61 +8,52 @@ import resource
 import select
 import signal
 import socket
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from time import monotonic
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING
 
 import decoder
 from decoder import keywrap, limits
-from decoder.agent import keeper, worker
+from decoder.agent import confinement, keeper, messages, worker
+from decoder.agent.counts import BUSY, Counts
 from decoder.agent.notices import Notices
 from decoder.agent.parsedkeys import ParsedKeys, signature
-from decoder.agent.rehearsal import Rehearsal
 from decoder.errors import DecoderError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from decoder.agent.endpoint import Endpoint
+    from decoder.agent.rehearsal import Rehearsal
+    from decoder.agent.settings import Settings
+
 _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
-_PRELOADED = (
-    *("queue", "tempfile", "cryptography.hazmat.primitives.kdf.concatkdf"),
-    *(
-        "decoder.node.contentstore",
-        "decoder.keywrap.deny",
-        "decoder.node.journal",
-        "decoder.provider.client.command",
-        "decoder.node.storeroot",
-    ),
-    *(f"decoder.keywrap.{scheme}" for scheme in (*keywrap.SCHEMES, "keyprovider")),
+# What layers need beyond the hot path, but for what is rare or heavy.
+PRELOADED = (
+    *("decoder.__main__", "decoder.decrypt", "decoder.node.contentstore", "decoder.node.storeroot"),
+    *(f"decoder.keywrap.{scheme}" for scheme in keywrap.SCHEMES if scheme == "jwe"),
+    *("decoder.agent.keeping", "decoder.agent.rehearsal", "decoder.keywrap.keyprovider", "decoder.keywrap.deny"),
+    *(f"decoder.keywrap.{scheme}" for scheme in keywrap.SCHEMES),
+    *("queue", "tempfile", "cryptography.hazmat.primitives.serialization"),
+    *("cryptography.hazmat.primitives.kdf.concatkdf", "decoder.node.journal", "decoder.provider.client.command"),
 )
 
 
-class Settings(NamedTuple):
-    """How the agent was started.
-
-    Attributes:
-        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
-        workers: how many layers at most are worked on at a time.
-        opened_seconds: how long an opened key-encryption key is used again; 0 for not at all.
-    """
-
-    idle_seconds: float = 0.0
-    workers: int = limits.AGENT_WORKERS
-    opened_seconds: float = 0.0
-
-
-def serve(listener: socket.socket, settings: Settings) -> None:
-    """Serve clients until SIGTERM or SIGINT, until the program is replaced, or until it was idle for long.
+def serve(endpoint: Endpoint, settings: Settings) -> None:
+    """Serve clients until SIGTERM or SIGINT, until the program or the socket is gone, or until it was idle for long.
 
     Layers that are being worked on then come to their end first.
 
     Args:
-        listener: a listening Unix socket, of which only this user may make use.
+        endpoint: the socket, of which only this user may make use.
         settings: as above.
     """
+    gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
     _keep_memory_to_ourselves()
-    _step_back()
-    _preload()
-    _Zygote(listener, settings).run()
+    _run_as_batch()
+    _Zygote(endpoint, settings).run()
 
 
 def _keep_memory_to_ourselves() -> None:
@@ -72,22 +63,13 @@ def _keep_memory_to_ourselves() -> None:
         file.write("0")
 
 
-def _step_back() -> None:
-    """Have a worker's notice not interrupt that worker, which costs 0.3 ms of a layer; children are as they were."""
-    with suppress(OSError):  # not allowed: then it does
+def _run_as_batch() -> None:
+    """Run as SCHED_BATCH, so that waking up for a notice does not preempt the worker that sent it.
+
+    That would cost 0.3 ms of a layer. Children start with the normal policy.
+    """
+    with suppress(OSError):  # it is not allowed
         os.sched_setscheduler(0, os.SCHED_BATCH | os.SCHED_RESET_ON_FORK, os.sched_param(0))
-
-
-def _preload() -> None:
-    """Import what layers need, but for what is rare or heavy."""
-    gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
-    for name in _PRELOADED:
-        import_module(name)
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):
-        os.write(2, f"ctd-decoder: {text}\n".encode())
 
 
 class _Lifeline:
@@ -108,23 +90,24 @@ class _Lifeline:
 class _Zygote:
     """The loop, and the processes that it has forked."""
 
-    def __init__(self, listener: socket.socket, settings: Settings) -> None:
-        self._listener, self._settings = listener, settings
+    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
+        self._endpoint, self._settings = endpoint, settings
         self._notices = Notices()
+        self._counts = Counts()
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()
         self._signature = signature(_PROGRAM)
-        self._surroundings = worker.surroundings(os.getpid(), dict(os.environ))
+        self._description = confinement.describe(os.getpid())
         os.environ.clear()  # a worker gets its client's
-        self._rehearsal = Rehearsal()
-        self._rehearsal.play()
+        self._unprepared = list(reversed(PRELOADED))
+        self._rehearsal: Rehearsal | None = None
         self._waiting: set[int] = set()
         self._leaving: set[int] = set()  # those of an earlier shift
-        self._working: set[int] = set()
-        self._is_stale = False  # who waits does not have the parsed keys of now
+        self._working: dict[int, bool] = {}  # and whether it is known what became of their clients
+        self._is_stale = False  # who waits does not have all that there is now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
-        self._refill_at = self._respawn_at = self._sweep_at = 0.0
-        self._active_at = monotonic()
+        self._started_at = self._active_at = monotonic()
+        self._refill_at = self._respawn_at = self._sweep_at = self._check_at = 0.0
         self._signals, wakeup = os.pipe()
         for descriptor in (self._signals, wakeup):
             os.set_blocking(descriptor, False)
@@ -138,35 +121,88 @@ class _Zygote:
             events.register(waited_for, select.POLLIN)
         while self._is_wanted():
             self._fork_workers()
-            events.poll(self._milliseconds())
+            self._send_away_if_busy()
+            if not events.poll(self._milliseconds()):
+                self._prepare()
             self._read_notices()
             self._read_signals()
             self._sweep()
         self._drain(events)
 
+    # What happens next.
+
     def _is_wanted(self) -> bool:
+        if monotonic() >= self._check_at:
+            self._check_at = monotonic() + limits.AGENT_CHECK_SECONDS
+            if not self._is_current() or not self._endpoint.is_current():
+                return False
         idle = self._settings.idle_seconds
         return bool(self._life) and (not idle or bool(self._working) or monotonic() < self._active_at + idle)
 
-    def _milliseconds(self) -> float | None:
-        """How long there may be nothing to do."""
-        moments = []
+    def _is_current(self) -> bool:
+        return signature(_PROGRAM) == self._signature
+
+    def _milliseconds(self) -> float:
+        """Return how long there is nothing to do, unless a worker or a signal has something."""
+        if self._has_to_prepare():
+            return 0.0
+        moments = [self._check_at]
+        if self._is_busy():
+            moments.append(monotonic() + limits.AGENT_REFILL_SECONDS)
         if self._is_stale or len(self._waiting) < self._spare():
             moments.append(max(self._respawn_at, self._refill_at))
         if self._parsed_keys:
             moments.append(self._sweep_at)
         if self._settings.idle_seconds and not self._working:
             moments.append(self._active_at + self._settings.idle_seconds)
-        return max(0.0, min(moments) - monotonic()) * 1000 + 1 if moments else None
+        return max(0.0, min(moments) - monotonic()) * 1000 + 1
+
+    def _has_to_prepare(self) -> bool:
+        return self._rehearsal is None and bool(self._waiting)
+
+    def _prepare(self) -> None:
+        """Import one of the modules that there are still to import; then rehearse. Clients go before all of that."""
+        if not self._has_to_prepare():
+            return
+        if self._unprepared:
+            import_module(self._unprepared.pop())
+            return
+        from decoder.agent.rehearsal import Rehearsal
+
+        self._rehearsal = Rehearsal()
+        self._rehearsal.play()
+        self._is_stale = True
+
+    def _send_away_if_busy(self) -> None:
+        """Where no worker may be forked, or can be, clients have no reason to wait."""
+        if self._is_busy() and (count := self._endpoint.send_away()):
+            self._counts.send_away(BUSY, count)
+
+    def _is_busy(self) -> bool:
+        return not self._waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
+
+    def _sweep(self) -> None:
+        if self._parsed_keys and monotonic() >= self._sweep_at:
+            self._sweep_at = monotonic() + limits.AGENT_SWEEP_SECONDS
+            self._is_stale |= self._parsed_keys.drop_changed()
+
+    # Workers.
 
     def _spare(self) -> int:
-        return min(limits.AGENT_SPARE_WORKERS, self._settings.workers - len(self._working))
+        return min(self._settings.spare, self._settings.most - len(self._working))
 
     def _fork_workers(self) -> None:
         if self._is_stale and self._may_fork():
             self._change_shift()
         while len(self._waiting) < self._spare() and self._may_fork():
-            self._waiting.add(self._fork(self._be_worker))
+            try:
+                self._waiting.add(self._fork(self._be_worker))
+            except OSError:  # the limit on processes
+                self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
+
+    def _may_fork(self) -> bool:
+        """Forking takes time from the layer that has just begun: there is no hurry while a worker waits."""
+        return monotonic() >= max(self._respawn_at, self._refill_at if self._waiting else 0.0)
 
     def _change_shift(self) -> None:
         """Send away who waits, unless a client has just come; others take their places."""
@@ -177,13 +213,12 @@ class _Zygote:
         self._waiting.clear()
         self._is_stale = False
 
-    def _sweep(self) -> None:
-        if self._parsed_keys and monotonic() >= self._sweep_at:
-            self._sweep_at = monotonic() + limits.AGENT_SWEEP_SECONDS
-            self._is_stale |= self._parsed_keys.drop_changed()
-
     def _fork(self, be: Callable[[], NoReturn]) -> int:
-        """Start a child, which never comes back to the zygote's code, and return its number."""
+        """Start a child, which never comes back to the zygote's code, and return its number.
+
+        Raises:
+            OSError: no process can be started.
+        """
         process = os.fork()
         if process:
             return process
@@ -196,35 +231,71 @@ class _Zygote:
             os._exit(DecoderError.status)
 
     def _be_worker(self) -> NoReturn:
-        worker.rehearse(self._rehearsal)
-        waiting_on = (self._listener, self._shift.reading)
-        worker.work(*waiting_on, self._notices, self._surroundings, self._parsed_keys, self._is_current)
+        if self._rehearsal and not self._endpoint.has_client():
+            worker.rehearse(self._rehearsal)
+        worker.work(
+            worker.Shift(
+                listener=self._endpoint.listener,
+                lifeline=self._shift.reading,
+                notices=self._notices,
+                description=self._description,
+                parsed_keys=self._parsed_keys,
+                is_current=self._is_current,
+            )
+        )
 
-    def _may_fork(self) -> bool:
-        """Forking takes time from the layer that has just begun: there is no hurry while half of them wait."""
-        is_urgent = len(self._waiting) < self._spare() // 2
-        return monotonic() >= max(self._respawn_at, 0.0 if is_urgent else self._refill_at)
-
-    def _is_current(self) -> bool:
-        return signature(_PROGRAM) == self._signature
+    # What workers tell.
 
     def _read_notices(self) -> None:
         while notice := self._notices.read():
             kind, content, descriptors = notice
             if kind == "taken":
-                self._active_at = monotonic()
-                self._refill_at = self._active_at + limits.AGENT_REFILL_SECONDS
-                process = int(content)
-                if process in self._waiting | self._leaving:
-                    self._waiting.discard(process)
-                    self._leaving.discard(process)
-                    self._working.add(process)
+                self._take(int(content))
+            elif kind == "served":
+                self._settle(int(content))
+                self._counts.served += 1
+            elif kind == "away":
+                process, _, reason = content.decode(errors="replace").partition(" ")
+                self._settle(int(process))
+                self._counts.send_away(reason)
             elif kind == "parsed":
                 self._is_stale |= self._parsed_keys.add(content)
             elif kind == "outdated":
                 self._end_life()
+            elif kind == "status" and descriptors:
+                self._settle(int(content))
+                self._tell_status(descriptors[0])
             elif kind == "keeper" and descriptors:
                 self._hand_to_keeper(content, descriptors[0])
+
+    def _take(self, process: int) -> None:
+        self._active_at = monotonic()
+        self._refill_at = self._active_at + limits.AGENT_REFILL_SECONDS
+        if process in self._waiting | self._leaving:
+            self._waiting.discard(process)
+            self._leaving.discard(process)
+            self._working[process] = False
+
+    def _settle(self, process: int) -> None:
+        if process in self._working:
+            self._working[process] = True
+
+    def _tell_status(self, connection: int) -> None:
+        now = monotonic()
+        status = {
+            "pid": os.getpid(),
+            "seconds": round(now - self._started_at, 3),
+            "served": self._counts.served,
+            "sent_away": self._counts.sent_away,
+            "fallen_back": self._counts.fallen_back,
+            "decrypting": len(self._working) - 1,  # one of them has asked
+            "waiting": len(self._waiting),
+            "prepared": self._rehearsal is not None and not self._is_stale,
+            "idle_seconds": self._settings.idle_seconds,
+        }
+        with suppress(OSError), socket.socket(fileno=connection) as client:
+            client.setblocking(False)
+            messages.send(client, status)
 
     def _hand_to_keeper(self, identity: bytes, connection: int) -> None:
         try:
@@ -241,14 +312,16 @@ class _Zygote:
 
         def be_keeper() -> NoReturn:
             os.close(connection)  # it comes by the socket, and must end when the keeper closes that one
-            self._listener.close()
+            self._endpoint.listener.close()
             self._parsed_keys.clear()
-            keeper.keep(theirs, self._life.reading, self._settings.opened_seconds)
+            keeper.keep(theirs, self._life.reading, self._settings.kek_seconds)
 
         process = self._fork(be_keeper)
         theirs.close()
         ours.setblocking(False)
         return process, ours
+
+    # The end of workers, and of the agent.
 
     def _read_signals(self) -> None:
         try:
@@ -261,10 +334,11 @@ class _Zygote:
             self._read_notices()  # what it had to tell, it told before it ended
             if ended in self._waiting and self._life:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
-                _say("a worker ended before it had anything to do")
+            if ended in self._working:
+                self._counts.fallen_back += not self._working.pop(ended)
+                self._active_at = monotonic()
             self._waiting.discard(ended)
             self._leaving.discard(ended)
-            self._working.discard(ended)
             self._keepers = {key: value for key, value in self._keepers.items() if value[0] != ended}
 
     def _reap(self) -> int:
@@ -275,16 +349,16 @@ class _Zygote:
 
     def _end_life(self) -> None:
         """Tell all who wait that there is no more work."""
+        self._endpoint.remove()
         self._shift.end()
         self._life.end()
 
     def _drain(self, events: select.poll) -> None:
-        """Wait for the layers that are being worked on; whoever else comes is sent away at once."""
+        """Wait for the layers that are being worked on; clients that come now start another agent."""
         self._end_life()
-        events.register(self._listener, select.POLLIN)
+        self._endpoint.send_away()
+        self._endpoint.listener.close()
         while self._waiting or self._leaving or self._working or self._keepers:
             events.poll()
-            with suppress(BlockingIOError, ConnectionAbortedError):
-                self._listener.accept()[0].close()
             self._read_notices()
             self._read_signals()

@@ -3,7 +3,7 @@
 containerd reads a layer to the end of standard output and only then looks whether its processor failed,
 without waiting for it. A process that exits lets go of standard output before anybody can collect its
 status, so a failure can be missed; and what did come out may be all that an attacker wanted to get
-through, for whoever serves the image also writes the diff ID that containerd compares it with.
+through, because whoever serves the image also writes the diff ID that containerd compares it with.
 """
 
 from __future__ import annotations
@@ -11,37 +11,52 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from time import monotonic, sleep
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
 from decoder import limits
+
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def fail(status: int) -> NoReturn:
     """End the process with a failure that containerd cannot miss.
 
     A child stays behind with nothing but standard output, until this process has been waited for or
-    HOLD_SECONDS are over.
+    HOLD_SECONDS are over. If no child can be started (RLIMIT_NPROC, cgroups), it is tried again for as long.
 
     Args:
         status: the exit status, not 0.
     """
     myself = os.getpid()
-    with suppress(OSError):
-        if os.fork() == 0:
-            _hold_standard_output(myself)
+    deadline = monotonic() + limits.HOLD_SECONDS
+    while True:
+        try:
+            child = os.fork()
+        except OSError:
+            if monotonic() > deadline:
+                break
+            sleep(limits.HOLD_POLL_SECONDS)
+            continue
+        if child == 0:
+            hold_standard_output(myself)
+            os._exit(0)
+        break
     os._exit(status)
 
 
-def _hold_standard_output(parent: int) -> NoReturn:
-    try:
-        for descriptor in (0, 2, 3):  # whoever waits for the parent waits for the end of these
-            with suppress(OSError):
-                os.close(descriptor)
-        deadline = monotonic() + limits.HOLD_SECONDS
+def hold_standard_output(process: int) -> None:
+    """Keep standard output open until a process has been waited for, or HOLD_SECONDS are over.
+
+    Args:
+        process: its number; it may have ended already.
+    """
+    for descriptor in (0, 2, 3):  # whoever waits for the process waits for the end of these
         with suppress(OSError):
-            while monotonic() < deadline:
-                os.kill(parent, 0)  # succeeds until it was waited for
-                sleep(limits.HOLD_POLL_SECONDS)
-        sleep(limits.HOLD_AFTER_SECONDS)
-    finally:
-        os._exit(0)
+            os.close(descriptor)
+    deadline = monotonic() + limits.HOLD_SECONDS
+    with suppress(OSError):
+        while monotonic() < deadline:
+            os.kill(process, 0)  # succeeds until it was waited for
+            sleep(limits.HOLD_POLL_SECONDS)
+    sleep(limits.HOLD_AFTER_SECONDS)

@@ -29,7 +29,7 @@ _SUMMARIES = {
     "ctd-decoder-providers": "Libraries of cloud key services for ctd-decoder",
 }
 # What belongs to the program itself. All other extras are for key services: the second package.
-_CORE_EXTRAS = {"pgp", "pkcs11", "openssh", "image", "agent"}
+_CORE_EXTRAS = {"pgp", "pkcs11", "openssh", "image"}
 
 
 def main() -> None:
@@ -96,7 +96,8 @@ def _lay_interpreter(architecture: str) -> Path:
     tree = CACHE / f"tree-{architecture}"
     sources = [
         PACKAGING / "fetch-interpreter",
-        *(PACKAGING / name for name in ("assemble/launcher.c", "assemble/interpreter.py", "client/client.c")),
+        *(PACKAGING / name for name in ("assemble/launcher.c", "assemble/interpreter.py")),
+        *sorted((PACKAGING / "client").iterdir()),
     ]
     stamp = CACHE / f"tree-{architecture}.stamp"
     content = "\n".join(path.read_text() for path in sources)

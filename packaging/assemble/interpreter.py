@@ -43,7 +43,8 @@ def build(architecture: str, tree: Path) -> None:
     static = debian / f"usr/lib/{machine}-linux-gnu"
     (tree / PREFIX / "bin").mkdir(parents=True)
     link_program(architecture, tree / PREFIX / "bin/ctd-decoder")
-    _zig(f"{machine}-linux-musl", "-Os", "-static", PACKAGING / "client/client.c", "-o", tree / PREFIX / "bin/client")
+    client = sorted((PACKAGING / "client").glob("*.c"))
+    _zig(f"{machine}-linux-musl", "-Os", "-static", *client, "-o", tree / PREFIX / "bin/client")
     (tree / PREFIX / "bin/python3").symlink_to("ctd-decoder")
     libraries = _link_libraries(machine, static, tree / PREFIX / "lib")
     for name, file in _COPIED.items():

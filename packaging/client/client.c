@@ -1,44 +1,56 @@
-/* What containerd starts as ctd-decoder: it hands the layer over to the agent (`ctd-decoder agent`), and becomes the
- * program itself if there is none, if it refuses, or if it ends before anything of the layer was read.
+/* What containerd starts as ctd-decoder: it hands the layer over to the agent, and becomes the program itself if there is
+ * none, if either side refuses the other, or if the agent ends before anything of the layer was read. Where there is no
+ * agent yet it makes the agent's socket, and the program that it becomes leaves an agent behind (decoder/agent).
  *
- * On the agent's socket each message is a 32-bit big-endian length and a msgpack array. The agent speaks first:
+ * On the socket each message is a 32-bit big-endian length and a msgpack array. The agent speaks first:
  *   [version, READY, 0]; then we send [version, arguments, environment, open descriptors of 0 to 3 as a bit mask] with
- *   those descriptors and the current directory (SCM_RIGHTS); then it says
+ *   those descriptors and the current directory (SCM_RIGHTS), or [version, reason] to refuse it; then it says
  *   [version, STARTED, 0] before it touches a descriptor, and [version, ENDED, exit status].
- * Who is on the other end is told by the kernel: only a process of our own user is spoken to. */
+ * Whom we speak with the kernel tells (SO_PEERCRED, SCM_CREDENTIALS): it must be of our user, and must be allowed to do and
+ * able to see exactly what we are, since it does our work. */
 #define _GNU_SOURCE
+#include "client.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
-#ifndef AGENT_SOCKET
-#define AGENT_SOCKET "/run/ctd-decoder/agent.sock"
-#endif
 #define NAME "ctd-decoder" /* of the program itself, beside this one; PROGRAM may name another */
+#define SWITCH "CTD_DECODER_AGENT"
+#ifndef SETTINGS
+#define SETTINGS "/etc/ctd-decoder/agent.env"
+#endif
+#ifndef READY_MILLISECONDS
+#define READY_MILLISECONDS 10000
+#endif
+#ifndef AGENT_STARTS
+#define AGENT_STARTS 1
+#endif
 
-enum { VERSION = 1 };
+enum { VERSION = 2 };
 enum { READY, STARTED, ENDED, NOTHING };
-enum { DESCRIPTORS = 4, PASSED = DESCRIPTORS + 1 };
-enum { REQUEST_BYTES = 128 * 1024, REPLY_BYTES = 5 };
-enum { READY_MILLISECONDS = 200, STARTED_MILLISECONDS = 5000, FOR_EVER = -1 };
+enum { DESCRIPTORS = 4, PASSED = DESCRIPTORS + 1, FIRST_OF_OURS = 10 };
+enum { REQUEST_BYTES = 128 * 1024, REPLY_BYTES = 5, SETTINGS_BYTES = 4096 };
+enum { STARTED_MILLISECONDS = 5000, FOR_EVER = -1 };
+enum { ATTEMPTS = 3 }; /* an agent that ends while we wait for it is replaced */
 /* As in decoder/limits.py: HOLD_SECONDS, HOLD_POLL_SECONDS, HOLD_AFTER_SECONDS. */
 enum { HOLD_POLLS = 400, HOLD_POLL_MILLISECONDS = 5, HOLD_AFTER_MILLISECONDS = 100 };
-enum { FAILED = 70, IN_PROCESS = -1 };
+enum { FAILED = 70, INTERRUPTED = 128, IN_PROCESS = -1 };
 
 extern char **environ;
 
 static unsigned char request[REQUEST_BYTES];
 static size_t request_length;
+static char ourselves[TEXT_BYTES], theirs[TEXT_BYTES];
+static sigset_t mask_at_start;
+static volatile sig_atomic_t interrupted;
 
 static int fail(const char *text) {
     ssize_t written = write(STDERR_FILENO, text, strlen(text));
@@ -46,9 +58,31 @@ static int fail(const char *text) {
     return FAILED;
 }
 
-static void sleep_milliseconds(long milliseconds) {
+void sleep_milliseconds(long milliseconds) {
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     nanosleep(&time, NULL);
+}
+
+/* Signals that ask us to end: a layer that ends early must be seen to have failed, as after any other failure. They are
+ * taken only while we wait for the agent. */
+
+static void interrupt(int number) {
+    interrupted = number;
+}
+
+static void catch_signals(void) {
+    static const int NUMBERS[] = {SIGTERM, SIGINT, SIGHUP};
+    sigset_t caught;
+    sigemptyset(&caught);
+    for (size_t index = 0; index < sizeof NUMBERS / sizeof *NUMBERS; index++) {
+        struct sigaction before, action = {.sa_handler = interrupt};
+        sigaction(NUMBERS[index], NULL, &before);
+        if (before.sa_handler == SIG_IGN)
+            continue;
+        sigaction(NUMBERS[index], &action, NULL);
+        sigaddset(&caught, NUMBERS[index]);
+    }
+    sigprocmask(SIG_BLOCK, &caught, &mask_at_start);
 }
 
 /* Requests: true while everything fits. */
@@ -61,45 +95,42 @@ static int put(const void *data, size_t length) {
     return 1;
 }
 
-static int put_header(unsigned char type, size_t count) {
-    unsigned char header[] = {type, count >> 24, count >> 16, count >> 8, count};
-    return put(header, sizeof header);
+static int put_string(const char *string, size_t length, unsigned char type) {
+    unsigned char header[] = {type, length >> 24, length >> 16, length >> 8, length};
+    return put(header, sizeof header) && put(string, length);
 }
 
 static int put_strings(char **strings) {
     size_t count = 0;
     while (strings[count])
         count++;
-    int fits = put_header(0xdd, count); /* array 32 */
-    for (; fits && *strings; strings++) {
-        size_t length = strlen(*strings);
-        fits = put_header(0xc6, length) && put(*strings, length); /* bin 32 */
-    }
+    unsigned char header[] = {0xdd, count >> 24, count >> 16, count >> 8, count}; /* array 32 */
+    int fits = put(header, sizeof header);
+    for (; fits && *strings; strings++)
+        fits = put_string(*strings, strlen(*strings), 0xc6); /* bin 32 */
     return fits;
 }
 
-static int build_request(char **arguments, unsigned char mask) {
-    const unsigned char start[] = {0, 0, 0, 0, 0x94, VERSION};
-    if (!(put(start, sizeof start) && put_strings(arguments) && put_strings(environ) && put(&mask, 1)))
-        return 0;
+static void begin_message(unsigned char items) {
+    const unsigned char start[] = {0, 0, 0, 0, 0x90 | items, VERSION};
+    request_length = 0;
+    put(start, sizeof start);
+}
+
+static void finish_message(void) {
     size_t length = request_length - 4;
     for (int at = 3; at >= 0; at--, length >>= 8)
         request[at] = (unsigned char)length;
-    return 1;
 }
 
-/* The socket. */
-
-static int connect_to_agent(void) {
-    struct sockaddr_un address = {.sun_family = AF_UNIX, .sun_path = AGENT_SOCKET};
-    struct ucred peer;
-    socklen_t size = sizeof peer;
-    int agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (agent < 0 || connect(agent, (struct sockaddr *)&address, sizeof address) < 0 || /* EAGAIN: its queue is full */
-        getsockopt(agent, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != geteuid())
-        return -1;
-    return agent;
+static int build_request(char **arguments, unsigned char mask) {
+    begin_message(4);
+    int fits = put_strings(arguments) && put_strings(environ) && put(&mask, 1);
+    finish_message();
+    return fits;
 }
+
+/* The conversation. */
 
 static int send_request(int agent, unsigned char mask, int directory) {
     union {
@@ -120,7 +151,15 @@ static int send_request(int agent, unsigned char mask, int directory) {
     header->cmsg_len = CMSG_LEN(count * sizeof(int));
     memcpy(CMSG_DATA(header), passed, count * sizeof(int));
     /* What the socket does not take at once it would not take later either: the worker is waiting for it. */
-    return sendmsg(agent, &message, MSG_NOSIGNAL) == (ssize_t)request_length;
+    return sendmsg(agent, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)request_length;
+}
+
+static void refuse(int agent, const char *difference) {
+    begin_message(2);
+    put_string(difference, strcspn(difference, "\n"), 0xc6);
+    finish_message();
+    ssize_t sent = send(agent, request, request_length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    (void)sent;
 }
 
 static long long now(void) {
@@ -129,32 +168,53 @@ static long long now(void) {
     return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
 }
 
-static int receive_bytes(int agent, unsigned char *buffer, size_t length, long long deadline) {
+/* Receive what is there; who has sent it is noted. */
+static ssize_t receive_some(int agent, unsigned char *buffer, size_t length, struct ucred *sender) {
+    union {
+        char space[CMSG_SPACE(sizeof(struct ucred))];
+        struct cmsghdr aligned;
+    } control;
+    struct iovec data = {buffer, length};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1, .msg_control = control.space};
+    message.msg_controllen = sizeof control.space;
+    ssize_t count = recvmsg(agent, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    struct cmsghdr *header = count > 0 ? CMSG_FIRSTHDR(&message) : NULL;
+    if (header && header->cmsg_level == SOL_SOCKET && header->cmsg_type == SCM_CREDENTIALS)
+        memcpy(sender, CMSG_DATA(header), sizeof *sender);
+    return count;
+}
+
+/* Wait until there is something to read, the deadline or a signal; return 0 for the latter two. */
+static int wait_for(int agent, long long deadline) {
+    struct pollfd waiting = {.fd = agent, .events = POLLIN};
+    long long left = deadline - now();
+    struct timespec time = {left / 1000, left % 1000 * 1000000};
+    if (deadline >= 0 && left <= 0)
+        return 0;
+    ppoll(&waiting, 1, deadline < 0 ? NULL : &time, &mask_at_start);
+    return !interrupted;
+}
+
+static int receive_bytes(int agent, unsigned char *buffer, size_t length, long long deadline, struct ucred *sender) {
     while (length) {
-        ssize_t count = recv(agent, buffer, length, 0);
+        ssize_t count = receive_some(agent, buffer, length, sender);
         if (count > 0) {
             buffer += count;
             length -= (size_t)count;
-        } else if (count == 0 || (errno != EAGAIN && errno != EINTR)) {
+        } else if (count == 0 || (errno != EAGAIN && errno != EINTR) || !wait_for(agent, deadline)) {
             return 0;
-        } else {
-            struct pollfd waiting = {.fd = agent, .events = POLLIN};
-            long long left = deadline - now();
-            if (deadline >= 0 && left <= 0)
-                return 0;
-            poll(&waiting, 1, deadline < 0 ? -1 : (int)left);
         }
     }
     return 1;
 }
 
 /* Return what the agent says next; NOTHING if it ends, is too slow, or speaks another language. */
-static int receive(int agent, int milliseconds, int *status) {
+static int receive(int agent, int milliseconds, int *status, struct ucred *sender) {
     unsigned char length[4], reply[REPLY_BYTES];
     long long deadline = milliseconds < 0 ? -1 : now() + milliseconds;
-    if (!receive_bytes(agent, length, sizeof length, deadline) || length[0] || length[1] || length[2] ||
+    if (!receive_bytes(agent, length, sizeof length, deadline, sender) || length[0] || length[1] || length[2] ||
         (length[3] != REPLY_BYTES && length[3] != REPLY_BYTES - 1) ||
-        !receive_bytes(agent, reply, length[3], deadline) || reply[0] != 0x93 || reply[1] != VERSION)
+        !receive_bytes(agent, reply, length[3], deadline, sender) || reply[0] != 0x93 || reply[1] != VERSION)
         return NOTHING;
     if (length[3] == REPLY_BYTES && reply[3] != 0xcc) /* uint 8 */
         return NOTHING;
@@ -162,32 +222,136 @@ static int receive(int agent, int milliseconds, int *status) {
     return reply[2];
 }
 
+/* Tell whether the worker that has sent READY may have our descriptors; if not, it is told what differs. */
+static int is_like_us(int agent, const struct ucred *worker) {
+    struct ucred listener;
+    socklen_t size = sizeof listener;
+    char process[16];
+    if (getsockopt(agent, SOL_SOCKET, SO_PEERCRED, &listener, &size) < 0 || listener.uid != geteuid() ||
+        worker->uid != geteuid() || worker->pid <= 0)
+        return 0;
+    snprintf(process, sizeof process, "%d", (int)worker->pid);
+    const char *difference =
+        describe_process(process, theirs) ? first_difference(ourselves, theirs) : "The agent cannot be inspected";
+    if (difference)
+        refuse(agent, difference);
+    return !difference;
+}
+
+/* Wait for a worker. Return its connection; or -1, with `listener` set if an agent is to be started. */
+static int find_worker(const struct place *place, int *listener) {
+    for (int attempt = 0; attempt < ATTEMPTS && *listener < 0 && !interrupted; attempt++) {
+        struct ucred sender = {0};
+        int status, agent = connect_to_agent(place, AGENT_STARTS ? listener : NULL);
+        if (agent < 0)
+            continue;
+        long long begin = now();
+        if (receive(agent, READY_MILLISECONDS, &status, &sender) == READY)
+            return is_like_us(agent, &sender) ? agent : -1;
+        close(agent);
+        if (now() - begin >= READY_MILLISECONDS) {
+            remove_socket(place);
+            return -1;
+        }
+    }
+    return -1;
+}
+
 /* Have the agent do the work. Until it has said that it starts, giving up must leave the descriptors untouched: a
  * request that it has not answered in time is taken back by closing our end, after which it cannot say so any more. */
-static int ask_agent(char **arguments) {
+static int ask_worker(int agent, char **arguments) {
     unsigned char mask = 0;
     int status = 0;
+    struct ucred sender;
     for (int descriptor = 0; descriptor < DESCRIPTORS; descriptor++)
         if (fcntl(descriptor, F_GETFD) >= 0)
             mask |= (unsigned char)(1 << descriptor);
-    int agent = connect_to_agent();
-    if (agent < 0 || receive(agent, READY_MILLISECONDS, &status) != READY)
-        return IN_PROCESS;
     int directory = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory < 0 || !build_request(arguments, mask) || !send_request(agent, mask, directory))
         return IN_PROCESS;
-    if (receive(agent, STARTED_MILLISECONDS, &status) != STARTED) {
+    if (receive(agent, STARTED_MILLISECONDS, &status, &sender) != STARTED) {
         shutdown(agent, SHUT_RDWR);
-        if (receive(agent, 0, &status) != STARTED)
+        if (receive(agent, 0, &status, &sender) != STARTED)
             return IN_PROCESS;
         return fail("ctd-decoder: error: the agent was too slow\n");
     }
-    if (receive(agent, FOR_EVER, &status) != ENDED)
-        return fail("ctd-decoder: error: the agent ended before the layer did\n");
-    return status;
+    if (receive(agent, FOR_EVER, &status, &sender) == ENDED)
+        return status;
+    return interrupted ? FAILED : fail("ctd-decoder: error: the agent ended before the layer did\n");
+}
+
+/* Whether there shall be an agent: by the command line, the environment and the file of settings. */
+
+static int is_switched_off(const char *setting) {
+    return strcmp(setting, "off") == 0 || strcmp(setting, "\"off\"") == 0 || strcmp(setting, "'off'") == 0;
+}
+
+static int settings_switch_off(void) {
+    static char text[SETTINGS_BYTES];
+    int file = open(SETTINGS, O_RDONLY | O_CLOEXEC | O_NONBLOCK), off = 0;
+    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
+    close(file);
+    for (char *line = length > 0 ? strtok(text, "\r\n") : NULL; line; line = strtok(NULL, "\r\n"))
+        if (strncmp(line, SWITCH "=", sizeof SWITCH) == 0)
+            off = is_switched_off(line + sizeof SWITCH);
+    return off;
+}
+
+static int is_option(const char *argument, const char *name) {
+    return argument[0] == '-' && strcmp(argument + 1 + (argument[1] == '-'), name) == 0;
+}
+
+static int wants_agent(int argc, char **argv) {
+    static const char *const WITHOUT[] = {"no-agent", "help", "h", "version", "v"};
+    if (argc > 1 && argv[1][0] != '-') /* a command, such as `image` */
+        return 0;
+    for (int argument = 1; argument < argc; argument++)
+        for (size_t index = 0; index < sizeof WITHOUT / sizeof *WITHOUT; index++)
+            if (is_option(argv[argument], WITHOUT[index]))
+                return 0;
+    const char *setting = getenv(SWITCH);
+    return setting && *setting ? !is_switched_off(setting) : !settings_switch_off();
+}
+
+/* Become the program; return only if that fails. */
+
+static const char *program(void) {
+#ifdef PROGRAM
+    return PROGRAM;
+#else
+    static char path[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof NAME);
+    path[length < 0 ? 0 : length] = 0;
+    char *slash = strrchr(path, '/');
+    if (slash)
+        strcpy(slash + 1, NAME);
+    return path;
+#endif
+}
+
+static void become_program(char **argv) {
+    sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
+    execv(program(), argv);
+}
+
+/* The same, with the agent's socket and directory, out of the way of the descriptors that a layer has. */
+static void become_first_program(int argc, char **argv, const struct place *place, int listener) {
+    char option[128];
+    char **arguments = calloc((size_t)argc + 2, sizeof *arguments);
+    int passed = fcntl(listener, F_DUPFD, FIRST_OF_OURS), directory = fcntl(place->directory, F_DUPFD, FIRST_OF_OURS);
+    if (arguments && passed >= 0 && directory >= 0) {
+        snprintf(option, sizeof option, "--agent-socket=%d,%d,%s", passed, directory, place->name);
+        arguments[0] = argv[0];
+        arguments[1] = option;
+        for (int index = 1; index < argc; index++)
+            arguments[index + 1] = argv[index];
+        become_program(arguments);
+    }
+    remove_socket(place);
 }
 
 /* End with a failure that containerd cannot miss: decoder/node/ending.py says why and how. */
+
 static void hold_standard_output(pid_t parent) {
     close(0);
     close(2);
@@ -197,32 +361,34 @@ static void hold_standard_output(pid_t parent) {
     sleep_milliseconds(HOLD_AFTER_MILLISECONDS);
 }
 
-/* Become the program; return only if that fails. */
-static void become_program(char **argv) {
-#ifdef PROGRAM
-    execv(PROGRAM, argv);
-#else
-    char path[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof NAME);
-    if (length <= 0)
-        return;
-    path[length] = 0;
-    strcpy(strrchr(path, '/') + 1, NAME);
-    execv(path, argv);
-#endif
-}
-
-int main(int argc, char **argv) {
-    int is_layer = argc < 2 || argv[1][0] == '-'; /* and no command, such as `image` */
-    int status = is_layer ? ask_agent(argv + (argc > 0)) : IN_PROCESS;
-    if (status == IN_PROCESS) {
-        become_program(argv);
-        status = fail("ctd-decoder: error: the program beside the agent's client cannot be started\n");
+static void end(int status) {
+    pid_t parent = getpid(), child = status ? fork() : 1;
+    for (int poll = 0; child < 0 && poll < HOLD_POLLS; poll++) { /* no process may be made just now */
+        sleep_milliseconds(HOLD_POLL_MILLISECONDS);
+        child = fork();
     }
-    pid_t parent = getpid();
-    if (status && fork() == 0) {
+    if (child == 0) {
         hold_standard_output(parent);
         status = 0;
     }
     _exit(status);
+}
+
+int main(int argc, char **argv) {
+    struct place place;
+    int status = IN_PROCESS, listener = -1, agent = -1;
+    catch_signals();
+    if (argc > 0 && wants_agent(argc, argv) && describe_process("self", ourselves) && find_place(&place, ourselves))
+        agent = find_worker(&place, &listener);
+    if (agent >= 0)
+        status = ask_worker(agent, argv + 1);
+    if (interrupted)
+        status = INTERRUPTED + interrupted;
+    if (status == IN_PROCESS) {
+        if (listener >= 0)
+            become_first_program(argc, argv, &place, listener);
+        become_program(argv);
+        status = fail("ctd-decoder: error: the program beside the agent's client cannot be started\n");
+    }
+    end(status);
 }

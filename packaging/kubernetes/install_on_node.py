@@ -15,6 +15,7 @@ from pathlib import Path
 
 _TREE = Path("/usr/lib/ctd-decoder")
 _PROGRAM = "bin/ctd-decoder"
+_CLIENT = "bin/client"  # what containerd starts: it asks the agent, or becomes the program beside it
 _SCRATCH = ".partial-"
 _LIST = ".ctd-decoder-files"
 _START_SECONDS = 60
@@ -63,7 +64,7 @@ def main() -> int:
 
 
 def install(tree: Path, into: Path) -> None:
-    """Copy a tree to INTO/ctd-decoder/DIGEST, and have the link INTO/bin/ctd-decoder lead to its program.
+    """Copy a tree to INTO/ctd-decoder/DIGEST, and have the link INTO/bin/ctd-decoder lead to its client.
 
     The link changes in one step, once the copy is complete and its program starts. The tree that it led to before stays
     until the next change: decoders that run then load modules from it.
@@ -85,7 +86,7 @@ def install(tree: Path, into: Path) -> None:
         link.parent.mkdir(exist_ok=True)
         scratch = link.with_name(f"{_SCRATCH}{link.name}")
         scratch.unlink(missing_ok=True)
-        scratch.symlink_to(f"../ctd-decoder/{name}/{_PROGRAM}")
+        scratch.symlink_to(f"../ctd-decoder/{name}/{_CLIENT}")
         scratch.replace(link)
         for old in {path.name for path in trees.iterdir()} - {name, before}:
             shutil.rmtree(trees / old)

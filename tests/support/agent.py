@@ -7,18 +7,25 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
+from decoder import limits
+from decoder.agent import status
 from tests.support.layers import Layer, encrypted, pem, rsa_key
 from tests.support.processes import PROGRAM, ROOT, payload_bytes
 from tests.support.program import PLAINTEXT, run_layer
 
-_SOURCE = ROOT / "packaging/client/client.c"
-SECONDS = 20.0
+if TYPE_CHECKING:
+    from decoder.agent.status import Status
+
+_SOURCES = ROOT / "packaging/client"
+SECONDS = 60.0
 
 # What the client runs without the agent: it tells that it did.
 _FALLBACK = """\
@@ -28,23 +35,57 @@ exec {program} "$@"
 """
 
 
+# An agent in the foreground: in its place, with the settings that a test wants, and without a client that starts it.
+_SERVE = """\
+import fcntl, os, socket, sys
+from decoder.agent import zygote
+from decoder.agent.endpoint import Endpoint
+from decoder.agent.settings import Settings
+while os.open(os.devnull, os.O_RDWR) < 12:
+    pass
+path, *values = sys.argv[1:]
+made = socket.socket(socket.AF_UNIX)
+os.umask(0o177)
+made.bind(path)
+made.listen()
+listener = socket.socket(fileno=fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10))
+made.close()
+directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]))
+zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings)
+"""
+
+
 class Place:
     """A directory with a client, built for the socket in it.
 
-    The path of a socket must be short, so it is not one of pytest's.
+    It is in /run, because an agent's socket is never below /tmp.
+
+    Args:
+        starts: whether the client starts an agent where there is none.
+        ready_milliseconds: how long it waits for a worker.
     """
 
-    def __init__(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="agent-"))
-        self.socket = self.directory / "socket"
+    def __init__(self, starts: bool = False, ready_milliseconds: int = 60_000) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="ctd-decoder-test-", dir="/run"))
+        self.socket = self.directory / "ctd-decoder/agent.sock"
+        self.socket.parent.mkdir(mode=0o700)
         self.client = str(self.directory / "client")
         self._note = self.directory / "note"
         fallback = self.directory / "fallback"
         fallback.write_text(_FALLBACK.format(note=self._note, program=shlex.quote(PROGRAM)))
         fallback.chmod(0o755)
-        defines = [f'-DAGENT_SOCKET="{self.socket}"', f'-DPROGRAM="{fallback}"']
+        texts: dict[str, object] = {
+            "RUN": self.directory,
+            "PROGRAM": fallback,
+            "SETTINGS": self.directory / "agent.env",
+        }
+        texts |= {} if starts else {"AGENT_NAME": self.socket.name}
+        numbers = {"AGENT_STARTS": int(starts), "READY_MILLISECONDS": ready_milliseconds}
+        defines = [f'-D{name}="{text}"' for name, text in texts.items()]
+        defines += [f"-D{name}={number}" for name, number in numbers.items()]
         warnings = ["-Wall", "-Wextra", "-Werror"]
-        command = ["cc", "-O2", "-static", *warnings, *defines, "-o", self.client, str(_SOURCE)]
+        command = ["cc", "-O2", "-static", *warnings, *defines, "-o", self.client, *map(str, _SOURCES.glob("*.c"))]
         subprocess.run(command, check=True, timeout=60)
 
     def __enter__(self) -> Place:
@@ -64,21 +105,40 @@ class Agent:
 
     Args:
         place: where.
-        arguments: further ones for it.
-        command: what is started instead of the installed program.
+        idle: when it ends by itself, in seconds; 0 for never.
+        most: how many layers it decrypts at a time.
+        kek: how long it keeps opened key-encryption keys, in seconds.
+        before: Python that it runs first.
     """
 
-    def __init__(self, place: Place, *arguments: str, command: tuple[str, ...] = (PROGRAM,)) -> None:
+    def __init__(
+        self,
+        place: Place,
+        idle: float = 0.0,
+        most: int = limits.AGENT_WORKERS,
+        kek: float = limits.KEK_SECONDS,
+        before: str = "",
+    ) -> None:
         self._place = place
-        self._command = [*command, "agent", "--listen", str(place.socket), *arguments]
+        values = [str(place.socket), str(idle), str(limits.AGENT_SPARE_WORKERS), str(most), str(kek)]
+        self._command = [sys.executable, "-P", "-c", before + _SERVE, *values]
         self._log = place.directory / "log"
-        self.expected = ""  # what it says by itself
 
     def __enter__(self) -> Agent:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log)
-        wait_until(lambda: self._place.socket.exists() and len(self.children) > 0, self._says)
+        wait_until(self._is_prepared, self._says)
         return self
+
+    def _is_prepared(self) -> bool:
+        """Tell whether it has imported everything, and its workers too."""
+        assert self.process.poll() is None, self._says()
+        asked = self.status()
+        return asked is not None and asked.prepared
+
+    def status(self) -> Status | None:
+        """Ask it how it is."""
+        return status.ask(self._place.socket)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -90,7 +150,7 @@ class Agent:
             kill(self.process.pid, *self.children)
             self.process.wait()
         if kind is None:
-            assert self.expected == self._says()
+            assert self._says() == ""
 
     def _says(self) -> str:
         return self._log.read_text()

@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import grpc
 import pytest
@@ -21,6 +20,7 @@ from decoder import limits
 from decoder.formats import wire
 from tests.support import cri, images
 from tests.support.containerd import CONFIGURATION, Containerd
+from tests.support.dockerregistry import Registry, registry_with
 from tests.support.images import Layout
 from tests.support.processes import PROGRAM
 from tests.support.roots import SUITES, Suite
@@ -67,13 +67,6 @@ every_pull = pytest.mark.parametrize(
 )
 
 
-class Registry(NamedTuple):
-    """A registry over plain HTTP, and where the encrypted image is in it."""
-
-    reference: str
-    layers: int
-
-
 @pytest.fixture(scope="module")
 def encrypted(plain: dict[str, Layout], encrypt: Encrypt) -> Layout:
     return encrypt(plain[images.GZIP], ["rsa2048"])
@@ -86,36 +79,8 @@ def key(keys: dict[str, KeyPair]) -> Path:
 
 @pytest.fixture(scope="module")
 def registry(encrypted: Layout, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    """Debian's docker-registry on loopback, with the encrypted image pushed by skopeo."""
-    directory = tmp_path_factory.mktemp("registry")
-    (directory / "registry.yml").write_text(
-        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {directory}}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n"
-    )
-    command = ["docker-registry", "serve", "registry.yml"]
-    log = directory / "registry.log"  # a file: nobody would read a pipe once it listens
-    with (
-        log.open("wb") as errors,
-        subprocess.Popen(command, cwd=directory, stderr=errors, stdout=subprocess.DEVNULL) as process,
-    ):
-        try:
-            reference = f"{_listening_at(log)}/{images.NAME}:tag"
-            target = f"docker://{reference}"
-            source = f"oci:{encrypted.directory}:{images.NAME}"
-            copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false", source, target]
-            subprocess.run(copy, check=True, timeout=30)
-            yield Registry(reference, len(encrypted.layers))
-        finally:
-            process.kill()
-
-
-def _listening_at(log: Path) -> str:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        _, found, address = log.read_text().partition("listening on ")
-        if found and '"' in address:
-            return address.split('"')[0].strip()
-        time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    with registry_with(encrypted, tmp_path_factory.mktemp("registry")) as running:
+        yield running
 
 
 def start(tmp_path: Path, suite: Suite, *keys: Path, ctd_decoder: str = TELLING) -> Containerd:

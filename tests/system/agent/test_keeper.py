@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ LAYERS_OF_AN_IMAGE = 21
 CONNECTING_SECONDS = 0.05
 DECRYPTED = (0, PLAINTEXT, "")
 
-# The program, noting in a file whenever one of its processes imports a library.
+# What the agent runs first: whenever one of its processes imports a library, a file notes it.
 _NOTING = """
 import sys
 
@@ -42,8 +41,6 @@ class Noting:
                 record.write(name + "\\n")
 
 sys.meta_path.insert(0, Noting)
-from decoder.__main__ import main
-sys.exit(main())
 """
 
 
@@ -195,7 +192,7 @@ def test_libraries_are_imported_once_for_an_image(
     aws_server.use_test_account(monkeypatch, tmp_path)
     record = tmp_path / "imports"
     noting = _NOTING.format(library=library, record=str(record))
-    with running(tmp_path) as options, Agent(place, command=(sys.executable, "-P", "-c", noting)):
+    with running(tmp_path) as options, Agent(place, before=noting):
         wrapped = provider.create(name, options).wrap(private_options(), [])
         layer = encrypted(PLAINTEXT, {f"provider.{NAME}": [wrapped]})
         config = configuration(tmp_path, {NAME: {"native": name, **options}})
@@ -252,7 +249,7 @@ def test_opened_keys_are_kept_no_longer_than_asked_for(
     transit: Transit, place: Place, tmp_path: Path, seconds: str, pause: float
 ) -> None:
     config, layers = image_of(transit, tmp_path)
-    with Agent(place, "--keep-opened", seconds):
+    with Agent(place, kek=float(seconds)):
         assert decrypt(config, layers[0], program=place.client) == DECRYPTED
         time.sleep(pause)
         assert decrypt(config, layers[1], program=place.client) == DECRYPTED

@@ -15,7 +15,7 @@ import pytest
 from decoder import limits
 from tests.support.agent import OTHER_USER, Agent, Place, works
 
-READY = b"\0\0\0\4\x93\1\0\0"
+READY = b"\0\0\0\4\x93\2\0\0"
 
 
 def connect(place: Place) -> socket.socket:
@@ -45,7 +45,7 @@ def request(*items: object) -> bytes:
 
 
 NESTED = framed(b"\x91" * 100_000)
-GOOD = [1, [b"--version"], [b"A=b"], 0]
+GOOD = [2, [b"--version"], [b"A=b"], 0]
 
 
 @pytest.mark.parametrize(
@@ -59,19 +59,19 @@ GOOD = [1, [b"--version"], [b"A=b"], 0]
         (NESTED, 0),
         (framed(b"\x01"), 0),
         (framed(b"\x93\1\0"), 0),
-        (request(2, *GOOD[1:]), 1),
+        (request(1, *GOOD[1:]), 1),
         (request(*GOOD[:3]), 1),
         (request(*GOOD, 0), 1),
-        (request(1, b"--version", [], 0), 1),
-        (request(1, ["--version"], [], 0), 1),
-        (request(1, [b"--version"], {b"A": b"b"}, 0), 1),
-        (request(1, [b"--version"], [], -1), 1),
-        (request(1, [b"--version"], [], 16), 1),
-        (request(1, [b"--version"], [], True), 1),
+        (request(2, b"--version", [], 0), 1),
+        (request(2, ["--version"], [], 0), 1),
+        (request(2, [b"--version"], {b"A": b"b"}, 0), 1),
+        (request(2, [b"--version"], [], -1), 1),
+        (request(2, [b"--version"], [], 16), 1),
+        (request(2, [b"--version"], [], True), 1),
         (request(*GOOD), 0),
         (request(*GOOD), 2),
         (request(*GOOD), 6),
-        (request(1, [b"--version"], [], 15), 4),
+        (request(2, [b"--version"], [], 15), 4),
     ],
 )
 def test_malformed_requests(data: bytes, descriptors: int, served: Place) -> None:
@@ -106,7 +106,7 @@ def test_a_client_that_sends_a_byte_at_a_time(served: Place) -> None:
 
 def test_silent_clients_do_not_keep_others_out(place: Place) -> None:
     with Agent(place):
-        silent = [connect(place) for _ in range(limits.AGENT_SPARE_WORKERS)]
+        silent = [connect(place) for _ in range(3 * limits.AGENT_SPARE_WORKERS)]
         assert sum(works(place) for _ in range(5))
         for connection in silent:
             connection.close()
@@ -116,6 +116,7 @@ def test_a_client_of_another_user(place: Place) -> None:
     with Agent(place):
         assert place.socket.stat().st_mode & 0o777 == 0o600
         place.directory.chmod(0o755)
+        place.socket.parent.chmod(0o755)
         place.socket.chmod(0o666)
         program = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(1))"
         python = os.path.realpath(sys.executable)
@@ -128,4 +129,6 @@ def test_a_client_of_another_user(place: Place) -> None:
             cwd="/",
         )
         assert (done.returncode, done.stdout) == (0, b"b''\n"), done.stderr
+        assert not works(place)  # the client does not use a directory that others can look into
+        place.socket.parent.chmod(0o700)
         assert works(place)

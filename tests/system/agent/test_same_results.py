@@ -35,7 +35,14 @@ def test_sizes(size: int, release: str, served: Place) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
-    [(["--version"], 0), (["--help"], 0), (["--wrong"], 2), (["--release", "never"], 2), (["--require-payload"], 3)],
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        (["--wrong"], 2),
+        (["--release", "never"], 2),
+        (["--require-payload"], 3),
+        (["--require-payload", "-no-agent"], 3),
+    ],
 )
 def test_command_lines(arguments: list[str], status: int, served: Place) -> None:
     result = run_decoder(None, b"", *arguments, program=served.client)
@@ -86,25 +93,6 @@ def test_a_provider_command_gets_the_clients_environment(served: Place, tmp_path
     assert {line for line in seen if not line.startswith(b"_=")} == ours
 
 
-@pytest.mark.parametrize(
-    "wrapper",
-    [
-        "unshare --mount",
-        "unshare --net",
-        "setpriv --bounding-set=-dac_override --inh-caps=-all",
-        "env LD_BIND_NOW=1",
-        "prlimit --fsize=1000000000",
-    ],
-)
-def test_a_client_with_another_view_of_the_machine_is_not_served(wrapper: str, place: Place) -> None:
-    client = script(place.directory / "wrapped", f'#!/bin/sh\nexec {wrapper} {place.client} "$@"\n')
-    with Agent(place):
-        assert run_layer(encrypted(PLAINTEXT), program=client) == (0, PLAINTEXT, "")
-        assert place.fallbacks == 1
-        assert run_layer(encrypted(PLAINTEXT), program=place.client) == (0, PLAINTEXT, "")
-        assert place.fallbacks == 1
-
-
 def test_a_huge_environment_is_not_for_the_agent(place: Place) -> None:
     with Agent(place):
         environment = {f"LARGE{number}": "x" * 100_000 for number in range(2)}
@@ -112,10 +100,38 @@ def test_a_huge_environment_is_not_for_the_agent(place: Place) -> None:
         assert place.fallbacks == 1
 
 
-def test_commands_are_not_for_the_agent(place: Place) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "environment", "settings"),
+    [
+        (["config", "--help"], {}, ""),
+        (["--help"], {}, ""),
+        (["-version"], {}, ""),
+        (["--no-agent", "--wrong"], {}, ""),
+        (["-wrong", "-no-agent"], {}, ""),
+        (["--wrong"], {"CTD_DECODER_AGENT": "off"}, "CTD_DECODER_AGENT=on"),
+        (["--wrong"], {}, "# a comment\nCTD_DECODER_AGENT=off\n"),
+        (["--wrong"], {}, 'CTD_DECODER_AGENT="off"'),
+    ],
+)
+def test_what_is_not_for_the_agent(
+    arguments: list[str], environment: dict[str, str], settings: str, place: Place
+) -> None:
+    (place.directory / "agent.env").write_text(settings)
     with Agent(place):
-        done = subprocess.run([place.client, "config", "--help"], capture_output=True, timeout=30, check=False)
-        assert (done.returncode, place.fallbacks) == (0, 1)
+        result = run_decoder(None, b"", *arguments, program=place.client, environment=environment)
+        assert place.fallbacks == 1
+        assert result.status == (2 if any("wrong" in argument for argument in arguments) else 0)
+
+
+@pytest.mark.parametrize(
+    ("environment", "settings"),
+    [({}, ""), ({"CTD_DECODER_AGENT": "on"}, "CTD_DECODER_AGENT=off"), ({}, "CTD_DECODER_AGENT=off2\nX=off\n")],
+)
+def test_what_does_not_switch_it_off(environment: dict[str, str], settings: str, place: Place) -> None:
+    (place.directory / "agent.env").write_text(settings)
+    with Agent(place):
+        assert run_decoder(None, b"", "--wrong", program=place.client, environment=environment).status == 2
+        assert place.fallbacks == 0
 
 
 def test_nothing_of_the_memory_is_dumped(place: Place) -> None:

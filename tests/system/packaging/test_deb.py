@@ -6,11 +6,12 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support import clean_roots
+from tests.support.agent import is_running, wait_until
 from tests.support.machines import KEYS, PROGRAM, Machine
 from tests.support.processes import ROOT
 
@@ -24,15 +25,16 @@ _IMGCRYPT = ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder"
 _THROUGH_THE_AGENT = f"""
 set -e
 cd /layer
-mkdir -p /run/ctd-decoder
-{PROGRAM} agent --listen /run/ctd-decoder/agent.sock &
-agent=$!
-while [ ! -S /run/ctd-decoder/agent.sock ]; do kill -0 $agent; sleep 0.05; done
+decrypt() {{ {PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >"$1"; }}
+decrypt first
+until {PROGRAM} agent status | grep "workers ready" >/dev/null; do sleep 0.1; done
 mv /usr/lib/ctd-decoder/bin/ctd-decoder /usr/lib/ctd-decoder/bin/moved
-{PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >decrypted
-kill $agent
-wait $agent
-! {PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >/dev/null
+decrypt decrypted
+mv /usr/lib/ctd-decoder/bin/moved /usr/lib/ctd-decoder/bin/ctd-decoder
+{PROGRAM} agent stop
+mv /usr/lib/ctd-decoder/bin/ctd-decoder /usr/lib/ctd-decoder/bin/moved
+! decrypt none
+mv /usr/lib/ctd-decoder/bin/moved /usr/lib/ctd-decoder/bin/ctd-decoder
 """
 
 
@@ -105,6 +107,37 @@ def test_the_agent_decrypts_for_the_installed_program(built: Built, layer_files:
     shutil.copy(layer_files / "key.pem", bookworm.root / KEYS)
     bookworm.run("/bin/sh", "-c", _THROUGH_THE_AGENT)
     assert (bookworm.root / "layer/decrypted").read_bytes() == (layer_files / "plaintext").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "dpkg --remove ctd-decoder",
+        "dpkg --install /{package}",
+        "rm -r /usr/lib/ctd-decoder",
+        "rm -r /run/ctd-decoder",
+    ],
+)
+def test_the_agent_ends_with_the_package(change: str, built: Built, layer_files: Path, bookworm: Machine) -> None:
+    """On an upgrade and a removal at once; where files just vanish after some seconds."""
+    package = built.find("ctd-decoder_*.deb")
+    bookworm.run("dpkg", "--install", bookworm.add(package))
+    assert bookworm.decrypt(layer_files)
+    (status,) = agents(bookworm)
+    bookworm.run("/bin/sh", "-c", change.format(package=package.name))
+    wait_until(lambda: not is_running(status["pid"]))
+    assert not list((bookworm.root / "run").glob("ctd-decoder/*"))
+
+
+def agents(machine: Machine) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+
+    def is_there() -> bool:
+        found[:] = json.loads(machine.run(PROGRAM, "agent", "status", "--json"))
+        return bool(found)
+
+    wait_until(is_there)
+    return found
 
 
 def test_the_libraries_of_key_services_are_found(built: Built, bookworm: Machine) -> None:

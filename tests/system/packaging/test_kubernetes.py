@@ -152,6 +152,7 @@ def write_tree(directory: Path, text: str, program: str = "#!/bin/sh\n") -> Path
     (directory / "bin/ctd-decoder").write_text(program)
     (directory / "bin/ctd-decoder").chmod(0o755)
     (directory / "bin/python3").symlink_to("ctd-decoder")
+    (directory / "bin/client").symlink_to("ctd-decoder")
     return directory
 
 
@@ -162,7 +163,9 @@ def install(tree: Path, node: Path, *arguments: str | Path, verb: str = "install
 
 def installed(node: Path) -> str:
     """Return what the installed program's tree holds."""
-    return (node / "bin/ctd-decoder").resolve().parent.with_name("lib").joinpath("module").read_text()
+    link = node / "bin/ctd-decoder"
+    assert link.readlink().name == "client"
+    return link.resolve().parent.with_name("lib").joinpath("module").read_text()
 
 
 def files(directory: Path) -> dict[str, str]:

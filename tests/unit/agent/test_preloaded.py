@@ -15,9 +15,11 @@ _PROGRAM = """\
 #!{python}
 import sys
 from decoder import __main__ as program
+from importlib import import_module
 from decoder.agent import zygote
 from decoder.agent.rehearsal import Rehearsal
-zygote._preload()
+for name in zygote.PRELOADED:
+    import_module(name)
 Rehearsal().play()
 before = set(sys.modules)
 status = program.decode(sys.argv[1:])

@@ -1,0 +1,67 @@
+"""What a process may do and see, as far as decrypting depends on it: packaging/client/confinement.c does the same."""
+
+from __future__ import annotations
+
+import os
+
+_STATUS = (
+    *("Uid:", "Gid:", "Groups:", "CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"),
+    *("NoNewPrivs:", "Seccomp:", "Seccomp_filters:"),
+)
+_NAMESPACES = ("mnt", "net", "pid", "user", "uts", "ipc", "cgroup", "time")
+_CORE = "Max core file size"  # the agent switches core dumps off
+_BYTES = 8191  # the client reads as much
+
+
+def describe(process: int) -> list[str]:
+    """Describe a process: a line for each property. Processes that are described alike can stand for each other.
+
+    Raises:
+        OSError: the process is gone, or must not be inspected by this one.
+    """
+    folder = f"/proc/{process}"
+    status = [line for line in _lines(f"{folder}/status") if line.startswith(_STATUS)]
+    limits = [line for line in _lines(f"{folder}/limits") if not line.startswith(_CORE)]
+    root = os.stat(f"{folder}/root")
+    return [*status, f"Label: {_label(folder)}", *_namespaces(folder), f"Root: {root.st_dev} {root.st_ino}", *limits]
+
+
+def first_difference(ours: list[str], theirs: list[str]) -> str:
+    """Name the first property in which two descriptions differ: `Seccomp`, `Namespace`; "" if they are the same."""
+    for mine, other in zip(ours, theirs, strict=False):
+        if mine != other:
+            return property_of(mine)
+    return "" if len(ours) == len(theirs) else "length"
+
+
+def property_of(line: str) -> str:
+    """Return the name that a line of a description begins with."""
+    return (line.partition(":")[0] if ":" in line else line.partition("  ")[0])[:40]
+
+
+def _namespaces(folder: str) -> list[str]:
+    found = []
+    for name in _NAMESPACES:
+        try:
+            target = os.readlink(f"{folder}/ns/{name}")
+        except OSError:
+            if name == _NAMESPACES[0]:
+                raise  # the process cannot be inspected; a kernel may lack one of the later ones
+            target = ""
+        found.append(f"Namespace: {target}")
+    return found
+
+
+def _label(folder: str) -> str:
+    try:
+        return _lines(f"{folder}/attr/current")[0]
+    except (OSError, IndexError):
+        return ""  # there is no security module
+
+
+def _lines(path: str) -> list[str]:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(file, _BYTES).decode(errors="replace").rstrip("\0").splitlines()
+    finally:
+        os.close(file)

@@ -1,0 +1,35 @@
+"""What has become of the clients of an agent."""
+
+from __future__ import annotations
+
+from decoder import limits
+from decoder.node import journal
+
+BUSY = "busy"  # as many layers as there may be are being decrypted
+_LATER = "other"
+
+
+class Counts:
+    """Clients by what became of them.
+
+    Attributes:
+        served: how many layers workers have begun to decrypt.
+        fallen_back: how many clients decrypted by themselves although nothing spoke against serving them.
+        sent_away: how many were refused, by the name of what they differ in.
+    """
+
+    def __init__(self) -> None:
+        self.served = 0
+        self.fallen_back = 0
+        self.sent_away: dict[str, int] = {}
+
+    def send_away(self, reason: str, count: int = 1) -> None:
+        """Count clients that were refused; the first of each lasting reason leaves a line in the journal."""
+        if reason not in self.sent_away and len(self.sent_away) >= limits.AGENT_REASONS:
+            reason = _LATER
+        if reason not in self.sent_away and reason != BUSY:
+            journal.warn(
+                "the agent cannot decrypt for a client, which decrypts by itself and takes longer: the two differ in "
+                f"{reason!a} (`ctd-decoder agent status` counts such clients)"
+            )
+        self.sent_away[reason] = self.sent_away.get(reason, 0) + count

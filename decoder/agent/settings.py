@@ -1,0 +1,66 @@
+"""How the agent runs: from the environment of the client that starts it, or /etc/ctd-decoder/agent.env."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+FILE = "/etc/ctd-decoder/agent.env"
+IDLE_VARIABLE = "CTD_DECODER_AGENT_IDLE"
+KEK_VARIABLE = "CTD_DECODER_AGENT_KEEP_KEYS"
+
+
+class Settings(Record):
+    """How the agent runs.
+
+    Attributes:
+        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
+        spare: how many workers wait for layers.
+        most: how many layers at most are decrypted at a time; further clients decrypt by themselves.
+        kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
+    """
+
+    idle_seconds: float = limits.AGENT_IDLE_SECONDS
+    spare: int = limits.AGENT_SPARE_WORKERS
+    most: int = limits.AGENT_WORKERS
+    kek_seconds: float = limits.KEK_SECONDS
+
+
+def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
+    """Read the settings; a value that is not a number of seconds leaves the default.
+
+    Args:
+        environment: of the client that starts the agent; it goes before the file.
+        file: NAME=VALUE lines; it need not exist. packaging/client/client.c reads it too.
+    """
+    given = {**_from_file(file), **environment}
+    return Settings(
+        idle_seconds=_seconds(given.get(IDLE_VARIABLE, ""), limits.AGENT_IDLE_SECONDS, float("inf")),
+        kek_seconds=_seconds(given.get(KEK_VARIABLE, ""), limits.KEK_SECONDS, limits.AGENT_OPENED_SECONDS),
+    )
+
+
+def _seconds(text: str, default: float, most: float) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        return default
+    return seconds if 0 <= seconds <= most and seconds != float("inf") else default
+
+
+def _from_file(path: str) -> dict[str, str]:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            lines = os.read(file, limits.AGENT_SETTINGS_BYTES).decode(errors="replace").splitlines()
+        finally:
+            os.close(file)
+    except OSError:
+        return {}
+    return {name.strip(): value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in lines)}

@@ -1,0 +1,70 @@
+"""Ask the agents of this user how they are."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import cast
+
+from decoder import limits
+from decoder.agent import messages
+from decoder.record import Record
+
+_FOLDER = "ctd-decoder"  # as in packaging/client/place.c
+
+
+class Status(Record):
+    """What an agent says of itself.
+
+    Attributes:
+        socket: the path of its socket.
+        pid: its process number.
+        seconds: how long it has been running.
+        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
+        served: layers that it has decrypted or decrypts now.
+        sent_away: layers that it has not decrypted, by the property in which their client differs from it.
+        fallen_back: layers whose clients did not wait, or did not say what they want.
+        decrypting: layers that are being decrypted now.
+        waiting: workers that wait for layers.
+        prepared: whether it has imported everything, and its workers have done so too.
+    """
+
+    socket: str
+    pid: int
+    seconds: float
+    idle_seconds: float
+    served: int
+    sent_away: dict[str, int]
+    fallen_back: int
+    decrypting: int
+    waiting: int
+    prepared: bool
+
+
+def directories() -> list[Path]:
+    """Return the directories that may hold the sockets of this user's agents."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    parents = ["/run"] if os.geteuid() == 0 else []
+    parents += [runtime] if os.path.isabs(runtime) else []
+    return [Path(parent, _FOLDER) for parent in parents]
+
+
+def all_statuses() -> list[Status]:
+    """Ask every agent of this user; sockets on which nobody answers are left out."""
+    sockets = [path for directory in directories() for path in sorted(directory.glob("*.sock"))]
+    return [status for path in sockets if (status := ask(path))]
+
+
+def ask(path: Path) -> Status | None:
+    """Ask one agent; None if it does not answer within AGENT_STATUS_SECONDS, or in another version's language."""
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(limits.AGENT_STATUS_SECONDS)
+            connection.connect(str(path))
+            messages.receive(connection, limits.AGENT_STATUS_BYTES, limits.AGENT_STATUS_SECONDS)  # READY
+            messages.ask_for_status(connection)
+            answer = messages.receive(connection, limits.AGENT_STATUS_BYTES, limits.AGENT_STATUS_SECONDS)
+        return Status(socket=str(path), **cast("dict[str, object]", answer[1]))  # type: ignore[arg-type]
+    except (OSError, messages.MessageError, TypeError, IndexError):
+        return None

@@ -1,0 +1,31 @@
+"""The settings of the agent: the environment before the file, and defaults for what makes no sense."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from decoder.agent.settings import Settings, read_settings
+
+
+@pytest.mark.parametrize(
+    ("environment", "file", "idle"),
+    [
+        ({}, None, Settings().idle_seconds),
+        ({}, "# nothing\n", Settings().idle_seconds),
+        ({}, "CTD_DECODER_AGENT=on\nCTD_DECODER_AGENT_IDLE=7\n", 7.0),
+        ({}, 'CTD_DECODER_AGENT_IDLE="7"', 7.0),
+        ({"CTD_DECODER_AGENT_IDLE": "0.5"}, "CTD_DECODER_AGENT_IDLE=7", 0.5),
+        ({"CTD_DECODER_AGENT_IDLE": "0"}, None, 0.0),
+        ({"CTD_DECODER_AGENT_IDLE": "-1"}, None, Settings().idle_seconds),
+        ({"CTD_DECODER_AGENT_IDLE": "nan"}, None, Settings().idle_seconds),
+        ({"CTD_DECODER_AGENT_IDLE": "inf"}, None, Settings().idle_seconds),
+        ({"CTD_DECODER_AGENT_IDLE": "soon"}, None, Settings().idle_seconds),
+    ],
+)
+def test_idle_seconds(environment: dict[str, str], file: str | None, idle: float, tmp_path: Path) -> None:
+    path = tmp_path / "agent.env"
+    if file is not None:
+        path.write_text(file)
+    assert read_settings(environment, str(path)).idle_seconds == idle
