@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from decoder.commandline import Parser, show
-from decoder.errors import DecoderError
+from decoder.errors import DecoderError, UsageError
 
 if TYPE_CHECKING:
     from decoder.agent.status import Status
@@ -42,9 +42,11 @@ def main(arguments: list[str]) -> int:
         UsageError: the command line cannot be understood.
         AgentError: an agent did not end in time.
     """
-    parsed = make_parser().parse(arguments)
+    parsed = _parser().parse(arguments)
     if parsed is None:
         return 0
+    if parsed.json and parsed.verb != "status":
+        raise UsageError("--json is for ctd-decoder agent status")
     from decoder.agent.status import all_statuses
 
     statuses = all_statuses()
@@ -57,15 +59,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def make_parser() -> Parser:
-    """Build the parser of `ctd-decoder agent`."""
+def _parser() -> Parser:
     parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
-    verbs = parser.add_subparsers(dest="verb", metavar="status|stop", required=True, parser_class=Parser)
-    text = "print what each agent of this user has done: layers served, sent away (and why) and fallen back"
-    status = verbs.add_parser("status", help=text, description=text, allow_abbrev=False)
-    status.add_argument("--json", action="store_true", help="print a list of objects for programs")
-    text = "stop every agent of this user, after the layers that it is decrypting"
-    verbs.add_parser("stop", help=text, description=text, allow_abbrev=False)
+    verbs = "status: print what each agent of this user has done; stop: end them after the layers they decrypt now"
+    parser.add_argument("verb", choices=("status", "stop"), metavar="status|stop", help=verbs)
+    parser.add_argument("--json", action="store_true", help="with status: print a list of objects for programs")
     return parser
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.agent import messages
 from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _FOLDER = "ctd-decoder"  # as in packaging/client/place.c
 
@@ -50,9 +53,14 @@ def directories() -> list[Path]:
     return [Path(parent, _FOLDER) for parent in parents]
 
 
-def all_statuses() -> list[Status]:
-    """Ask every agent of this user; sockets on which nobody answers are left out."""
-    sockets = [path for directory in directories() for path in sorted(directory.glob("*.sock"))]
+def all_statuses(places: Sequence[Path | str] | None = None) -> list[Status]:
+    """Ask every agent of this user; sockets on which nobody answers are left out.
+
+    Args:
+        places: the directories of their sockets; by default `directories()`.
+    """
+    where = dict.fromkeys(map(Path, directories() if places is None else places))
+    sockets = [path for directory in where for path in sorted(directory.glob("*.sock"))]
     return [status for path in sockets if (status := ask(path))]
 
 

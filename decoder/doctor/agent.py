@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from decoder.doctor.finding import Finding
@@ -11,26 +12,19 @@ if TYPE_CHECKING:
 
     from decoder.doctor.host import Host
 
-_SOCKET = "/run/ctd-decoder/agent.sock"
+_DIRECTORY = "/run/ctd-decoder"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Connect to the agent's socket, if there is one."""
-    import os
-    import socket
-
-    from decoder import limits
-
-    path = node.place(_SOCKET)
-    if not os.path.exists(path):
-        yield Finding("note", "agent", f"it does not run: there is no socket {_SOCKET}")
-        return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.settimeout(limits.PROVIDER_PROBE_SECONDS)
-            connection.connect(path)
-    except OSError as error:
-        text = f"its socket {_SOCKET} does not answer ({error.strerror or error}): layers are decrypted without it"
-        yield Finding("warning", "agent", text, "run ctd-decoder agent status")
-    else:
-        yield Finding("ok", "agent", f"it listens at {_SOCKET}")
+    """Ask the agents of this user what they have done."""
+    status = import_module("decoder.agent.status")  # the agent is built on top of everything else
+    found = status.all_statuses([node.place(_DIRECTORY), *status.directories()])
+    if not found:
+        yield Finding("note", "agent", "none is running: the first layer of an image starts one")
+    for agent in found:
+        did = f"process {agent.pid} has served {agent.served} layers"
+        refused = ", ".join(f"{count} for {reason}" for reason, count in sorted(agent.sent_away.items()))
+        if agent.fallen_back or refused:
+            did += f"; clients that decrypted without it: {agent.fallen_back} gave up, {refused or 'none'} sent away"
+        is_slow = agent.served < agent.fallen_back + sum(agent.sent_away.values())
+        yield Finding("warning" if is_slow else "ok", "agent", did)

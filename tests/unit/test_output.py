@@ -72,7 +72,7 @@ def test_closed(command: tuple[str, ...]) -> None:
         ("keyprovider rnu", "unknown word 'rnu' (did you mean run?); expected run or serve"),
         ("keyprovider run --provider local --allow-kye x", "(did you mean --allow-key?)"),
         ("doctor --jsn", "(did you mean --json?)"),
-        ("agent --idel 3", "(did you mean --idle?)"),
+        ("agent statsu", "(did you mean status?)"),
         ("config containrd", "(did you mean containerd?)"),
         ("config containerd --key-path /keys", "(did you mean --keys-path?)"),
     ],

@@ -29,7 +29,7 @@ def test_what_it_refuses(arguments: list[str]) -> None:
     assert errors.startswith("ctd-decoder: error: ")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"], ["stop", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["status", "--help"]])
 def test_help(arguments: list[str]) -> None:
     done, output, errors = agent(*arguments)
     assert (done, errors) == (0, "")
