@@ -44,7 +44,7 @@ path = "/run/private/opt"
 # it, shims and snapshots included, ends with the first process.
 _INIT = f"""\
 set -e
-mount -t tmpfs tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /run
 mkdir -p /run/private/etc /run/private/work
 mount -t overlay overlay -o lowerdir=/etc,upperdir=/run/private/etc,workdir=/run/private/work /etc
 mkdir -p /etc/containerd
