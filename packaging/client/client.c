@@ -23,10 +23,6 @@
 #include <unistd.h>
 
 #define NAME "ctd-decoder" /* of the program itself, beside this one; PROGRAM may name another */
-#define SWITCH "CTD_DECODER_AGENT"
-#ifndef SETTINGS
-#define SETTINGS "/etc/ctd-decoder/agent.env"
-#endif
 #ifndef READY_MILLISECONDS
 #define READY_MILLISECONDS 10000
 #endif
@@ -37,7 +33,7 @@
 enum { VERSION = 2 };
 enum { READY, STARTED, ENDED, NOTHING };
 enum { DESCRIPTORS = 4, PASSED = DESCRIPTORS + 1, FIRST_OF_OURS = 10 };
-enum { REQUEST_BYTES = 128 * 1024, REPLY_BYTES = 5, SETTINGS_BYTES = 4096 };
+enum { REQUEST_BYTES = 128 * 1024, REPLY_BYTES = 5 };
 enum { STARTED_MILLISECONDS = 5000, FOR_EVER = -1 };
 enum { ATTEMPTS = 3 }; /* an agent that ends while we wait for it is replaced */
 /* As in decoder/limits.py: HOLD_SECONDS, HOLD_POLL_SECONDS, HOLD_AFTER_SECONDS. */
@@ -49,6 +45,7 @@ extern char **environ;
 static unsigned char request[REQUEST_BYTES];
 static size_t request_length;
 static char ourselves[TEXT_BYTES], theirs[TEXT_BYTES];
+static unsigned char open_at_start; /* of descriptors 0 to 3, as a bit mask */
 static sigset_t mask_at_start;
 static volatile sig_atomic_t interrupted;
 
@@ -61,6 +58,18 @@ static int fail(const char *text) {
 void sleep_milliseconds(long milliseconds) {
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     nanosleep(&time, NULL);
+}
+
+/* Note which of the layer's descriptors are open, and occupy the others, so that no file of ours is taken for one. */
+static void occupy_descriptors(void) {
+    int descriptor;
+    for (descriptor = 0; descriptor < DESCRIPTORS; descriptor++)
+        if (fcntl(descriptor, F_GETFD) >= 0)
+            open_at_start |= (unsigned char)(1 << descriptor);
+    do
+        descriptor = open("/dev/null", O_RDWR | O_CLOEXEC);
+    while (descriptor >= 0 && descriptor < DESCRIPTORS);
+    close(descriptor);
 }
 
 /* Signals that ask us to end: a layer that ends early must be seen to have failed, as after any other failure. They are
@@ -123,23 +132,23 @@ static void finish_message(void) {
         request[at] = (unsigned char)length;
 }
 
-static int build_request(char **arguments, unsigned char mask) {
+static int build_request(char **arguments) {
     begin_message(4);
-    int fits = put_strings(arguments) && put_strings(environ) && put(&mask, 1);
+    int fits = put_strings(arguments) && put_strings(environ) && put(&open_at_start, 1);
     finish_message();
     return fits;
 }
 
 /* The conversation. */
 
-static int send_request(int agent, unsigned char mask, int directory) {
+static int send_request(int agent, int directory) {
     union {
         char space[CMSG_SPACE(PASSED * sizeof(int))];
         struct cmsghdr aligned;
     } control = {{0}};
     int passed[PASSED], count = 0;
     for (int descriptor = 0; descriptor < DESCRIPTORS; descriptor++)
-        if (mask & 1 << descriptor)
+        if (open_at_start & 1 << descriptor)
             passed[count++] = descriptor;
     passed[count++] = directory;
     struct iovec data = {request, request_length};
@@ -260,14 +269,10 @@ static int find_worker(const struct place *place, int *listener) {
 /* Have the agent do the work. Until it has said that it starts, giving up must leave the descriptors untouched: a
  * request that it has not answered in time is taken back by closing our end, after which it cannot say so any more. */
 static int ask_worker(int agent, char **arguments) {
-    unsigned char mask = 0;
     int status = 0;
     struct ucred sender;
-    for (int descriptor = 0; descriptor < DESCRIPTORS; descriptor++)
-        if (fcntl(descriptor, F_GETFD) >= 0)
-            mask |= (unsigned char)(1 << descriptor);
     int directory = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (directory < 0 || !build_request(arguments, mask) || !send_request(agent, mask, directory))
+    if (directory < 0 || !build_request(arguments) || !send_request(agent, directory))
         return IN_PROCESS;
     if (receive(agent, STARTED_MILLISECONDS, &status, &sender) != STARTED) {
         shutdown(agent, SHUT_RDWR);
@@ -278,39 +283,6 @@ static int ask_worker(int agent, char **arguments) {
     if (receive(agent, FOR_EVER, &status, &sender) == ENDED)
         return status;
     return interrupted ? FAILED : fail("ctd-decoder: error: the agent ended before the layer did\n");
-}
-
-/* Whether there shall be an agent: by the command line, the environment and the file of settings. */
-
-static int is_switched_off(const char *setting) {
-    return strcmp(setting, "off") == 0 || strcmp(setting, "\"off\"") == 0 || strcmp(setting, "'off'") == 0;
-}
-
-static int settings_switch_off(void) {
-    static char text[SETTINGS_BYTES];
-    int file = open(SETTINGS, O_RDONLY | O_CLOEXEC | O_NONBLOCK), off = 0;
-    ssize_t length = file < 0 ? -1 : read(file, text, sizeof text - 1);
-    close(file);
-    for (char *line = length > 0 ? strtok(text, "\r\n") : NULL; line; line = strtok(NULL, "\r\n"))
-        if (strncmp(line, SWITCH "=", sizeof SWITCH) == 0)
-            off = is_switched_off(line + sizeof SWITCH);
-    return off;
-}
-
-static int is_option(const char *argument, const char *name) {
-    return argument[0] == '-' && strcmp(argument + 1 + (argument[1] == '-'), name) == 0;
-}
-
-static int wants_agent(int argc, char **argv) {
-    static const char *const WITHOUT[] = {"no-agent", "help", "h", "version", "v"};
-    if (argc > 1 && argv[1][0] != '-') /* a command, such as `image` */
-        return 0;
-    for (int argument = 1; argument < argc; argument++)
-        for (size_t index = 0; index < sizeof WITHOUT / sizeof *WITHOUT; index++)
-            if (is_option(argv[argument], WITHOUT[index]))
-                return 0;
-    const char *setting = getenv(SWITCH);
-    return setting && *setting ? !is_switched_off(setting) : !settings_switch_off();
 }
 
 /* Become the program; return only if that fails. */
@@ -377,6 +349,7 @@ static void end(int status) {
 int main(int argc, char **argv) {
     struct place place;
     int status = IN_PROCESS, listener = -1, agent = -1;
+    occupy_descriptors();
     catch_signals();
     if (argc > 0 && wants_agent(argc, argv) && describe_process("self", ourselves) && find_place(&place, ourselves))
         agent = find_worker(&place, &listener);

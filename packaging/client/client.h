@@ -1,5 +1,5 @@
-/* The parts of the agent's client: client.c hands a layer over, place.c finds or makes the agent's socket, confinement.c
- * describes what a process may do and see. */
+/* The parts of the agent's client: client.c hands a layer over, place.c finds or makes the agent's socket,
+ * confinement.c describes what a process may do and see, switch.c reads whether there shall be an agent. */
 #ifndef CLIENT_H
 #define CLIENT_H
 #include <stddef.h>
@@ -29,6 +29,9 @@ int connect_to_agent(const struct place *place, int *listener);
 
 /* Remove the socket of an agent that does not answer, so that nobody else waits for it. */
 void remove_socket(const struct place *place);
+
+/* Tell whether the agent may be used: not for commands and help, nor where it is switched off. */
+int wants_agent(int argc, char **argv);
 
 void sleep_milliseconds(long milliseconds);
 
