@@ -29,3 +29,9 @@ def test_idle_seconds(environment: dict[str, str], file: str | None, idle: float
     if file is not None:
         path.write_text(file)
     assert read_settings(environment, str(path)).idle_seconds == idle
+
+
+@pytest.mark.parametrize(("value", "seconds"), [("0", 0.0), ("3600", 3600.0), ("3601", 60.0), ("x", 60.0)])
+def test_keys_are_kept_for_an_hour_at_most(value: str, seconds: float, tmp_path: Path) -> None:
+    environment = {"CTD_DECODER_AGENT_KEEP_KEYS": value}
+    assert read_settings(environment, str(tmp_path / "absent")).kek_seconds == seconds
