@@ -21,7 +21,7 @@ _PREFIXES = {
     "recipient": _SCHEMES,
     "key": (),
 }
-_KINDS = {"SRC": "image", "DST": "image", "IMAGE": "image", "PROTOCOL:VALUE": "recipient", "KEY": "key"}
+_KINDS = {"SRC": "image", "DST": "image", "--skip-base": "image", "--recipient": "recipient", "--key": "key"}
 _FILES = {"FILE", "CERT", "PATH"}
 _DIRECTORIES = {"DIR"}
 
@@ -50,11 +50,11 @@ def _mark(parser: ArgumentParser) -> None:
 
 def _completer(action: Action) -> dict[str, str] | None:
     value = str(action.metavar or "")
-    if value in _KINDS:
-        return dict.fromkeys(("bash", "zsh"), f"_ctd_decoder_{_KINDS[value]}") | {
-            "fish": f"(_ctd_decoder_{_KINDS[value]})"
-        }
-    if "--provider" in action.option_strings:
+    name = action.option_strings[0] if action.option_strings else value
+    if name in _KINDS and value != "VALUE":  # --key of a provider is a name at its key service
+        function = f"_ctd_decoder_{_KINDS[name]}"
+        return {"bash": function, "zsh": function, "fish": f"({function})"}
+    if name == "--provider":
         action.choices = parsers.providers()
         return None
     words = (action.help or "").lower()

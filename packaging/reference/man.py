@@ -30,7 +30,7 @@ def pages(epoch: int) -> dict[str, str]:
 
 
 def _filled(text: str, date: str) -> str:
-    return re.sub(r"^@OPTIONS ([a-z ]+)@$", lambda found: _options(found[1]), text, flags=re.MULTILINE).replace(
+    return re.sub(r"^@OPTIONS ([a-z -]+)@$", lambda found: _options(found[1]), text, flags=re.MULTILINE).replace(
         "@DATE@", date
     )
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from reference.parsers import Option
 
-_VERBS = {"image": ("encrypt", "decrypt", "layerinfo", "check"), "config": ("containerd",)}
+_VERBS = {"image": ("encrypt", "decrypt", "layerinfo", "check"), "config": ("containerd",), "coco": ("initdata",)}
 
 
 def options_page() -> str:
@@ -32,14 +32,11 @@ def options_page() -> str:
 
 
 def _keyprovider() -> list[str]:
-    verbs = [
-        f"## ctd-decoder keyprovider {verb}\n\n{_table(parsers.common_provider_options(verb))}"
-        for verb in parsers.VERBS
-    ]
-    return [
-        *verbs,
-        *(f"### Provider {name}\n\n{_table(options)}" for name, options in parsers.provider_options()),
-    ]
+    register = ("keyprovider", *parsers.REGISTER)
+    sections = {f"## ctd-decoder keyprovider {verb}": parsers.common_provider_options(verb) for verb in parsers.VERBS}
+    sections[f"## ctd-decoder {' '.join(register)}"] = parsers.options(parsers.command_parser(*register))
+    sections |= {f"### Provider {name}": options for name, options in parsers.provider_options()}
+    return [f"{title}\n\n{_table(options)}" for title, options in sections.items()]
 
 
 def _table(options: Iterable[Option]) -> str:

@@ -21,7 +21,9 @@ COMMANDS = {
     "config": "print configuration for containerd",
     "doctor": "check whether this machine can decrypt images",
     "agent": "keep processes ready that decrypt layers",
+    "coco": "help with Confidential Containers",
 }
+REGISTER = ("attestation-agent", "register")  # the verb of `keyprovider` that belongs to one provider
 VERBS = ("run", "serve")
 
 
@@ -52,6 +54,8 @@ def command_parser(*words: str) -> ArgumentParser:
     Raises:
         KeyError: there is no such command.
     """
+    if words[0] == "keyprovider":  # argparse sees only what follows its verb
+        return _recorded(*words, "--help")
     parser = _recorded(words[0], "--help")
     for word in words[1:]:
         parser = _subparsers(parser)[word]
@@ -143,6 +147,10 @@ def _keyprovider_parser(text: str) -> ArgumentParser:
                 seen.update(names)
                 if names:
                     _add(added, option._replace(names=names))
+    own = verbs.add_parser(REGISTER[0], help="commands of this provider").add_subparsers(metavar="VERB")
+    register = command_parser("keyprovider", *REGISTER)
+    own.add_parser(REGISTER[1], help=register.description)
+    own.choices[REGISTER[1]] = register
     return parser
 
 

@@ -47,9 +47,9 @@ def options_in_page(name: str) -> set[str]:
 @pytest.mark.parametrize(
     ("page", "commands"),
     [
-        ("ctd-decoder.1", [(), ("config", "containerd"), ("doctor",)]),
+        ("ctd-decoder.1", [(), ("config", "containerd"), ("doctor",), ("coco", "initdata")]),
         ("ctd-decoder-image.1", _IMAGE),
-        ("ctd-decoder-keyprovider.1", _PROVIDERS),
+        ("ctd-decoder-keyprovider.1", [*_PROVIDERS, ("keyprovider", *parsers.REGISTER)]),
         ("ctd-decoder-agent.1", [("agent",)]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -59,6 +59,8 @@ def test_page_has_an_entry_for_every_option_and_no_other(page: str, commands: li
 
 
 def test_every_command_has_a_page() -> None:
+    modules = {COMMANDS[command] for command in parsers.COMMANDS}
+    assert modules == set(COMMANDS.values())  # a second name for a command needs no second entry
     words = {command for command in parsers.COMMANDS if f"ctd-decoder-{command}.1" in _PAGES}
     assert words == {"image", "keyprovider", "agent"}
     for command in parsers.COMMANDS:
