@@ -113,6 +113,11 @@ class Node:
                 yield from child.walk()
 
 
+def is_manifest_type(media_type: str) -> bool:
+    """Tell whether a media type is that of a manifest or an index."""
+    return media_type in (*_MANIFESTS, *_INDEXES)
+
+
 def is_plain(media_type: str) -> bool:
     """Tell whether a layer of this media type can be encrypted."""
     return media_type in PLAIN_LAYERS

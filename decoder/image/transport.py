@@ -18,6 +18,9 @@ TRANSPORTS = {
     "docker-archive": "files.archive",
     "docker": "registry.place",
     "containerd": "containerd.store",
+    "dir": "files.directory",
+    "docker-daemon": "programs.dockerdaemon",
+    "containers-storage": "programs.containersstorage",
 }
 
 

@@ -40,7 +40,7 @@ def tags(client: RegistryClient) -> list[str]:
         url = urljoin(url, link[1]) if link and page else ""
         if len(found) > limits.REGISTRY_TAGS:
             raise ImageError(f"{client.reference.name} has more than {limits.REGISTRY_TAGS} tags: name some")
-    return found
+    return sorted(found)
 
 
 def _page(data: bytes) -> list[str]:

@@ -1,0 +1,93 @@
+"""`docker-daemon:NAME[:TAG]`: an image of docker's daemon, by the Engine API over its socket (`GET /images/get`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from decoder import limits
+from decoder.errors import ImageError, UsageError, quoted
+from decoder.image.files.dockerarchive import DockerArchive
+from decoder.image.files.spool import spooled
+from decoder.image.files.tarindex import TarIndex
+
+if TYPE_CHECKING:
+    from decoder.image.transport import ImageSource, ImageTarget, Options
+
+_SOCKET = "/var/run/docker.sock"
+_VARIABLE = "DOCKER_HOST"
+_UNIX = "unix://"
+
+
+@contextmanager
+def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSource]:
+    """Have the daemon write an image to a temporary file, and open that.
+
+    Raises:
+        UsageError: no image is named, or $DOCKER_HOST is not a socket.
+        ImageError: there is no daemon, or it does not have the image.
+    """
+    if not place or place.startswith("-"):
+        raise UsageError(f"{name}:{place} is not of the form {name}:NAME[:TAG]")
+    address = os.environ.get(_VARIABLE) or _UNIX + _SOCKET
+    if not address.startswith(_UNIX):
+        raise UsageError(f"${_VARIABLE} is {quoted(address)}; only unix:// can be used: try `docker save` in a pipe")
+    path = address.removeprefix(_UNIX)
+    try:
+        with _asked(path, place) as response, spooled(response, f"{name}:{place}") as file:
+            yield DockerArchive(TarIndex(file, f"{name}:{place}"), f"{name}:{place}", "")
+    except (OSError, HTTPException) as error:
+        why = getattr(error, "strerror", "") or type(error).__name__
+        raise ImageError(f"docker's daemon at {quoted(path)}: {why}") from error
+
+
+@contextmanager
+def open_target(name: str, _place: str, _options: Options) -> Iterator[ImageTarget]:
+    """Refuse: images of the daemon cannot be encrypted, and `docker load` takes what is decrypted.
+
+    Raises:
+        UsageError: always.
+    """
+    raise UsageError(f"{name}: can only be read; to load a decrypted image, write to docker-archive:- | docker load")
+    yield  # pragma: no cover
+
+
+class _Connection(HTTPConnection):
+    """A connection over a Unix socket; each wait has a limit."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("docker", timeout=limits.DOCKER_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+@contextmanager
+def _asked(path: str, image: str) -> Iterator[HTTPResponse]:
+    connection = _Connection(path)
+    try:
+        connection.request("GET", f"/images/get?names={quote(image, safe='')}", headers={"Host": "docker"})
+        response = connection.getresponse()
+        if response.status != 200:
+            raise ImageError(
+                f"docker's daemon does not give {quoted(image)}: {_message(response)} (HTTP {response.status})"
+            )
+        yield response
+    finally:
+        connection.close()
+
+
+def _message(response: HTTPResponse) -> str:
+    try:
+        return quoted(json.loads(response.read(limits.REGISTRY_ERROR_BYTES))["message"])[1:-1]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return "it does not give the image"
