@@ -70,6 +70,7 @@ STANDARD_ERROR_BYTES = 16 * KIB  # one message, whatever failed
 JOURNAL_BYTES = 4 * KIB
 JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS
 JOURNAL_WINDOW_SECONDS = 60
+WAITING_SECONDS = 5.0  # for a key service, until the journal says so
 IMAGE_NAME_SECONDS = 1.0  # the search for a failed layer's image
 IMAGE_NAME_BYTES = 256 * KIB  # of one manifest or index
 IMAGE_NAME_TOTAL_BYTES = 16 * MIB

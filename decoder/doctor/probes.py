@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from decoder.provider.client.config import NativeProvider
 
 _GARBAGE = bytes(256)
+_ABSENT_VERSION = "0" * 32
 
 
 class UnreachableError(Exception):
@@ -31,16 +32,17 @@ class Probe(NamedTuple):
 
     Attributes:
         members: make the members of an annotation for a key that could be one of its own.
-        reached: pattern of the error that says that the bytes are malformed.
+        reached: make the pattern of the errors that come after all permissions were checked.
     """
 
     members: Callable[[str], Mapping[str, object]]
-    reached: str
+    reached: Callable[[str], str]
 
 
 def _awskms(key: str) -> dict[str, object]:
     url = key if key.startswith("awskms://") else f"awskms://{key}"
-    return {"key_url": url, "wrapped_key": wire.encode_base64(_GARBAGE), "wrap_type": "AWSKMS"}
+    blob = key.rpartition("/")[2].encode() + _GARBAGE  # servers that play KMS read a key's ID there
+    return {"key_url": url, "wrapped_key": wire.encode_base64(blob), "wrap_type": "AWSKMS"}
 
 
 def _gcpkms(key: str) -> dict[str, object]:
@@ -51,23 +53,32 @@ def _azurekv(key: str) -> dict[str, object]:
     return {
         "key_url": key,
         "wrapped_key": wire.encode_base64(_GARBAGE),
-        "wrap_type": "RSA-OAEP-256",
-        "key_version": key.rpartition("/keys/")[2].partition("/")[2],
+        "wrap_type": "RSA-OAEP-256+A256GCM",
+        "key_version": _azure_version(key) or _ABSENT_VERSION,
         "iv": wire.encode_base64(bytes(12)),
         "wrapped_data": wire.encode_base64(bytes(32)),
     }
 
 
+def _azure_version(key: str) -> str:
+    return key.rpartition("/keys/")[2].partition("/")[2]
+
+
+def _azure_reached(key: str) -> str:
+    """A vault checks permissions before it looks for a version, so 404 is good news where none is configured."""
+    return r"answers HTTP 400\b" if _azure_version(key) else r"answers HTTP (400|404)\b"
+
+
 def _openbao(key: str) -> dict[str, object]:
     ciphertext = f"vault:v1:{wire.encode_base64(_GARBAGE)}"
-    return {"key_url": key, "wrapped_key": ciphertext, "wrap_type": "transit"}
+    return {"key_url": key, "wrapped_key": ciphertext, "wrap_type": "TRANSIT"}
 
 
 PROBES = {
-    "awskms": Probe(_awskms, r"InvalidCiphertext"),
-    "gcpkms": Probe(_gcpkms, r"INVALID_ARGUMENT"),
-    "azurekv": Probe(_azurekv, r"answers 400\b"),
-    "openbao": Probe(_openbao, r"status 400\b|message authentication failed|invalid ciphertext"),
+    "awskms": Probe(_awskms, lambda _key: r"InvalidCiphertext"),
+    "gcpkms": Probe(_gcpkms, lambda _key: r"INVALID_ARGUMENT"),
+    "azurekv": Probe(_azurekv, _azure_reached),
+    "openbao": Probe(_openbao, lambda _key: r"status 400\b|message authentication failed|invalid ciphertext"),
 }
 
 
@@ -94,7 +105,7 @@ def ask(native: NativeProvider) -> str:
         annotation = json.dumps(probe.members(key)).encode()
         within(limits.DOCTOR_SECONDS, lambda: service.unwrap(annotation, []))
     except ProviderError as error:
-        if probe and re.search(probe.reached, str(error)):
+        if probe and re.search(probe.reached(key), str(error)):
             return f"the key service answers, and decrypts with {key.partition('?')[0]}"
         raise UnreachableError(str(error)) from error
     except DecoderError as error:

@@ -19,6 +19,7 @@ from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Notes
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 from decoder.layer.annotations import parse_private_options
+from decoder.node import waiting
 from decoder.provider import envelope
 from decoder.provider.client import protocol
 from decoder.provider.client.config import (
@@ -97,8 +98,10 @@ class KeyProvider:
 
         def unwrap_with(provider: Configured) -> bytes:
             parameters = self._parameters(provider, config)
-            opened = config.keyring.kept.ask(provider, "keyunwrap", wrapped, parameters)
-            return _checked_options(ask(provider, "keyunwrap", wrapped, parameters) if opened is None else opened)
+            with waiting.noted(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()})"):
+                kept = config.keyring.kept.ask(provider, "keyunwrap", wrapped, parameters)
+                opened = ask(provider, "keyunwrap", wrapped, parameters) if kept is None else kept
+            return _checked_options(opened)
 
         notes = config.keyring.notes
         return _first_answer(self._configured(config.keyprovider_config, notes), notes, unwrap_with)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,9 @@ import pytest
 from decoder import limits
 from decoder.node import failures, journal, ratelimit
 from decoder.node.imagename import Image, find_image
+from decoder.provider.client import protocol
 from tests.support.layers import encrypted
-from tests.support.processes import payload_bytes, run_decoder
+from tests.support.processes import ROOT, payload_bytes, run_decoder
 
 
 class Listener:
@@ -147,3 +150,30 @@ def test_standard_error_is_bounded() -> None:
     assert len(result.errors.encode()) <= limits.STANDARD_ERROR_BYTES + 32
     assert result.errors.count("ctd-decoder: error:") == 1 + result.errors.count(r"\nctd-decoder: error:")
     assert "\nctd-decoder: error: forged" not in result.errors
+
+
+def test_a_wait_for_a_key_service_is_noted(tmp_path: Path) -> None:
+    """A keyprovider that takes longer than the limit is named in the journal, once, before the layer has ended."""
+    layer = encrypted(b"plain", {"provider.slow": [b"{}"]})
+    reply = protocol.build_request("keyunwrap", b"", "slow", [])  # not a reply: the layer fails in the end
+    (tmp_path / "provider").write_text(f"#!/bin/sh\nsleep 3\necho '{reply.decode()}'\n")
+    (tmp_path / "provider").chmod(0o755)
+    entry = {"cmd": {"path": str(tmp_path / "provider"), "args": []}}
+    (tmp_path / "conf").write_text(json.dumps({"key-providers": {"slow": entry}}))
+    script = (
+        "from decoder import limits; limits.WAITING_SECONDS = 0.5\n"
+        "from decoder.node import journal; journal.log = lambda text, *_: print('JOURNAL', text, file=sys.stderr)\n"
+        "from decoder.__main__ import decode; sys.exit(decode(sys.argv[1:]))"
+    )
+    program = tmp_path / "decoder"
+    program.write_text(f"#!{sys.executable}\nimport sys; sys.path.insert(0, {str(ROOT)!r})\n{script}\n")
+    program.chmod(0o755)
+    payload, options = payload_bytes(layer.descriptor, {}), ("--keyprovider-config", str(tmp_path / "conf"))
+    started = {"STREAM_PROCESSOR_MEDIATYPE": layer.descriptor["mediaType"]}
+    result = run_decoder(payload, layer.ciphertext, *options, program=str(program), environment=started)
+    assert result.status == 6
+    waiting, failure = (line for line in result.errors.splitlines() if line.startswith("JOURNAL"))
+    assert waiting.startswith("JOURNAL waiting for the keyprovider 'slow' (")
+    assert waiting.endswith(" since 0.5 seconds")
+    assert "cannot decrypt" in failure
+    assert run_decoder(payload, layer.ciphertext, *options, program=str(program)).errors.count("JOURNAL") == 0

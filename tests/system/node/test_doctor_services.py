@@ -1,0 +1,129 @@
+"""`ctd-decoder doctor` and key services: each is asked whether it would decrypt for this node, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+
+from decoder.arguments import Arguments
+from decoder.doctor import keyproviders
+from decoder.doctor.host import Host, Processor
+from tests.support.aws_server import REGION, kms_client, running_answers, running_moto, use_test_account
+from tests.support.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
+from tests.support.bao_server import BaoServer
+from tests.support.gcp_server import KEY as GOOGLE_KEY
+from tests.support.gcp_server import running_google
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANSWERS = "the key service answers, and decrypts with "
+_OF_OTHERS = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "BAO_", "VAULT_", "GOOGLE_")
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith(_OF_OTHERS) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+class Node(Host):
+    """A node whose one stream processor names one configuration of keyproviders."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.processors = {"x": Processor({}, Arguments(keyprovider_config=str(file)), "")}
+
+
+def examine(tmp_path: Path, provider: str, **options: object) -> tuple[str, str]:
+    """Check one provider, and return level and text."""
+    file = tmp_path / "providers.conf"
+    entry = {"native": provider, **{name.replace("_", "-"): value for name, value in options.items()}}
+    file.write_text(json.dumps({"key-providers": {"tested": entry}}))
+    file.chmod(0o600)
+    (finding,) = [each for each in keyproviders.check(Node(file)) if each.subject == "keyprovider tested"]
+    return finding.level, finding.text
+
+
+def test_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_test_account(monkeypatch, tmp_path)
+    with running_moto() as endpoint:
+        key = kms_client(endpoint).create_key()["KeyMetadata"]["Arn"]
+        level, text = examine(tmp_path, "awskms", key=key, endpoint=endpoint)
+        assert (level, text.endswith(ANSWERS + key)) == ("ok", True), text
+        absent = key[:-1] + ("0" if key[-1] != "0" else "1")
+        level, text = examine(tmp_path, "awskms", key=absent, endpoint=endpoint)
+        assert (level, "NotFoundException" in text) == ("error", True), text
+    level, text = examine(tmp_path, "awskms", key=key, endpoint="http://127.0.0.1:1")
+    assert (level, "cannot be reached" in text) == ("error", True), text
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    level, text = examine(tmp_path, "awskms", key=key, endpoint="http://127.0.0.1:1")
+    assert (level, "credentials" in text) == ("error", True), text
+
+
+def test_aws_denies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_test_account(monkeypatch, tmp_path)
+    with running_answers() as server:
+        server.answer = lambda *_: (400, {"__type": "AccessDeniedException", "message": "not for you"})
+        level, text = examine(tmp_path, "awskms", key="alias/x", region=REGION, endpoint=server.endpoint)
+    assert (level, "AccessDeniedException" in text) == ("error", True), text
+    assert [request["KeyId"] for request in server.requests] == ["alias/x"]
+
+
+def test_openbao(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right to decrypt with the key is enough; without it, the server says so."""
+    (tmp_path / "bao").mkdir()
+    server = BaoServer(tmp_path / "bao")
+    try:
+        server.add_key("layers")
+        server.allow("decrypt", "transit/decrypt/layers")
+        server.allow("other", "transit/decrypt/other")
+        options = {"address": server.url, "ca_file": str(server.ca_file), "key": "layers"}
+        monkeypatch.setenv("BAO_TOKEN", server.token("decrypt"))
+        level, text = examine(tmp_path, "openbao", **options)
+        assert (level, text.endswith(ANSWERS + "layers")) == ("ok", True), text
+        monkeypatch.setenv("BAO_TOKEN", server.token("other"))
+        level, text = examine(tmp_path, "openbao", **options)
+        assert (level, "403" in text or "permission" in text) == ("error", True), text
+    finally:
+        server.stop()
+    level, text = examine(tmp_path, "openbao", **options)
+    assert level == "error", text
+
+
+def test_google(tmp_path: Path) -> None:
+    with running_google(tmp_path) as google:
+        key = f"gcpkms://{GOOGLE_KEY}"
+        level, text = examine(tmp_path, "gcpkms", **google.options(key=key))
+        assert (level, text.endswith(ANSWERS + key)) == ("ok", True), text
+        google.kms.before = lambda context: context.abort(grpc.StatusCode.PERMISSION_DENIED, "not for you")
+        level, text = examine(tmp_path, "gcpkms", **google.options(key=key))
+        assert (level, "PERMISSION_DENIED" in text) == ("error", True), text
+        assert {method for method, _ in google.kms.calls} == {"decrypt"}
+
+
+def test_azure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Cloud(tmp_path) as cloud:
+        client = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT, "AZURE_CLIENT_SECRET": SECRET}
+        for name, value in (cloud.environment | client).items():
+            monkeypatch.setenv(name, value)
+        key = f"https://{VAULT}/keys/layers"
+        level, text = examine(tmp_path, "azurekv", key=key, ca_file=str(cloud.authority.file))
+        assert (level, text.endswith(ANSWERS + key)) == ("ok", True), text
+        cloud.denied.add("unwrapkey")
+        level, text = examine(tmp_path, "azurekv", key=key, ca_file=str(cloud.authority.file))
+        assert (level, "403" in text) == ("error", True), text
+
+
+def test_a_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "hvac", None)
+    level, text = examine(tmp_path, "openbao", address="https://127.0.0.1:1", key="layers")
+    assert (level, text.startswith("the Python module hvac is not installed: ")) == ("error", True), text
+    assert "ctd-decoder[openbao]" in text
