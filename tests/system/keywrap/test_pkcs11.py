@@ -11,7 +11,6 @@ import sysconfig
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,18 +18,15 @@ from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import wire
 from decoder.keywrap import pkcs11
-from decoder.keywrap.pkcs11 import config as pkcs11_config
-from decoder.keywrap.pkcs11 import keyfile as pkcs11_keyfile
 from decoder.keywrap.pkcs11 import oaep as pkcs11_oaep
 from decoder.keywrap.pkcs11 import token as pkcs11_token
-from decoder.keywrap.pkcs11 import uri as pkcs11_uri
 from decoder.layer import annotations as layer
 from tests.support import containerd, images
 from tests.support.layers import encrypted, private_options
+from tests.support.pkcs11_parts import SMALL, reason, recipient, unwrap, wrapped_json, write_config
 from tests.support.pkcs11_tokens import PIN, TokenStore, keys_of, softhsm
 from tests.support.processes import REFERENCE, ROOT, payload_bytes, run_decoder
 
-SMALL, LARGE = 256, 384  # bytes of RSA 2048 and 3072
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000  # PKCS#11 §3.2, CKF_USER_PIN_…
 
 
@@ -52,40 +48,6 @@ def _fresh_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OCICRYPT_OAEP_HASHALG", raising=False)
     monkeypatch.setenv("OCICRYPT_CONFIG", str(write_config(tmp_path / "node.conf", softhsm())))
     monkeypatch.setattr(pkcs11_token, "_wrong_pins", set())
-
-
-def write_config(path: Path, *allowed: str, directories: tuple[str, ...] = ()) -> Path:
-    lists = {"module-directories": list(directories), "allowed-module-paths": list(allowed)}
-    path.write_text(json.dumps({"pkcs11": lists}))
-    return path
-
-
-def wrapped_json(*recipients: dict[str, Any], **members: Any) -> bytes:
-    return json.dumps({"version": 0, "recipients": list(recipients), **members}).encode()
-
-
-def recipient(blob: bytes, hash_name: str | None = None, **members: Any) -> dict[str, Any]:
-    hashed = {} if hash_name is None else {"hash": hash_name}
-    return {"version": 0, "blob": wire.encode_base64(blob), **hashed, **members}
-
-
-def unwrap(wrapped: bytes, *key_files: bytes, config: bytes | None = None) -> tuple[bytes | None, list[str]]:
-    """Unwrap, and collect the reasons; the PIN is in none, and the environment is what it was."""
-    reasons: list[str] = []
-    environment = dict(os.environ)
-    opened = pkcs11.unwrap(
-        wrapped, keys_of(*key_files, config=config), lambda key, reason: reasons.append(f"{key.describe()}: {reason}")
-    )
-    assert PIN not in "\n".join(reasons)
-    assert dict(os.environ) == environment
-    return opened, reasons
-
-
-def reason(wrapped: bytes, key_file: bytes, config: bytes | None = None) -> str:
-    opened, reasons = unwrap(wrapped, key_file, config=config)
-    assert opened is None
-    assert len(reasons) == 1
-    return reasons[0].removeprefix("pkcs11-yamls[0]: ")
 
 
 @pytest.fixture(scope="module")
@@ -415,33 +377,6 @@ def test_a_module_is_found_by_name(store: TokenStore, small_sha1: bytes, tmp_pat
         assert reason(small_sha1, store.yaml("token=layers", f"{query}&pin-value={PIN}"), config=lists) == message
 
 
-def test_configuration_search_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert f"{pkcs11_config.SYSTEM_DIRECTORY}/{pkcs11_config.FILE_NAME}" == "/etc/ocicrypt.conf"
-    places = {"XDG_CONFIG_HOME": tmp_path / "xdg", "HOME": tmp_path / "home", "system": tmp_path / "etc"}
-    monkeypatch.setattr(pkcs11_config, "SYSTEM_DIRECTORY", str(places["system"]))
-    files = []
-    for name in ("XDG_CONFIG_HOME", "HOME", "system"):
-        directory = places[name] / ".config" if name == "HOME" else places[name]
-        directory.mkdir(parents=True)
-        files.append(write_config(directory / "ocicrypt.conf", f"/{name}/"))
-        if name != "system":
-            monkeypatch.setenv(name, str(places[name]))
-    named = write_config(tmp_path / "named.conf", "/named/")
-    monkeypatch.setenv("OCICRYPT_CONFIG", str(named))
-    assert pkcs11_config.node_config().allowed_module_paths == ("/named/",)
-    assert pkcs11_config.applicable_config([b"allowed-module-paths: [/payload/]"]) == ((), ("/payload/",))
-    monkeypatch.setenv("OCICRYPT_CONFIG", "internal")
-    assert pkcs11_config.node_config().allowed_module_paths == (
-        *("/usr/lib64/pkcs11/", "/usr/lib/pkcs11/", "/usr/local/lib/pkcs11/", "/usr/lib/softhsm/"),
-        f"/usr/lib/{os.uname().machine}-linux-gnu/",
-    )
-    monkeypatch.delenv("OCICRYPT_CONFIG")
-    for file, name in zip(files, ("XDG_CONFIG_HOME", "HOME", "system"), strict=True):
-        assert pkcs11_config.node_config().allowed_module_paths == (f"/{name}/",)
-        file.unlink()
-    assert pkcs11_config.node_config() == ((), ())
-
-
 def test_no_configuration_allows_nothing(store: TokenStore, small_sha1: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     key_file = store.yaml("token=layers;object=small")
     message = "no configuration (ocicrypt.conf, OCICRYPT_CONFIG) allows a PKCS#11 module"
@@ -559,50 +494,6 @@ def test_a_missing_library_names_the_extra(store: TokenStore, small_sha1: bytes,
 )
 def test_bad_key_files(small_sha1: bytes, content: bytes, message: str) -> None:
     assert message in reason(small_sha1, content)
-
-
-def test_key_files_show_no_pin() -> None:
-    uri = f"pkcs11:token=a;id=%01?pin-value={PIN}&module-name=softhsm2"
-    key_file = pkcs11_keyfile.parse_key_file(json.dumps({"pkcs11": {"uri": uri}}).encode())
-    assert pkcs11_keyfile.read_pin(key_file.uri) == PIN
-    assert PIN not in repr(key_file)
-    assert pkcs11_uri.parse_uri(uri) == key_file.uri
-    for broken in (f"pkcs11:?pin-value={PIN}%", f"pkcs11:?pin-value={PIN}&pin-value=1", f"pkcs:?pin-value={PIN}"):
-        with pytest.raises(KeyFileError) as caught:
-            pkcs11_uri.parse_uri(broken)
-        assert PIN not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "wrapped",
-    [
-        b"",
-        b"null",
-        b"[]",
-        b"{}",
-        b'{"recipients":null}',
-        b'{"recipients":{}}',
-        b'{"recipients":[null]}',
-        b'{"recipients":[[]]}',
-        b"[" * 100_000,
-        wrapped_json(recipient(bytes(SMALL)), version=1),
-        wrapped_json(recipient(bytes(SMALL)), version=False),
-        wrapped_json(recipient(bytes(SMALL)), version="0"),
-        wrapped_json(recipient(bytes(SMALL), version=1)),
-        wrapped_json(recipient(bytes(SMALL), "md5")),
-        wrapped_json(recipient(bytes(SMALL), "SHA1")),
-        wrapped_json(recipient(b"")),
-        wrapped_json(recipient(bytes(127))),
-        wrapped_json(recipient(bytes(limits.PKCS11_BLOB_BYTES + 1))),
-        wrapped_json({"version": 0, "blob": "*" * 344}),
-        wrapped_json({"version": 0, "blob": 7}),
-        wrapped_json(*[recipient(bytes(SMALL))] * (limits.PKCS11_RECIPIENTS + 1)),
-        wrapped_json(recipient(bytes(SMALL)), padding="x" * limits.PKCS11_BYTES),
-    ],
-)
-def test_malformed_wrapped_keys_are_refused_before_any_key(wrapped: bytes) -> None:
-    with pytest.raises(WrappedKeyError):
-        unwrap(wrapped, b"not looked at")
 
 
 def test_one_usable_recipient_is_enough(store: TokenStore) -> None:

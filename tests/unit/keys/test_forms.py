@@ -292,6 +292,7 @@ def test_an_odd_jwk_does_not_keep_other_keys_from_opening_a_layer() -> None:
         (der(ec.generate_private_key(ec.BrainpoolP256R1())), "its curve brainpoolP256r1 is not supported"),
         (der(ed25519.Ed25519PrivateKey.generate()), "it is a key of the type 'Ed25519'; only RSA and EC"),
     ],
+    ids=range(13),
 )  # fmt: skip
 def test_what_is_not_supported_is_named(data: bytes, expected: str) -> None:
     assert expected in reason(data)

@@ -1,0 +1,228 @@
+"""OpenPGP with keys and messages that are in files or made here."""
+
+from __future__ import annotations
+
+import bz2
+import json
+import random
+import time
+import tracemalloc
+import zlib
+from contextlib import suppress
+from typing import Any
+
+import pysequoia
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.formats import wire
+from decoder.keys.file import KeyMaterial
+from decoder.keywrap import pgp
+from decoder.keywrap.pgp import keyring as keyrings
+from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.keyring import select
+from decoder.keywrap.pgp.secretkey import find_secret_keys
+from tests.support import pgp_writer as writer
+from tests.support.pgp_parts import ANNOTATION, OPTIONS, mutated, unwrap
+from tests.support.processes import ROOT
+
+VECTORS = ROOT / "tests/vectors"
+
+
+CASES: list[dict[str, Any]] = [
+    case
+    for case in json.loads((VECTORS / "cases.json").read_text())
+    if ANNOTATION in case["descriptor"]["annotations"] and (case["gpg_privatekeys"] or "pgp" in case["name"])
+]
+
+
+def generated(profile: pysequoia.Profile = pysequoia.Profile.RFC4880) -> pysequoia.Tsk:
+    return pysequoia.Tsk.generate("Somebody <somebody@example.com>", profile=profile)
+
+
+def nested(times: int) -> bytes:
+    content = writer.literal(OPTIONS)
+    for _ in range(times):
+        content = writer.deflated(content)
+    return content
+
+
+@pytest.fixture(scope="module")
+def rsa_secret() -> KeyMaterial:
+    return KeyMaterial("pgp-rsa.gpg", (VECTORS / "keys/pgp-rsa.gpg").read_bytes(), b"")
+
+
+@pytest.fixture(scope="module")
+def rsa_public(rsa_secret: KeyMaterial) -> tuple[rsa.RSAPublicKey, bytes]:
+    """The encryption subkey of `rsa_secret` and its key ID."""
+    key = find_secret_keys(rsa_secret)[0]
+    modulus, exponent = map(int.from_bytes, key.numbers)
+    return rsa.RSAPublicNumbers(exponent, modulus).public_key(), key.key_id
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_vector(case: dict[str, Any]) -> None:
+    names = case["gpg_privatekeys"] or case["keydir"]
+    passwords = [*case["gpg_passwords"], *[""] * len(names)]
+    materials = [
+        KeyMaterial(name, (VECTORS / "keys" / name).read_bytes(), password.encode())
+        for name, password in zip(names, passwords, strict=False)
+    ]
+    wrapped = wire.decode_base64(case["descriptor"]["annotations"][ANNOTATION])
+    opened, refusals = unwrap(wrapped, *materials)
+    if case["expect"] == "ok":
+        assert opened is not None
+        assert len(wire.bytes_value(json.loads(opened)["symkey"])) == limits.SYMMETRIC_KEY_BYTES
+    else:
+        assert opened is None
+        assert refusals == [
+            "pgp-pass.gpg (RSA 2048, key ID F43F2FE3825CC7CA): "
+            "it is protected by a passphrase, and the one that was given is wrong"
+        ]
+
+
+def test_opens_session_keys_with_leading_zero_bits(
+    rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
+) -> None:
+    """The reference and skopeo count them in the length, and the library by itself refuses that."""
+    leading = set()
+    for _ in range(12):
+        wrapped = writer.message(writer.literal(OPTIONS), *rsa_public)
+        leading.add(next(packets.split(wrapped, 2)).body[12] >= 0x80)
+        assert unwrap(wrapped, rsa_secret) == (OPTIONS, [])
+    assert False in leading
+
+
+def test_refuses_damaged_content(rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]) -> None:
+    """The modification detection code and the RSA padding fail alike."""
+    good = writer.message(writer.literal(OPTIONS), *rsa_public)
+    for at in (40, len(good) - 300, len(good) - 100, len(good) - 1):
+        damaged = good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :]
+        opened, refusals = unwrap(damaged, rsa_secret)
+        assert opened is None
+        assert [refusal.rpartition(": ")[2] for refusal in refusals] == ["it does not open this wrapped key"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (writer.literal(bytes(limits.PRIVATE_OPTIONS_BYTES + 1)), "it is cut short, or longer than 65536 bytes"),
+        (writer.deflated(writer.literal(bytes(70_000))), "it is cut short, or longer than 65536 bytes"),
+        (writer.deflated(writer.literal(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
+        (
+            writer.deflated(writer.deflated(writer.literal(bytes(20 * limits.MIB)))),
+            "it is longer than 131072 bytes",
+        ),
+        (writer.packet(8, b"\3" + bz2.compress(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
+        (writer.deflated(writer.packet(10, b"PGP") * 1_000_000), "it is longer than 131072 bytes"),
+        (writer.packet(8, b"\2" + zlib.compress(writer.literal(OPTIONS))[:-1]), "it is compressed, and cut short"),
+        (writer.packet(8, b"\2damaged"), "it is compressed, and damaged"),
+        (writer.packet(8, b"\3damaged"), "it is compressed, and damaged"),
+        (writer.packet(8, b"\4"), "it is compressed in an unknown way"),
+        (writer.packet(8, b""), "it ends too early"),
+        (nested(limits.PGP_NESTING + 1), "a packet of type 8 is out of place"),
+        (b"", "it holds no data, or several"),
+        (writer.literal(OPTIONS) * 2, "it holds no data, or several"),
+        (writer.packet(11, b"b\4"), "it is cut short, or longer than 65536 bytes"),
+        (writer.packet(18, b"\1"), "a packet of type 18 is out of place"),
+        (b"\xc0\0" * 20_000, "it has more than 16384 packets"),
+    ],
+)
+def test_refuses_content_before_memory_grows(
+    content: bytes, reason: str, rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
+) -> None:
+    wrapped = writer.message(content, *rsa_public)
+    tracemalloc.start()
+    try:
+        with pytest.raises(WrappedKeyError) as error:
+            unwrap(wrapped, rsa_secret)
+        assert tracemalloc.get_traced_memory()[1] < 8 * limits.MIB
+    finally:
+        tracemalloc.stop()
+    assert str(error.value) == f"it opens to something other than private options: {reason}"
+
+
+def test_opens_nested_content(rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]) -> None:
+    for content in (nested(limits.PGP_NESTING), writer.packet(8, b"\0" + writer.literal(OPTIONS))):
+        assert unwrap(writer.message(content, *rsa_public), rsa_secret) == (OPTIONS, [])
+
+
+def test_mutated_content(rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]) -> None:
+    """What the writer of a message chooses, and encrypts well."""
+    dice = random.Random(5)
+    for number in range(1000):
+        content = mutated(nested(number % 3), dice)
+        with suppress(WrappedKeyError):
+            assert unwrap(writer.message(content, *rsa_public), rsa_secret).plaintext is not None
+
+
+@pytest.mark.parametrize("recipient", [b"", b"no key", b"\x99\x00\x01\x04"])
+def test_wrap_refuses_what_is_no_certificate(recipient: bytes) -> None:
+    with pytest.raises(KeyFileError, match="it is not an OpenPGP certificate"):
+        pgp.wrap(OPTIONS, [recipient])
+
+
+def test_wrap_refuses_a_revoked_certificate() -> None:
+    key = generated()
+    certificate = key.extract_certificate()
+    revoked = bytes(certificate) + bytes(certificate.revoke(key.certifier()))
+    with pytest.raises(KeyFileError, match="it has been revoked"):
+        pgp.wrap(OPTIONS, [revoked])
+
+
+def test_wrap_refuses_a_certificate_that_asks_for_version_6() -> None:
+    """The reference reads no such message."""
+    with pytest.raises(KeyFileError, match=r"would not be opened: .* version 2 \(RFC 9580, AEAD\)"):
+        pgp.wrap(OPTIONS, [bytes(generated(pysequoia.Profile.RFC9580).extract_certificate())])
+
+
+@pytest.mark.parametrize("wanted", ["Élodie Ünal", "Élodie Ünal <É@example.com>", "é@EXAMPLE.com"])
+def test_select_by_letters_outside_ascii(wanted: str) -> None:
+    key = pysequoia.Tsk.generate("Élodie Ünal <É@example.com>", profile=pysequoia.Profile.RFC4880)
+    certificate = bytes(key.extract_certificate())
+    assert select(certificate, wanted) == certificate
+
+
+def test_select_refuses_several() -> None:
+    keys = [generated().extract_certificate() for _ in range(2)]
+    keyring = b"".join(map(bytes, keys))
+    with pytest.raises(KeyFileError, match=keys[1].fingerprint.upper()):
+        select(keyring, "somebody@example.com")
+    assert select(keyring, keys[1].fingerprint) == bytes(keys[1])
+    assert select(keyring + bytes(keys[1]), keys[1].fingerprint) == bytes(keys[1])
+
+
+def test_select_passes_over_revoked_certificates() -> None:
+    key, old = generated(), generated()
+    certificate = old.extract_certificate()
+    revoked = bytes(certificate) + bytes(certificate.revoke(old.certifier()))
+    good = bytes(key.extract_certificate())
+    assert select(revoked + good, "somebody@example.com") == good
+    with pytest.raises(KeyFileError, match="it has been revoked"):
+        select(revoked + good, certificate.fingerprint)
+
+
+def test_select_believes_no_user_id_without_signature() -> None:
+    good = bytes(generated().extract_certificate())
+    forged = good + writer.packet(13, b"Boss <boss@example.com>")
+    with pytest.raises(KeyFileError, match="the keyring holds no OpenPGP certificate for"):
+        select(forged, "boss@example.com")
+
+
+def test_select_refuses_what_is_no_keyring() -> None:
+    for keyring in (b"no keyring", b"\x99\xff", writer.packet(6, bytes(0x10000))):
+        with pytest.raises(KeyFileError, match="it is not an OpenPGP keyring"):
+            select(keyring, "somebody@example.com")
+    assert not list(keyrings.certificates(bytes(generated())))
+    with pytest.raises(KeyFileError, match="the keyring is larger than"):
+        select(bytes(limits.PGP_KEYRING_BYTES + 1), "somebody@example.com")
+
+
+def test_select_from_many_blocks_of_armour() -> None:
+    """Work in proportion to the size: it once grew with its square, to 4 s and more here."""
+    block = b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\n" + b"z0AA" * 22 + b"\n-----END PGP PUBLIC KEY BLOCK-----\n"
+    started = time.process_time()
+    assert len(packets.dearmoured(block * 40_000)) == 40_000 * 66
+    assert time.process_time() - started < 1

@@ -1,0 +1,97 @@
+"""PKCS#11: configuration, and wrapped keys that are refused before any token is asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from decoder import limits
+from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keywrap.pkcs11 import config as pkcs11_config
+from decoder.keywrap.pkcs11 import keyfile as pkcs11_keyfile
+from decoder.keywrap.pkcs11 import token as pkcs11_token
+from decoder.keywrap.pkcs11 import uri as pkcs11_uri
+from tests.support.pkcs11_parts import SMALL, recipient, unwrap, wrapped_json, write_config
+from tests.support.pkcs11_tokens import PIN, softhsm
+
+
+@pytest.fixture(autouse=True)
+def _fresh_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test is a run of its own, on a node that allows SoftHSM's module."""
+    monkeypatch.delenv("OCICRYPT_OAEP_HASHALG", raising=False)
+    monkeypatch.setenv("OCICRYPT_CONFIG", str(write_config(tmp_path / "node.conf", softhsm())))
+    monkeypatch.setattr(pkcs11_token, "_wrong_pins", set())
+
+
+def test_configuration_search_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert f"{pkcs11_config.SYSTEM_DIRECTORY}/{pkcs11_config.FILE_NAME}" == "/etc/ocicrypt.conf"
+    places = {"XDG_CONFIG_HOME": tmp_path / "xdg", "HOME": tmp_path / "home", "system": tmp_path / "etc"}
+    monkeypatch.setattr(pkcs11_config, "SYSTEM_DIRECTORY", str(places["system"]))
+    files = []
+    for name in ("XDG_CONFIG_HOME", "HOME", "system"):
+        directory = places[name] / ".config" if name == "HOME" else places[name]
+        directory.mkdir(parents=True)
+        files.append(write_config(directory / "ocicrypt.conf", f"/{name}/"))
+        if name != "system":
+            monkeypatch.setenv(name, str(places[name]))
+    named = write_config(tmp_path / "named.conf", "/named/")
+    monkeypatch.setenv("OCICRYPT_CONFIG", str(named))
+    assert pkcs11_config.node_config().allowed_module_paths == ("/named/",)
+    assert pkcs11_config.applicable_config([b"allowed-module-paths: [/payload/]"]) == ((), ("/payload/",))
+    monkeypatch.setenv("OCICRYPT_CONFIG", "internal")
+    assert pkcs11_config.node_config().allowed_module_paths == (
+        *("/usr/lib64/pkcs11/", "/usr/lib/pkcs11/", "/usr/local/lib/pkcs11/", "/usr/lib/softhsm/"),
+        f"/usr/lib/{os.uname().machine}-linux-gnu/",
+    )
+    monkeypatch.delenv("OCICRYPT_CONFIG")
+    for file, name in zip(files, ("XDG_CONFIG_HOME", "HOME", "system"), strict=True):
+        assert pkcs11_config.node_config().allowed_module_paths == (f"/{name}/",)
+        file.unlink()
+    assert pkcs11_config.node_config() == ((), ())
+
+
+def test_key_files_show_no_pin() -> None:
+    uri = f"pkcs11:token=a;id=%01?pin-value={PIN}&module-name=softhsm2"
+    key_file = pkcs11_keyfile.parse_key_file(json.dumps({"pkcs11": {"uri": uri}}).encode())
+    assert pkcs11_keyfile.read_pin(key_file.uri) == PIN
+    assert PIN not in repr(key_file)
+    assert pkcs11_uri.parse_uri(uri) == key_file.uri
+    for broken in (f"pkcs11:?pin-value={PIN}%", f"pkcs11:?pin-value={PIN}&pin-value=1", f"pkcs:?pin-value={PIN}"):
+        with pytest.raises(KeyFileError) as caught:
+            pkcs11_uri.parse_uri(broken)
+        assert PIN not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"recipients":null}',
+        b'{"recipients":{}}',
+        b'{"recipients":[null]}',
+        b'{"recipients":[[]]}',
+        b"[" * 100_000,
+        wrapped_json(recipient(bytes(SMALL)), version=1),
+        wrapped_json(recipient(bytes(SMALL)), version=False),
+        wrapped_json(recipient(bytes(SMALL)), version="0"),
+        wrapped_json(recipient(bytes(SMALL), version=1)),
+        wrapped_json(recipient(bytes(SMALL), "md5")),
+        wrapped_json(recipient(bytes(SMALL), "SHA1")),
+        wrapped_json(recipient(b"")),
+        wrapped_json(recipient(bytes(127))),
+        wrapped_json(recipient(bytes(limits.PKCS11_BLOB_BYTES + 1))),
+        wrapped_json({"version": 0, "blob": "*" * 344}),
+        wrapped_json({"version": 0, "blob": 7}),
+        wrapped_json(*[recipient(bytes(SMALL))] * (limits.PKCS11_RECIPIENTS + 1)),
+        wrapped_json(recipient(bytes(SMALL)), padding="x" * limits.PKCS11_BYTES),
+    ],
+)
+def test_malformed_wrapped_keys_are_refused_before_any_key(wrapped: bytes) -> None:
+    with pytest.raises(WrappedKeyError):
+        unwrap(wrapped, b"not looked at")
