@@ -142,10 +142,22 @@ DOCTOR_SECONDS = 10.0  # for a program that only tells something
 DOCTOR_LAYER_SECONDS = 1800.0  # for a layer that is tried
 CONFIGURATION_WARNINGS = 16
 
-# Keyproviders, as a server. A client's deadline may be shorter; calls beyond PROVIDER_SERVER_CALLS are refused at once.
+# Keyproviders, as a server. A client's deadline may be shorter; calls beyond a bound are told that the server is busy.
 PROVIDER_REQUEST_SECONDS = 30.0
-PROVIDER_SERVER_CALLS = 256
-PROVIDER_SERVER_THREADS = 16
+# Connections and calls are per process. A connection has PROVIDER_SERVER_STREAMS calls at a time; others wait there.
+PROVIDER_SERVER_PROCESSES = 8  # by default; --processes may ask for up to 64
+PROVIDER_SERVER_MAX_PROCESSES = 64
+PROVIDER_SERVER_CONNECTIONS = 1000
+PROVIDER_SERVER_STREAMS = 128
+PROVIDER_SERVER_CALLS = 8192
+PROVIDER_SERVER_WAITING = 512  # calls that wait for a thread or a key service
+PROVIDER_SERVER_BYTES = 64 * MIB  # of the requests that are being answered
+PROVIDER_SERVER_THREADS = 32
+PROVIDER_SERVER_HANDSHAKE_SECONDS = 10.0
+PROVIDER_SERVER_IDLE_SECONDS = 300.0
+PROVIDER_SERVER_AGE_SECONDS = 3600.0  # then a client connects again, perhaps to another server
+PROVIDER_SERVER_START_SECONDS = 60.0
+PROVIDER_SERVER_RESPAWN_SECONDS = 1.0
 PROVIDER_SERVER_GRACE_SECONDS = 25.0
 
 # Images: manifests, and the local places they are in. A layer may have any size, and is never held whole.

@@ -94,7 +94,9 @@ class Server:
     def __init__(self, directory: Path, *arguments: str | Path, prelude: str = "") -> None:
         self._errors = directory / "server.log"
         self._environment = {**os.environ, "PRELUDE": prelude}
-        self._command = [*KEYPROVIDER, "serve", *map(str, arguments)]
+        # One process, so that tests can count what it keeps and refuses.
+        processes = () if "--processes" in arguments else ("--processes", "1")
+        self._command = [*KEYPROVIDER, "serve", *map(str, arguments), *processes]
 
     def __enter__(self) -> Server:
         with self._errors.open("wb") as errors:

@@ -43,7 +43,7 @@ class Calls:
         self._service = service
         self._threads = threads
         self._say = say
-        self._running = 0
+        self._running = self._waiting = self._bytes = 0
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """Return the methods of both services."""
@@ -67,14 +67,14 @@ class Calls:
         """Answer one call; what goes wrong becomes its status."""
         code = grpc.StatusCode.INTERNAL
         try:
-            if self._running >= limits.PROVIDER_SERVER_CALLS:
+            if self._is_busy(len(message)):
                 raise BusyError  # noqa: TRY301 - all answers are made here
-            self._running += 1
+            self._running, self._bytes = self._running + 1, self._bytes + len(message)
             try:
                 asked = self._service.parse(_parse_message(message), operation, is_kek)
                 return protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
             finally:
-                self._running -= 1
+                self._running, self._bytes = self._running - 1, self._bytes - len(message)
         except BusyError:
             context.set_trailing_metadata(((BUSY_TRAILER, "1"),))
             code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has too much to do; try again"
@@ -87,6 +87,13 @@ class Calls:
             text = "internal error"
             self._say(failure.internal_error(error))
         return await abort(context, code, text)
+
+    def _is_busy(self, size: int) -> bool:
+        return (
+            self._running >= limits.PROVIDER_SERVER_CALLS
+            or self._waiting >= limits.PROVIDER_SERVER_WAITING
+            or self._bytes + size > limits.PROVIDER_SERVER_BYTES
+        )
 
     async def _perform(self, asked: Asked, context: Context[bytes, bytes]) -> bytes:
         """Do what is asked, and write it down whatever the outcome."""
@@ -112,10 +119,13 @@ class Calls:
         if not use.waits:
             return use.run(seconds)
         done = asyncio.get_running_loop().run_in_executor(self._threads, use.run, seconds)
+        self._waiting += 1
         try:
             return await asyncio.wait_for(done, limits.PROVIDER_SECONDS)
         except TimeoutError as error:
             raise ProviderError(f"the provider did not answer within {limits.PROVIDER_SECONDS:g} seconds") from error
+        finally:
+            self._waiting -= 1
 
 
 def _parse_message(message: bytes) -> bytes:

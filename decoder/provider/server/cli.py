@@ -16,6 +16,7 @@ from decoder.errors import DecoderError, StreamError, UsageError, quoted
 from decoder.extras import missing
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
+from decoder.provider.server import processes
 from decoder.provider.server.service import RequestError, Service
 
 if TYPE_CHECKING:
@@ -123,10 +124,38 @@ def _serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
         raise ProviderError(missing("grpc", error)) from error
 
     security = listening.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
-    listening.check(_address(parsed), security)
-    service = Service(create(name, options, _write_line, _keks()), parsed.provider_name)
-    server.serve(service, _address(parsed), security, lambda text: _write_line(f"ctd-decoder: {name}: {text}"))
-    return 0
+    address = _address(parsed)
+    listening.check(address, security)
+    count = _processes(parsed, listening.is_unix(address))
+
+    def say(text: str) -> None:
+        _write_line(f"ctd-decoder: {name}: {text}")
+
+    def work(where: str, child: processes.Child | None = None) -> None:
+        service = Service(create(name, options, _write_line, _keks()), parsed.provider_name)
+        server.serve(service, where, security, say, child)
+
+    if count == 1:
+        work(address)
+        return 0
+    with listening.reserved(address) as where:
+        status = processes.run(
+            count, lambda child: work(where, child), lambda: server.say_listening(address, where, security, say), say
+        )
+    if status == 0:
+        say("stopped")
+    return status or 0
+
+
+def _processes(parsed: Namespace, is_unix: bool) -> int:
+    """Return how many processes serve: one at a Unix socket, which they could not share."""
+    if parsed.processes is None:
+        return 1 if is_unix else processes.default_count()
+    if not 1 <= parsed.processes <= limits.PROVIDER_SERVER_MAX_PROCESSES:
+        raise UsageError(f"--processes is a number from 1 to {limits.PROVIDER_SERVER_MAX_PROCESSES}")
+    if is_unix and parsed.processes > 1:
+        raise UsageError("--processes: one process alone can serve a Unix socket")
+    return int(parsed.processes)
 
 
 def _keks() -> Keks | None:
@@ -193,8 +222,14 @@ def _add_server_options(parser: Parser) -> set[str]:
     group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificates, PEM")
     group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
     group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help=f"so many processes serve (default: one per processor, at most {limits.PROVIDER_SERVER_PROCESSES})",
+    )
     group.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
-    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure"}
+    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure", "processes"}
 
 
 def _destination(option: Option) -> str:

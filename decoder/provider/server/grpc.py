@@ -20,6 +20,7 @@ from decoder.provider.server.calls import Calls, Context, abort
 from decoder.provider.server.listening import Security, is_open_to_others, listening
 
 if TYPE_CHECKING:
+    from decoder.provider.server.processes import Child
     from decoder.provider.server.service import Service
 
 _HEALTH = "grpc.health.v1.Health"
@@ -29,7 +30,9 @@ _ENVELOPE_BYTES = 16  # of the message around a request
 _REPLY_FACTOR = 4  # what integers take of JSON, for each byte
 
 
-def serve(service: Service, address: str, security: Security, say: Callable[[str], None]) -> None:
+def serve(
+    service: Service, address: str, security: Security, say: Callable[[str], None], child: Child | None = None
+) -> None:
     """Serve until SIGTERM or SIGINT; calls that run then may end within PROVIDER_SERVER_GRACE_SECONDS.
 
     Args:
@@ -37,35 +40,61 @@ def serve(service: Service, address: str, security: Security, say: Callable[[str
         address: as `check` accepted it; port 0 lets the system choose one.
         security: as `check` accepted it.
         say: takes a line once the server listens, and whatever the operator should know.
+        child: of several processes that share the port, of which this is one; by default it is the only one.
 
     Raises:
         ListenError: it cannot listen there.
     """
-    asyncio.run(_serve(service, address, security, say))
+    asyncio.run(_serve(service, address, security, say, child))
 
 
-async def _serve(service: Service, address: str, security: Security, say: Callable[[str], None]) -> None:
+async def _serve(
+    service: Service, address: str, security: Security, say: Callable[[str], None], child: Child | None
+) -> None:
     stopping = asyncio.Event()
+    if child:
+        asyncio.get_running_loop().add_reader(child.lifeline, stopping.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     threads = ThreadPoolExecutor(limits.PROVIDER_SERVER_THREADS, "keyprovider")
-    server = grpc.aio.server(
-        options=(
-            ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _ENVELOPE_BYTES),
-            ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
-            ("grpc.so_reuseport", 0),  # or a second server would share the port, unnoticed
-        ),
-    )
+    server = grpc.aio.server(options=_options(is_shared=child is not None))
     server.add_generic_rpc_handlers((*Calls(service, threads, say).handlers(), _Health(stopping).handler()))
-    with listening(server, address, security) as where:
+    with listening(server, address, security, is_shared=child is not None) as where:
         await server.start()
-        if is_open_to_others(address, security):
-            say(f"warning: whoever can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
-        say(f"listening on {where}")
+        if child:
+            os.write(child.ready, b"1")
+        else:
+            say_listening(address, where, security, say)
         await stopping.wait()
         await server.stop(limits.PROVIDER_SERVER_GRACE_SECONDS)
     threads.shutdown(wait=False, cancel_futures=True)
-    say("stopped")
+    if not child:
+        say("stopped")
+
+
+def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
+    """Tell the operator that the server listens, and whether that is dangerous."""
+    if is_open_to_others(address, security):
+        say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
+    say(f"listening on {where}")
+
+
+def _options(is_shared: bool) -> tuple[tuple[str, int], ...]:
+    """Bound messages, connections and calls."""
+    return (
+        ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _ENVELOPE_BYTES),
+        ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
+        ("grpc.max_allowed_incoming_connections", limits.PROVIDER_SERVER_CONNECTIONS),
+        ("grpc.max_concurrent_streams", limits.PROVIDER_SERVER_STREAMS),
+        # What gRPC has read and not begun: beyond that it cancels calls at random, where we say that we are busy.
+        ("grpc.server.max_pending_requests", 2 * limits.PROVIDER_SERVER_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 4 * limits.PROVIDER_SERVER_CALLS),
+        ("grpc.server_handshake_timeout_ms", int(limits.PROVIDER_SERVER_HANDSHAKE_SECONDS * 1000)),
+        ("grpc.max_connection_idle_ms", int(limits.PROVIDER_SERVER_IDLE_SECONDS * 1000)),
+        ("grpc.max_connection_age_ms", int(limits.PROVIDER_SERVER_AGE_SECONDS * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(limits.PROVIDER_SECONDS * 1000)),
+        ("grpc.so_reuseport", int(is_shared)),  # or a second server would share the port, unnoticed
+    )
 
 
 class _Health:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, cast
 
 import grpc
@@ -16,6 +16,7 @@ from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
 from decoder.node.network import is_loopback
 from decoder.node.unixsocket import ListenError
+from decoder.provider.server import processes
 
 _UNIX = "unix://"
 
@@ -59,8 +60,14 @@ def check(address: str, security: Security) -> None:
 
 
 @contextmanager
-def listening(server: grpc.aio.Server, address: str, security: Security) -> Iterator[str]:
+def listening(server: grpc.aio.Server, address: str, security: Security, is_shared: bool = False) -> Iterator[str]:
     """Give the server its address, as `check` accepted it; a socket is removed at the end.
+
+    Args:
+        server: the server.
+        address: where it will listen.
+        security: with whom it will talk.
+        is_shared: whether the port is one that `reserved` holds for several processes.
 
     Yields:
         Where it listens, with the port that the system chose for port 0.
@@ -76,11 +83,41 @@ def listening(server: grpc.aio.Server, address: str, security: Security) -> Iter
             yield address
         return
     host, port = _parse_address(address)
-    if host:
+    if host and not is_shared:
         _try(host, port, address)
     shown = f"[{host}]" if ":" in host else host
     chosen = _add_port(server, f"{shown or '[::]'}:{port}", address, security)
     yield f"{shown}:{chosen}"
+
+
+@contextmanager
+def reserved(address: str) -> Iterator[str]:
+    """Hold a TCP port for several processes that listen on it, so that no other program takes it.
+
+    Args:
+        address: HOST:PORT; port 0 lets the system choose one.
+
+    Yields:
+        The address, with the port.
+
+    Raises:
+        ListenError: the port is in use, or the host is not this machine.
+    """
+    host, port = _parse_address(address)
+    addresses = _resolve(host, port) if host else _resolve("::", port)
+    if host:
+        _try(host, port, address)
+    with ExitStack() as stack:
+        try:
+            chosen = processes.reserve(stack, addresses)
+        except OSError as error:
+            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
+        yield f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
+
+
+def is_unix(address: str) -> bool:
+    """Tell whether an address is that of a Unix socket."""
+    return address.startswith(_UNIX)
 
 
 def _add_port(server: grpc.aio.Server, target: str, address: str, security: Security) -> int:

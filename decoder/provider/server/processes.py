@@ -1,0 +1,160 @@
+"""Several processes that serve one TCP port: the kernel spreads connections over them (SO_REUSEPORT, socket(7)).
+
+One process answers about as many calls as one processor can, since the interpreter runs one thread at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import ExitStack, suppress
+from select import POLLIN, poll
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder import limits
+from decoder.node.unixsocket import ListenError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+
+
+class Child(NamedTuple):
+    """What a process of several has of its parent.
+
+    Attributes:
+        lifeline: a descriptor that reads to its end when the process is to stop.
+        ready: a descriptor to write one byte to when the process listens.
+    """
+
+    lifeline: int
+    ready: int
+
+
+def default_count() -> int:
+    """Return how many processors this process may use, at most PROVIDER_SERVER_PROCESSES."""
+    return min(len(os.sched_getaffinity(0)), limits.PROVIDER_SERVER_PROCESSES)
+
+
+def reserve(stack: ExitStack, addresses: Sequence[tuple[int, int, int, str, tuple[object, ...]]]) -> int:
+    """Bind to addresses so that processes of ours can share their port, and nobody else's can take it.
+
+    Args:
+        stack: closes the sockets.
+        addresses: as getaddrinfo(3) returns them; port 0 lets the system choose one port for all.
+
+    Returns:
+        The port.
+
+    Raises:
+        OSError: it is in use, or the address is not one of this machine.
+    """
+    port = 0
+    for family, kind, number, _, where in addresses:
+        bound = stack.enter_context(socket.socket(family, kind, number))
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(len(addresses) > 1))
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((where[0], port or where[1], *where[2:]))
+        port = int(bound.getsockname()[1])
+    return port
+
+
+def run(
+    count: int, work: Callable[[Child], None], listens: Callable[[], None], say: Callable[[str], None]
+) -> int | None:
+    """Run several processes until SIGTERM or SIGINT; one that ends by itself is started again.
+
+    Args:
+        count: how many.
+        work: what each does until its lifeline ends; its exceptions pass through, in that process.
+        listens: called in this process once all listen.
+        say: takes what the operator should know.
+
+    Returns:
+        The exit status in this process, None in the others.
+
+    Raises:
+        ListenError: a process does not begin to listen in time.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    family = _Family(work, before)
+    for _ in range(count):
+        if family.start() == 0:
+            return None
+        status = family.wait_until_ready()
+        if status is not None:
+            family.stop()
+            return status  # it has said why
+    listens()
+    while (number := signal.sigwait(_SIGNALS)) == signal.SIGCHLD:
+        for status in family.reap():
+            say(f"warning: a process of the server ended with status {status}; another one is started")
+            sleep(limits.PROVIDER_SERVER_RESPAWN_SECONDS)
+            if family.start() == 0:
+                return None
+    say(f"stopping ({signal.Signals(number).name})")
+    family.stop()
+    return 0
+
+
+class _Family:
+    """The processes that were started."""
+
+    def __init__(self, work: Callable[[Child], None], mask: set[int | signal.Signals]) -> None:
+        self._work = work
+        self._mask = mask
+        self._children: set[int] = set()
+        self._lifeline, self._life = os.pipe()
+        self._ready, self._tell_ready = os.pipe()
+
+    def start(self) -> int:
+        """Start a process; 0 in the process itself, when its work is done."""
+        child = os.fork()
+        if child:
+            self._children.add(child)
+            return child
+        os.close(self._life)
+        os.close(self._ready)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+        self._work(Child(self._lifeline, self._tell_ready))
+        return 0
+
+    def wait_until_ready(self) -> int | None:
+        """Wait for a process that was started; return its exit status if it ends instead."""
+        waiting = poll()
+        waiting.register(self._ready, POLLIN)
+        deadline = monotonic() + limits.PROVIDER_SERVER_START_SECONDS
+        while not waiting.poll(100):
+            if ended := self.reap():
+                return ended[0]
+            if monotonic() > deadline:
+                self.stop()
+                raise ListenError("a process of the server does not begin to listen")
+        os.read(self._ready, 1)
+        return None
+
+    def reap(self) -> list[int]:
+        """Return the exit statuses of the processes that have ended."""
+        statuses = []
+        for child in list(self._children):
+            process, status = os.waitpid(child, os.WNOHANG)
+            if process:
+                self._children.discard(child)
+                statuses.append(os.waitstatus_to_exitcode(status))
+        return statuses
+
+    def stop(self) -> None:
+        """Have all processes finish what they do, and wait for their end."""
+        os.close(self._life)
+        deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS + limits.PROVIDER_SERVER_RESPAWN_SECONDS
+        while self._children and monotonic() < deadline:
+            self.reap()
+            sleep(limits.SOCKET_LOCK_POLL_SECONDS)
+        for child in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
