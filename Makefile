@@ -11,7 +11,7 @@ demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
 # One process more than there are processors, for there is always a test that waits for something.
-PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder -p no:benchmark
+PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder
 test: system-packages $(VENV)/.dev $(VENV)/.program check
 	$(BIN)/pytest $(PARALLEL)
 

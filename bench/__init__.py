@@ -1,1 +1,1 @@
-"""Measurements: whole processes beside the reference program, and what happens inside one."""
+"""Measure whole processes: the reference program and ours in turn, and ours alone. RESULTS.md has the tables."""

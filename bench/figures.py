@@ -1,23 +1,24 @@
-"""Figures: every run of everything that was measured, and what a median says of them."""
+"""Figures: every run of everything that was measured, what a median says of them, and the rows of the table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
-from bench.run import Run
+from bench.decoders import PACKAGE, REFERENCE, WARM
+from bench.layers import SMALL_BYTES
+from bench.run import MIB, Run, size_text
 
 Quantity = Callable[[Run], float]
 WALL: Quantity = attrgetter("wall")
 CPU: Quantity = attrgetter("cpu")
 PEAK: Quantity = attrgetter("peak")
-REFERENCE = "reference"
-HMAC_ALONE = "HMAC-SHA256 alone"
-BOUND = "what the cores allow"
+HMAC_ALONE, BOUND = "HMAC-SHA256 alone", "what the cores allow"
+_LARGE_BYTES = 256 * MIB
 
 
 class Figure(NamedTuple):
@@ -25,7 +26,7 @@ class Figure(NamedTuple):
 
     Attributes:
         part: the part of the bench that measured it.
-        scheme: how the layers' keys were wrapped.
+        scheme: how the layers' keys were wrapped, or another kind of the same part.
         amount: of bytes, layers or decoders: that which grows in this part.
         runs: by program; the runs at one place in their lists are of one round.
     """
@@ -67,7 +68,8 @@ def read_report(path: Path) -> Report:
         OSError: there is no such file.
     """
     value = json.loads(path.read_text())
-    return Report(value["machine"], [_figure(**each) for each in value["figures"]])
+    figures = [Figure(each["part"], each["scheme"], each["amount"], _runs(each["runs"])) for each in value["figures"]]
+    return Report(value["machine"], figures)
 
 
 def of_part(figures: Iterable[Figure], part: str, scheme: str = "") -> list[Figure]:
@@ -76,16 +78,64 @@ def of_part(figures: Iterable[Figure], part: str, scheme: str = "") -> list[Figu
     return sorted(chosen, key=attrgetter("amount"))
 
 
+def header(programs: Sequence[str]) -> str:
+    """Write the head of the table."""
+    titles = ("what", "runs", *programs)
+    return f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}"
+
+
+def rows(figure: Figure, programs: Sequence[str]) -> Iterator[str]:
+    """Write the rows of a figure: its wall time, and CPU time and memory where they tell more."""
+    yield _row(figure, programs, "", WALL)
+    large = HMAC_ALONE in figure.runs and figure.amount >= _LARGE_BYTES
+    if large or figure.part == "image":
+        yield _row(figure, programs, ", CPU", CPU)
+        yield _row(figure, programs, ", peak memory", PEAK)
+    for whole in (HMAC_ALONE, BOUND) if large else ():
+        speed = figure.amount / figure.spread(whole)[1] / 1e6
+        shares = [f"{figure.amount / figure.spread(name)[1] / 1e6:.0f} MB/s, {figure.ratio(whole, name):.0%}"
+                  for name in programs]  # fmt: skip
+        yield _join(figure, f", share of {whole} ({speed:.0f} MB/s)", shares)
+
+
+def _row(figure: Figure, programs: Sequence[str], of: str, quantity: Quantity) -> str:
+    return _join(figure, of, [_cell(figure, program, quantity) for program in programs])
+
+
+def _cell(figure: Figure, program: str, quantity: Quantity) -> str:
+    if program not in figure.runs or (program in (PACKAGE, WARM) and quantity is not WALL and not _alone(figure)):
+        return "-"  # the kernel counts what the agent's workers take to the agent
+    quartiles = figure.spread(program, quantity)
+    unit, name = (MIB, "MiB") if quantity is PEAK else (1, "s") if quartiles[1] >= 1 else (1e-3, "ms")
+    low, middle, high = (f"{value / unit:.3g}" for value in quartiles)
+    ratio = "" if program == REFERENCE else f" **{figure.ratio(program, quantity=quantity):.2f}**"
+    return f"{middle} {name} ({low} to {high}){ratio}"
+
+
+def _alone(figure: Figure) -> bool:
+    """Whether the package's process did the work itself, which its memory tells."""
+    return min(run.peak for run in figure.runs[PACKAGE]) > 10 * MIB
+
+
+def _join(figure: Figure, of: str, cells: Sequence[str]) -> str:
+    return f"| {_WHAT[figure.part](figure)}{of} | {len(figure.runs[REFERENCE])} | {' | '.join(cells)} |"
+
+
+_WHAT: dict[str, Callable[[Figure], str]] = {
+    "image": lambda figure: f"an image of {figure.amount} layers, {figure.scheme}",
+    "single": lambda figure: f"{size_text(figure.amount)} layer, {figure.scheme}",
+    "size": lambda figure: f"{size_text(figure.amount)} layer, pipe to pipe",
+    "layers": lambda figure: f"layers of {SMALL_BYTES} bytes, {figure.scheme}: {figure.amount}",
+    "parallel": lambda figure: f"decoders at once: {figure.amount}",
+    "pull": lambda figure: f"pull through containerd {figure.scheme}: {figure.amount} layers",
+}
+
+
 def _rounded(figure: Figure) -> Figure:
     runs = {name: [Run(round(run.wall, 6), round(run.cpu, 6), run.peak) for run in runs]
             for name, runs in figure.runs.items()}  # fmt: skip
     return figure._replace(runs=runs)
 
 
-def _figure(part: str, scheme: str, amount: int, runs: dict[str, list[list[float]]]) -> Figure:
-    return Figure(
-        part,
-        scheme,
-        amount,
-        {name: [Run(wall, cpu, int(peak)) for wall, cpu, peak in values] for name, values in runs.items()},
-    )
+def _runs(values: dict[str, list[list[float]]]) -> dict[str, list[Run]]:
+    return {name: [Run(wall, cpu, int(peak)) for wall, cpu, peak in runs] for name, runs in values.items()}

@@ -11,9 +11,11 @@ import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
-from bench.compare import size_text
-from bench.figures import BOUND, HMAC_ALONE, REFERENCE, Figure, Report, of_part
-from bench.parts import RSA, SMALL_BYTES
+from bench.decoders import PACKAGE, PIP, REFERENCE, WARM
+from bench.figures import BOUND, HMAC_ALONE, Figure, Report, of_part
+from bench.layers import SMALL_BYTES
+from bench.parts import RSA
+from bench.run import size_text
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 _INK = "#7d8590"
 _COLOURS = {
     REFERENCE: "#d2742f",
-    "package": "#2f81f7",
-    "pip": "#2aa198",
-    "warm": "#a371f7",
+    PACKAGE: "#2f81f7",
+    PIP: "#2aa198",
+    WARM: "#a371f7",
     HMAC_ALONE: _INK,
     BOUND: "#b58900",
 }
@@ -112,7 +114,7 @@ def _ratio_by_scheme(axes: Axes, figures: Sequence[Figure]) -> None:
 def _growth(part: str, title: str, axes: Axes, figures: Sequence[Figure]) -> None:
     """Draw the time of each program over the amounts, with the quartiles as a band."""
     axes.set_title(title)
-    chosen = of_part(figures, part)
+    chosen = of_part(figures, part, "back to back" if part == "layers" else "")
     amounts = [figure.amount for figure in chosen]
     for program in chosen[0].runs if chosen else ():
         low, middle, high = zip(*(figure.spread(program) for figure in chosen), strict=True)
@@ -126,13 +128,24 @@ def _growth(part: str, title: str, axes: Axes, figures: Sequence[Figure]) -> Non
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
+def _pulls(axes: Axes, figures: Sequence[Figure]) -> None:
+    axes.set_title("pull of 21 layers through containerd, ratio of time")
+    chosen = [figure for figure in figures if figure.part == "pull"]
+    for place, figure in enumerate(chosen):
+        (program,) = _ours([figure])
+        axes.bar(place, figure.ratio(program), 0.7, color=_COLOURS[program], label=program)
+    axes.set_xticks(range(len(chosen)), [figure.scheme.rpartition(",")[0] for figure in chosen], **_SLANTED)
+    axes.grid(visible=False, axis="x")
+    axes.axhline(1, color=_COLOURS[REFERENCE])
+
+
 _PANELS: tuple[Callable[[Axes, Sequence[Figure]], None], ...] = (
     _image,
     _ratio_by_size,
     _ratio_by_scheme,
     partial(_growth, "size", "one layer, seconds"),
     partial(_growth, "layers", f"many layers of {SMALL_BYTES} bytes, seconds"),
-    partial(_growth, "parallel", "decoders at once, seconds"),
+    _pulls,
 )
 
 

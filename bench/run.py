@@ -1,41 +1,42 @@
-"""One run of a decoder, between pipes, as containerd starts it."""
+"""One run of a decoder, and what it took."""
 
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from io import FileIO
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from bench import launch, pipes
+from bench import process
 
-if TYPE_CHECKING:
-    from bench.layer import Layer
+MIB = 1024 * 1024
+GIB = 1024 * MIB
 
 
 class RunError(Exception):
-    """A decoder failed, or wrote something else than the plaintext."""
+    """A program failed, or wrote something else than the plaintext."""
 
 
 class Run(NamedTuple):
     """What one process took, or several together: times in seconds, the memory of the largest in bytes."""
 
     wall: float
-    cpu: float
-    peak: int
+    cpu: float = 0
+    peak: int = 0
 
 
-class _Ends(NamedTuple):
-    """Who drains a decoder, and the descriptors that it gets as 0, 1 and 3."""
+class Layer(NamedTuple):
+    """A layer of `size` bytes: its payload, its part of the environment, and its plaintext's SHA-256 in hexadecimal."""
 
-    drain: subprocess.Popen[str]
-    descriptors: tuple[int, ...]
+    size: int
+    payload: bytes
+    plain_sha256: str
+    environment: Mapping[str, str] = {}
+
+
+Work = Callable[[Path, bool], Run]
 
 
 def run(
@@ -53,57 +54,44 @@ def run(
     Raises:
         RunError: the exit status is not 0, or the plaintext is not the layer's.
     """
-    with ExitStack() as processes:
-        with ExitStack() as pipe_ends:
-            ends = [_connect(processes, pipe_ends, layer, check_bytes) for _ in range(copies)]
-            for each in ends:
-                _read_line(each.drain)
-                select.select([each.descriptors[0]], [], [], launch.SECONDS)
-            descriptors = [descriptor for each in ends for descriptor in each.descriptors]
-            command = [",".join(map(str, descriptors)), str(program), *arguments]
-            started = _start(launch, *command, pass_fds=descriptors, environment=layer.environment)
-            launcher = processes.enter_context(started)
-        figures, plain = _read_line(launcher), {_read_line(each.drain) for each in ends}
-    if not figures:
+    drain = "digest" if check_bytes else "count"
+    script = [sys.executable, "-IS", str(process.__file__), str(layer.size), str(copies), drain]
+    environment = {**os.environ, **layer.environment}
+    done = subprocess.run(
+        [*script, str(program), *arguments],
+        input=layer.payload,
+        stdout=subprocess.PIPE,
+        env=environment,
+        check=False,
+    )
+    if done.returncode:
         raise RunError(f"{program} cannot be started")
-    status, wall, cpu, peak = figures.split()
+    status, wall, cpu, peak, *written = done.stdout.decode().split()
     if status != "0":
         raise RunError(f"{program} ended with status {status}")
-    if plain != {layer.plain_sha256 if check_bytes else str(layer.size)}:
+    if written != [layer.plain_sha256 if check_bytes else str(layer.size)]:
         raise RunError(f"{program} wrote something else than the layer's plaintext")
     return Run(float(wall), float(cpu), int(peak) * 1024)
 
 
-def _connect(processes: ExitStack, pipe_ends: ExitStack, layer: Layer, check_bytes: bool) -> _Ends:
-    """Start who feeds and drains one decoder."""
-    (stdin, feed_end), (drain_end, stdout), (payload, payload_end) = (_pipe(pipe_ends) for _ in range(3))
-    payload_end.write(layer.payload)
-    payload_end.close()
-    processes.enter_context(_start(pipes, "feed", str(layer.size), stdout=feed_end))
-    feed_end.close()
-    drain = processes.enter_context(_start(pipes, "digest" if check_bytes else "drain", stdin=drain_end))
-    drain_end.close()
-    return _Ends(drain, (stdin.fileno(), stdout.fileno(), payload.fileno()))
+def one_after_another(layers: Sequence[Layer]) -> Work:
+    """Decrypt layers as containerd does, each by a process that starts when the one before has ended."""
+
+    def work(program: Path, check_bytes: bool) -> Run:
+        runs = [run(program, layer, check_bytes=check_bytes) for layer in layers]
+        return Run(sum(each.wall for each in runs), sum(each.cpu for each in runs), max(each.peak for each in runs))
+
+    return work
 
 
-def _pipe(ends: ExitStack) -> tuple[FileIO, FileIO]:
-    """Make a pipe of the size that everybody gets; only a decoder may enlarge it."""
-    reading, writing = os.pipe()
-    return ends.enter_context(FileIO(reading, "rb")), ends.enter_context(FileIO(writing, "wb"))
+def at_once(layer: Layer, copies: int) -> Work:
+    """Decrypt copies of a layer, all at the same time."""
+    return lambda program, check_bytes: run(program, layer, check_bytes=check_bytes, copies=copies)
 
 
-def _start(
-    script: ModuleType,
-    *arguments: str,
-    stdin: FileIO | int = subprocess.DEVNULL,
-    stdout: FileIO | int = subprocess.PIPE,
-    pass_fds: Sequence[int] = (),
-    environment: Mapping[str, str] | None = None,
-) -> subprocess.Popen[str]:
-    command = [sys.executable, "-IS", str(script.__file__), *arguments]
-    env = {**os.environ, **(environment or {})}
-    return subprocess.Popen(command, stdin=stdin, stdout=stdout, pass_fds=pass_fds, env=env, text=True)
-
-
-def _read_line(process: subprocess.Popen[str]) -> str:
-    return process.stdout.readline().strip() if process.stdout else ""
+def size_text(size: int) -> str:
+    """Write a number of bytes in the largest unit that divides it."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if size and size % unit == 0:
+            return f"{size // unit} {name}"
+    return f"{size}-byte"
