@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from decoder.errors import UsageError
+from decoder.errors import UsageError, quoted
+from decoder.keywrap import PROVIDER_PREFIX
+from decoder.layer.annotations import wrapped_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from decoder.image.verbs.plan import Plan
     from decoder.image.verbs.request import Request
 
-_NO_ZSTD = "provider.attestation-agent"  # image-rs, which unpacks images in the guest, knows no zstd
+_FOR_GUESTS = "provider.attestation-agent"  # Confidential Containers, where image-rs unpacks images in the guest
 
 
 def consider(root: Node, source: ImageSource, *, keep: bool, progress: Progress) -> None:
@@ -52,7 +54,7 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
     if request.recompress:
         return
     zstd = [each for each in plan.plain if each.descriptor["mediaType"].endswith("zstd")]
-    if zstd and _NO_ZSTD in request.recipients.schemes:
+    if zstd and _FOR_GUESTS in request.recipients.schemes:
         raise UsageError(
             f"{zstd[0].describe()}: it is compressed with zstd, which Confidential Containers (image-rs) cannot "
             "unpack; --recompress gzip converts it"
@@ -62,6 +64,22 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
             f"warning: {', '.join(each.describe() for each in zstd)}: compressed with zstd, which containerd's "
             "default configuration does not decrypt; use the one that `ctd-decoder config containerd` prints on every "
             "node, or convert the layers with --recompress gzip"
+        )
+
+
+def check_guests(plan: Plan, request: Request, progress: Progress) -> None:
+    """Warn of recipients that keep guests of Confidential Containers from opening layers.
+
+    image-rs looks at one keyprovider annotation of a layer only, the first in alphabetical order.
+    """
+    schemes = set(request.recipients.schemes)
+    for item in (item for each in plan.encrypted for item in wrapped_keys(each.descriptor["annotations"])):
+        schemes.add(item.scheme)
+    before = sorted(name for name in schemes if name.startswith(PROVIDER_PREFIX) and name < _FOR_GUESTS)
+    if _FOR_GUESTS in schemes and before:
+        progress.remark(
+            f"warning: guests of Confidential Containers (image-rs) look at the first keyprovider annotation alone, "
+            f"{quoted(before[0])}, and will not find the one of provider:attestation-agent"
         )
 
 

@@ -48,6 +48,7 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
     chosen = plan(root, source, request, progress)
     companions.consider(root, source, keep=request.keep_attestations or not chosen.plain, progress=progress)
     companions.check_compression(chosen, request, progress)
+    companions.check_guests(chosen, request, progress)
     work = transfer.Work(progress)
     with ExitStack() as stack:
         recompressed = stack.enter_context(Recompressed(source))

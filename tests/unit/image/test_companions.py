@@ -77,6 +77,28 @@ def test_zstd_is_refused_for_confidential_containers(zstd_image: Layout, target:
     assert not (target.directory / "index.json").exists()
 
 
+@pytest.mark.parametrize(("name", "is_first"), [("aaa", True), ("attestation-agent-2", False), ("zzz", False)])
+def test_guests_see_the_first_keyprovider_alone(
+    gzipped: Layout, target: Layout, tmp_path: Path, name: str, is_first: bool
+) -> None:
+    keypath = tmp_path / "image_key"
+    keypath.write_bytes(bytes(range(32)))
+    sample = tmp_path / "sample.key"
+    sample.touch(0o600)
+    sample.write_bytes(bytes(range(32)))
+    config = tmp_path / "keyproviders.json"
+    config.write_text(json.dumps({"key-providers": {name: {"native": "local", "key": str(sample)}}}))
+    ended = done(
+        "encrypt",
+        *("--recipient", f"provider:attestation-agent:keyid=kbs:///a/b/c::keypath={keypath}"),
+        *("--recipient", f"provider:{name}", "--keyprovider-config", config),
+        oci(gzipped),
+        oci(target),
+    )
+    warning = f"look at the first keyprovider annotation alone, 'provider.{name}'"
+    assert (warning in ended.errors) == is_first
+
+
 def test_zstd_becomes_gzip(
     zstd_image: Layout, target: Layout, recipient: list[str], key: list[str], tmp_path: Path
 ) -> None:
