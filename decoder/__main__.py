@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.arguments import COMMANDS, VERIFIED, Arguments, parse_arguments
-from decoder.errors import DecoderError, PayloadError, StreamError
+from decoder.errors import DecoderError, PayloadError, StreamError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,13 @@ _WHY_NO_PAYLOAD = (
     "containerd sends one for the processors io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip alone, and only "
     "when the client asks for decryption; what unpacks through the transfer service (CRI from containerd 2.1 on, "
     "nerdctl from 2.3 on, ctr images pull and import) does not ask"
+)
+
+
+_AT_A_TERMINAL = (
+    "this is the decoder of encrypted image layers: containerd starts it, with a layer on standard input. "
+    "People use `ctd-decoder image` (encrypt, decrypt and inspect images) and `ctd-decoder doctor` (check this "
+    "machine); see ctd-decoder --help"
 )
 
 
@@ -127,6 +134,8 @@ def _run_command(argv: list[str]) -> int:
 
 def _decode(argv: list[str], kept: Kept | None) -> int:
     gc.disable()  # one layer, then exit: there is nothing to collect, and 2 ms to save
+    if not argv and os.isatty(0):
+        raise UsageError(_AT_A_TERMINAL)
     arguments = parse_arguments(argv)
     if arguments.show:
         from decoder.commandline import show

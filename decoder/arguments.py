@@ -11,7 +11,7 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
                    [--release streaming|verified]
                    [--content-store DIR] [--strict-lookup] [--require-payload]
                    [--no-agent]
-       ctd-decoder image encrypt|decrypt|layerinfo|check --help
+       ctd-decoder image encrypt|decrypt|layerinfo|check|rewrap|keygen --help
        ctd-decoder keyprovider run|serve --help
        ctd-decoder config containerd --help
        ctd-decoder doctor --help

@@ -20,6 +20,17 @@ exit status: 0 done; 2 usage, or something cannot be encrypted; 4 no key opens a
 pass; 5 a blob is damaged or not authentic; 6 a keyprovider failed; 7 an image cannot be read or written;
 70 a defect of this program
 """
+_PLACES = """\
+images: oci:DIR[:REF], oci-archive:FILE[:REF], dir:DIR, docker-archive:FILE[:NAME], docker-daemon:NAME,
+containers-storage:NAME, docker://HOST[:PORT]/REPO[:TAG|@DIGEST], containerd:REF; FILE may be `-` or a pipe
+
+registries: logins are those of docker, podman and skopeo: $REGISTRY_AUTH_FILE, or the first of
+$XDG_RUNTIME_DIR/containers/auth.json, ~/.config/containers/auth.json and ~/.docker/config.json that knows the registry;
+certificates are the system's and those in certs.d/HOST[:PORT]/ (*.crt, and NAME.cert with NAME.key) of
+~/.config/containers, /etc/containers or /etc/docker
+
+"""
+_WITHOUT_PLACES = ("keygen",)
 _EXAMPLE = """\
 example:
   ctd-decoder image keygen app
@@ -66,7 +77,7 @@ def parser() -> ImageParser:
     built = ImageParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
-        epilog=_EXAMPLE + _STATUS,
+        epilog=_EXAMPLE + _PLACES + _STATUS,
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -77,7 +88,7 @@ def parser() -> ImageParser:
             name,
             help=verb.HELP,
             description=f"{verb.HELP[0].upper()}{verb.HELP[1:]}.",
-            epilog=f"example:\n{verb.EXAMPLE}\n{_STATUS}",
+            epilog=f"example:\n{verb.EXAMPLE}\n{'' if name in _WITHOUT_PLACES else _PLACES}{_STATUS}",
             formatter_class=RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from decoder.image.selection import LayerRange
     from decoder.keys.keyring import DecryptConfig
 
-PLACE = "the image: TRANSPORT:PLACE, see `Places` in ctd-decoder-image(1): " + ", ".join(
-    f"{name}:" for name in transport.TRANSPORTS
-)
+PLACE = "the image, as listed below"
 
 
 def add_destination(parser: ArgumentParser) -> None:

@@ -136,3 +136,11 @@ def test_layerinfo_fits_a_terminal(small: Layout, target: Layout, recipient: lis
         assert all(len(line) <= 80 for line in ended.stdout.splitlines()) == fits
         assert (target.layers[0]["digest"] in ended.stdout) != fits
     assert target.layers[0]["digest"] in done("layerinfo", oci(target)).output
+
+
+def test_the_program_alone_at_a_terminal_says_what_it_is() -> None:
+    command = ["script", "-qec", processes.PROGRAM, "/dev/null"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert ended.returncode == 2
+    assert "containerd starts it, with a layer on standard input" in ended.stdout
+    assert "ctd-decoder image" in ended.stdout
