@@ -32,12 +32,12 @@ def check(node: Host) -> Iterator[Finding]:
         parsed = node.keyproviders.get(file)
         if parsed is None:
             if is_required:
-                text = "there is no such file, and --keyprovider-config names it: every layer is refused"
+                text = "there is no such file, but --keyprovider-config names it"
                 yield Finding("error", subject, text, "create it, or remove the option")
             else:
                 yield Finding("note", subject, "there is no such file, so no keyprovider is used")
         elif isinstance(parsed, str):
-            text = f"it cannot be read, and every layer is refused until it can: {parsed}"
+            text = f"it cannot be read, and no keyprovider is used until it can: {parsed}"
             yield Finding("error", subject, text, "correct the file")
         else:
             yield from _check_file(file, node.place(file), subject)
