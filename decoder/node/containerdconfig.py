@@ -50,16 +50,16 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
         UsageError: the directory's name holds a character that a configuration file cannot hold.
     """
     lines = [
-        f"# {CONTAINERD[version]}, configuration version {version}: the stream processors for encrypted layers.",
-        "# Only these two IDs get a payload from clients, so the second one takes zstd layers as well;",
-        "# containerd finds out by itself how the decrypted layer is compressed.",
-        *(["# Untested: no containerd that reads version 4 was at hand."] if version == 4 else []),
+        f"# {CONTAINERD[version]}, configuration version {version}: stream processors for encrypted layers.",
+        "# Clients send payloads for these two IDs only, so the second one accepts zstd layers as well;",
+        "# containerd detects the compression of the decrypted layer by itself.",
+        *(["# Not tested with a containerd that reads version 4."] if version == 4 else []),
         f"version = {version}",
         "",
         "[stream_processors]",
         *(line for processor in PROCESSORS for line in _processor(processor, keys_directory)),
         "",
-        '# Kubernetes: which keys the CRI plugin may use for an image; "node" means those of this node.',
+        '# Kubernetes: the keys that the CRI plugin may use for an image; "node" means those of this node.',
         f'[plugins."{CRI_PLUGINS[version]}".image_decryption]',
         '  key_model = "node"',
     ]

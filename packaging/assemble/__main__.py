@@ -92,7 +92,7 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
 
 
 def _lay_interpreter(architecture: str) -> Path:
-    """Lay out the interpreter; it is made anew when what makes it has changed."""
+    """Lay out the interpreter; build it again if its sources have changed."""
     tree = CACHE / f"tree-{architecture}"
     sources = [
         PACKAGING / "fetch-interpreter",

@@ -1,4 +1,4 @@
-"""The interpreter: Debian's Python, linked anew so that it runs with older C libraries, and its standard library."""
+"""The interpreter: Debian's Python, linked again so that it runs with older C libraries, and its standard library."""
 
 from __future__ import annotations
 

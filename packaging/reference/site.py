@@ -21,7 +21,7 @@ _LINK = re.compile(r"(\]\()([^)#\s]+)((?:#[^)\s]*)?\))")
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the generated pages, the documents beside docs/, and whatever they link to."""
+    """Add the generated pages, the documents beside docs/, and the files that they link to."""
     files.append(File.generated(config, "reference/options.md", content=options.options_page()))
     files.append(File.generated(config, "reference/api.md", content=_API))
     waiting = list(ROOT.glob("*.md"))

@@ -59,6 +59,7 @@ def issue(name: str, issuer: Issued | None = None, names: list[str] | None = Non
     builder = builder.not_valid_before(now - 3 * _DAY).not_valid_after(now + days * _DAY)
     extensions: list[tuple[x509.ExtensionType, bool]] = [
         (x509.BasicConstraints(issuer is None, None), True),
+        (_key_usage(is_authority=issuer is None), True),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
     ]
@@ -70,6 +71,21 @@ def issue(name: str, issuer: Issued | None = None, names: list[str] | None = Non
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     return Issued(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), private)
+
+
+def _key_usage(is_authority: bool) -> x509.KeyUsage:
+    """State what the key is for: Python 3.13 and later do not accept an authority without it (RFC 5280 §4.2.1.3)."""
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _ec_key(issuer: Issued) -> ec.EllipticCurvePrivateKey:

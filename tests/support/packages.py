@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -28,3 +30,31 @@ def build(directory: Path, *architectures: str) -> Built:
     result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return Built(directory)
+
+
+PREVIOUS = "7bc4a52"  # the commit of version 0.1.0
+_PREVIOUS_SECONDS = 1800
+
+
+def previous() -> Built:
+    """Return the packages of the previous version, built from its sources below .cache at their first use."""
+    directory = ROOT / ".cache/previous"
+    directory.parent.mkdir(exist_ok=True)
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not list(directory.glob("dist/*.deb")):
+            directory.mkdir(exist_ok=True)
+            script = 'git archive "$0" | tar --extract --directory "$1" && cd "$1" && exec packaging/build'
+            environment = {**os.environ, "SOURCE_DATE_EPOCH": "1764000000"}
+            command: list[str | Path] = ["bash", "-o", "pipefail", "-c", script, PREVIOUS, directory]
+            made = subprocess.run(
+                command,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=_PREVIOUS_SECONDS,
+                check=False,
+            )
+            assert made.returncode == 0, f"the whole history is needed: {made.stdout}{made.stderr}"
+    return Built(directory / "dist")

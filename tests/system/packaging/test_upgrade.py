@@ -1,0 +1,74 @@
+"""From the previous version to this one and back, while a layer is being decrypted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import clean_roots, layers, packages
+from tests.support.machines import KEYS, PROGRAM, Machine
+from tests.support.processes import payload_bytes
+
+if TYPE_CHECKING:
+    from tests.support.packages import Built
+
+_HALF = 4 * 1024 * 1024
+_IN_FLIGHT = f"""
+set -e
+cd /layer
+mkfifo pipe
+if [ "$2" = agent ]; then
+    mkdir -p /run/ctd-decoder
+    {PROGRAM} agent --listen /run/ctd-decoder/agent.sock &
+    agent=$!
+    while [ ! -S /run/ctd-decoder/agent.sock ]; do kill -0 $agent; sleep 0.05; done
+fi
+{PROGRAM} --decryption-keys-path /{KEYS} 3<payload <pipe >decrypted &
+decoder=$!
+exec 9>pipe
+head -c {_HALF} ciphertext >&9
+until [ -s decrypted ]; do kill -0 $decoder; sleep 0.05; done
+dpkg --install "$1"
+tail -c +{_HALF + 1} ciphertext >&9
+exec 9>&-
+wait $decoder
+{PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >again
+cmp decrypted again
+if [ "$2" = agent ]; then wait $agent; fi  # it ends by itself with the first client after its program was replaced
+"""
+
+
+@pytest.fixture(scope="module")
+def large_layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A layer that is longer than every buffer, so that the first half of it comes out before the second goes in."""
+    directory = tmp_path_factory.mktemp("large")
+    key = layers.rsa_key()
+    layer = layers.encrypted(bytes(range(256)) * (2 * _HALF // 256))
+    (directory / "ciphertext").write_bytes(layer.ciphertext)
+    (directory / "plaintext").write_bytes(layer.plaintext)
+    (directory / "payload").write_bytes(payload_bytes(layer.descriptor, None))
+    (directory / "key.pem").write_bytes(layers.pem(key))
+    return directory
+
+
+@pytest.mark.parametrize("by", ["program", "agent"])
+@pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
+def test_a_layer_in_flight_is_decrypted_whole(
+    direction: str, by: str, built: Built, large_layer: Path, layer_files: Path, tmp_path: Path
+) -> None:
+    machine = Machine(clean_roots.copy("bookworm", tmp_path))
+    old, new = packages.previous().find("ctd-decoder_*.deb"), built.find("ctd-decoder_*.deb")
+    first, second = (old, new) if direction == "upgrade" else (new, old)
+    machine.run("dpkg", "--install", machine.add(first))
+    shutil.copytree(large_layer, machine.root / "layer")
+    shutil.copy(large_layer / "key.pem", machine.root / KEYS / "own.pem")
+    machine.run("/bin/sh", "-c", _IN_FLIGHT, "sh", machine.add(second), by)
+    assert (machine.root / "layer/decrypted").read_bytes() == (large_layer / "plaintext").read_bytes()
+    version = second.name.split("_")[1].partition("-")[0]
+    assert machine.run(PROGRAM, "--version") == f"ctd-decoder {version}\n"
+    (machine.root / KEYS / "own.pem").unlink()
+    shutil.rmtree(machine.root / "layer")
+    assert machine.decrypt(layer_files)
