@@ -59,7 +59,7 @@ async def _serve(
     threads = ThreadPoolExecutor(limits.PROVIDER_SERVER_THREADS, "keyprovider")
     server = grpc.aio.server(options=_options(is_shared=child is not None))
     server.add_generic_rpc_handlers((*Calls(service, threads, say).handlers(), _Health(stopping).handler()))
-    with listening(server, address, security, is_shared=child is not None) as where:
+    with listening(server, address, security, say, is_shared=child is not None) as where:
         await server.start()
         if child:
             os.write(child.ready, b"1")

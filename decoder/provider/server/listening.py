@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 import grpc
@@ -60,13 +62,16 @@ def check(address: str, security: Security) -> None:
 
 
 @contextmanager
-def listening(server: grpc.aio.Server, address: str, security: Security, is_shared: bool = False) -> Iterator[str]:
+def listening(
+    server: grpc.aio.Server, address: str, security: Security, say: Callable[[str], None], is_shared: bool = False
+) -> Iterator[str]:
     """Give the server its address, as `check` accepted it; a socket is removed at the end.
 
     Args:
         server: the server.
         address: where it will listen.
         security: with whom it will talk.
+        say: takes what the operator should know, such as that certificates were read again.
         is_shared: whether the port is one that `reserved` holds for several processes.
 
     Yields:
@@ -78,7 +83,7 @@ def listening(server: grpc.aio.Server, address: str, security: Security, is_shar
     if address.startswith(_UNIX):
         path = address.removeprefix(_UNIX)
         with unixsocket.claimed(path):
-            _add_port(server, address, address, security)
+            _add_port(server, address, security, say)
         with unixsocket.removed_at_end(path):
             yield address
         return
@@ -86,7 +91,7 @@ def listening(server: grpc.aio.Server, address: str, security: Security, is_shar
     if host and not is_shared:
         _try(host, port, address)
     shown = f"[{host}]" if ":" in host else host
-    chosen = _add_port(server, f"{shown or '[::]'}:{port}", address, security)
+    chosen = _add_port(server, f"{shown or '[::]'}:{port}", security, say)
     yield f"{shown}:{chosen}"
 
 
@@ -120,13 +125,13 @@ def is_unix(address: str) -> bool:
     return address.startswith(_UNIX)
 
 
-def _add_port(server: grpc.aio.Server, target: str, address: str, security: Security) -> int:
+def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Callable[[str], None]) -> int:
     try:
         if security.certificate:
-            return server.add_secure_port(target, _credentials(security))
+            return server.add_secure_port(target, _credentials(security, say))
         return server.add_insecure_port(target)
     except RuntimeError:  # the reason went to gRPC's own log
-        raise ListenError(f"cannot listen on {quoted(address)}") from None
+        raise ListenError(f"cannot listen on {quoted(target)}") from None
 
 
 def _try(host: str, port: int, address: str) -> None:
@@ -140,12 +145,60 @@ def _try(host: str, port: int, address: str) -> None:
             raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from None
 
 
-def _credentials(security: Security) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(_read(security.key), _read(security.certificate))],
-        root_certificates=_read(security.client_ca) if security.client_ca else None,
-        require_client_auth=bool(security.client_ca),
-    )
+def _credentials(security: Security, say: Callable[[str], None]) -> grpc.ServerCredentials:
+    """Build credentials that read the files again for a handshake after they have changed."""
+    loaded = _Reloaded(security, say)
+    return grpc.dynamic_ssl_server_credentials(loaded.initial, cast("Any", loaded.fetch), bool(security.client_ca))
+
+
+class _Reloaded:
+    """The TLS files, read again when they change; while new ones cannot be used, those before them stay."""
+
+    def __init__(self, security: Security, say: Callable[[str], None]) -> None:
+        self._security = security
+        self._say = say
+        self._read_at = self._signature()
+        self.initial = self._configuration()
+
+    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration if it has changed; gRPC asks at each handshake."""
+        now = self._signature()
+        if now == self._read_at:
+            return None
+        self._read_at = now
+        try:
+            _check_tls(self._security)
+            configuration = self._configuration()
+        except (ListenError, OSError) as error:
+            self._say(f"warning: the TLS files have changed and cannot be used; the earlier ones stay: {error}")
+            return None
+        self._say("the TLS files have changed and were read again")
+        return configuration
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        security = self._security
+        _warn_of_expiry(security.certificate, self._say)
+        pair = (_read(security.key), _read(security.certificate))
+        return grpc.ssl_server_certificate_configuration(
+            [pair], _read(security.client_ca) if security.client_ca else None
+        )
+
+    def _signature(self) -> list[tuple[int, ...]]:
+        signatures: list[tuple[int, ...]] = []
+        for path in (self._security.certificate, self._security.key, self._security.client_ca):
+            with suppress(OSError):
+                status = os.stat(path)
+                signatures.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        return signatures
+
+
+def _warn_of_expiry(path: str, say: Callable[[str], None]) -> None:
+    from cryptography import x509
+
+    with suppress(ValueError):  # OpenSSL accepts it, and decides
+        end = x509.load_pem_x509_certificate(_read(path)).not_valid_after_utc
+        if end - datetime.now(UTC) < timedelta(seconds=limits.CERTIFICATE_WARNING_SECONDS):
+            say(f"warning: the certificate {path} expires at {end:%Y-%m-%d %H:%M} UTC")
 
 
 def _check_tls(security: Security) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from select import POLLIN, poll
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,7 @@ from decoder.node.unixsocket import ListenError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+_CPU_MAX = "/sys/fs/cgroup/cpu.max"  # of the container (cgroups(7)): quota and period, or "max" and period
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -35,8 +37,16 @@ class Child(NamedTuple):
 
 
 def default_count() -> int:
-    """Return how many processors this process may use, at most PROVIDER_SERVER_PROCESSES."""
-    return min(len(os.sched_getaffinity(0)), limits.PROVIDER_SERVER_PROCESSES)
+    """Return how many processors this process may use, also by its control group's quota.
+
+    Returns:
+        At least 1, at most PROVIDER_SERVER_PROCESSES.
+    """
+    processors = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):  # no quota, or control groups of version 1
+        quota, period = Path(_CPU_MAX).read_text(encoding="ascii").split()
+        processors = min(processors, max(1, int(quota) // int(period)))
+    return min(processors, limits.PROVIDER_SERVER_PROCESSES)
 
 
 def reserve(stack: ExitStack, addresses: Sequence[tuple[int, int, int, str, tuple[object, ...]]]) -> int:

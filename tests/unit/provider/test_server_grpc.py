@@ -235,6 +235,39 @@ def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) 
     assert len(server.audit) == 1
 
 
+def test_tls_files_are_read_again_when_they_change(
+    local: tuple[str, ...], tmp_path: Path, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Connections stay; the next handshake uses the new files, or the earlier ones while those cannot be used."""
+    files = tmp_path_factory.mktemp("tls")
+    for suffix in ("key", "pem"):
+        (files / f"server.{suffix}").write_bytes((certificates / f"server.{suffix}").read_bytes())
+    (files / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes())
+    with (
+        Server(tmp_path, *local, *LOOPBACK, *tls(files, client_ca="ca")) as server,
+        connected(server, credentials(certificates, "client")) as old,
+    ):
+        assert ask(old, "WrapKey", WRAP)
+        (files / "server.pem").write_text("garbage")
+        with connected(server, credentials(certificates, "client")) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        assert "cannot be used; the earlier ones stay" in server.log
+        (files / "server.pem").write_bytes((certificates / "server.pem").read_bytes())
+        (files / "ca.pem").write_bytes((certificates / "other-ca.pem").read_bytes())
+        with connected(server, credentials(certificates, "client")) as channel:
+            assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
+        with connected(server, credentials(certificates, "stranger")) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        assert "the TLS files have changed and were read again" in server.log
+        assert ask(old, "WrapKey", WRAP)
+
+
+def test_a_certificate_that_expires_soon_is_told(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
+    prelude = "limits.CERTIFICATE_WARNING_SECONDS = 10 * 24 * 3600"
+    with Server(tmp_path, *local, *LOOPBACK, *tls(certificates), prelude=prelude) as server:
+        assert f"warning: the certificate {certificates}/server.pem expires at " in server.log
+
+
 def test_tls_files_that_do_not_do(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
     encrypted, garbage = tmp_path / "encrypted.key", tmp_path / "garbage.pem"
     loaded = load_pem_private_key((certificates / "server.key").read_bytes(), None)

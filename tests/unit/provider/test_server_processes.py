@@ -14,6 +14,7 @@ import grpc
 import pytest
 
 from decoder.keywrap.keyprovider import KeyProvider
+from decoder.provider.server import processes as processes_of_server
 from tests.support.client_parts import NAME, configuration
 from tests.support.layers import private_options
 from tests.support.serving import Server, ask, execute, message, method_of, request_of, result_of, wait_for, write_key
@@ -91,6 +92,16 @@ def test_a_port_in_use_is_not_shared(local: tuple[str, ...], tmp_path: Path) -> 
 def test_numbers_that_it_refuses(local: tuple[str, ...], arguments: tuple[str, ...], text: str) -> None:
     refused = execute("serve", *local, *LOOPBACK, *arguments)
     assert (refused.returncode, text in refused.stderr.decode()) == (2, True)
+
+
+@pytest.mark.parametrize(("quota", "count"), [("150000 100000", 1), ("200000 100000", 2), ("max 100000", 8), ("", 8)])
+def test_the_default_is_what_the_container_may_use(
+    quota: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cpu.max").write_text(quota)
+    monkeypatch.setattr(processes_of_server, "_CPU_MAX", str(tmp_path / "cpu.max"))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    assert processes_of_server.default_count() == count
 
 
 def test_a_unix_socket_has_one_process(local: tuple[str, ...], tmp_path: Path) -> None:
