@@ -84,7 +84,7 @@ class Loopback:
             def do_POST(self) -> None:  # the base class names it so
                 owner._handle(self)
 
-            do_GET = do_PUT = do_POST  # noqa: N815 - likewise
+            do_GET = do_HEAD = do_PUT = do_PATCH = do_DELETE = do_POST  # noqa: N815 - likewise
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - likewise
                 pass
@@ -129,6 +129,8 @@ class Loopback:
             handler.send_header(name, value)
         handler.send_header("Content-Length", str(len(answer.body)))
         handler.end_headers()
+        if asked.method == "HEAD":
+            return
         if not answer.drip:
             handler.wfile.write(answer.body)
         for at in range(len(answer.body) if answer.drip else 0):
