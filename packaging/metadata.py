@@ -1,7 +1,8 @@
-"""The metadata that hatchling takes from decoder/project.py: URLs and the people."""
+"""The metadata that hatchling takes from decoder/project.py (URLs and the people), and the name of the script."""
 
 from __future__ import annotations
 
+import os
 import runpy
 from email.utils import parseaddr
 from pathlib import Path
@@ -11,7 +12,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class ProjectMetadata(MetadataHookInterface):
-    """Fill `urls` and `authors`; what is empty is left out."""
+    """Fill `urls`, `authors` and `scripts`; what is empty is left out."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         """Add to the metadata of pyproject.toml."""
@@ -20,3 +21,5 @@ class ProjectMetadata(MetadataHookInterface):
         metadata["authors"] = [{"name": name or "The authors of ctd-decoder"} | ({"email": address} if address else {})]
         if url := project["URL"]:
             metadata["urls"] = {"Homepage": url, "Source": url, "Issues": f"{url.rstrip('/')}/issues"}
+        has_client = bool(os.environ.get("CTD_DECODER_WHEEL_MACHINE"))  # then `ctd-decoder` is that: packaging/wheel.py
+        metadata["scripts"] = {"ctd-decoder-python" if has_client else "ctd-decoder": "decoder.isolated:main"}

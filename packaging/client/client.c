@@ -22,7 +22,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define NAME "ctd-decoder" /* of the program itself, beside this one; PROGRAM may name another */
 #ifndef READY_MILLISECONDS
 #define READY_MILLISECONDS 10000
 #endif
@@ -285,28 +284,7 @@ static int ask_worker(int agent, char **arguments) {
     return interrupted ? FAILED : fail("ctd-decoder: error: the agent ended before the layer did\n");
 }
 
-/* Become the program; return only if that fails. */
-
-static const char *program(void) {
-#ifdef PROGRAM
-    return PROGRAM;
-#else
-    static char path[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", path, sizeof path - sizeof NAME);
-    path[length < 0 ? 0 : length] = 0;
-    char *slash = strrchr(path, '/');
-    if (slash)
-        strcpy(slash + 1, NAME);
-    return path;
-#endif
-}
-
-static void become_program(char **argv) {
-    sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
-    execv(program(), argv);
-}
-
-/* The same, with the agent's socket and directory, out of the way of the descriptors that a layer has. */
+/* Become the program with the agent's socket and directory, out of the way of the descriptors that a layer has. */
 static void become_first_program(int argc, char **argv, const struct place *place, int listener) {
     char option[128];
     char **arguments = calloc((size_t)argc + 2, sizeof *arguments);
@@ -317,6 +295,7 @@ static void become_first_program(int argc, char **argv, const struct place *plac
         arguments[1] = option;
         for (int index = 1; index < argc; index++)
             arguments[index + 1] = argv[index];
+        sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
         become_program(arguments);
     }
     remove_socket(place);
@@ -360,6 +339,7 @@ int main(int argc, char **argv) {
     if (status == IN_PROCESS) {
         if (listener >= 0)
             become_first_program(argc, argv, &place, listener);
+        sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
         become_program(argv);
         status = fail("ctd-decoder: error: the program beside the agent's client cannot be started\n");
     }

@@ -1,5 +1,6 @@
 /* The parts of the agent's client: client.c hands a layer over, place.c finds or makes the agent's socket,
- * confinement.c describes what a process may do and see, switch.c reads whether there shall be an agent. */
+ * confinement.c describes what a process may do and see, switch.c reads whether there shall be an agent,
+ * and program.c starts the program itself. */
 #ifndef CLIENT_H
 #define CLIENT_H
 #include <stddef.h>
@@ -32,6 +33,9 @@ void remove_socket(const struct place *place);
 
 /* Tell whether the agent may be used: not for commands and help, nor where it is switched off. */
 int wants_agent(int argc, char **argv);
+
+/* Become the program, with these arguments; return only if that fails. */
+void become_program(char **argv);
 
 void sleep_milliseconds(long milliseconds);
 

@@ -110,3 +110,20 @@ def test_images_of_21_layers(
         assert status(containerd, installed)["served"] == before + LAYERS
         assert len(containerd.decoder_runs) == 2 * LAYERS
         assert all(path.endswith("/lib:") for path in containerd.decoder_runs)  # why no client was served once
+
+
+def test_with_payloads(installed: str, encrypted: Layout, key: Path, tmp_path: Path) -> None:
+    with Containerd(tmp_path, ctd_decoder=telling(installed)) as containerd:
+        result = containerd.run(encrypted, "--key", str(key))
+        assert (result.returncode, result.stdout) == (0, images.expected_output()), result.stderr
+        assert_served(status(containerd, installed))
+
+
+def test_without_the_key(installed: str, encrypted: Layout, tmp_path: Path) -> None:
+    """The layer fails as it does without the agent, and containerd shows the reason."""
+    with Containerd(tmp_path, ctd_decoder=telling(installed)) as containerd:
+        for repository in ("first", "second"):
+            result = containerd.import_image(encrypted, repository=repository)
+            assert result.returncode == 1
+            assert "ctd-decoder: error: no key opens this layer" in result.stderr
+        assert status(containerd, installed)["served"] >= 1

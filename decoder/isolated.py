@@ -1,0 +1,34 @@
+"""Where pip's script enters: the program, in an interpreter that neither PYTHON* nor the current directory affects."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the program; start the interpreter again with `-I` where the script's first line could not say it.
+
+    The client in platform wheels (packaging/client) starts the script so, and nothing is started twice.
+    """
+    flags = sys.flags
+    if not (flags.ignore_environment and flags.safe_path):
+        os.execv(sys.executable, [sys.executable, *options(__file__), *sys.argv])  # noqa: S606 - our own interpreter
+    from decoder.__main__ import main as run
+
+    run()
+
+
+def options(module: str) -> list[str]:
+    """Return the interpreter's options: `-I`, or its parts that leave what `pip install --user` has installed.
+
+    Args:
+        module: the path of a module of this program.
+    """
+    from site import getusersitepackages
+
+    return ["-E", "-P"] if module.startswith(f"{getusersitepackages()}/") else ["-I"]
