@@ -12,13 +12,14 @@ from decoder import limits
 if TYPE_CHECKING:
     from typing import Literal
 
-    Kind = Literal["taken", "served", "away", "parsed", "outdated", "keeper", "status"]
+    Kind = Literal["taken", "served", "away", "parsed", "imported", "outdated", "keeper", "status"]
 
 _KINDS: dict[bytes, Kind] = {
     b"t": "taken",
     b"s": "served",
     b"a": "away",
     b"p": "parsed",
+    b"i": "imported",
     b"o": "outdated",
     b"k": "keeper",
     b"q": "status",
@@ -53,6 +54,10 @@ class Notices:
         """Pass on a parsed key, unless it is too long for a notice."""
         if len(key) < limits.AGENT_NOTICE_BYTES:
             self._send("parsed", key)
+
+    def imported(self, modules: list[str]) -> None:
+        """Tell which modules on demand this worker has had to import."""
+        self._send("imported", " ".join(modules).encode())
 
     def outdated(self) -> None:
         """Tell that the program on the disk is another one now."""

@@ -24,12 +24,14 @@ class Settings(Record):
         spare: how many workers wait for layers.
         most: how many layers at most are decrypted at a time; further clients decrypt by themselves.
         kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
+        rest_seconds: after how long without a layer it gives up memory.
     """
 
     idle_seconds: float = limits.AGENT_IDLE_SECONDS
     spare: int = limits.AGENT_SPARE_WORKERS
     most: int = limits.AGENT_WORKERS
     kek_seconds: float = limits.KEK_SECONDS
+    rest_seconds: float = limits.AGENT_REST_SECONDS
 
 
 def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:

@@ -7,6 +7,7 @@ import select
 import signal
 import socket
 import struct
+import sys
 from contextlib import suppress
 from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from decoder.agent import confinement, messages
 from decoder.agent.keeping import KeptByAgent
 from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError, RefusedError
+from decoder.agent.preloading import ON_DEMAND
 from decoder.node.ending import hold_standard_output
 from decoder.record import Record
 
@@ -129,11 +131,15 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     _become(request)
     messages.send(connection, STARTED, 0)
     notices.served()
+    before = set(sys.modules)
     status = program.decode(request.arguments, kept)
+    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the client may end now
     messages.send(connection, ENDED, status)
     if status:
         hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
     _let_go()  # after that: whoever reads to the end of the layer would take the processor from the client and from us
+    if new := [module for module in ON_DEMAND if module in sys.modules and module not in before]:
+        notices.imported(new)
 
 
 def _end_with(connection: socket.socket, client: int) -> None:

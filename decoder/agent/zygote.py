@@ -8,17 +8,19 @@ import resource
 import select
 import signal
 import socket
+import sys
 from contextlib import suppress
 from importlib import import_module
 from time import monotonic
 from typing import TYPE_CHECKING
 
 import decoder
-from decoder import keywrap, limits
+from decoder import limits
 from decoder.agent import confinement, keeper, messages, worker
 from decoder.agent.counts import BUSY, Counts
 from decoder.agent.notices import Notices
 from decoder.agent.parsedkeys import ParsedKeys, signature
+from decoder.agent.preloading import ON_DEMAND, PRELOADED
 from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
@@ -30,15 +32,6 @@ if TYPE_CHECKING:
     from decoder.agent.settings import Settings
 
 _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
-# What layers need beyond the hot path, but for what is rare or heavy.
-PRELOADED = (
-    *("decoder.__main__", "decoder.decrypt", "decoder.node.contentstore", "decoder.node.storeroot"),
-    *(f"decoder.keywrap.{scheme}" for scheme in keywrap.SCHEMES if scheme == "jwe"),
-    *("decoder.agent.keeping", "decoder.agent.rehearsal", "decoder.keywrap.keyprovider", "decoder.keywrap.deny"),
-    *(f"decoder.keywrap.{scheme}" for scheme in keywrap.SCHEMES),
-    *("queue", "tempfile", "cryptography.hazmat.primitives.serialization"),
-    *("cryptography.hazmat.primitives.kdf.concatkdf", "decoder.node.journal", "decoder.provider.client.command"),
-)
 
 
 def serve(endpoint: Endpoint, settings: Settings) -> None:
@@ -104,6 +97,7 @@ class _Zygote:
         self._waiting: set[int] = set()
         self._leaving: set[int] = set()  # those of an earlier shift
         self._working: dict[int, bool] = {}  # and whether it is known what became of their clients
+        self._rests = False
         self._is_stale = False  # who waits does not have all that there is now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
         self._started_at = self._active_at = monotonic()
@@ -127,6 +121,7 @@ class _Zygote:
             self._read_notices()
             self._read_signals()
             self._sweep()
+            self._rest()
         self._drain(events)
 
     # What happens next.
@@ -153,12 +148,14 @@ class _Zygote:
             moments.append(max(self._respawn_at, self._refill_at))
         if self._parsed_keys:
             moments.append(self._sweep_at)
+        if not self._rests and not self._working:
+            moments.append(self._active_at + self._settings.rest_seconds)
         if self._settings.idle_seconds and not self._working:
             moments.append(self._active_at + self._settings.idle_seconds)
         return max(0.0, min(moments) - monotonic()) * 1000 + 1
 
     def _has_to_prepare(self) -> bool:
-        return self._rehearsal is None and bool(self._waiting)
+        return bool(self._waiting) and (self._rehearsal is None or bool(self._unprepared))
 
     def _prepare(self) -> None:
         """Import one of the modules that there are still to import; then rehearse. Clients go before all of that."""
@@ -166,12 +163,12 @@ class _Zygote:
             return
         if self._unprepared:
             import_module(self._unprepared.pop())
-            return
-        from decoder.agent.rehearsal import Rehearsal
+        else:
+            from decoder.agent.rehearsal import Rehearsal
 
-        self._rehearsal = Rehearsal()
-        self._rehearsal.play()
-        self._is_stale = True
+            self._rehearsal = Rehearsal()
+            self._rehearsal.play()
+        self._is_stale |= self._rehearsal is not None and not self._unprepared
 
     def _send_away_if_busy(self) -> None:
         """Where no worker may be forked, or can be, clients have no reason to wait."""
@@ -181,6 +178,12 @@ class _Zygote:
     def _is_busy(self) -> bool:
         return not self._waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
 
+    def _rest(self) -> None:
+        """After some time without a layer one worker that has not rehearsed waits: the others only take memory."""
+        rests = not self._working and monotonic() >= self._active_at + self._settings.rest_seconds
+        self._is_stale |= rests and not self._rests
+        self._rests = rests
+
     def _sweep(self) -> None:
         if self._parsed_keys and monotonic() >= self._sweep_at:
             self._sweep_at = monotonic() + limits.AGENT_SWEEP_SECONDS
@@ -189,7 +192,8 @@ class _Zygote:
     # Workers.
 
     def _spare(self) -> int:
-        return min(self._settings.spare, self._settings.most - len(self._working))
+        spare = 1 if self._rests else self._settings.spare
+        return min(spare, self._settings.most - len(self._working))
 
     def _fork_workers(self) -> None:
         if self._is_stale and self._may_fork():
@@ -231,7 +235,7 @@ class _Zygote:
             os._exit(DecoderError.status)
 
     def _be_worker(self) -> NoReturn:
-        if self._rehearsal and not self._endpoint.has_client():
+        if self._rehearsal and not self._rests and not self._endpoint.has_client():
             worker.rehearse(self._rehearsal)
         worker.work(
             worker.Shift(
@@ -260,6 +264,9 @@ class _Zygote:
                 self._counts.send_away(reason)
             elif kind == "parsed":
                 self._is_stale |= self._parsed_keys.add(content)
+            elif kind == "imported":
+                names = content.decode(errors="replace").split()
+                self._unprepared += [name for name in names if name in ON_DEMAND and name not in sys.modules]
             elif kind == "outdated":
                 self._end_life()
             elif kind == "status" and descriptors:

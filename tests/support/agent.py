@@ -51,7 +51,7 @@ made.listen()
 listener = socket.socket(fileno=fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10))
 made.close()
 directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]))
+settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]), float(values[4]))
 zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings)
 """
 
@@ -108,6 +108,7 @@ class Agent:
         idle: when it ends by itself, in seconds; 0 for never.
         most: how many layers it decrypts at a time.
         kek: how long it keeps opened key-encryption keys, in seconds.
+        rest: after how long without a layer it gives up memory, in seconds.
         before: Python that it runs first.
     """
 
@@ -117,20 +118,21 @@ class Agent:
         idle: float = 0.0,
         most: int = limits.AGENT_WORKERS,
         kek: float = limits.KEK_SECONDS,
+        rest: float = 1e6,
         before: str = "",
     ) -> None:
         self._place = place
-        values = [str(place.socket), str(idle), str(limits.AGENT_SPARE_WORKERS), str(most), str(kek)]
+        values = [str(place.socket), str(idle), str(limits.AGENT_SPARE_WORKERS), str(most), str(kek), str(rest)]
         self._command = [sys.executable, "-P", "-c", before + _SERVE, *values]
         self._log = place.directory / "log"
 
     def __enter__(self) -> Agent:
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stderr=log)
-        wait_until(self._is_prepared, self._says)
+        wait_until(self.is_prepared, self._says)
         return self
 
-    def _is_prepared(self) -> bool:
+    def is_prepared(self) -> bool:
         """Tell whether it has imported everything, and its workers too."""
         assert self.process.poll() is None, self._says()
         asked = self.status()

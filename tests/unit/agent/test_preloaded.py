@@ -16,9 +16,9 @@ _PROGRAM = """\
 import sys
 from decoder import __main__ as program
 from importlib import import_module
-from decoder.agent import zygote
+from decoder.agent import preloading
 from decoder.agent.rehearsal import Rehearsal
-for name in zygote.PRELOADED:
+for name in (*preloading.PRELOADED, *preloading.ON_DEMAND):
     import_module(name)
 Rehearsal().play()
 before = set(sys.modules)

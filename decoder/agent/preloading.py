@@ -1,0 +1,16 @@
+"""What the agent imports before a layer needs it: what every layer needs, and what layers on this node have needed."""
+
+from __future__ import annotations
+
+PRELOADED = (
+    *("decoder.__main__", "decoder.decrypt", "decoder.node.contentstore", "decoder.node.storeroot"),
+    *("decoder.keywrap.jwe", "decoder.agent.keeping", "decoder.agent.rehearsal", "decoder.node.journal", "queue"),
+)
+
+# A worker that has had to import one of these says so, and those that come after it have it.
+ON_DEMAND = (
+    *("decoder.keywrap.pkcs7", "decoder.keywrap.pgp", "decoder.keywrap.pkcs11", "decoder.keywrap.keyprovider"),
+    *("decoder.keywrap.deny", "decoder.provider.client.command", "tempfile"),
+    *("cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.asymmetric.ec"),
+    "cryptography.hazmat.primitives.kdf.concatkdf",
+)
