@@ -23,6 +23,7 @@ from decoder.image import selection, transport
 from decoder.image.openers import read_keys
 from decoder.image.recipients import Keyring, Recipients
 from decoder.keys.keyring import DecryptConfig as Keys
+from decoder.keywrap.recipient import RecipientRules
 from decoder.layer import annotations as layers
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey
@@ -375,7 +376,7 @@ def _recipients(texts: Sequence[str], gpg_homedir: str, keyprovider_config: str)
 
     if not texts:
         raise UsageError("no recipient was given")
-    return Recipients(texts, Keyring(gpg_homedir), keyprovider_config)
+    return Recipients(texts, RecipientRules(Keyring(gpg_homedir).read), keyprovider_config)
 
 
 def _opened(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +14,7 @@ from decoder.layer.annotations import PUBLIC_OPTIONS, PrivateOptions, build_anno
 
 if TYPE_CHECKING:
     from decoder.keywrap.keyprovider import KeyProvider
+    from decoder.keywrap.recipient import RecipientRules
 
 PROTOCOLS = (*keywrap.SCHEMES, keywrap.PROVIDER)
 FORMS = f"{', '.join(f'{name}:{form}' for name, form in keywrap.SCHEMES.items())} or provider:NAME[:PARAM]"
@@ -77,7 +78,7 @@ class Recipients:
 
     Args:
         texts: `PROTOCOL:VALUE`.
-        keyring: for OpenPGP; only read for a recipient that is `pgp:`.
+        rules: which recipients are accepted; OpenPGP's keyring is only read for a recipient that is `pgp:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
         broker: options of our own attestation-agent, which then wraps whatever is configured; none if it is empty.
         packet_format: what keyproviders write, as `KeyProvider` takes it.
@@ -89,13 +90,13 @@ class Recipients:
     def __init__(
         self,
         texts: Sequence[str],
-        keyring: Keyring,
+        rules: RecipientRules,
         provider_config: str = "",
         broker: Mapping[str, object] | None = None,
         packet_format: str = "",
     ) -> None:
-        read_keyring = cache(keyring.read)
-        self._recipients = [_parse(text, read_keyring) for text in texts]
+        rules = rules._replace(read_keyring=cache(rules.read_keyring))
+        self._recipients = [_parse(text, rules) for text in texts]
         self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker, packet_format)
 
     def __bool__(self) -> bool:
@@ -194,7 +195,7 @@ def split_provider(value: str) -> tuple[str, bytes | None]:
     return name, parameter.encode() if separator else None
 
 
-def _parse(text: str, read_keyring: Callable[[], bytes]) -> _Named:
+def _parse(text: str, rules: RecipientRules) -> _Named:
     """Read what the scheme wraps to, and wrap something to it, so that a recipient that cannot be used is named."""
     protocol, value = split_protocol(text)
     if protocol == keywrap.PROVIDER:
@@ -204,7 +205,7 @@ def _parse(text: str, read_keyring: Callable[[], bytes]) -> _Named:
         return _Named(text, keywrap.PROVIDER_PREFIX + name, [] if parameter is None else [parameter])
     scheme = keywrap.load(protocol)
     try:
-        material = scheme.read_recipient(value, read_keyring)
+        material = scheme.read_recipient(value, rules)
         scheme.wrap(_SAMPLE, material)
     except (KeyFileError, WrappedKeyError) as error:
         raise UsageError(f"--recipient {quoted(text)}: {error}") from error

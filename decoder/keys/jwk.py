@@ -1,4 +1,4 @@
-"""Private keys as JWK (RFC 7517, RFC 7518 §6): RSA, with or without CRT members and primes, and EC.
+"""Keys as JWK (RFC 7517, RFC 7518 §6): RSA, with or without CRT members and primes, and EC.
 
 Members of other key types are ignored, as the reference does.
 """
@@ -36,6 +36,28 @@ def parse_private(data: bytes) -> rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
         raise KeyFileError(f"it cannot be parsed as a JWK: {_reason(error)}") from error
 
 
+def parse_public(members: dict[str, object]) -> rsa.RSAPublicKey | ec.EllipticCurvePublicKey:
+    """Build the public key of a JWK.
+
+    Args:
+        members: those of the JWK; private ones are ignored.
+
+    Raises:
+        KeyFileError: it is malformed, of another type, or on a curve that is not supported.
+    """
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    kind = members.get("kty")
+    try:
+        if kind == "RSA":
+            return rsa.RSAPublicNumbers(_number(members, "e"), _number(members, "n")).public_key()
+        if kind == "EC":
+            return _point(members).public_key()
+    except (ValueError, TypeError, OverflowError) as error:
+        raise KeyFileError(f"it cannot be parsed as a JWK: {_reason(error)}") from error
+    raise KeyFileError(f"it is a JWK of the type {quoted(kind)}; only RSA and EC keys can be encrypted to")
+
+
 def _reason(error: Exception) -> str:
     """Return our own words; the library's may quote the key."""
     return str(error) if isinstance(error, _MemberError) else "its numbers do not make a key"
@@ -58,6 +80,21 @@ def _rsa(members: dict[str, object]) -> rsa.RSAPrivateKey:
 def _ec(members: dict[str, object]) -> ec.EllipticCurvePrivateKey:
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    secret = _number(members, "d")
+    if members.get("x") is None or members.get("y") is None:
+        return ec.derive_private_key(secret, _curve(members))
+    return ec.EllipticCurvePrivateNumbers(secret, _point(members)).private_key()
+
+
+def _point(members: dict[str, object]) -> ec.EllipticCurvePublicNumbers:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    return ec.EllipticCurvePublicNumbers(_number(members, "x"), _number(members, "y"), _curve(members))
+
+
+def _curve(members: dict[str, object]) -> ec.EllipticCurve:
+    from cryptography.hazmat.primitives.asymmetric import ec
+
     curves: dict[object, ec.EllipticCurve] = {
         "P-256": ec.SECP256R1(),
         "P-384": ec.SECP384R1(),
@@ -66,11 +103,7 @@ def _ec(members: dict[str, object]) -> ec.EllipticCurvePrivateKey:
     name = members.get("crv")
     if not isinstance(name, str) or name not in curves:
         raise KeyFileError(f"its curve {quoted(name)} is not supported ({', '.join(map(str, curves))} are)")
-    secret = _number(members, "d")
-    if members.get("x") is None or members.get("y") is None:
-        return ec.derive_private_key(secret, curves[name])
-    public = ec.EllipticCurvePublicNumbers(_number(members, "x"), _number(members, "y"), curves[name])
-    return ec.EllipticCurvePrivateNumbers(secret, public).private_key()
+    return curves[name]
 
 
 def _number(members: dict[str, object], name: str) -> int:

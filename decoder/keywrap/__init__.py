@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
     from decoder.errors import Describable
     from decoder.keys.keyring import DecryptConfig
-    from decoder.keywrap.recipient import KeyName
+    from decoder.keywrap.recipient import KeyName, RecipientRules
 
     Refused = Callable[[Describable, str], None]
 
     class Scheme(Protocol):
         """What the room of a scheme provides."""
 
-        def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
-            """Read what follows `--recipient SCHEME:`.
+        def read_recipient(self, value: str, rules: RecipientRules) -> list[bytes]:
+            """Read and check what follows `--recipient SCHEME:`.
 
             Args:
                 value: a file, or whatever else SCHEMES says.
-                read_keyring: returns all OpenPGP certificates at hand.
+                rules: what to accept.
 
             Returns:
-                What `wrap` takes for this recipient.
+                What `wrap` takes for this recipient: one item for each key.
 
             Raises:
-                KeyFileError: it cannot be read or found.
+                KeyFileError: it cannot be read or found, or the rules do not accept it.
                 WrappedKeyError: a library is not installed.
             """
 

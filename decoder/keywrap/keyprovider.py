@@ -37,6 +37,7 @@ from decoder.provider.errors import NoKekServiceError, ProviderError
 if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
+    from decoder.keywrap.recipient import RecipientRules
     from decoder.provider.audit import Operation, Provider
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
@@ -133,7 +134,7 @@ class KeyProvider:
         kek, letter = found
         return envelope.seal(kek, letter.provider, letter.wrapped_kek, options)
 
-    def read_recipient(self, value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+    def read_recipient(self, value: str, rules: RecipientRules) -> list[bytes]:
         """Return the parameter for the provider; see `keywrap.Scheme`."""
         return [value.encode()]
 

@@ -11,6 +11,7 @@ from decoder.image import selection, transport
 from decoder.image.cli import words
 from decoder.image.openers import read_keys
 from decoder.image.recipients import Keyring, Recipients
+from decoder.keywrap.recipient import RecipientRules
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
@@ -50,6 +51,10 @@ def add_recipients(parser: ArgumentParser) -> None:
     add("--recipient", action="append", default=[], metavar="[PROTOCOL:]VALUE", help=text)
     text = "remove from an encrypted image: a scheme, or scheme:name as layerinfo prints it; may be repeated"
     add("--remove-recipient", action="append", default=[], metavar="SCHEME[:NAME]", help=text)
+    add("--all-keys", action="store_true", help="encrypt to every key and certificate in a recipient's file")
+    add("--allow-weak-keys", action="store_true", help="encrypt to RSA keys of 1024 bits too (default: 2048)")
+    text = "encrypt to certificates that are expired, not yet valid, or not for key encipherment"
+    add("--allow-expired", action="store_true", help=text)
     rings = parser.add_mutually_exclusive_group()
     rings.add_argument("--gpg-homedir", default="", metavar="DIR", help="the GnuPG home with the keys for pgp:")
     rings.add_argument("--gpg-keyring", default="", metavar="FILE", help="a file with the keys for pgp:")
@@ -177,7 +182,8 @@ def recipients(parsed: Namespace, progress: Progress) -> Recipients:
         if said:
             progress.remark(said)
     keyring = Keyring(parsed.gpg_homedir, parsed.gpg_keyring)
-    return Recipients(texts, keyring, parsed.keyprovider_config, _broker(parsed), parsed.packet_format)
+    rules = RecipientRules(keyring.read, parsed.allow_weak_keys, parsed.allow_expired, parsed.all_keys)
+    return Recipients(texts, rules, parsed.keyprovider_config, _broker(parsed), parsed.packet_format)
 
 
 def removed(parsed: Namespace) -> Callable[[Recipient], bool] | None:

@@ -8,7 +8,7 @@ encryption.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keys.privatekey import PrivateKey
     from decoder.keywrap import Refused
-    from decoder.keywrap.recipient import KeyName
+    from decoder.keywrap.recipient import KeyName, RecipientRules
 
 
-def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
-    """Read a file with a public key; see `keywrap.Scheme`."""
-    return [read_key_file(value)]
+def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
+    """Read the public keys in a file; see `keywrap.Scheme`."""
+    from decoder.keywrap.jwe.publickey import material
+    from decoder.keywrap.publickeys import read_public_keys
+
+    return [material(public) for public in read_public_keys(read_key_file(value), rules)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -37,23 +40,27 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
 
     Args:
         options: the private options.
-        recipients: 1 to JWE_RECIPIENTS public keys or certificates in PEM or DER, or JWKs; RSA gets RSA-OAEP and
-            EC gets ECDH-ES+A256KW, but for a JWK whose `alg` is one of the five that are accepted.
+        recipients: 1 to JWE_RECIPIENTS public keys or certificates in PEM or DER, or JWKs. RSA gets RSA-OAEP and
+            EC gets ECDH-ES+A256KW, except for a JWK whose `alg` is one of the five that are accepted.
 
     Raises:
         KeyFileError: a recipient is not a usable public key, or there are too few or too many.
     """
     from jwcrypto.jwe import JWE
 
-    from decoder.keywrap.jwe.publickey import key_algorithm, public_jwk
+    from decoder.keywrap.jwe.publickey import jwe_key
 
     if not 1 <= len(recipients) <= limits.JWE_RECIPIENTS:
         raise KeyFileError(f"JWE is for 1 to {limits.JWE_RECIPIENTS} recipients, not {len(recipients)}")
-    keys = [public_jwk(recipient) for recipient in recipients]
+    keys = [jwe_key(recipient) for recipient in recipients]
     token = JWE(options, protected='{"enc":"A256GCM"}')
     for key in keys:
-        token.add_recipient(key, header=json.dumps({"alg": key_algorithm(key), "kid": key["kid"]}))
-    return str(token.serialize()).encode()
+        token.add_recipient(key.jwk(), header=key.header())
+    wrapped = str(token.serialize()).encode()
+    written = opening.acceptable(parse(wrapped).recipients)
+    if len(written) != len(keys) or not all(map(opening.could_fit, written, [key.key for key in keys])):
+        raise KeyFileError("a recipient could not open what was wrapped to it")
+    return wrapped
 
 
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:

@@ -1,63 +1,84 @@
-"""Public keys that a JWE is wrapped to."""
+"""Public keys that a JWE is wrapped to, with the algorithm and the key ID of each."""
 
 from __future__ import annotations
 
+import json
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
-    load_der_public_key,
-    load_pem_public_key,
-)
-from jwcrypto.common import JWException
+from cryptography.hazmat.primitives.asymmetric import rsa
 from jwcrypto.jwk import JWK
 
 from decoder import limits
-from decoder.errors import KeyFileError
-from decoder.keys import pem
+from decoder.errors import KeyFileError, quoted
 from decoder.keywrap.jwe.opening import ECDH_KEY_BYTES, RSA_HASHES
+from decoder.keywrap.publickeys import check_curve, parse_public_keys
+from decoder.record import Record
 
-_DEFAULT_ALGORITHM = {"RSA": "RSA-OAEP", "EC": "ECDH-ES+A256KW"}
+if TYPE_CHECKING:
+    from decoder.keywrap.publickeys import PublicKey, PublicKeyObject
+
+_SAME_FAMILY = ("ECDH-ES",)  # without key wrapping, which has no room for several recipients
 
 
-def public_jwk(data: bytes) -> JWK:
-    """Read a public key, and give it a `kid` of at most JWE_KEY_ID_CHARACTERS: its own if it came as a JWK.
+class JweKey(Record):
+    """A public key, and what the header of its recipient says: key algorithm and key ID."""
+
+    key: PublicKeyObject
+    algorithm: str
+    key_id: str
+
+    def jwk(self) -> JWK:
+        """Return the key for jwcrypto, without `use` and `key_ops`, which `publickeys` has checked."""
+        return JWK.from_pyca(self.key)
+
+    def header(self) -> str:
+        """Return the header of its recipient, as JSON."""
+        return json.dumps({"alg": self.algorithm, "kid": self.key_id})
+
+
+def material(public: PublicKey) -> bytes:
+    """Write a public key as `jwe_key` reads it: a JWK as it came, every other as SubjectPublicKeyInfo.
 
     Raises:
-        KeyFileError: it is not a public key, or neither RSA nor EC.
+        KeyFileError: its algorithm is not one that layers are wrapped with.
     """
-    try:
-        own_id = None
-        if data.lstrip()[:1] == b"{":
-            key = JWK.from_json(data.decode())
-            own_id = key.get("kid")
-        elif pem.BEGIN in data:
-            key = JWK.from_pem(data)
-        else:
-            public = load_der_public_key(data)
-            if not isinstance(public, rsa.RSAPublicKey | ec.EllipticCurvePublicKey):
-                raise KeyFileError("it is neither an RSA nor an EC key")
-            key = JWK.from_pyca(public)
-    except (JWException, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise KeyFileError("it is not a public key in PEM, DER or JWK form") from error
-    if key.get("kty") not in _DEFAULT_ALGORITHM:
-        raise KeyFileError("it is neither an RSA nor an EC key")
-    is_usable = isinstance(own_id, str) and 0 < len(own_id) <= limits.JWE_KEY_ID_CHARACTERS
-    key["kid"] = own_id if is_usable else _fingerprint(key)
-    return key
+    _algorithm(public)
+    return json.dumps(dict(public.members)).encode() if public.members else public.spki()
 
 
-def key_algorithm(key: JWK) -> str:
-    """Choose the key algorithm: the JWK's own, if it is one that fits its type, or the default."""
-    fitting = RSA_HASHES if key["kty"] == "RSA" else ECDH_KEY_BYTES
-    own = str(key.get("alg"))
-    return own if own in fitting else _DEFAULT_ALGORITHM[str(key["kty"])]
+def jwe_key(data: bytes) -> JweKey:
+    """Read one public key.
+
+    Raises:
+        KeyFileError: it is not a public key, or none that a JWE can be wrapped to and opened with.
+    """
+    public, *others = parse_public_keys(data)
+    if others:
+        raise KeyFileError("it holds several keys")
+    if not isinstance(public.key, rsa.RSAPublicKey):
+        check_curve(public.key)
+    elif public.key.key_size < limits.WEAK_RSA_BITS:
+        raise KeyFileError(f"its RSA key has {public.key.key_size} bits, and {limits.WEAK_RSA_BITS} are the least")
+    return JweKey(public.key, _algorithm(public), _key_id(public))
 
 
-def _fingerprint(key: JWK) -> str:
-    """Name the key as messages do: see `privatekey.fingerprint`."""
-    public = load_pem_public_key(key.export_to_pem())
-    return f"sha256:{sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()}"
+def _algorithm(public: PublicKey) -> str:
+    """Choose the key algorithm: the JWK's own, or the default of its type."""
+    fitting, default = (
+        (RSA_HASHES, "RSA-OAEP") if isinstance(public.key, rsa.RSAPublicKey) else (ECDH_KEY_BYTES, "ECDH-ES+A256KW")
+    )
+    own = public.members.get("alg")
+    if own is None or (own in _SAME_FAMILY and default.startswith(str(own))):
+        return default
+    if not isinstance(own, str) or own not in fitting:
+        raise KeyFileError(f"it is a JWK whose alg is {quoted(own)}; layers are wrapped with {', '.join(fitting)}")
+    return own
+
+
+def _key_id(public: PublicKey) -> str:
+    """Return the key ID: that of the JWK, if it is short enough, or the fingerprint by which messages name keys."""
+    own = public.members.get("kid")
+    if isinstance(own, str) and 0 < len(own) <= limits.JWE_KEY_ID_CHARACTERS:
+        return own
+    return f"sha256:{sha256(public.spki()).hexdigest()}"

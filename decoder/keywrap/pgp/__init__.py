@@ -10,7 +10,7 @@ and first parts below 512 bytes (§4.2.1.4).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -25,14 +25,19 @@ if TYPE_CHECKING:
     from decoder.keywrap import Refused
     from decoder.keywrap.pgp.message import Message
     from decoder.keywrap.pgp.secretkey import SecretKey
-    from decoder.keywrap.recipient import KeyName
+    from decoder.keywrap.recipient import KeyName, RecipientRules
 
 
-def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
+def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Find a certificate by user ID, fingerprint or key ID; see `keywrap.Scheme`."""
     from decoder.keywrap.pgp.keyring import select
+    from decoder.keywrap.pgp.recipient import check_message
+    from decoder.keywrap.publickeys import check_size
 
-    return [select(read_keyring(), value)]
+    certificate = select(rules.read_keyring(), value)
+    for bits in check_message(wrap(b"", [certificate]), [certificate]):
+        check_size(bits, rules)
+    return [certificate]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -49,11 +54,12 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
         WrappedKeyError: the library is not installed.
     """
     from decoder.keywrap.pgp.keyring import library, usable_certificate
+    from decoder.keywrap.pgp.recipient import check_message
 
     certificates = [usable_certificate(recipient) for recipient in recipients]
     try:
         wrapped = bytes(library().encrypt(options, certificates, armor=False))
-        parse_message(wrapped)
+        check_message(wrapped, recipients)
     except RuntimeError:
         raise KeyFileError("a certificate has no key that encryption is allowed with") from None
     except ValueError as error:

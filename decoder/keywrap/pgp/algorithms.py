@@ -9,10 +9,27 @@ from cryptography.hazmat.primitives.asymmetric import ec
 RSA = (1, 2)
 ECDH = 18
 CURVE25519 = bytes.fromhex("2b060104019755010501")
-NIST_CURVES: dict[bytes, ec.EllipticCurve] = {
+OTHER_CURVES: dict[bytes, ec.EllipticCurve] = {
     bytes.fromhex("2a8648ce3d030107"): ec.SECP256R1(),
     bytes.fromhex("2b81040022"): ec.SECP384R1(),
     bytes.fromhex("2b81040023"): ec.SECP521R1(),
+    bytes.fromhex("2b8104000a"): ec.SECP256K1(),  # GnuPG writes this one and brainpool too
+    bytes.fromhex("2b2403030208010107"): ec.BrainpoolP256R1(),
+    bytes.fromhex("2b240303020801010b"): ec.BrainpoolP384R1(),
+    bytes.fromhex("2b240303020801010d"): ec.BrainpoolP512R1(),
+}
+CURVES = {CURVE25519, *OTHER_CURVES}
+# For messages: algorithms of keys that cannot decrypt, or that no library here offers.
+UNSUPPORTED = {
+    3: "RSA for signatures",
+    16: "Elgamal",
+    17: "DSA",
+    19: "ECDSA",
+    22: "EdDSA",
+    25: "X25519 of version 6",
+    26: "X448",
+    27: "Ed25519",
+    28: "Ed448",
 }
 
 _TRIPLE_DES, _CAST5 = 2, 3
@@ -21,7 +38,7 @@ HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 
 
 def block_bytes(cipher: int) -> int:
-    """Tell the block size of a cipher of KEY_BYTES."""
+    """Return the block size of a cipher of KEY_BYTES, in bytes."""
     return 8 if cipher in (_TRIPLE_DES, _CAST5) else 16
 
 

@@ -39,8 +39,14 @@ class KeyringEntry(Record):
 
     def mentions(self, text: str) -> bool:
         """Search the user IDs, signed or not, whatever the case of letters."""
-        bodies = (packet.body for packet in self.packets if packet.tag == packets.USER_ID)
-        return any(text.lower() in body.decode(errors="replace").lower() for body in bodies)
+        return any(text.lower() in user_id.lower() for user_id in self._user_ids())
+
+    def names(self, wanted: str) -> bool:
+        """Check whether a user ID, signed or not, is for a name or an e-mail address."""
+        return any(_is_for(user_id, wanted) for user_id in self._user_ids())
+
+    def _user_ids(self) -> list[str]:
+        return [packet.body.decode(errors="replace") for packet in self.packets if packet.tag == packets.USER_ID]
 
 
 def select(keyring: bytes, wanted: str) -> bytes:
@@ -67,11 +73,15 @@ def select(keyring: bytes, wanted: str) -> bytes:
             continue
         raw = b"".join(packet.raw for packet in entry.packets)
         try:
-            if by_number or _has_user_id(_certificate(raw), wanted):
-                usable_certificate(raw)
+            usable = usable_certificate(raw)
+            if by_number or _has_user_id(usable, wanted):
                 found[entry.fingerprint] = raw
         except KeyFileError as error:
-            problem = f"{entry.fingerprint.hex().upper()}: {error}" if by_number else problem
+            # An expired certificate vouches for no user ID any more: its packets alone say whether it is the one.
+            if by_number or entry.names(wanted):
+                problem = (
+                    f"the certificate {entry.fingerprint.hex().upper()} for {quoted(wanted)} is not usable: {error}"
+                )
     if len(found) > 1:
         names = ", ".join(number.hex().upper() for number in found)
         raise KeyFileError(f"several certificates fit {quoted(wanted)}; choose by fingerprint: {names}")
@@ -154,9 +164,11 @@ def _has_user_id(certificate: Cert, wanted: str) -> bool:
         user_ids = [str(user_id) for user_id in certificate.user_ids]
     except RuntimeError:
         return False
-    for user_id in user_ids:
-        name, _, address = user_id.rpartition("<")
-        name = name.partition("(")[0].strip()
-        if wanted in (user_id, name) or wanted.lower() == address.removesuffix(">").lower():
-            return True
-    return False
+    return any(_is_for(user_id, wanted) for user_id in user_ids)
+
+
+def _is_for(user_id: str, wanted: str) -> bool:
+    """Compare with the whole user ID, with its name, and with its e-mail address."""
+    name, _, address = user_id.rpartition("<")
+    name = name.partition("(")[0].strip()
+    return wanted in (user_id, name) or wanted.lower() == address.removesuffix(">").lower()

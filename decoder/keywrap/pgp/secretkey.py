@@ -14,8 +14,9 @@ from decoder.keywrap.pgp.algorithms import (
     ECDH,
     HASHES,
     KEY_BYTES,
-    NIST_CURVES,
+    OTHER_CURVES,
     RSA,
+    UNSUPPORTED,
     block_bytes,
     checksum,
     decrypt_cfb,
@@ -61,8 +62,8 @@ class SecretKey:
         """Name the key for a message: where it came from, its type and key ID."""
         if self.algorithm in RSA:
             kind = f"RSA {8 * len(self.numbers[0])}"
-        elif self.curve in NIST_CURVES:
-            kind = f"ECDH {NIST_CURVES[self.curve].name}"
+        elif self.curve in OTHER_CURVES:
+            kind = f"ECDH {OTHER_CURVES[self.curve].name}"
         else:
             kind = "ECDH Curve25519" if self.curve == CURVE25519 else "ECDH of another curve"
         return f"{self.material.name} ({kind}, key ID {self.key_id.hex().upper()})"
@@ -80,15 +81,26 @@ def find_secret_keys(material: KeyMaterial) -> list[SecretKey]:
     if len(material.data) > limits.KEY_FILE_BYTES:
         raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
     found: dict[int, list[SecretKey]] = {packets.SECRET_SUBKEY: [], packets.SECRET_KEY: []}
+    others: dict[str, None] = {}
     try:
         for tag, body, _ in packets.split(packets.dearmoured(material.data), limits.PGP_PACKETS):
             if tag in found and body[:1] == b"\4" and byte(body, 5) in (*RSA, ECDH):
                 found[tag].append(SecretKey(material, body))
+            elif tag in found:
+                others[_type_name(body)] = None
     except ValueError as error:
         raise KeyFileError(f"it is not an OpenPGP key: {error}") from None
     if not any(found.values()):
-        raise KeyFileError("it holds no OpenPGP secret key that can decrypt (RSA or ECDH, version 4)")
+        shown = f"its keys are of the types {', '.join(others)}" if others else "it holds no OpenPGP secret key"
+        raise KeyFileError(f"{shown}; RSA and ECDH keys of version 4 are supported")
     return found[packets.SECRET_SUBKEY] + found[packets.SECRET_KEY]
+
+
+def _type_name(body: bytes) -> str:
+    """Name the type of a key packet that is not supported."""
+    if body[:1] != b"\4":
+        return f"version {byte(body, 0)}"
+    return UNSUPPORTED.get(byte(body, 5), f"{byte(body, 5)}")
 
 
 def fingerprint(public: bytes) -> bytes:

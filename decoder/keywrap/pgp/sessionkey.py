@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
-from decoder.keywrap.pgp.algorithms import CURVE25519, ECDH, HASHES, KEY_BYTES, NIST_CURVES, RSA, checksum
+from decoder.keywrap.pgp.algorithms import CURVE25519, ECDH, HASHES, KEY_BYTES, OTHER_CURVES, RSA, checksum
 from decoder.keywrap.pgp.packets import byte, mpis, part
 from decoder.record import Record
 
@@ -104,8 +104,8 @@ def _shared_secret(key: SecretKey, secret: bytes, point: bytes) -> bytes:
 
         private = x25519.X25519PrivateKey.from_private_bytes(secret.rjust(32, b"\0")[::-1])
         return private.exchange(x25519.X25519PublicKey.from_public_bytes(point[1:]))
-    if key.curve not in NIST_CURVES:
+    if key.curve not in OTHER_CURVES:
         raise ValueError("an unknown curve")
-    curve = NIST_CURVES[key.curve]
+    curve = OTHER_CURVES[key.curve]
     ephemeral = ec.EllipticCurvePublicKey.from_encoded_point(curve, point)
     return ec.derive_private_key(int.from_bytes(secret), curve).exchange(ec.ECDH(), ephemeral)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
-    from decoder.keywrap.recipient import KeyName
+    from decoder.keywrap.recipient import KeyName, RecipientRules
 
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"sha1": hashes.SHA1, "sha256": hashes.SHA256}
 _DEFAULT_READ = "sha1"  # what an absent hash means
@@ -44,9 +43,16 @@ class WrappedBlob(Record):
     blob: bytes
 
 
-def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
-    """Read a file with a public key, a certificate or the URI of a key on a token; see `keywrap.Scheme`."""
-    return [read_key_file(value)]
+def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
+    """Read a file with public keys or certificates, or with the URI of a key on a token; see `keywrap.Scheme`."""
+    from decoder.keywrap.publickeys import check_size, read_public_keys
+
+    data = read_key_file(value)
+    if is_key_file(data):
+        key, _ = _public_key(data, node_config())
+        check_size(key.key_size, rules)
+        return [data]
+    return [public.spki() for public in read_public_keys(data, rules)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -216,23 +222,12 @@ def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicK
 
 
 def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+    from decoder.keywrap.publickeys import parse_public_keys
 
-    readers = (
-        (serialization.load_pem_public_key, lambda pem: load_pem_x509_certificate(pem).public_key())
-        if pem.BEGIN in data
-        else (serialization.load_der_public_key, lambda der: load_der_x509_certificate(der).public_key())
-    )
-    for read in readers:
-        try:
-            key = read(data)
-        except (ValueError, UnsupportedAlgorithm):
-            continue
-        if isinstance(key, rsa.RSAPublicKey):
-            return key
+    key = parse_public_keys(data)[0].key
+    if not isinstance(key, rsa.RSAPublicKey):
         raise KeyFileError("it is not an RSA key")
-    raise KeyFileError("it is neither a public key, nor a certificate, nor a PKCS#11 key file")
+    return key
 
 
 def chosen_hash() -> str | None:

@@ -1,7 +1,7 @@
 """PKCS#7, today CMS (RFC 5652, 5083): private options wrapped to the RSA keys of certificates.
 
-Accepted, before any key is looked at: RSA PKCS#1 v1.5 and OAEP with SHA-1 to SHA-512; AES-GCM, both with the
-parameters of RFC 5084 and with those of the reference, AES-CBC and 3DES-CBC; EnvelopedData and AuthEnvelopedData.
+Accepted, before any key is used: RSA PKCS#1 v1.5 and OAEP with SHA-1 to SHA-512; AES-GCM, both with the parameters of
+RFC 5084 and with those of the reference, AES-CBC, 3DES-CBC and DES-CBC; EnvelopedData and AuthEnvelopedData.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig, Keyring
     from decoder.keys.privatekey import PrivateKey, PrivateKeyObject
     from decoder.keywrap import Refused
-    from decoder.keywrap.recipient import KeyName
+    from decoder.keywrap.recipient import KeyName, RecipientRules
 
 _AES = bytes.fromhex("608648016503040100")[:-1]  # 2.16.840.1.101.3.4.1
 _CBC_KEY_BYTES = {_AES + b"\x02": 16, _AES + b"\x16": 24, _AES + b"\x2a": 32}
 _GCM_KEY_BYTES = {_AES + b"\x06": 16, _AES + b"\x1a": 24, _AES + b"\x2e": 32}
 _AES_128_GCM = _AES + b"\x06"
+_DES_CBC = bytes.fromhex("2b0e030207")  # 1.3.14.3.2.7
 _DES_EDE3_CBC = bytes.fromhex("2a864886f70d0307")  # 1.2.840.113549.3.7
 
 _RSAES_OAEP = bytes.fromhex("2a864886f70d010107")  # 1.2.840.113549.1.1.7
@@ -81,9 +82,11 @@ class _DoesNotFitError(Exception):
     """This key opens no recipient's share; the text says whether that was tried."""
 
 
-def read_recipient(value: str, read_keyring: Callable[[], bytes]) -> list[bytes]:
-    """Read a file with a certificate; see `keywrap.Scheme`."""
-    return [read_key_file(value)]
+def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
+    """Read the certificates in a file; see `keywrap.Scheme`."""
+    from decoder.keywrap.publickeys import read_public_keys
+
+    return [public.certificate for public in read_public_keys(read_key_file(value), rules, certified=True)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
@@ -93,8 +96,8 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
 
     Args:
         options: the private options.
-        recipients: 1 to CMS_RECIPIENTS X.509 certificates in PEM or DER, with RSA keys of CERTIFICATE_RSA_BITS
-            or more.
+        recipients: 1 to CMS_RECIPIENTS X.509 certificates in PEM or DER, with RSA keys of WEAK_RSA_BITS or
+            more.
 
     Raises:
         KeyFileError: a recipient is not such a certificate, or there are too few or too many.
@@ -105,7 +108,14 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     encryptor = Cipher(AES(key), modes.GCM(nonce)).encryptor()
     ciphertext = encryptor.update(options) + encryptor.finalize() + encryptor.tag
     transports = [_key_transport(recipient, key) for recipient in recipients]
-    return cms.build_envelope(transports, cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce)), ciphertext)
+    algorithm = cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce))
+    wrapped = cms.build_envelope(transports, algorithm, ciphertext)
+    written = cms.parse_envelope(wrapped)
+    if _acceptable_content(written).ciphertext + encryptor.tag != ciphertext or len(
+        _acceptable_recipients(written.recipients)
+    ) != len(recipients):
+        raise KeyFileError("a recipient could not open what was wrapped to it")
+    return wrapped
 
 
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
@@ -166,9 +176,11 @@ def _acceptable_content(envelope: cms.Envelope) -> _Content:
         return _gcm(envelope, _GCM_KEY_BYTES[oid])
     if envelope.mac is None and oid in _CBC_KEY_BYTES:
         return _cbc(envelope, AES, _CBC_KEY_BYTES[oid], 16)
-    if envelope.mac is None and oid == _DES_EDE3_CBC:
+    if envelope.mac is None and oid in (_DES_EDE3_CBC, _DES_CBC):
         from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 
+        if oid == _DES_CBC:  # which is 3DES with one key three times
+            return _cbc(envelope, lambda key: TripleDES(key * 3), 8, 8)
         return _cbc(envelope, TripleDES, 24, 8)
     raise ValueError(f"the content encryption {ber.dotted(oid)} is not accepted")
 
@@ -366,8 +378,8 @@ def _key_transport(recipient: bytes, content_key: bytes) -> cms.Recipient:
         modulus, exponent = certificate.rsa_numbers()
     except ValueError as error:
         raise KeyFileError(f"it is not a certificate, which PKCS#7 needs, not a public key alone: {error}") from None
-    if 0 < modulus.bit_length() < limits.CERTIFICATE_RSA_BITS:
-        raise KeyFileError(f"it is a certificate, but its RSA key has less than {limits.CERTIFICATE_RSA_BITS} bits")
+    if 0 < modulus.bit_length() < limits.WEAK_RSA_BITS:
+        raise KeyFileError(f"it is a certificate, but its RSA key has less than {limits.WEAK_RSA_BITS} bits")
     try:
         encrypted = rsa.RSAPublicNumbers(exponent, modulus).public_key().encrypt(content_key, padding.PKCS1v15())
     except ValueError:

@@ -187,7 +187,7 @@ def test_opening_needs_no_library(home: GnupgHome, rsa_secret: KeyMaterial, monk
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "it holds no OpenPGP secret key that can decrypt"),
+        (b"", "it holds no OpenPGP secret key"),
         (b"no key", "it is not an OpenPGP key: there is something that is no packet"),
         (b"\x94", "it is not an OpenPGP key: it ends too early"),
         (b"\x95\x00\x02\x04\x00", "it is not an OpenPGP key: it ends too early"),
@@ -211,7 +211,7 @@ def test_a_public_key_is_no_secret_key(home: GnupgHome, rsa_secret: KeyMaterial)
     opened, refusals = unwrap(
         home.encrypt(OPTIONS, "rsa@example.com"), KeyMaterial("public", home.public("rsa@example.com")), rsa_secret
     )
-    reason = "it holds no OpenPGP secret key that can decrypt (RSA or ECDH, version 4)"
+    reason = "it holds no OpenPGP secret key; RSA and ECDH keys of version 4 are supported"
     assert (opened, refusals) == (OPTIONS, [f"public: {reason}"])
 
 

@@ -24,7 +24,7 @@ from tests.support.pkcs7_parts import (
     somebody,
     unwrap,
 )
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
 
 LONG_OPTIONS = layers.private_options(digest="sha256:" + "0" * 20_000)
 
@@ -62,6 +62,18 @@ def test_opens_oaep(oaep_hash: str, mask_hash: str, tmp_path: Path) -> None:
     wrapped = writer.openssl_cms(tmp_path, OPTIONS, *arguments, certificate=who.certificate)
     assert cms.parse_envelope(wrapped).recipients[0].algorithm.oid == pkcs7._RSAES_OAEP
     assert_opens(wrapped, who)
+
+
+def test_opens_single_des_as_the_reference_does(tmp_path: Path) -> None:
+    who = somebody()
+    legacy = ["-encrypt", "-outform", "DER", "-des-cbc", "-provider", "legacy", "-provider", "default"]
+    wrapped = writer.openssl_cms(tmp_path, OPTIONS, *legacy, "certificate.der", certificate=who.certificate)
+    assert_opens(wrapped, who)
+    image_layer = layers.encrypted(b"plain", {"pkcs7": [wrapped]})
+    keys = {"privkeys": [pem(who.key)], "privkeys-passwords": [b""], "x509s": [who.certificate]}
+    for program in (PROGRAM, REFERENCE):
+        result = run_decoder(payload_bytes(image_layer.descriptor, keys), image_layer.ciphertext, program=program)
+        assert (result.status, result.plaintext) == (0, b"plain"), result.errors
 
 
 @pytest.mark.parametrize("keyid", [(), ("-keyid",)])
@@ -138,7 +150,7 @@ def test_skopeo_opens_what_we_wrap(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ("-encrypt -des-cbc -provider legacy -provider default certificate.der", "1.3.14.3.2.7 is not accepted"),
+        ("-encrypt -rc2-cbc -provider legacy -provider default certificate.der", "1.2.840.113549.3.2 is not accepted"),
         ("-encrypt -aes256 -secretkey 00112233445566778899aabbccddeeff -secretkeyid 01", "no recipient with an RSA"),
         ("-encrypt -aes256 -pwri_password secret", "no recipient with an RSA"),
         ("-encrypt -aes256 curve.der", "no recipient with an RSA"),

@@ -1,0 +1,52 @@
+"""Whether the recipients of a message can open it, as far as their certificates tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from decoder import limits
+from decoder.errors import KeyFileError
+from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.algorithms import CURVES, ECDH, RSA
+from decoder.keywrap.pgp.message import parse_message
+from decoder.keywrap.pgp.packets import byte, mpis, part
+from decoder.keywrap.pgp.secretkey import fingerprint
+
+
+def check_message(message: bytes, certificates: Sequence[bytes]) -> list[int]:
+    """Check that `unwrap` reads a message, and that each certificate has a key among its recipients.
+
+    Args:
+        message: encrypted to these certificates, binary.
+        certificates: binary or armoured.
+
+    Returns:
+        The sizes in bits of the RSA keys that it is encrypted to.
+
+    Raises:
+        KeyFileError: a certificate has no key that `unwrap` can use: RSA, or ECDH on a known curve.
+        ValueError: the message or a certificate is malformed.
+    """
+    wanted = {session_key.key_id for session_key in parse_message(message).session_keys}
+    sizes = []
+    for certificate in certificates:
+        usable = [bits for key_id, bits in _encryption_keys(certificate) if key_id in wanted]
+        if not usable:
+            raise KeyFileError("its encryption key is of a type or curve that is not supported (RSA, ECDH)")
+        sizes += [bits for bits in usable if bits]
+    return sizes
+
+
+def _encryption_keys(certificate: bytes) -> list[tuple[bytes, int]]:
+    """List the keys that `unwrap` can use: key IDs with RSA bits, or 0 for ECDH."""
+    found = []
+    for packet in packets.split(packets.dearmoured(certificate), limits.PGP_PACKETS):
+        if packet.tag not in (packets.PUBLIC_KEY, packets.PUBLIC_SUBKEY) or packet.body[:1] != b"\4":
+            continue
+        algorithm = byte(packet.body, 5)
+        key_id = fingerprint(packet.body)[-8:]
+        if algorithm in RSA:
+            found.append((key_id, int.from_bytes(mpis(packet.body, 6, 1)[0][0]).bit_length()))
+        elif algorithm == ECDH and part(packet.body, 7, byte(packet.body, 6)) in CURVES:
+            found.append((key_id, 0))
+    return found
