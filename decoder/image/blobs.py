@@ -94,7 +94,7 @@ class CheckedReader:
         if self._left:
             raise DigestError(f"{self._descriptor['digest']} ends {self._left} bytes early")
         if self.digest.digest() != self._descriptor["digest"]:
-            raise DigestError(f"{self._descriptor['digest']} is damaged: its digest is another")
+            raise DigestError(f"{self._descriptor['digest']} is damaged: its digest differs")
 
 
 class Sink:
@@ -326,7 +326,7 @@ def _plain_digest(plain: str) -> RunningDigest:
 
 def _compare(digest: RunningDigest, plain: str, descriptor: Descriptor) -> None:
     if plain and digest.digest() != plain:
-        raise LayerError(f"{descriptor['digest']} decrypts to something else than {quoted(plain)}, which it should be")
+        raise LayerError(f"{descriptor['digest']} decrypts to a layer whose digest is not {quoted(plain)}")
 
 
 def _write_all(writer: BlobWriter, data: memoryview) -> None:

@@ -239,7 +239,7 @@ def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
 
 
 def rebuild(node: Node) -> list[Node]:
-    """Write everything anew that layers were changed in, the leaves first and `node` last.
+    """Write every manifest and index again in which something changed, the leaves first and `node` last.
 
     Returns:
         All manifests and indexes, each after those that it names.
@@ -320,7 +320,9 @@ def _parse(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
     except ValueError as error:
         raise ImageError(f"the manifest {descriptor['digest']}: {error}") from error
     if media_type not in (*_MANIFESTS, *_INDEXES):
-        raise ImageError(f"{descriptor['digest']} is of the type {quoted(media_type)}, which is no manifest or index")
+        raise ImageError(
+            f"{descriptor['digest']} has the media type {quoted(media_type)}, which is neither a manifest nor an index"
+        )
     if value.get("mediaType", media_type) != media_type or ("manifests" in value and "layers" in value):
         raise ImageError(f"{descriptor['digest']} is not the {media_type} that its descriptor says")
     return value

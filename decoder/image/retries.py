@@ -1,4 +1,4 @@
-"""Work that is done again after a failure which may pass."""
+"""Writing that is done again after an interruption."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _Result = TypeVar("_Result")
 
 
 def again(work: Callable[[], _Result], task: Task) -> _Result:
-    """Do work that writes a blob; do all of it again while its writing is interrupted, REGISTRY_ATTEMPTS times in all.
+    """Do work that writes a blob; repeat all of it while it is interrupted, at most REGISTRY_ATTEMPTS times.
 
     Args:
         work: starts from the beginning each time.
-        task: is told that it does.
+        task: is told about each repetition.
 
     Raises:
         InterruptedWriteError: the last attempt was, too.

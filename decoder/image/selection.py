@@ -1,4 +1,4 @@
-"""Which layers: by number, by platform, and what an image adds to its base."""
+"""Choosing layers: by number, by platform, and those that an image adds to its base."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def parse_range(text: str) -> LayerRange:
     match = _RANGE.fullmatch(text)
     if not match:
         raise UsageError(
-            f"--layer {quoted(text)} is no number (0 is the lowest layer, -1 the top) or range (0-2, -2..)"
+            f"--layer {quoted(text)} is neither a layer number (0 is the lowest, -1 the top) nor a range (0-2, -2..)"
         )
     one, first, last, start, end = match.groups()
     if one:
@@ -132,7 +132,7 @@ def choose_layers(images: Sequence[Node], ranges: Sequence[LayerRange]) -> list[
 
 
 def layers_of_base(node: Node, base: Node) -> int:
-    """Count the layers that an image has from its base, by what is in them, however compressed.
+    """Count the layers that an image has from its base, comparing their uncompressed content.
 
     Args:
         node: a manifest of the image.

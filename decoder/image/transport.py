@@ -1,4 +1,4 @@
-"""Where images are: what every transport can do, as a source and as a destination, and how one is chosen."""
+"""Transports: what each can do as a source and as a destination, and how one is chosen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRANSPORTS = {
 
 
 class BlobReader(Protocol):
-    """A blob being read; it is the caller who compares the digest, as `decoder.image.blobs` does."""
+    """A blob being read; the caller compares its digest, as `decoder.image.blobs` does."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read at most as much as fits; 0 at the end."""
@@ -35,7 +35,7 @@ class BlobWriter(Protocol):
     """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
 
     def write(self, data: memoryview, /) -> int:
-        """Write, and return how much was taken."""
+        """Write, and return how many bytes were written."""
 
     def commit(self, digest: str, size: int) -> None:
         """Make the blob visible under its digest."""
@@ -62,10 +62,10 @@ class ImageTarget(Protocol):
     """A place to write an image to."""
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Tell whether the blob is there already, whole (a registry may mount it from elsewhere)."""
+        """Tell whether the whole blob is there already (a registry may mount it from another repository)."""
 
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
-        """Start a blob of so many bytes: may be called from several threads."""
+        """Start a blob of `size` bytes: may be called from several threads."""
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
         """Open a committed blob to read it back, before anything is published: may be called from several threads."""
@@ -74,7 +74,7 @@ class ImageTarget(Protocol):
         """Write a manifest or index, after everything that it names."""
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Let the reference name this manifest or index: last, and at once or not at all."""
+        """Make the reference name this manifest or index: the last step, which succeeds as a whole or not at all."""
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
         """After `publish`: delete plain blobs if the image was encrypted in place, and nothing else refers to them.
@@ -89,7 +89,7 @@ class ImageTarget(Protocol):
 
 
 class Options(NamedTuple):
-    """What transports need beside the reference.
+    """What transports need besides the reference.
 
     Attributes:
         tls_verify: whether a registry must speak TLS, with a certificate that is accepted.

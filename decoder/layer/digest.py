@@ -17,7 +17,7 @@ def split_digest(digest: object) -> tuple[str, str]:
         ImageError: it is neither SHA-256 nor SHA-512 in lower-case digits.
     """
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-        raise ImageError(f"{quoted(digest)} is no digest that is accepted (sha256, sha512)")
+        raise ImageError(f"{quoted(digest)} is not a sha256 or sha512 digest")
     algorithm, _, digits = digest.partition(":")
     return algorithm, digits
 

@@ -1,4 +1,4 @@
-"""What a registry wants to see before it answers: a password, or a token that another service gives for it.
+"""Authorization at a registry: a password, or a token that another service gives for it.
 
 RFC 7617 (Basic), RFC 6750 (Bearer), and distribution's token and OAuth 2 specifications for how a token is asked for.
 """
@@ -99,7 +99,7 @@ class Authorization:
             return self._header
 
     def answer(self, headers: list[str], sent: str) -> bool:
-        """Take up a challenge.
+        """Answer a challenge.
 
         Args:
             headers: all that are called WWW-Authenticate.
@@ -177,7 +177,7 @@ class Authorization:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise ImageError(f"{quoted(str(place))} replies with something else than a token for {self._host}")
+            raise ImageError(f"{quoted(str(place))} replies with something other than a token for {self._host}")
         return value
 
 

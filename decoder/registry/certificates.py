@@ -1,4 +1,4 @@
-"""Certificates that are kept for one registry, as docker and podman have them (containers-certs.d(5)).
+"""Certificates for one registry, stored as for docker and podman (containers-certs.d(5)).
 
 In a directory HOST[:PORT], named as the registry is in references: `*.crt` of authorities that are accepted beside
 those of the system, and NAME.cert with NAME.key, which the registry may ask for. As with those programs they also hold
@@ -19,7 +19,7 @@ _AUTHORITY, _CERTIFICATE, _KEY = ".crt", ".cert", ".key"
 
 
 def tls_context(host: str, verify: bool) -> ssl.SSLContext:
-    """Make what TLS with a registry goes by.
+    """Build the SSLContext for a registry.
 
     Args:
         host: of the registry, with its port if that was given.

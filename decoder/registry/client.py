@@ -1,4 +1,4 @@
-"""One repository of a registry: requests to it with what it wants to see, retries, and its errors in words."""
+"""One repository of a registry: requests with authorization and retries, and its errors in words."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class RegistryClient:
         self._authorization = Authorization(self._web, reference, scopes, self.check, find)
 
     def __enter__(self) -> RegistryClient:
-        """Find out how the registry wants to be spoken to.
+        """Find out how the registry speaks: TLS or plain HTTP, and with which authorization.
 
         Raises:
-            ImageError: it is not there, or is no registry.
+            ImageError: it cannot be reached, or is not a registry.
         """
         with ExitStack() as stack:
             stack.callback(self.__exit__)
@@ -60,7 +60,7 @@ class RegistryClient:
             if response.status == 401:
                 self._authorization.answer(_challenges(response), "")
             elif response.status != 200:
-                raise self.failure(response, "it is no registry, or not now")
+                raise self.failure(response, "it is not a registry, or not available")
             response.close()
             stack.pop_all()
         return self
@@ -69,14 +69,14 @@ class RegistryClient:
         self._web.__exit__()
 
     def check(self, origin: Origin) -> None:
-        """Tell whether one may talk to this host at all, be it with secrets or about blobs.
+        """Check that requests may go to this host at all.
 
         Raises:
             ImageError: it is plain HTTP, and nobody allowed that.
         """
         if origin.scheme == "https" or not self._tls_verify or (origin.is_loopback and self._origin.is_loopback):
             return
-        raise ImageError(f"{self.reference.host} leads to {origin} without TLS, which only --tls-verify=false allows")
+        raise ImageError(f"{self.reference.host} refers to {origin} without TLS, which only --tls-verify=false allows")
 
     def url(self, path: str) -> str:
         """Write the URL of something in the repository."""
@@ -97,7 +97,7 @@ class RegistryClient:
             url: from `url`, or a location that the registry gave.
             headers: beside those which HTTP demands.
             body: to send.
-            seconds: how long the reply may let wait for itself.
+            seconds: how long the head of the reply may take.
 
         Raises:
             ImageError: there is no conversation.
@@ -114,19 +114,19 @@ class RegistryClient:
         return self._web.begin(method, url, {**headers, **self._secret(url)[0]}, size)
 
     def drop(self, url: str) -> None:
-        """Tell the registry that an upload will not go on; it finds out by itself if this fails."""
+        """Tell the registry that an upload is given up; it finds out by itself if this fails."""
         with suppress(ImageError):
             self._send_authorized("DELETE", url, {}, None, limits.REGISTRY_CONNECT_SECONDS).close()
 
     def location(self, response: Response, url: str) -> str:
-        """Return where a reply leads.
+        """Return the URL in a reply's Location.
 
         Args:
             response: has it in its Location.
             url: what was asked.
 
         Raises:
-            ImageError: nowhere, or to where one may not go.
+            ImageError: there is none, or requests may not go there.
         """
         given = response.headers.get("Location", "")
         try:
@@ -134,12 +134,12 @@ class RegistryClient:
         except ValueError:
             given = target = ""
         if not given or not target.isascii() or any(sign <= " " for sign in target):
-            raise ImageError(f"{response.host} leads nowhere (HTTP {response.status})")
+            raise ImageError(f"{response.host} gives no usable Location (HTTP {response.status})")
         self.check(origin_of(target))
         return target
 
     def failure(self, response: Response, what: str) -> ImageError:
-        """Put an error into words, with those of the registry.
+        """Return an error with the registry's own words.
 
         Args:
             response: whose body was not read yet.
@@ -147,11 +147,11 @@ class RegistryClient:
         """
         where = f"{self.reference.host}/{self.reference.name}"
         if response.status == 401:
-            what = "the registry wants other credentials than `docker login` or `podman login` left, or any at all"
+            what = "it does not accept the login, or needs one: use `docker login`, `podman login` or --creds"
         elif response.status == 403:
             what = "access is denied"
         elif response.status == 429:
-            what = "the registry is asked too often"
+            what = "too many requests"
         return ImageError(f"{where}: {what} (HTTP {response.status}{_said(response)})")
 
     @property
@@ -159,7 +159,7 @@ class RegistryClient:
         return f"{self._origin.scheme}://{self.reference.api_host}/v2/"
 
     def _ping(self) -> Response:
-        """Ask for the API's version, over TLS; and if there is none, and need not be, over plain HTTP."""
+        """Ask for the API's version over TLS, and over plain HTTP if TLS is not demanded and fails."""
         plain = origin_of(f"http://{self.reference.api_host}")
         if self._tls_verify and not plain.is_loopback:
             return with_retries(lambda: self._web.request("GET", self._root, {}))
@@ -174,7 +174,7 @@ class RegistryClient:
         return with_retries(lambda: self._web.request("GET", self._root, {}))
 
     def _secret(self, url: str) -> tuple[dict[str, str], str]:
-        """Return the header for the registry itself, and for nobody else."""
+        """Return the Authorization header for the registry itself, and none for other hosts."""
         value = self._authorization.header if origin_of(url) == self._origin else ""
         return {"Authorization": value} if value else {}, value
 

@@ -1,6 +1,6 @@
-"""Who one is at a registry, as `docker login`, `podman login` or `skopeo login` left it.
+"""Logins at registries, as `docker login`, `podman login` and `skopeo login` store them.
 
-That is in the file of $REGISTRY_AUTH_FILE and no other, or else in the first of these that knows the registry, in the
+They are in the file that $REGISTRY_AUTH_FILE names, or in the first of these that knows the registry, in the
 order of containers-auth.json(5): $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without that
 variable), $XDG_CONFIG_HOME/containers/auth.json (~/.config without it), $DOCKER_CONFIG/config.json (~/.docker without
 it). Each may name credential helpers.
@@ -28,7 +28,7 @@ _NOT_FOUND = b"credentials not found"
 
 
 class Login(NamedTuple):
-    """What to show to a registry: a name and password, or an identity token to get others for."""
+    """A login: a name and password, or an identity token that is exchanged for others."""
 
     user: str
     password: str
@@ -95,14 +95,14 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return _object(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise ImageError(f"{quoted(path)} is no JSON object") from error
+        raise ImageError(f"{quoted(path)} is not a JSON object") from error
 
 
 def _object(value: object) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError("something else where a JSON object belongs")
+        raise ValueError("expected a JSON object")
     return value
 
 
@@ -140,7 +140,7 @@ def _text(value: object) -> str:
 def _ask(helper: object, name: str) -> Login | None:
     """Run docker-credential-HELPER: the registry on standard input, JSON on standard output."""
     if not isinstance(helper, str) or not _HELPER.fullmatch(helper):
-        raise ValueError(f"{quoted(helper)} is no name of a credential helper")
+        raise ValueError(f"{quoted(helper)} is not the name of a credential helper")
     program = f"docker-credential-{helper}"
     status, output = _run(program, name.encode())
     if status and _NOT_FOUND in output:

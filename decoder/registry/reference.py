@@ -60,10 +60,12 @@ def parse_reference(place: str) -> Reference:
     host, name = _split_host(named)
     name, colon, tag = name.partition(":")
     if at and colon:
-        raise UsageError(f"{quoted('docker:' + place)} has a tag and a digest, where one of them belongs")
+        raise UsageError(f"{quoted('docker:' + place)} has a tag and a digest: give one of them")
     is_known = _HOST.fullmatch(host) and _NAME.fullmatch(name) and (not colon or _TAG.fullmatch(tag))
     if not is_known or (at and not _is_digest(digest)):
-        raise UsageError(f"{quoted('docker:' + place)} is no reference: docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]")
+        raise UsageError(
+            f"{quoted('docker:' + place)} is not a reference: expected docker://HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]"
+        )
     return Reference(host, name, "" if at else tag or "latest", digest)
 
 

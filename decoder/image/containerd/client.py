@@ -179,13 +179,13 @@ def _load() -> Any:
 
 
 def _check_socket(path: str) -> None:
-    """Say what is wrong with the address before grpcio tries for a while."""
+    """Check the address, before grpcio tries it for a while."""
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError as error:
         raise ImageError(f"there is no containerd at {quoted(path)}: {error.strerror}") from error
     if not is_socket:
-        raise ImageError(f"there is no containerd at {quoted(path)}: it is no socket")
+        raise ImageError(f"there is no containerd at {quoted(path)}: it is not a socket")
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise ImageError(f"{quoted(path)} is too long for a socket: {_SOCKET_PATH_BYTES} bytes are the most")
 
@@ -194,4 +194,4 @@ def _parsed(reply: bytes) -> Fields:
     try:
         return messages.parse(reply)
     except ValueError as error:
-        raise ImageError(f"containerd replies with something else than a message: {error}") from error
+        raise ImageError(f"containerd replies with something other than a message: {error}") from error

@@ -41,7 +41,7 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
 
     Args:
         name: of the transport.
-        place: what containerd calls the image.
+        place: the name of the image in containerd.
         options: the namespace, and the address of the socket.
 
     Raises:
@@ -59,7 +59,7 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget
 
     Args:
         name: of the transport.
-        place: what containerd shall call the image.
+        place: the name of the image in containerd.
         options: the namespace, and the address of the socket.
 
     Raises:
@@ -91,7 +91,7 @@ def _leased(place: str, options: Options) -> Iterator[ContainerdClient]:
 
 
 class _Blobs:
-    """What can be read from containerd."""
+    """Blobs of containerd, to read."""
 
     def __init__(self, client: ContainerdClient, name: str) -> None:
         self._client = client
@@ -103,7 +103,7 @@ class _Blobs:
 
 class _Source(_Blobs):
     def root(self) -> Descriptor:
-        """Resolve the name, and hold what it stands for while it is read."""
+        """Resolve the name, and keep its target from garbage collection while it is read."""
         try:
             reply = self._client.call(_IMAGES + "Get", {1: self._name})
         except ContainerdError as error:
@@ -243,7 +243,7 @@ class _Upload:
                 self._take()
         except ContainerdError as error:
             if error.code == "FAILED_PRECONDITION":
-                raise DigestError(f"containerd got something else than {digest}: {error}") from error
+                raise DigestError(f"containerd received something other than {digest}: {error}") from error
             if error.code != "ALREADY_EXISTS":
                 raise
             _hold(self._client, digest)
@@ -276,14 +276,14 @@ def _size(client: ContainerdClient, digest: str) -> int | None:
 
 
 def _hold(client: ContainerdClient, digest: str) -> None:
-    """Add a blob, and what its labels hold, to the lease."""
+    """Add a blob, and everything that its labels refer to, to the lease."""
     split_digest(digest)
     resource = messages.build({1: digest, 2: "content"})
     client.call(_LEASES + "AddResource", {1: client.lease, 2: resource})
 
 
 def _labels(data: bytes) -> dict[str, str]:
-    """Make the labels by which a manifest or index holds what it names."""
+    """Return the labels by which a manifest or index keeps what it refers to."""
     value: dict[str, Any] = json.loads(data)
     named = [
         value.get("config"),

@@ -255,7 +255,7 @@ class ArchiveWriter:
         self._written = 0
 
     def write(self, data: memoryview, /) -> int:
-        """Write, and return how much was taken."""
+        """Write, and return how many bytes were written."""
         if self._written + len(data) > self._place.size:
             raise ImageError(f"a blob is longer than the {self._place.size} bytes it was announced with")
         count = os.pwrite(self._descriptor, data, self._place.offset + self._written)

@@ -200,7 +200,7 @@ class DirectoryWriter:
         self._give_name = give_name
 
     def write(self, data: memoryview, /) -> int:
-        """Write, and return how much was taken."""
+        """Write, and return how many bytes were written."""
         return self._file.write(data)
 
     def commit(self, digest: str, _size: int) -> None:

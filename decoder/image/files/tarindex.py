@@ -1,4 +1,4 @@
-"""What is in a tar archive, and where; nothing is unpacked, so no name in it becomes the name of a file."""
+"""The files in a tar archive, and where they are. Nothing is unpacked, so no name in it becomes the name of a file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class TarIndex:
         path: names it for messages.
 
     Raises:
-        ImageError: it is no tar archive, damaged, cut short or compressed, has too many entries, or names that lead
+        ImageError: it is not a tar archive, damaged or cut short, has too many entries, or names that lead
             out of it.
     """
 

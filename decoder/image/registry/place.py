@@ -97,7 +97,7 @@ def _mountable(reference: Reference, origin: str) -> str:
 
 
 class _Blobs:
-    """What can be read from a repository."""
+    """Blobs of a repository, to read."""
 
     def __init__(self, client: RegistryClient) -> None:
         self._client = client
@@ -156,7 +156,7 @@ class _Target(_Blobs):
         headers = {"Content-Type": descriptor["mediaType"]}
         with self._client.send("PUT", url, headers, data, limits.REGISTRY_COMMIT_SECONDS) as response:
             if response.status not in (200, 201):
-                raise self._client.failure(response, f"it does not take the manifest {version}")
+                raise self._client.failure(response, f"it does not accept the manifest {version}")
             compare(response, descriptor["digest"])
 
     def _is_mounted(self, descriptor: Descriptor) -> bool:

@@ -79,7 +79,7 @@ def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
     headers = {"Accept": descriptor["mediaType"]} if is_manifest(descriptor) else {}
     with client.send("HEAD", url, headers) as response:
         if response.status in (401, 403):
-            raise client.failure(response, "it tells nothing about blobs")
+            raise client.failure(response, "it does not let us look for blobs")
         return response.status == 200 and response.headers.get("Content-Length") in (None, str(descriptor["size"]))
 
 
@@ -94,9 +94,9 @@ def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descripto
         said = version if ":" in version else response.headers.get(DIGEST_HEADER, "")
     digest = _digest(data, said)
     if said and digest != said:
-        raise DigestError(f"{client.reference}: the manifest is damaged: its digest is another")
+        raise DigestError(f"{client.reference}: the manifest is damaged: its digest differs")
     if media_type not in MANIFESTS:
-        raise ImageError(f"{client.reference} is no image: its media type is {quoted(media_type)}")
+        raise ImageError(f"{client.reference} is not an image: its media type is {quoted(media_type)}")
     return data, {"mediaType": media_type, "digest": digest, "size": len(data)}
 
 
@@ -124,7 +124,7 @@ def compare(response: Response, digest: str) -> None:
     """
     said = response.headers.get(DIGEST_HEADER, digest)
     if said != digest and said.partition(":")[0] == digest.partition(":")[0]:
-        raise DigestError(f"{response.host} got something else than {digest}: {quoted(said)}")
+        raise DigestError(f"{response.host} received something other than {digest}: {quoted(said)}")
 
 
 def is_manifest(descriptor: Descriptor) -> bool:

@@ -36,7 +36,7 @@ class Upload:
         url = self._client.url("blobs/uploads/")
         with self._client.send("POST", url) as response:
             if response.status != 202:
-                raise self._client.failure(response, "it takes no blobs")
+                raise self._client.failure(response, "it does not accept blobs")
             self._location = self._client.location(response, url)
         headers = {"Content-Type": "application/octet-stream"}
         try:
@@ -86,14 +86,14 @@ class Upload:
 
     def _check_sent(self, response: Response) -> None:
         if response.status not in (201, 202, 204):
-            failure = self._client.failure(response, "it did not take a blob to its end")
+            failure = self._client.failure(response, "it did not accept the whole blob")
             raise InterruptedWriteError(str(failure)) if is_busy(response) else failure
 
     def _check_committed(self, response: Response, digest: str) -> None:
         if response.status in (201, 204):
             compare(response, digest)
             return
-        failure = self._client.failure(response, f"it does not take {digest}")
+        failure = self._client.failure(response, f"it does not accept {digest}")
         if response.status == 400:
             raise DigestError(str(failure))
         if response.status != 404:

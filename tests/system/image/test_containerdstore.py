@@ -202,7 +202,7 @@ def test_a_name_gets_another_image(containerd: Containerd, options: Options, lay
 def test_a_wrong_digest_is_refused_by_containerd(options: Options) -> None:
     blob, other = os.urandom(3_000_000), images.digest_of(b"other")
     with transport.open_target("containerd:image", options) as target:
-        with pytest.raises(DigestError, match=f"containerd got something else than {other}"):
+        with pytest.raises(DigestError, match=f"containerd received something other than {other}"):
             registries.write(target, blob, other)
         for digest in (other, images.digest_of(blob)):
             assert not target.has({"mediaType": "", "digest": digest, "size": len(blob)})

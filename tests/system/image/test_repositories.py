@@ -47,7 +47,7 @@ def test_logins_on_the_command_line(locked: Registry, gzipped: Layout, party: Pa
     encrypt = ["encrypt", oci(gzipped), place, "--recipient", party.recipient, insecure]
     home = {"HOME": str(tmp_path), "DOCKER_CONFIG": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     refused = image(*encrypt, **home)
-    assert (refused.status, "credentials" in refused.errors) == (7, True)
+    assert (refused.status, "--creds" in refused.errors) == (7, True)
     done(*encrypt, "--creds", f"{USER}:{PASSWORD}", **home)
     authfile = tmp_path / "somewhere.json"
     command = ["login", f"--authfile={authfile}", "--tls-verify=false", "--username", USER, "--password", PASSWORD]

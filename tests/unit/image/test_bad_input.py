@@ -56,7 +56,7 @@ def assert_refused(source: str, target: Layout, recipient: list[str], status: in
         (["--recipient", "jwe:/nonexistent"], "No such file"),
         (["--recipient", "provider::x"], "names no keyprovider"),
         (["--recipient", "provider:absent"], "no keyprovider 'absent' is configured"),
-        (["--layer", "x", "--recipient", "jwe:x"], "is no number"),
+        (["--layer", "x", "--recipient", "jwe:x"], "is neither a layer number"),
         (["--platform", "linux", "--recipient", "jwe:x"], "is not of the form os/arch"),
         (["--gpg-homedir", "x", "--gpg-keyring", "x"], "not allowed with"),
         (["--unknown"], "unknown option '--unknown'"),
@@ -177,7 +177,7 @@ def test_digests_are_checked_before_they_become_names(
     value = source.manifest
     value["layers"][0]["digest"] = digest
     layouts.publish(source, source.add(layouts.to_json(value), layouts.MANIFEST))
-    assert_refused(oci(source), target, recipient, 7, "is no digest that is accepted")
+    assert_refused(oci(source), target, recipient, 7, "is not a sha256 or sha512 digest")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def test_malformed_names(place: str) -> None:
 def test_no_containerd(tmp_path: Path) -> None:
     absent, file = tmp_path / "absent.sock", tmp_path / "file"
     file.touch()
-    for path, reason in ((absent, "No such file or directory"), (file, "it is no socket")):
+    for path, reason in ((absent, "No such file or directory"), (file, "it is not a socket")):
         with pytest.raises(ImageError, match=f"there is no containerd at '{path}': {reason}"):
             pull("containerd:image", Options(address=str(path)))
     with pytest.raises(ImageError, match="cannot be a namespace"):
