@@ -39,7 +39,7 @@ def option(arguments: Sequence[str], *names: str) -> str | None:
         arguments: the command line.
         names: the option's names, without dashes.
     """
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = argument.partition("=")
         if name.startswith("-") and name.lstrip("-") in names and len(name) - len(name.lstrip("-")) < 3:
             return value if equals else following

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,3 +188,70 @@ def test_erofs_wants_verified_layers(key: Path, tmp_path: Path) -> None:
             _, findings = examine(containerd, "--containerd-config", str(tmp_path / "erofs.toml"))
         (finding,) = [each for each in findings if each["check"] == "differ"]
         assert finding["level"] == level, finding
+
+
+@pytest.mark.parametrize(("directory", "name"), [("k3s", "k3s"), ("rke2", "RKE2")])
+def test_the_containerd_of_a_kubernetes_distribution(directory: str, name: str, key: Path, tmp_path: Path) -> None:
+    """Both start a containerd of their own, and write its configuration anew from a template."""
+    programs = tmp_path / f"rancher/{directory}/data/current/bin"
+    programs.mkdir(parents=True)
+    for program in ("containerd", "containerd-shim-runc-v2", "ctr"):
+        shutil.copy(f"/usr/bin/{program}", programs)
+    (tmp_path / "node").mkdir()
+    ours_last = f'#!/bin/sh\nexec {shlex.quote(str(PROGRAM))} "$@"\n'
+    with Containerd(tmp_path / "node", key, ctd_decoder=ours_last, programs=programs) as containerd:
+        status, findings = examine(containerd)
+    assert texts(findings, "error") == []
+    assert status == 0
+    (text,) = texts(findings, "ok", check="containerd")
+    assert f"({programs}/containerd; {name})" in text
+    remedies = [each["remedy"] for each in findings if each["check"] == "processors"]
+    assert any(f"/var/lib/rancher/{directory}/agent/etc/containerd/config-v3.toml.tmpl" in text for text in remedies)
+
+
+ROOTLESS = """
+set -e
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /etc/containerd
+mkdir -p -m 700 /etc/containerd/ocicrypt/keys
+cat >/etc/containerd/ocicrypt/keys/key.pem
+cat >/etc/containerd/config.toml <<END
+version = 2
+root = "/run/private/root"
+state = "/run/private/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+address = "/run/private/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+path = "/run/private/opt"
+END
+exec containerd
+"""
+
+
+def test_rootless_containerd_is_found_from_outside(key: Path, tmp_path: Path) -> None:
+    """Its paths are those that it sees in its own mount namespace, as containerd-rootless.sh makes them."""
+    user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--pdeathsig", "KILL"]
+    apart = ["unshare", "--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    log = tmp_path / "log"
+    with (
+        key.open("rb") as opened,
+        log.open("wb") as output,
+        subprocess.Popen([*user, *apart, "sh", "-c", ROOTLESS], stdin=opened, stdout=output, stderr=output) as process,
+    ):
+        try:
+            deadline = time.monotonic() + 60
+            while "successfully booted" not in log.read_text():
+                assert time.monotonic() < deadline, log.read_text()
+                time.sleep(0.1)
+            command = [*user, "env", "HOME=/", PROGRAM, "doctor", "--json"]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        finally:
+            process.kill()
+    findings = json.loads(result.stdout)["findings"]
+    assert texts(findings, "error") == []
+    (text,) = texts(findings, "ok", check="containerd")
+    assert "rootless" in text
+    assert any("key.pem' (RSA 2048" in text for text in texts(findings, "ok", check="keys"))
+    (text,) = texts(findings, "ok", check="store")
+    assert "/run/private/root/" in text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from decoder.errors import NoKeyError, PayloadError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX
-from decoder.node import contentstore
+from decoder.node import contentstore, process
 from decoder.node.contentstore import BLOBS, Search
 from decoder.node.storeroot import DEFAULT_ROOT, find_root
 from tests.support.layers import MEDIA_TYPE, Layer, ec_key, encrypted, pem, private_options, public_pem, rsa_key
@@ -748,6 +750,24 @@ def test_a_configuration_without_a_root(text: str, keys: Path) -> None:
     (keys.parent / "config.toml").write_text(text, encoding="latin-1")
     program = containerd(keys.parent, f"--config {keys.parent}/config.toml")
     fails(started_by(program, encrypted(PLAINTEXT)), 3, f"{DEFAULT_ROOT}/{BLOBS}")
+
+
+def test_a_containerd_without_arguments() -> None:
+    """As the units of distributions start it; here it is a shell that reads from standard input."""
+    with subprocess.Popen(
+        ["containerd"], executable="/bin/bash", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        parent.stdin.write("sleep 60 & echo $!; wait\n")
+        parent.stdin.flush()
+        child = int(parent.stdout.readline())
+        try:
+            assert process.command_line(parent.pid) == ["containerd"]
+            assert find_root(child) == DEFAULT_ROOT
+        finally:
+            os.kill(child, signal.SIGKILL)
+            parent.stdin.close()
 
 
 def test_the_default_root() -> None:
