@@ -44,8 +44,6 @@ CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
 # Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
 _WITHOUT_ENTRY = ("attestation-agent",)
 _PACKETS = "attestation-agent"
-# Formats of other programs' that have no room for key-encryption keys: --packet-format new is needed, or impossible.
-_WITHOUT_KEKS = (_PACKETS, "gcpkms")
 _NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
@@ -246,7 +244,7 @@ def _suits_keks(provider: Configured) -> bool:
     """Tell whether key-encryption keys are the default: not where a published format has no room for them."""
     transport = provider.transport
     if isinstance(transport, NativeProvider):
-        return transport.provider not in _WITHOUT_KEKS
+        return transport.provider not in envelope.WITHOUT_ENVELOPES
     return isinstance(transport, GrpcProvider)
 
 

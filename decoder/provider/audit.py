@@ -50,12 +50,6 @@ class Provider:
         self._keks = keks
         self._identity = identity
 
-    def perform(
-        self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None = None
-    ) -> bytes:
-        """Do any operation; the arguments and errors are like those of `wrap`."""
-        return self._perform(operation, data, parameters, seconds)
-
     def wrap(self, options: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
         """Wrap private options.
 
@@ -67,11 +61,28 @@ class Provider:
         Raises:
             ProviderError: it failed, or the key may not be used.
         """
-        return self._perform("wrap", options, parameters, seconds)
+        return self.perform("wrap", options, parameters, seconds)
 
     def unwrap(self, annotation: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
         """Unwrap private options; the arguments and errors are like those of `wrap`."""
-        return self._perform("unwrap", annotation, parameters, seconds)
+        return self.perform("unwrap", annotation, parameters, seconds)
+
+    def perform(
+        self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None = None
+    ) -> bytes:
+        """Do any operation; the arguments and errors are like those of `wrap`."""
+        began = monotonic()
+        keys: tuple[str, ...] = ()
+        failure: BaseException | None = None
+        try:
+            use = self.prepare(operation, data, parameters)
+            keys = use.keys
+            return use.run(limits.CLOUD_KMS_SECONDS if seconds is None else seconds)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
 
     def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
         """Check a request and prepare to do it. The caller writes it down with `record`.
@@ -152,20 +163,6 @@ class Provider:
         journal.log(text, journal.WARNING if error else journal.INFORMATION)
         if self._report:
             self._report(text)
-
-    def _perform(self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None) -> bytes:
-        began = monotonic()
-        keys: tuple[str, ...] = ()
-        failure: BaseException | None = None
-        try:
-            use = self.prepare(operation, data, parameters)
-            keys = use.keys
-            return use.run(limits.CLOUD_KMS_SECONDS if seconds is None else seconds)
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
 
 
 def _named(key: str) -> str:

@@ -24,6 +24,8 @@ from decoder.record import Record
 
 WRAP_TYPE = "ctd-kek/1"
 KEK_PREFIX = b"ctd-kek/1:"
+# Providers whose annotations other programs read, so that they write envelopes only when asked to, or never.
+WITHOUT_ENVELOPES = ("attestation-agent", "gcpkms")
 
 _KEY_BYTES = 32
 _IV_BYTES = 12

@@ -12,6 +12,7 @@ import grpc.aio
 from decoder import failure, limits
 from decoder.provider.client import protocol
 from decoder.provider.client.grpc import BUSY_TRAILER, KEK_SERVICE, SERVICE
+from decoder.provider.envelope import WITHOUT_ENVELOPES
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import RequestError
 
@@ -59,7 +60,10 @@ class Calls:
 
             return grpc.unary_unary_rpc_method_handler(cast("Any", call))
 
-        return grpc.method_handlers_generic_handler(service, dict(zip(names, map(method, _OPERATIONS), strict=True)))
+        methods = dict(zip(names, map(method, _OPERATIONS), strict=True))
+        if is_kek and self._service.provider.name in WITHOUT_ENVELOPES:
+            del methods[names[0]]  # clients then have each layer wrapped, in the format that other programs read
+        return grpc.method_handlers_generic_handler(service, methods)
 
     async def _call(
         self, operation: protocol.Operation, is_kek: bool, message: bytes, context: Context[bytes, bytes]

@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from decoder import provider
+from decoder.errors import ProviderFailedError
 from decoder.formats import wire
 from decoder.keywrap import deny, keyprovider
 from decoder.keywrap.keyprovider import KeyProvider
@@ -294,6 +295,19 @@ def test_formats_without_room_stay_as_they_are(tmp_path: Path) -> None:
         keyprovider.ask(entry, "keywrap", envelope.new_kek(), [], is_kek=True)
     for name, suits in (("gcpkms", False), ("attestation-agent", False), ("awskms", True), ("local", True)):
         assert keyprovider._suits_keks(Configured("x", NativeProvider(name, {}))) == suits
+
+
+def test_a_server_keeps_the_format_of_other_programs(tmp_path: Path) -> None:
+    """Guests read packets; what they could not read is not written for them."""
+    key = write_key(tmp_path / "key")
+    options = ("--provider", "attestation-agent", "--keys", tmp_path)
+    with Server(tmp_path, *options, *LOOPBACK) as server:
+        parameter = f"keyid=kbs:///default/keys/one::keypath={key}"
+        config = configuration(tmp_path, {NAME: {"grpc": server.target}})
+        packet = KeyProvider(NAME, config).wrap(private_options(), [parameter.encode()])
+        assert "kid" in json.loads(packet)
+        with pytest.raises(ProviderFailedError, match="no methods for key-encryption keys"):
+            KeyProvider(NAME, config, packet_format="new").wrap(private_options(), [parameter.encode()])
 
 
 def test_one_run_of_a_client_keeps_what_a_server_opened(transit: Transit, tmp_path: Path) -> None:
