@@ -27,7 +27,7 @@ class Client(BuildHookInterface[Any]):
         machine = os.environ.get(MACHINE_VARIABLE, "")
         if self.target_name != "wheel" or not machine or version == "editable":
             return
-        client = Path(self.directory) / machine / "ctd-decoder"
+        client = Path(self.root) / "build" / machine / "ctd-decoder"
         client.parent.mkdir(parents=True, exist_ok=True)
         sources = sorted(map(str, (Path(self.root) / "packaging/client").glob("*.c")))
         options = ["-target", f"{machine}-linux-musl", "-Os", "-static", "-s", f'-DSCRIPT="{SCRIPT}"']

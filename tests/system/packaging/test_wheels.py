@@ -64,8 +64,8 @@ def install(wheel: Path, environment: Path) -> Path:
     """Install a wheel into a virtual environment that has its dependencies from this one, and return its program."""
     subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=SECONDS)
     (site,) = environment.glob("lib/python*/site-packages")
-    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     pip(environment / "bin/pip", "install", "--no-deps", "--no-index", wheel)
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     return environment / "bin/ctd-decoder"
 
 
