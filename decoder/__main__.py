@@ -112,7 +112,7 @@ def _report(error: BaseException, text: str, client: int) -> None:
 
 
 def _flush() -> None:
-    """Write out what a command printed: `os._exit` drops whatever standard output still buffers.
+    """Write out what a command printed: `os._exit` drops what standard output still buffers.
 
     Raises:
         StreamError: standard output failed.
@@ -223,7 +223,7 @@ def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:
 
 
 def _enlarge_pipe(descriptor: int) -> bool:
-    """Give a pipe room for whole buffers; false if it stays small. What is no pipe needs none."""
+    """Give a pipe room for whole buffers; false if it stays small. Other files need none."""
     try:
         fcntl(descriptor, _F_SETPIPE_SZ, limits.PIPE_BYTES)
     except PermissionError:

@@ -53,7 +53,7 @@ class Parser(ArgumentParser):
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: Namespace | None = None
     ) -> tuple[Namespace, list[str]]:
-        """Parse a command line; a mistyped option is reported before whatever is missing because of it."""
+        """Parse a command line; a mistyped option is reported before what is missing because of it."""
         if args is not None and not self.accepts_unknown:
             self._reject_unknown_options(args)
         return super().parse_known_args(args, namespace)

@@ -131,7 +131,7 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Let go of local variables that the traceback of a kept error holds: descriptors may have 4 MiB each."""
+    """Release local variables that the traceback of a kept error holds: descriptors may have 4 MiB each."""
     while error:
         trace = error.__traceback__
         while trace:

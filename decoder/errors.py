@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Describable(Protocol):
-        """A key, or whatever else was tried, that can name itself without giving itself away."""
+        """A key, or anything else that was tried, that can name itself without revealing itself."""
 
         def describe(self) -> str:
             """Name it for a message."""
@@ -24,7 +24,7 @@ _PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyprovide
 
 
 class DecoderError(Exception):
-    """Whatever ends this program on purpose.
+    """An error that ends this program on purpose.
 
     Attributes:
         status: the exit status.

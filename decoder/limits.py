@@ -66,7 +66,7 @@ HOLD_AFTER_SECONDS = 0.1
 # What an error may print of untrusted text.
 QUOTED_CHARACTERS = 200
 REPORTED_ATTEMPTS = 64
-STANDARD_ERROR_BYTES = 16 * KIB  # one message, whatever failed
+STANDARD_ERROR_BYTES = 16 * KIB  # one message, for any failure
 JOURNAL_BYTES = 4 * KIB
 JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS
 JOURNAL_WINDOW_SECONDS = 60

@@ -31,7 +31,7 @@ class Endpoint:
         self._identity = self._look()
 
     def is_current(self) -> bool:
-        """Tell whether clients still find this socket under its name."""
+        """Check whether clients still find this socket under its name."""
         try:
             return self._look() == self._identity
         except OSError:
@@ -49,7 +49,7 @@ class Endpoint:
                 os.close(lock)
 
     def has_client(self) -> bool:
-        """Tell whether a client waits to be accepted."""
+        """Check whether a client waits to be accepted."""
         import select
 
         queue = select.poll()

@@ -44,7 +44,7 @@ class KeptByAgent(Kept):
         return self._parsed_keys.parsed(self._notices, file, sources, parse) if file else parse()
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Have a keeper ask a provider whose client or connection takes long to make.
+        """Ask a provider through a keeper, because its client or connection is slow to create.
 
         Raises:
             ProviderError: the provider did not answer within its time limit.

@@ -39,15 +39,15 @@ class Notices:
         return self._reading.fileno()
 
     def taken(self) -> None:
-        """Tell that this worker has a client."""
+        """Report that this worker has a client."""
         self._send("taken", str(os.getpid()).encode())
 
     def served(self) -> None:
-        """Tell that this worker decrypts the layer of its client."""
+        """Report that this worker decrypts the layer of its client."""
         self._send("served", str(os.getpid()).encode())
 
     def sent_away(self, reason: str) -> None:
-        """Tell that this worker's client will decrypt by itself, and the name of what it differs in."""
+        """Report that this worker's client will decrypt by itself, and in what it differs."""
         self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
 
     def parsed(self, key: bytes) -> None:
@@ -60,7 +60,7 @@ class Notices:
         self._send("imported", " ".join(modules).encode())
 
     def outdated(self) -> None:
-        """Tell that the program on the disk is another one now."""
+        """Report that the program on the disk was replaced."""
         self._send("outdated")
 
     def want_keeper(self, identity: bytes, connection: socket.socket) -> None:

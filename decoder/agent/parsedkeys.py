@@ -32,7 +32,7 @@ class _Kept(Record):
 
 
 def signature(file: str) -> tuple[int, ...]:
-    """Tell what changes when a file is written to or replaced."""
+    """Return what changes when a file is written to or replaced."""
     try:
         status = os.stat(file)
     except OSError:

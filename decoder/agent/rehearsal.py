@@ -66,7 +66,7 @@ class Rehearsal:
         decrypt.decrypt_layer(self._payload, source, sink, _SETTINGS)
 
     def request(self) -> Request:
-        """Make a request for it, such as a client sends; its descriptors are open."""
+        """Build a request for it, such as a client sends; its descriptors are open."""
         null = os.open(os.devnull, os.O_WRONLY)
         streams = {0: _file(self._ciphertext), 1: null, 2: os.dup(2), 3: _file(self._payload)}
         return Request([], {"PATH": os.defpath}, streams, os.open("/", os.O_PATH | os.O_DIRECTORY))

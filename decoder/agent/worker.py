@@ -163,7 +163,7 @@ def _end_with(connection: socket.socket, client: int) -> None:
 
 
 def _become(request: Request) -> None:
-    """Take the client's descriptors, environment and current directory for our own."""
+    """Replace our descriptors, environment and current directory by the client's."""
     os.fchdir(request.directory)
     os.close(request.directory)
     for place in range(STREAMS):

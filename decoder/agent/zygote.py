@@ -355,7 +355,7 @@ class _Zygote:
             return 0
 
     def _end_life(self) -> None:
-        """Tell all who wait that there is no more work."""
+        """Notify all waiting workers that no more work comes."""
         self._endpoint.remove()
         self._shift.end()
         self._life.end()

@@ -26,7 +26,7 @@ class Element(Record):
 
 
 class Reader:
-    """Take the elements of BER contents one after another (X.690 §8.1)."""
+    """Read the elements of BER contents one after another (X.690 §8.1)."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -50,7 +50,7 @@ class Reader:
         return self.take(*tags) if self._data[self._at : self._at + 1] in map(one_byte, tags) else None
 
     def rest(self, most: int = limits.BER_ELEMENTS) -> list[Element]:
-        """Read all that is left, whatever the tags."""
+        """Read all that is left, with any tags."""
         elements: list[Element] = []
         while self._at < len(self._data):
             if len(elements) == most:
@@ -59,7 +59,7 @@ class Reader:
         return elements
 
     def end(self) -> None:
-        """Refuse whatever follows."""
+        """Reject anything that follows."""
         if self._at != len(self._data):
             raise ValueError("it goes on after its end")
 

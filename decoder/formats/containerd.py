@@ -34,7 +34,7 @@ def parse(message: bytes) -> Fields:
     """Read a message: what each field holds, in order, by its number.
 
     Raises:
-        ValueError: it is no protobuf message.
+        ValueError: it is not a protobuf message.
     """
     fields: Fields = {}
     for number, value in protobuf.parse_fields(message):

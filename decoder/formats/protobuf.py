@@ -59,7 +59,7 @@ def parse_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _last(data: bytes, number: int, wire_type: int) -> tuple[int, int]:
-    """Tell where the value of the last field of this number starts and ends; at 0 and 0 if there is none."""
+    """Return where the value of the last field of this number starts and ends; at 0 and 0 if there is none."""
     found = 0, 0
     for field, its_type, start, end in _extents(data):
         if field == number:
@@ -83,7 +83,7 @@ def _extents(data: bytes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _extent(data: bytes, at: int, wire_type: int) -> tuple[int, int]:
-    """Tell where the value of a field starts and ends."""
+    """Return where the value of a field starts and ends."""
     if wire_type == _VARINT:
         return at, _read_varint(data, at)[1]
     if wire_type == _LENGTH_DELIMITED:

@@ -18,7 +18,7 @@ _PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
 def add_directory(keyring: Keyring, directory: str) -> None:
-    """Add every key below a directory; what is no key, or cannot be read, leaves a warning.
+    """Add every key below a directory; files that are not keys, or cannot be read, cause a warning.
 
     Files come in the order of their names, before those in subdirectories. Symbolic links are followed
     while they stay inside, as a Kubernetes Secret needs it; each file counts once. The password of an

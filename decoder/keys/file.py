@@ -85,10 +85,10 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
     Args:
         name: where it came from, for messages.
         data: the content, at most KEY_FILE_BYTES.
-        password: for whatever in it is encrypted.
+        password: for everything in it that is encrypted.
 
     Raises:
-        KeyFileError: there is no key in it that this program can use; the message says what there is instead.
+        KeyFileError: it contains no key that this program can use; the message says what it contains instead.
     """
     start = data.lstrip()[:1]
     if pem.BEGIN in data:
@@ -163,7 +163,7 @@ def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
 
 
 def _what_else(labels: list[bytes]) -> str:
-    """Say what a PEM file holds instead of a key."""
+    """Describe what a PEM file holds instead of a key."""
     if all(label.endswith(_PUBLIC_LABEL) for label in labels):
         return _PUBLIC
     if all(label == _PGP_PUBLIC_LABEL for label in labels):
@@ -193,7 +193,7 @@ def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
 
 
 def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
-    """Tell the DER forms apart by the tags at their start, which differ."""
+    """Distinguish the DER forms by the tags at their start."""
     found = KeyFile()
     _, inside, end = _element(data, 0)
     if not data[end:].strip():

@@ -46,7 +46,7 @@ class Kept:
         return parse()
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Have the process that keeps connections ask a keyprovider.
+        """Ask a keyprovider through the process that keeps connections.
 
         Returns:
             The provider's answer, or None if it must be asked from this process.

@@ -1,6 +1,6 @@
 """Encrypted legacy PEM (RFC 1421 §4.6.1.3, OpenSSL's `-traditional`): the ciphers that the reference reads.
 
-Nothing in it notices a wrong password but the padding, and then that the content is no key.
+Only the padding, and then the content, which is not a key, reveal a wrong password.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class PemBlock(Record):
 
 
 def split(data: bytes) -> list[PemBlock]:
-    """Find the blocks in a file, whatever stands between them; a block without an end has no text."""
+    """Find the blocks in a file, with any text between them; a block without an end has no text."""
     return [_block(part) for part in data.split(BEGIN)[1:]]
 
 

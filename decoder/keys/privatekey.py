@@ -30,7 +30,7 @@ _WRONG_PASSWORD = "it is encrypted, and the password does not open it"  # noqa: 
 
 
 class _NotAKeyError(KeyFileError):
-    """The bytes are no private key in a form that is known."""
+    """The bytes are not a private key in a known form."""
 
 
 class PrivateKey:

@@ -110,7 +110,7 @@ class Budget:
             raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
 
     def spend(self) -> None:
-        """Take note of one attempt, and check that something is left."""
+        """Count one attempt, and check that attempts and time are left."""
         self._attempts -= 1
         self.check()
 

@@ -218,7 +218,7 @@ def _checked_options(opened: bytes) -> bytes:
 def _new_kek(
     provider: Configured, parameters: list[bytes], packet_format: str
 ) -> tuple[bytes, envelope.Envelope] | None:
-    """Make a key-encryption key and have a provider wrap it.
+    """Create a key-encryption key, and let a provider wrap it.
 
     Returns:
         The key, and an envelope of nothing that has it wrapped; None if layers are to be wrapped one by one.
@@ -241,7 +241,7 @@ def _new_kek(
 
 
 def _suits_keks(provider: Configured) -> bool:
-    """Tell whether key-encryption keys are the default: not where a published format has no room for them."""
+    """Check whether key-encryption keys are the default: not where a published format has no room for them."""
     transport = provider.transport
     if isinstance(transport, NativeProvider):
         return transport.provider not in envelope.WITHOUT_ENVELOPES
@@ -288,7 +288,7 @@ def ask(
 
 
 def _open_envelope(provider: Configured, letter: envelope.Envelope, parameters: list[bytes], held: Held) -> bytes:
-    """Have a server open the key-encryption key, or take it from those that are kept, and open the envelope here."""
+    """Open an envelope: its key-encryption key comes from the kept ones, or a server opens it."""
 
     def open_kek() -> bytes:
         opened = ask(provider, "keyunwrap", letter.wrapped_kek, parameters, held, is_kek=True)

@@ -160,7 +160,7 @@ class Search:
         return (name for _, name in sorted(small, reverse=True) if _is_name(name))
 
     def _is_over(self) -> bool:
-        """Tell whether a bound was reached, now or before."""
+        """Check whether a bound was reached, now or before."""
         if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
             self._given_up = True
         return self._given_up

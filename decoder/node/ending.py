@@ -3,7 +3,7 @@
 containerd reads a layer to the end of standard output and only then looks whether its processor failed,
 without waiting for it. A process that exits lets go of standard output before anybody can collect its
 status, so a failure can be missed; and what did come out may be all that an attacker wanted to get
-through, because whoever serves the image also writes the diff ID that containerd compares it with.
+through, because the registry also writes the diff ID that containerd compares it with.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def hold_standard_output(process: int) -> None:
     Args:
         process: its number; it may have ended already.
     """
-    for descriptor in (0, 2, 3):  # whoever waits for the process waits for the end of these
+    for descriptor in (0, 2, 3):  # a process that waits for this one waits for the end of these
         with suppress(OSError):
             os.close(descriptor)
     deadline = monotonic() + limits.HOLD_SECONDS

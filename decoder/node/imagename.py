@@ -58,7 +58,7 @@ def find_image(root: str, layer: str) -> Image:
 
 
 def is_digest(text: str) -> bool:
-    """Tell whether a text is a SHA-256 digest as OCI writes it."""
+    """Check whether a text is a SHA-256 digest as OCI writes it."""
     digits = text.removeprefix(_ALGORITHM)
     return text.startswith(_ALGORITHM) and len(digits) == _HEX_CHARACTERS and _HEX.issuperset(digits)
 

@@ -82,13 +82,13 @@ def explain(error: BaseException, host: str) -> Failure:
 
 
 def verdict(error: ssl.SSLCertVerificationError) -> str:
-    """Say what is wrong with a certificate: `it has expired`."""
+    """Describe what is wrong with a certificate: `it has expired`."""
     known = _VERDICTS.get(error.verify_code)
     return f"{known} ({quoted(error.verify_message)[1:-1]})" if known else quoted(error.verify_message)[1:-1]
 
 
 def tls_reason(error: ssl.SSLError) -> str:
-    """Say why a TLS handshake failed, other than for the peer's certificate."""
+    """Describe why a TLS handshake failed, other than for the peer's certificate."""
     reason = getattr(error, "reason", None) or type(error).__name__  # Python sets it on what OpenSSL reports alone
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         return f"it may ask for a client certificate ({reason})"
@@ -100,7 +100,7 @@ def tls_reason(error: ssl.SSLError) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host, without brackets, is this machine's loopback interface."""
+    """Check whether a host, without brackets, is this machine's loopback interface."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

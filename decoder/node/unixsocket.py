@@ -146,7 +146,7 @@ def _remove_stale(path: str) -> None:
 
 
 def _is_in_use(path: str) -> bool:
-    """Tell whether any program has a socket of any type bound to a path.
+    """Check whether any program has a socket of any type bound to a path.
 
     A datagram socket asks, because its connect(2) never waits and takes no place in a stream socket's backlog. The
     kernel looks for the bound socket first: ECONNREFUSED says that there is none, every other answer may mean one

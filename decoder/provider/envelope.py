@@ -51,7 +51,7 @@ class Envelope(Record):
 
 
 def new_kek() -> bytes:
-    """Make a key-encryption key, with its prefix, for a provider to wrap."""
+    """Create a key-encryption key, with its prefix, for a provider to wrap."""
     return KEK_PREFIX + os.urandom(_KEY_BYTES)
 
 
@@ -67,7 +67,7 @@ def check_kek(kek: bytes) -> bytes:
 
 
 def is_kek(data: bytes) -> bool:
-    """Tell whether data is a key-encryption key with its prefix."""
+    """Check whether data is a key-encryption key with its prefix."""
     return data.startswith(KEK_PREFIX) and len(data) == len(KEK_PREFIX) + _KEY_BYTES
 
 

@@ -90,7 +90,7 @@ def _legacy_body(data: bytes, at: int, kind: int) -> tuple[bytes, int]:
 
 
 def part(data: bytes, at: int, size: int) -> bytes:
-    """Take `size` bytes from the offset `at`.
+    """Read `size` bytes from the offset `at`.
 
     Raises:
         ValueError: there are fewer.
@@ -102,7 +102,7 @@ def part(data: bytes, at: int, size: int) -> bytes:
 
 
 def byte(data: bytes, at: int) -> int:
-    """Take the byte at the offset `at`.
+    """Read the byte at the offset `at`.
 
     Raises:
         ValueError: there is none.

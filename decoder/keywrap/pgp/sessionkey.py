@@ -34,7 +34,7 @@ class EncryptedSessionKey(Record):
     encrypted: bytes
 
     def may_be_for(self, key: SecretKey) -> bool:
-        """Tell whether it asks for this key, or for one of its algorithm without saying which."""
+        """Check whether it asks for this key, or for one of its algorithm without saying which."""
         return self.key_id in (key.key_id, _HIDDEN) and (self.algorithm in RSA) == (key.algorithm in RSA)
 
 

@@ -26,7 +26,7 @@ class Pkcs11Config(Record):
 
 
 def applicable_config(from_payload: Sequence[bytes]) -> Pkcs11Config:
-    """Take the payload's configuration, which is the one that counts where there is one, or else the node's.
+    """Return the payload's configuration if there is one, otherwise the node's.
 
     Args:
         from_payload: YAML without an outer `pkcs11`; all but the first are ignored, as the reference does.

@@ -76,7 +76,7 @@ def parse_yaml(data: bytes) -> dict[str, object]:
 
 
 def mapping(value: object, name: str) -> dict[str, object]:
-    """Take a YAML mapping with text for keys; nothing (absent, or an empty scalar) is an empty one.
+    """Return a YAML mapping with text as keys; nothing (absent, or an empty scalar) is an empty mapping.
 
     Raises:
         KeyFileError: it is something else.
@@ -89,7 +89,7 @@ def mapping(value: object, name: str) -> dict[str, object]:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Tell whether a YAML value is text that a path or variable may hold: no NUL, and no half of a surrogate pair."""
+    """Check whether a YAML value is text that a path or variable may hold: no NUL, and no half of a surrogate pair."""
     return isinstance(value, str) and "\0" not in value and value == value.encode(errors="replace").decode()
 
 

@@ -36,7 +36,7 @@ class _Output:
         self._name = name
 
     def read(self, descriptor: int) -> bool:
-        """Take what is there; false at the end.
+        """Read what is available; false at the end.
 
         Raises:
             ProviderError: it is too much.

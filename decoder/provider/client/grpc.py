@@ -90,7 +90,7 @@ class _Call:
         self._ended = 0
 
     def run(self, held: Held) -> bytes:
-        """Make the call, and try again what may pass."""
+        """Call, and repeat after failures that may pass."""
         for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
             error = self._attempt(held)
             if isinstance(error, bytes):
@@ -150,7 +150,7 @@ class _Call:
 
 
 def _is_busy(error: Any) -> bool:
-    """Tell whether a server has too much to do; RESOURCE_EXHAUSTED also means that a message is too large."""
+    """Check whether a server has too much to do; RESOURCE_EXHAUSTED also means that a message is too large."""
     trailers = dict(error.trailing_metadata() or ())
     return BUSY_TRAILER in trailers or _CONCURRENT in (error.details() or "")
 

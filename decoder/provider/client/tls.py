@@ -126,7 +126,7 @@ class Trust:
 
 
 def _context(tls: GrpcTls) -> ssl.SSLContext:
-    """Make a context with the same trust as grpcio's; it finds out what is wrong with the files, too."""
+    """Build a context with the same trust as grpcio's, which also reveals what is wrong with the files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if tls.insecure_skip_verify:

@@ -86,7 +86,7 @@ def call(address: str, service: str, method: str, payload: bytes, seconds: float
 
 
 def socket_path(address: str) -> str:
-    """Take the path out of an address.
+    """Return the path in an address.
 
     Raises:
         ProviderError: it holds none.

@@ -73,7 +73,7 @@ async def _serve(
 
 
 def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
-    """Tell the operator that the server listens, and whether that is dangerous."""
+    """Report that the server listens, and whether that is dangerous."""
     if is_open_to_others(address, security):
         say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
     say(f"listening on {where}")

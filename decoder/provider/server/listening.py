@@ -121,7 +121,7 @@ def reserved(address: str) -> Iterator[str]:
 
 
 def is_unix(address: str) -> bool:
-    """Tell whether an address is that of a Unix socket."""
+    """Check whether an address is that of a Unix socket."""
     return address.startswith(_UNIX)
 
 
@@ -202,7 +202,7 @@ def _warn_of_expiry(path: str, say: Callable[[str], None]) -> None:
 
 
 def _check_tls(security: Security) -> None:
-    """Have OpenSSL say what is wrong; gRPC would only fail."""
+    """Load the files with OpenSSL, which says what is wrong with them; gRPC would only fail."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     path = security.certificate
     try:
@@ -242,7 +242,7 @@ def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
 
 
 def is_open_to_others(address: str, security: Security) -> bool:
-    """Tell whether clients beyond this machine need no certificate."""
+    """Check whether clients beyond this machine need no certificate."""
     if address.startswith(_UNIX) or security.client_ca:
         return False
     return not _is_loopback(_parse_address(address)[0])

@@ -158,7 +158,7 @@ class _Family:
         return statuses
 
     def stop(self) -> None:
-        """Have all processes finish what they do, and wait for their end."""
+        """Ask all processes to finish their work, and wait for their end."""
         os.close(self._life)
         deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS + limits.PROVIDER_SERVER_RESPAWN_SECONDS
         while self._children and monotonic() < deadline:

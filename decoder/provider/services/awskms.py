@@ -217,7 +217,7 @@ def _checked(name: str) -> str:
 
 
 def _is_key(arn: str, key: str) -> bool:
-    """Tell whether KMS's answer is from the key that was asked for; an alias says nothing of its key's ARN."""
+    """Check whether KMS's answer is from the key that was asked for; an alias says nothing of its key's ARN."""
     if not _ARN.fullmatch(arn):
         return False
     return "alias/" in key or arn == key or arn.endswith(f":key/{key}")

@@ -61,7 +61,7 @@ class Vaults:
         self._tokens: dict[tuple[object, ...], AccessToken] = {}
 
     def ask(self, authority: str, path: str, algorithm: str, value: bytes, seconds: float) -> Reply:
-        """Have a vault wrap or unwrap a key.
+        """Ask a vault to wrap or unwrap a key.
 
         Args:
             authority: its host, with a port if it has one.

@@ -68,7 +68,7 @@ class Server(NamedTuple):
     login: Login
 
     def client(self, session: Session) -> hvac.Client:
-        """Make a client without a token; it takes none from hvac's own places."""
+        """Build a client without a token, not even from the places where hvac looks."""
         import hvac
 
         namespace = self.namespace or None
@@ -76,7 +76,7 @@ class Server(NamedTuple):
 
 
 def is_path(text: str) -> bool:
-    """Tell whether a text is one or more names that are safe in the path of a URL."""
+    """Check whether a text is one or more names that are safe in the path of a URL."""
     return bool(_PATH.fullmatch(text)) and not any(part in (".", "..") for part in text.split("/"))
 
 
@@ -200,7 +200,7 @@ class CachedLogin:
         return False
 
     def forget(self) -> None:
-        """Let the next one log in."""
+        """Allow the next thread to log in."""
         with self._lock:
             self._until = 0.0
 

@@ -166,7 +166,7 @@ class _Service:
             raise ProviderError(self._reason(error, headers)) from error
 
     def _passes(self) -> Any:
-        """Tell errors that may pass: throttling for as long as there is time, a lost connection a few times."""
+        """Check whether an error may pass: throttling while time is left, a lost connection a few times."""
         lost = iter(range(limits.CLOUD_KMS_ATTEMPTS - 1))
 
         def passes(error: Exception) -> bool:
@@ -177,7 +177,7 @@ class _Service:
         return passes
 
     def _reason(self, error: Any, headers: Mapping[str, str]) -> str:
-        """Say what the service answered; nothing that a client sent is in its messages but, in error, the token."""
+        """Describe what the service answered; its messages hold nothing that a client sent but, in error, the token."""
         text = str(getattr(error, "message", "") or "")
         if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text:
             return "Cloud KMS: the TLS certificate of the endpoint is not one to trust; ca-file can name its CA"
@@ -189,7 +189,7 @@ class _Service:
         return f"Cloud KMS: {getattr(status, 'name', type(error).__name__)}: {quoted(text)}"
 
     def _authorize(self, deadline: float) -> dict[str, str]:
-        """Make the headers of a request, with a new token where the last one ends."""
+        """Build the headers of a request, with a new token if the last one has expired."""
         request = partial(self._requests.Request(), timeout=max(0.1, deadline - monotonic()))
         if self._credentials is None:
             self._credentials = self._find_credentials(request)
@@ -277,7 +277,7 @@ def _read(file: str) -> bytes | None:
 
 
 def _oauth_reason(error: Exception) -> str:
-    """Say why there is no token: OAuth's error code and description (RFC 6749 §5.2), not what may be a token."""
+    """Describe why there is no token: OAuth's error code and description (RFC 6749 §5.2), not what may be a token."""
     text = str(error.args[0]) if error.args else ""
     if not re.match(r"[a-z_]{3,40}: ", text):
         return type(error).__name__

@@ -170,7 +170,7 @@ class Session(requests.Session):
 
 
 def _is_probe(asked: object) -> bool:
-    """Tell whether an SDK only wants to know whether anybody is there, and so waits for a short time."""
+    """Check whether an SDK only wants to know whether anybody is there, and so waits for a short time."""
     return asked is not None and _seconds(asked)[0] < _CONNECT_SECONDS
 
 

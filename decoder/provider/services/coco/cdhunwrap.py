@@ -79,7 +79,7 @@ class CdhUnwrap:
         return self._name
 
     def unwrap(self, packet: bytes, seconds: float) -> bytes:
-        """Have the hub unwrap a packet; see `UnwrapSource`."""
+        """Ask the hub to unwrap a packet; see `UnwrapSource`."""
         parsed = parse_packet(packet)
         if isinstance(parsed, Packet) and not parsed.version:
             packet = build_packet(parsed)  # hubs refuse what old images have: bare ids, other names of algorithms

@@ -44,5 +44,5 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
 
 
 def is_token(text: str) -> bool:
-    """Tell whether a text has the form of a token, at most AGENT_TOKEN_BYTES."""
+    """Check whether a text has the form of a token, at most AGENT_TOKEN_BYTES."""
     return len(text) <= limits.AGENT_TOKEN_BYTES and bool(_JWT.fullmatch(text))

@@ -121,7 +121,7 @@ class Conversation:
         self._send("POST", _path(resource), headers, data, (token, wire.encode_base64(data).rstrip("="), data.hex()))
 
     def post(self, name: str, members: Mapping[str, object]) -> dict[str, object]:
-        """Make a step of the handshake.
+        """Send one step of the handshake.
 
         Args:
             name: `auth` or `attest`.
