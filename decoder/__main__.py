@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal makes enumerations of it, which a cold start would pay for
 import gc
 import os
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _PAYLOAD_DESCRIPTOR = 3
 _MEDIA_TYPE = "STREAM_PROCESSOR_MEDIATYPE"  # containerd sets it for each stream processor
 _AGENT_SOCKET = "--agent-socket="  # only packaging/client passes it, before all other arguments
+_SIGNALLED = 128
 _INTERRUPTED = 130
 _CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
@@ -51,11 +53,24 @@ def main() -> NoReturn:
         _guarded(lambda: _leave_agent(argv.pop(0)))  # whatever comes of it, the layer is decrypted
     if argv and argv[0] in COMMANDS:
         status = _guarded(lambda: _run_command(argv))
-    elif status := decode(argv):
-        from decoder.node.ending import fail
-
-        fail(status)
+    else:
+        _catch_signals()
+        if status := decode(argv):
+            _fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
+
+
+def _catch_signals() -> None:
+    """See to it that a layer that SIGTERM or SIGHUP ends is seen to have failed; SIGINT raises KeyboardInterrupt."""
+    for number in (_signal.SIGTERM, _signal.SIGHUP):
+        if _signal.getsignal(number) == _signal.SIG_DFL:
+            _signal.signal(number, lambda number, _: _fail(_SIGNALLED + number))
+
+
+def _fail(status: int) -> NoReturn:
+    from decoder.node.ending import fail
+
+    fail(status)
 
 
 def _leave_agent(option: str) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+
+import pytest
 
 from tests.support.layers import Layer, encrypted, pem, rsa_key
 from tests.support.processes import payload_bytes
@@ -15,7 +18,7 @@ SECONDS = 60.0  # much longer than anything takes, even on a machine that is bus
 FOR_EVER = 3600.0
 
 
-def start(layer: Layer, hold_seconds: float) -> subprocess.Popen[bytes]:
+def start(layer: Layer, hold_seconds: float, ends: bool = True) -> subprocess.Popen[bytes]:
     """Start the program, which holds standard output so long after a failure, and give it the layer."""
     reading, writing = os.pipe()
     os.write(writing, payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())]}))
@@ -29,8 +32,9 @@ def start(layer: Layer, hold_seconds: float) -> subprocess.Popen[bytes]:
     os.close(reading)
     assert process.stdin is not None
     process.stdin.write(layer.ciphertext)
-    process.stdin.close()
-    process.stdin = None
+    if ends:
+        process.stdin.close()
+        process.stdin = None
     return process
 
 
@@ -79,3 +83,20 @@ def test_success_holds_nothing() -> None:
     process = start(encrypted(bytes(20_000)), FOR_EVER)
     plaintext, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, plaintext, errors) == (0, bytes(20_000), b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_is_a_failure_that_cannot_be_missed(number: signal.Signals) -> None:
+    layer = encrypted(os.urandom(2_000_000))
+    process = start(layer, FOR_EVER, ends=False)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stdout.read(1) == layer.plaintext[:1]
+    process.send_signal(number)
+    assert process.stderr.read() == b""  # it has ended
+    os.set_blocking(process.stdout.fileno(), False)
+    while process.stdout.read(1 << 20):
+        pass
+    assert process.stdout.read(1) is None  # but somebody holds standard output
+    assert process.wait(10) == 128 + number
+    process.communicate()
