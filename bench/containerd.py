@@ -81,7 +81,9 @@ def _pull(key: Path, programs: Path, way: _Way, references: Sequence[str], *opti
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     runs = []
     with TemporaryDirectory() as name, Path(name, "log").open("wb") as log:
-        server = subprocess.Popen([*unshare, "sh", "-ec", _INIT, "sh", key], stderr=log, stdout=log, env=environment)
+        server = subprocess.Popen(  # in the directory in which an init system starts it
+            [*unshare, "sh", "-ec", _INIT, "sh", key], stderr=log, stdout=log, env=environment, cwd="/"
+        )
         try:
             _wait_for(Path(name, "log"), "containerd successfully booted", server)
             inside = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().strip()
