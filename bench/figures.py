@@ -103,18 +103,18 @@ def _row(figure: Figure, programs: Sequence[str], of: str, quantity: Quantity) -
 
 
 def _cell(figure: Figure, program: str, quantity: Quantity) -> str:
-    if program not in figure.runs or (program in (PACKAGE, WARM) and quantity is not WALL and not _alone(figure)):
+    left_to_agent = program == WARM or (program == PACKAGE and figure.part == "image")
+    if program not in figure.runs or (left_to_agent and quantity is not WALL):
         return "-"  # the kernel counts what the agent's workers take to the agent
     quartiles = figure.spread(program, quantity)
     unit, name = (MIB, "MiB") if quantity is PEAK else (1, "s") if quartiles[1] >= 1 else (1e-3, "ms")
-    low, middle, high = (f"{value / unit:.3g}" for value in quartiles)
+    low, middle, high = (_number(value / unit) for value in quartiles)
     ratio = "" if program == REFERENCE else f" **{figure.ratio(program, quantity=quantity):.2f}**"
     return f"{middle} {name} ({low} to {high}){ratio}"
 
 
-def _alone(figure: Figure) -> bool:
-    """Whether the package's process did the work itself, which its memory tells."""
-    return min(run.peak for run in figure.runs[PACKAGE]) > 10 * MIB
+def _number(value: float) -> str:
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _join(figure: Figure, of: str, cells: Sequence[str]) -> str:
