@@ -108,7 +108,8 @@ def _describe_machine() -> str:
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]
-    return f"{models[0] if models else platform.machine()}, {cores} cores, load {load:.1f}, Linux {platform.release()}"
+    release = ".".join(platform.release().split(".")[:2])
+    return f"{models[0] if models else platform.machine()}, {cores} cores, load {load:.1f}, Linux {release}"
 
 
 if __name__ == "__main__":

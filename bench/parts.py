@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.hmac import HMAC
 
-from bench.decoders import PACKAGE, stop_agent
+from bench.decoders import PACKAGE, WARM, stop_agent
 from bench.figures import BOUND, HMAC_ALONE, Figure
 from bench.layers import SMALL_BYTES, make_layer, schemes
 from bench.run import GIB, MIB, Layer, Run, Work, at_once, one_after_another, run
@@ -24,6 +24,7 @@ RSA = "JWE RSA"
 IMAGE_BYTES = (54926871, 5153100, 10871687, 54566834, 196447011, 6290533, 16814102, 232, 2349255, 180, 8854882,
                540, 539, 832, 528, 526, 604, 191, 14298306, 322, 536)  # fmt: skip
 _BETWEEN_SECONDS = 0.06  # containerd unpacks a small layer in about that time
+_SETTLING_SECONDS = 1.0  # the agent that the turn before has left behind has its workers ready by then
 # Above this the bytes are not compared, which would take longer than the measurement; the length is.
 _CHECKED_BYTES = 256 * MIB
 _MANY_LAYERS = 100  # their sum evens out by itself what rounds are there for
@@ -120,6 +121,8 @@ def _measure(
         for name, program in programs.items():
             if name == PACKAGE:
                 stop_agent()
+            elif name == WARM:
+                time.sleep(_SETTLING_SECONDS)
             runs[name].append(work(program, False))
         for name, take in also.items():
             runs[name].append(take())

@@ -129,7 +129,7 @@ def _growth(part: str, title: str, axes: Axes, figures: Sequence[Figure]) -> Non
 
 
 def _pulls(axes: Axes, figures: Sequence[Figure]) -> None:
-    axes.set_title("pull of 21 layers through containerd, ratio of time")
+    axes.set_title("pulls through containerd, ratio of time")
     chosen = [figure for figure in figures if figure.part == "pull"]
     for place, figure in enumerate(chosen):
         (program,) = _ours([figure])
