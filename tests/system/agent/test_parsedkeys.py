@@ -89,7 +89,7 @@ def test_a_costly_key_is_parsed_once(make: Callable[[Path], Layer], keys: Path, 
         once = cpu_seconds(agent) - before
         for _ in range(LAYERS):
             assert decrypt(layer, keys, place.client) == (0, layer.plaintext, "")
-        assert cpu_seconds(agent) - before < 2 * once
+        assert cpu_seconds(agent) - before < once + LAYERS / 2 * once  # parsed each time, it would be LAYERS more
         assert place.fallbacks == 0
 
 
