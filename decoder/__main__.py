@@ -9,13 +9,12 @@ import sys
 from contextlib import suppress
 from fcntl import fcntl
 from io import FileIO
-from select import POLLIN, poll
-from time import monotonic
 from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.arguments import COMMANDS, VERIFIED, Arguments, parse_arguments
 from decoder.errors import DecoderError, PayloadError, StreamError, UsageError
+from decoder.node.reading import read_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,27 +206,18 @@ def _read_payload() -> tuple[bytes | None, str]:
     Returns:
         The payload, or None and why there is none.
     """
-    deadline = monotonic() + limits.PAYLOAD_SECONDS
-    payload = bytearray()
-    waiting = poll()
-    waiting.register(_PAYLOAD_DESCRIPTOR, POLLIN)
     try:
         os.fstat(_PAYLOAD_DESCRIPTOR)
     except OSError:
         return None, "descriptor 3 is not open"
-    while len(payload) <= limits.PAYLOAD_BYTES:
-        if not waiting.poll(max(0.0, deadline - monotonic()) * 1000):
-            raise PayloadError(f"the payload on descriptor 3 did not end within {limits.PAYLOAD_SECONDS:.0f} seconds")
-        try:
-            chunk = os.read(_PAYLOAD_DESCRIPTOR, limits.BUFFER_BYTES)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            return None, f"descriptor 3 cannot be read: {error.strerror}"
-        if not chunk:
-            break
-        payload += chunk
-    return (bytes(payload), "") if payload else (None, "descriptor 3 is empty")
+    try:
+        payload = read_to_end(_PAYLOAD_DESCRIPTOR, limits.PAYLOAD_BYTES, limits.PAYLOAD_SECONDS)
+    except TimeoutError as error:
+        text = f"the payload on descriptor 3 did not end within {limits.PAYLOAD_SECONDS:.0f} seconds"
+        raise PayloadError(text) from error
+    except OSError as error:
+        return None, f"descriptor 3 cannot be read: {error.strerror}"
+    return (payload, "") if payload else (None, "descriptor 3 is empty")
 
 
 def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:

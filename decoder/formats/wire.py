@@ -8,9 +8,15 @@ from __future__ import annotations
 import json
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from decoder import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Read = TypeVar("Read")
 
 
 def parse_json(text: bytes) -> object:
@@ -79,6 +85,14 @@ def list_value(value: object) -> list[object]:
     if not isinstance(value, list):
         raise ValueError(f"JSON {_kind(value)} where an array belongs")
     return value
+
+
+def named(where: str, read: Callable[[object], Read], value: object) -> Read:
+    """Read a value with one of the functions here; the reason of an error begins with where the value stands."""
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def bytes_value(value: object) -> bytes:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 from decoder import limits
 from decoder.errors import ImageError, LayerError, quoted
 from decoder.image.errors import DigestError
+from decoder.image.transport import write_all
 from decoder.layer import stream
 from decoder.layer.authenticator import Beside
 from decoder.layer.digest import RunningDigest, split_digest
@@ -119,7 +120,7 @@ class Sink:
         if self._digest:
             self._digest.update(data)
         if self._writer:
-            _write_all(self._writer, data)
+            _write(self._writer, data)
         self.size += len(data)
         return len(data)
 
@@ -329,13 +330,11 @@ def _compare(digest: RunningDigest, plain: str, descriptor: Descriptor) -> None:
         raise LayerError(f"{descriptor['digest']} decrypts to a layer whose digest is not {quoted(plain)}")
 
 
-def _write_all(writer: BlobWriter, data: memoryview) -> None:
-    while data:
-        try:
-            count = writer.write(data)
-        except OSError as error:
-            _fail_to_write(error)
-        data = data[count:]
+def _write(writer: BlobWriter, data: memoryview) -> None:
+    try:
+        write_all(writer, data)
+    except OSError as error:
+        _fail_to_write(error)
 
 
 def _commit(writer: BlobWriter, digest: str, size: int) -> None:

@@ -31,14 +31,29 @@ class BlobReader(Protocol):
         """Read at most as much as fits; 0 at the end."""
 
 
-class BlobWriter(Protocol):
-    """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
+class Writable(Protocol):
+    """What blobs and files have in common."""
 
     def write(self, data: memoryview, /) -> int:
         """Write, and return how many bytes were written."""
 
+
+class BlobWriter(Writable, Protocol):
+    """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
+
     def commit(self, digest: str, size: int) -> None:
         """Make the blob visible under its digest."""
+
+
+def write_all(file: Writable, data: bytes | memoryview) -> None:
+    """Write everything, however little the file takes at a time.
+
+    Raises:
+        OSError: writing failed.
+    """
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) :]
 
 
 class BlobSource(Protocol):

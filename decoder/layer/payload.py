@@ -11,7 +11,6 @@ from decoder.formats import protobuf, wire
 from decoder.record import Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import TypeVar
 
     Read = TypeVar("Read")
@@ -70,18 +69,18 @@ def build_payload(payload: Payload) -> bytes:
 
 def _parse_value(text: bytes) -> Payload:
     value = wire.parse_object(text)
-    config = _in("DecryptConfig", wire.object_value, wire.member(value, "DecryptConfig"))
-    descriptor = _in("Descriptor", wire.object_value, wire.member(value, "Descriptor"))
-    parameters = _in("DecryptConfig.Parameters", wire.object_value, wire.member(config, "Parameters"))
+    config = wire.named("DecryptConfig", wire.object_value, wire.member(value, "DecryptConfig"))
+    descriptor = wire.named("Descriptor", wire.object_value, wire.member(value, "Descriptor"))
+    parameters = wire.named("DecryptConfig.Parameters", wire.object_value, wire.member(config, "Parameters"))
     return Payload({name: _parameter(name, items) for name, items in parameters.items()}, parse_descriptor(descriptor))
 
 
 def _parameter(name: str, items: object) -> list[bytes]:
     where = f"DecryptConfig.Parameters[{quoted(name)}]"
-    values = _in(where, wire.list_value, items)
+    values = wire.named(where, wire.list_value, items)
     if len(values) > limits.PARAMETER_ENTRIES:
         raise ValueError(f"{where}: more than {limits.PARAMETER_ENTRIES} entries")
-    return [_in(f"{where}[{index}]", wire.bytes_value, item) for index, item in enumerate(values)]
+    return [wire.named(f"{where}[{index}]", wire.bytes_value, item) for index, item in enumerate(values)]
 
 
 def parse_descriptor(value: dict[str, object]) -> Descriptor:
@@ -90,25 +89,18 @@ def parse_descriptor(value: dict[str, object]) -> Descriptor:
     Raises:
         ValueError: a member has a wrong type, or an annotation is over its limit.
     """
-    media_type = _in("Descriptor.mediaType", wire.text_value, wire.member(value, "mediaType"))
-    digest = _in("Descriptor.digest", wire.text_value, wire.member(value, "digest"))
+    media_type = wire.named("Descriptor.mediaType", wire.text_value, wire.member(value, "mediaType"))
+    digest = wire.named("Descriptor.digest", wire.text_value, wire.member(value, "digest"))
     size = wire.member(value, "size")
     if size is not None and type(size) is not int:
         raise ValueError("Descriptor.size: not an integer")
-    annotations = _in("Descriptor.annotations", wire.object_value, wire.member(value, "annotations"))
+    annotations = wire.named("Descriptor.annotations", wire.object_value, wire.member(value, "annotations"))
     return Descriptor(media_type, {name: _annotation(name, text) for name, text in annotations.items()}, digest)
 
 
 def _annotation(name: str, value: object) -> str:
     where = f"Descriptor.annotations[{quoted(name)}]"
-    text = _in(where, wire.text_value, value)
+    text = wire.named(where, wire.text_value, value)
     if len(text) > limits.ANNOTATION_BYTES:
         raise ValueError(f"{where}: longer than {limits.ANNOTATION_BYTES} bytes")
     return text
-
-
-def _in(where: str, read: Callable[[object], Read], value: object) -> Read:
-    try:
-        return read(value)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None

@@ -23,6 +23,7 @@ from decoder.image.files.spool import STANDARD, open_archive
 from decoder.image.files.tarindex import Place, Section, TarIndex
 from decoder.image.files.unnamed import unnamed_file
 from decoder.image.manifest import OCI_INDEX, is_encrypted
+from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ def _deliver(spool: FileIO, output: int | str) -> None:
     spool.seek(0)
     with open(output, "wb", buffering=0, closefd=isinstance(output, str)) as stream:
         while block := spool.read(limits.IMAGE_BUFFER_BYTES):
-            rest = memoryview(block)
-            while rest:
-                rest = rest[stream.write(rest) :]
+            write_all(stream, block)
 
 
 class ArchiveSource:

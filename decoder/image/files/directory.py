@@ -15,6 +15,7 @@ from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.files.unnamed import unnamed_file
 from decoder.image.manifest import OCI_INDEX, OCI_MANIFEST, is_manifest_type
+from decoder.image.transport import write_all
 from decoder.layer.digest import digest_of, split_digest
 
 if TYPE_CHECKING:
@@ -182,9 +183,7 @@ class DirectoryTarget(_Files):
     def _write(self, name: str, data: bytes) -> None:
         try:
             with unnamed_file(self._folder) as (file, give_name):
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
+                write_all(file, data)
                 os.fsync(file.fileno())
                 self.name_blob(name, give_name)
         except OSError as error:

@@ -29,6 +29,7 @@ from decoder.image.files.layoutindex import (
 from decoder.image.files.references import References
 from decoder.image.files.unnamed import unnamed_file
 from decoder.image.manifest import OCI_INDEX
+from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:
@@ -111,9 +112,7 @@ class LayoutTarget:
             return
         try:
             with self.create(len(data)) as writer:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[writer.write(rest) :]
+                write_all(writer, data)
                 writer.commit(descriptor["digest"], len(data))
         except OSError as error:
             raise ImageError(f"writing {descriptor['digest']}: {error.strerror}") from error

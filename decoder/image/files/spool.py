@@ -13,6 +13,7 @@ from typing import IO, Protocol
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
+from decoder.image.transport import write_all
 
 STANDARD = "-"
 _COMPRESSED = {b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}
@@ -85,14 +86,14 @@ def _copy(stream: Readable, file: IO[bytes], name: str) -> None:
         try:
             while block and unpack:
                 is_begun = True
-                _write_all(file, unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
+                write_all(file, unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
                 block = unpack.unconsumed_tail
                 if unpack.eof:
                     block = unpack.unused_data.lstrip(b"\0")
                     unpack, is_begun = zlib.decompressobj(_GZIP_WINDOW), False
         except zlib.error as error:
             raise ImageError(f"{quoted(name)} is damaged: {error}") from error
-        _write_all(file, block)
+        write_all(file, block)
         block = _read(stream)
     if unpack and is_begun:
         raise ImageError(f"{quoted(name)} is cut short")
@@ -104,12 +105,6 @@ def _read(stream: Readable) -> bytes:
     while len(data) == 1 and (more := stream.read(1)):
         data += more
     return data
-
-
-def _write_all(file: IO[bytes], data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 def _refuse_compressed(head: bytes, name: str) -> None:

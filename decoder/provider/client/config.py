@@ -245,17 +245,11 @@ def _seconds(value: dict[str, object], transport: Transport) -> float:
 
 
 def _object(value: dict[str, object], name: str) -> dict[str, object]:
-    try:
-        return wire.object_value(wire.member(value, name))
-    except ValueError as error:
-        raise ValueError(f"its {name}: {error}") from None
+    return wire.named(f"its {name}", wire.object_value, wire.member(value, name))
 
 
 def _text(value: dict[str, object], name: str, exact: bool = False) -> str:
-    try:
-        text = wire.text_value(value[name] if exact else wire.member(value, name))
-    except ValueError as error:
-        raise ValueError(f"its {name}: {error}") from None
+    text = wire.named(f"its {name}", wire.text_value, value[name] if exact else wire.member(value, name))
     if "\0" in text:
         raise ValueError(f"its {name} holds a null character")
     return text

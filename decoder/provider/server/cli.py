@@ -6,14 +6,13 @@ import os
 import sys
 from argparse import Namespace
 from contextlib import suppress
-from select import POLLIN, poll
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.commandline import Parser, nearest, show, with_two_dashes
 from decoder.errors import DecoderError, StreamError, UsageError, quoted
 from decoder.extras import missing
+from decoder.node.reading import read_to_end
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
 from decoder.provider.server import processes
@@ -247,23 +246,12 @@ def _parse(parser: Parser, arguments: list[str]) -> Namespace:
 
 def _read_request() -> bytes:
     """Read standard input to its end, within PROVIDER_MESSAGE_BYTES and PROVIDER_REQUEST_SECONDS."""
-    deadline = monotonic() + limits.PROVIDER_REQUEST_SECONDS
-    request = bytearray()
-    waiting = poll()
-    waiting.register(0, POLLIN)
-    while len(request) <= limits.PROVIDER_MESSAGE_BYTES:
-        if not waiting.poll(max(0.0, deadline - monotonic()) * 1000):
-            raise ServiceFailedError(f"no request came within {limits.PROVIDER_REQUEST_SECONDS:.0f} seconds")
-        try:
-            chunk = os.read(0, limits.SMALL_PIPE_BUFFER_BYTES)
-        except BlockingIOError:
-            continue
-        except OSError as error:
-            raise StreamError("standard input", error) from None
-        if not chunk:
-            break
-        request += chunk
-    return bytes(request)
+    try:
+        return read_to_end(0, limits.PROVIDER_MESSAGE_BYTES, limits.PROVIDER_REQUEST_SECONDS)
+    except TimeoutError as error:
+        raise ServiceFailedError(f"no request came within {limits.PROVIDER_REQUEST_SECONDS:.0f} seconds") from error
+    except OSError as error:
+        raise StreamError("standard input", error) from error
 
 
 def _write_line(text: str) -> None:

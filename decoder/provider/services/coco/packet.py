@@ -185,19 +185,13 @@ def _ciphertext(members: dict[str, object]) -> tuple[bytes, bytes, str]:
 
 
 def _text(members: dict[str, object], name: str) -> str:
-    try:
-        return wire.text_value(members.get(name))
-    except ValueError as error:
-        raise ValueError(f"its {name}: {error}") from None
+    return wire.named(f"its {name}", wire.text_value, members.get(name))
 
 
 def _bytes(members: dict[str, object], name: str) -> bytes:
     if members.get(name) is None:
         raise ValueError(f"it has no {name}")
-    try:
-        return wire.bytes_value(members[name])
-    except ValueError as error:
-        raise ValueError(f"its {name}: {error}") from None
+    return wire.named(f"its {name}", wire.bytes_value, members[name])
 
 
 def _ctr(key: bytes, iv: bytes, data: bytes) -> bytes:
