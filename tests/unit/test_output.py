@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from decoder import arguments
 from tests.support.processes import PROGRAM
 
 COMMANDS = [
@@ -16,15 +17,21 @@ COMMANDS = [
     ("image", "decrypt"),
     ("image", "layerinfo"),
     ("image", "check"),
+    ("image", "rewrap"),
+    ("image", "keygen"),
     ("keyprovider",),
     ("keyprovider", "run"),
     ("keyprovider", "serve"),
     ("keyprovider", "run", "--provider", "local"),
     ("keyprovider", "serve", "--provider", "local"),
+    ("keyprovider", "attestation-agent"),
+    ("keyprovider", "attestation-agent", "register"),
     ("config",),
     ("config", "containerd"),
     ("doctor",),
     ("agent",),
+    ("coco",),
+    ("coco", "initdata"),
 ]
 PRINTING = [("--version",), ("config", "containerd"), *((*command, "--help") for command in COMMANDS)]
 everything_printed = pytest.mark.parametrize("command", PRINTING, ids=" ".join)
@@ -53,6 +60,11 @@ def test_on_a_full_disk(command: tuple[str, ...]) -> None:
     assert result.stderr == "ctd-decoder: error: standard output: No space left on device\n"
 
 
+def test_the_list_has_every_command() -> None:
+    listed = {arguments.COMMANDS[command[0]] for command in COMMANDS if command}
+    assert listed == set(arguments.COMMANDS.values())
+
+
 @pytest.mark.parametrize("command", [("--version",), ("config", "containerd")], ids=" ".join)
 def test_closed(command: tuple[str, ...]) -> None:
     result = run(command, ">&-")
@@ -69,7 +81,7 @@ def test_closed(command: tuple[str, ...]) -> None:
         ("image encypt a b", "unknown word 'encypt' (did you mean encrypt?); expected encrypt, decrypt,"),
         ("image encrypt --recipent jwe:key.pub a b", "unknown option '--recipent' (did you mean --recipient?)"),
         ("image encrypt --recipent=jwe:key.pub", "unknown option '--recipent' (did you mean --recipient?)"),
-        ("keyprovider rnu", "unknown word 'rnu' (did you mean run?); expected run or serve"),
+        ("keyprovider rnu", "unknown word 'rnu' (did you mean run?); expected run, serve, attestation-agent"),
         ("keyprovider run --provider local --allow-kye x", "(did you mean --allow-key?)"),
         ("doctor --jsn", "(did you mean --json?)"),
         ("agent statsu", "(did you mean status?)"),
