@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
 
+# What skopeo reads or writes, and we do not.
+_OF_SKOPEO = ("ostree", "sif", "tarball")
+
 Descriptor = dict[str, Any]
 """An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
 
@@ -141,7 +144,7 @@ def open_target(reference: str, options: Options) -> AbstractContextManager[Imag
         UsageError: the transport is unknown or only for reading, or the reference is malformed.
         ImageError: it cannot be written to.
     """
-    module, name, place = _split(reference)
+    module, name, place = _split(reference, is_target=True)
     return cast("AbstractContextManager[ImageTarget]", module.open_target(name, place, options))
 
 
@@ -156,12 +159,21 @@ def list_images(place: str, options: Options) -> list[str]:
     return [place] if found is None else [f"{name}:{each}" for each in found]
 
 
-def _split(reference: str) -> tuple[Any, str, str]:
-    from difflib import get_close_matches
-
+def _split(reference: str, is_target: bool = False) -> tuple[Any, str, str]:
     name, separator, place = reference.partition(":")
     if not separator or name not in TRANSPORTS:
-        nearest = get_close_matches(name, TRANSPORTS, 1)
-        hint = f"; did you mean {nearest[0]}:?" if nearest else ""
-        raise UsageError(f"{quoted(reference)} names no transport; there are {', '.join(TRANSPORTS)}{hint}")
+        hint = _hint(reference, name, is_target)
+        raise UsageError(f"{quoted(reference)} names no transport; there are {', '.join(TRANSPORTS)}; {hint}")
     return import_module(f"decoder.image.{TRANSPORTS[name]}"), name, place
+
+
+def _hint(reference: str, name: str, is_target: bool) -> str:
+    """Say what to write instead: the nearest transport, or the command of skopeo that takes the image there."""
+    from difflib import get_close_matches
+
+    if name not in _OF_SKOPEO and (nearest := get_close_matches(name, TRANSPORTS, 1)):
+        return f"did you mean {nearest[0]}:?"
+    shown = quoted(reference) if name in _OF_SKOPEO else "TRANSPORT:PLACE"
+    if is_target:
+        return f"for another one, write to oci:DIR:TAG, then run `skopeo copy oci:DIR:TAG {shown}`"
+    return f"for another one, run `skopeo copy {shown} oci:DIR:TAG`, then use oci:DIR:TAG"

@@ -17,11 +17,11 @@ from urllib.parse import urlencode, urlsplit
 from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.registry.hosts import Origin, origin_of
-from decoder.registry.login import Login
 from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
     from decoder.registry.http import Web
+    from decoder.registry.login import Login, Logins
     from decoder.registry.reference import Reference
 
 # A parameter with its value, quoted or not; or else a word, which is the scheme of the challenge that begins there.
@@ -29,9 +29,6 @@ _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))|([\w-]+)'
 _SCHEMES = ("bearer", "basic")
 _CLIENT = "ctd-decoder"
 _EARLY = 0.8  # of a token's time, after which another is asked for
-
-
-FindLogin = Callable[[str, str], Login | None]
 
 
 class Challenge(NamedTuple):
@@ -69,16 +66,16 @@ class Authorization:
         reference: names the registry, as `docker login` knows it, and the repository.
         scopes: what tokens are asked for.
         check: raises an ImageError for an origin that secrets may not be sent to.
-        find: finds the login for a host and a repository.
+        logins: has those for registries.
     """
 
     def __init__(
-        self, web: Web, reference: Reference, scopes: list[str], check: Callable[[Origin], None], find: FindLogin
+        self, web: Web, reference: Reference, scopes: list[str], check: Callable[[Origin], None], logins: Logins
     ) -> None:
         self._web = web
         self._host = reference.host
         self._repository = reference.name
-        self._find = find
+        self._logins = logins
         self._scopes = scopes
         self._check = check
         self._lock = Lock()
@@ -118,11 +115,19 @@ class Authorization:
             if challenge.scheme == "bearer":
                 self._renew(challenge)
                 return True
-            login = self._find(self._host, self._repository)
+            login = self._logins.find(self._host, self._repository)
             if not login or not login.user:
                 return False
             self._header = _basic(login)
             return self._header != sent
+
+    def refusal(self) -> str:
+        """Say which login the registry has refused, or where none was found, and what to do.
+
+        Raises:
+            ImageError: a login cannot be read.
+        """
+        return self._logins.refusal(self._host, self._repository)
 
     def _renew(self, challenge: Challenge) -> None:
         token, seconds = self._ask(challenge)
@@ -137,7 +142,7 @@ class Authorization:
         known = challenge.parameters.get("scope", "").split()
         scopes = [*self._scopes, *(scope for scope in known if scope not in self._scopes)]
         service = challenge.parameters.get("service", "")
-        login = self._find(self._host, self._repository)
+        login = self._logins.find(self._host, self._repository)
         if login and login.identity_token:
             reply = self._post(realm, service, scopes, login.identity_token)
         else:
@@ -165,9 +170,7 @@ class Authorization:
         place = origin_of(url)
         with with_retries(lambda: self._web.request(method, url, headers, body)) as response:
             if response.status in (400, 401, 403):
-                known = "Authorization" in headers or body
-                which = "the credentials that are stored for it" if known else "no credentials: see `docker login`"
-                raise ImageError(f"{place} refuses a token for {self._host} (HTTP {response.status}), with {which}")
+                raise ImageError(f"{place} gives no token for {self._host} (HTTP {response.status}): {self.refusal()}")
             if response.status != 200:
                 why = "is too busy to give" if is_busy(response) else "gives no"
                 raise ImageError(f"{place} {why} a token for {self._host} (HTTP {response.status})")

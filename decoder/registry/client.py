@@ -13,13 +13,12 @@ from decoder.registry.auth import Authorization
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import Origin, RefusedError, UnreachableError, origin_of
 from decoder.registry.http import Response, Sending, Web
-from decoder.registry.login import find_login
 from decoder.registry.retries import is_busy, with_retries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from decoder.registry.auth import FindLogin
+    from decoder.registry.login import Logins
     from decoder.registry.reference import Reference
 
 _REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -35,18 +34,18 @@ class RegistryClient:
         reference: names registry and repository.
         tls_verify: whether TLS and its certificates are insisted on.
         scopes: what a token is asked for, such as `repository:NAME:pull`.
-        find: finds the login for a host and a repository.
+        logins: has those for registries.
 
     Raises:
         ImageError: a certificate that is kept for the registry cannot be used.
     """
 
-    def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str], find: FindLogin = find_login) -> None:
+    def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str], logins: Logins) -> None:
         self.reference = reference
         self._tls_verify = tls_verify
         self._web = Web(tls_context(reference.api_host, tls_verify))
         self._origin = origin_of(f"https://{reference.api_host}")
-        self._authorization = Authorization(self._web, reference, scopes, self.check, find)
+        self._authorization = Authorization(self._web, reference, scopes, self.check, logins)
 
     def __enter__(self) -> RegistryClient:
         """Find out how the registry speaks: TLS or plain HTTP, and with which authorization.
@@ -147,7 +146,7 @@ class RegistryClient:
         """
         where = f"{self.reference.host}/{self.reference.name}"
         if response.status == 401:
-            what = "it does not accept the login, or needs one: use `docker login`, `podman login` or --creds"
+            what = self._authorization.refusal()
         elif response.status == 403:
             what = "access is denied"
         elif response.status == 429:

@@ -35,7 +35,39 @@ class Login(NamedTuple):
     identity_token: str = ""
 
 
-def find_login(host: str, repository: str, authfile: str = "") -> Login | None:
+class Logins:
+    """The logins of whoever runs this.
+
+    Args:
+        authfile: the only file to look into, "" for the usual ones.
+        given: a login for every registry, in place of those in files.
+    """
+
+    def __init__(self, authfile: str = "", given: Login | None = None) -> None:
+        self._authfile = authfile
+        self._given = given
+
+    def find(self, host: str, repository: str) -> Login | None:
+        """Return the given login, or find one in the files; see `find_login`."""
+        return self._given or find_login(host, repository, self._authfile)[0]
+
+    def refusal(self, host: str, repository: str) -> str:
+        """Say which login a registry has refused or, if there is none, which files were read; and what to do.
+
+        Raises:
+            ImageError: as `find_login` does.
+        """
+        if self._given:
+            return "it refuses the login of --creds"
+        login, files = find_login(host, repository, self._authfile)
+        commands = f"`docker login {host}` or `skopeo login {host}`"
+        if login:
+            return f"it refuses the login from {quoted(files[-1])}: log in again with {commands}, or use --creds"
+        read = ", ".join(map(quoted, files))
+        return f"it needs a login, and {read} (read in this order) have none for {host}: use {commands}, or --creds"
+
+
+def find_login(host: str, repository: str, authfile: str = "") -> tuple[Login | None, list[str]]:
     """Find the login for a repository.
 
     In each file: a helper for the registry alone, then the helper for all, then the entry of the repository, of what it
@@ -46,19 +78,23 @@ def find_login(host: str, repository: str, authfile: str = "") -> Login | None:
         repository: its name at the registry.
         authfile: the only file to look into, "" for the usual ones.
 
+    Returns:
+        The login, or None; and the files that were looked into, in their order.
+
     Raises:
         ImageError: a file cannot be read or is malformed, or a helper fails.
     """
     names = _DOCKER_HUB if host == "docker.io" else (host,)
     parts = repository.split("/")
     folders = [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
-    for path in [authfile] if authfile else _paths():
+    paths = [authfile] if authfile else _paths()
+    for number, path in enumerate(paths, 1):
         try:
             if login := _in_file(_read(path), names, folders):
-                return login
+                return login, paths[:number]
         except ValueError as error:
             raise ImageError(f"{quoted(path)}: {error}") from error
-    return None
+    return None, paths
 
 
 def _paths() -> list[str]:

@@ -54,6 +54,13 @@ static int fail(const char *text) {
     return FAILED;
 }
 
+static int fail_to_start(int reason) {
+    static char text[PATH_MAX + 256];
+    snprintf(text, sizeof text, "ctd-decoder: error: the program beside the agent's client cannot be started: %s: %s\n",
+             program(), strerror(reason));
+    return fail(text);
+}
+
 void sleep_milliseconds(long milliseconds) {
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
     nanosleep(&time, NULL);
@@ -341,7 +348,7 @@ int main(int argc, char **argv) {
             become_first_program(argc, argv, &place, listener);
         sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
         become_program(argv);
-        status = fail("ctd-decoder: error: the program beside the agent's client cannot be started\n");
+        status = fail_to_start(errno);
     }
     end(status);
 }

@@ -34,7 +34,10 @@ void remove_socket(const struct place *place);
 /* Tell whether the agent may be used: not for commands and help, nor where it is switched off. */
 int wants_agent(int argc, char **argv);
 
-/* Become the program, with these arguments; return only if that fails. */
+/* The path of the program. */
+const char *program(void);
+
+/* Become the program, with these arguments; return only if that fails, with errno set. */
 void become_program(char **argv);
 
 void sleep_milliseconds(long milliseconds);

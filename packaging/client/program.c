@@ -14,7 +14,7 @@
 #define NAME "ctd-decoder"
 #endif
 
-static const char *program(void) {
+const char *program(void) {
 #ifdef PROGRAM
     return PROGRAM;
 #else

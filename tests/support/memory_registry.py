@@ -19,18 +19,19 @@ class MemoryRegistry(Loopback):
     Args:
         wants_token: whether it demands a bearer token, which its own `/token` gives to everybody.
         redirects: whether blobs are at another address.
+        wants_login: whether it demands a name and password, and refuses every one.
 
     Attributes:
         blobs: by digest.
         manifests: content and media type, by `NAME:TAG` and `NAME:DIGEST`.
     """
 
-    def __init__(self, wants_token: bool = False, redirects: bool = False) -> None:
+    def __init__(self, wants_token: bool = False, redirects: bool = False, wants_login: bool = False) -> None:
         super().__init__(self._reply)
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[bytes, str]] = {}
         self._uploads: dict[str, bytes] = {}
-        self._wants_token, self._redirects = wants_token, redirects
+        self._wants_token, self._redirects, self._wants_login = wants_token, redirects, wants_login
 
     @property
     def host(self) -> str:
@@ -43,6 +44,8 @@ class MemoryRegistry(Loopback):
             return json_answer({"token": _TOKEN, "expires_in": 60})
         if url.path.startswith("/elsewhere/"):
             return Answer(200, self.blobs[url.path.removeprefix("/elsewhere/")])
+        if self._wants_login:
+            return Answer(401, b"{}", {"WWW-Authenticate": 'Basic realm="test"'})
         if self._wants_token and asked.headers.get("authorization") != f"Bearer {_TOKEN}":
             return Answer(401, b"{}", {"WWW-Authenticate": f'Bearer realm="{self.url}/token",service="test"'})
         return json_answer({}) if url.path == "/v2/" else self._api(asked)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
@@ -14,12 +13,11 @@ from decoder.image.registry.download import Download
 from decoder.image.registry.queries import compare, exists, get_manifest, has_tag, is_manifest, listed, tags
 from decoder.image.registry.upload import Upload
 from decoder.registry.client import RegistryClient
-from decoder.registry.login import Login, find_login
+from decoder.registry.login import Login, Logins
 from decoder.registry.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget, Options
-    from decoder.registry.auth import FindLogin
 
 _COSIGN = ("sig", "att", "sbom")  # the ends of the tags under which cosign puts what it says of an image
 
@@ -77,11 +75,8 @@ def list_images(place: str, options: Options) -> list[str] | None:
 
 
 def _client(reference: Reference, options: Options, scopes: list[str]) -> RegistryClient:
-    find: FindLogin = partial(find_login, authfile=options.authfile)
-    if options.login[0]:
-        login = Login(*options.login)
-        find = lambda _host, _repository: login  # noqa: E731 - the same for every registry
-    return RegistryClient(reference, options.tls_verify, scopes, find)
+    logins = Logins(options.authfile, Login(*options.login) if options.login[0] else None)
+    return RegistryClient(reference, options.tls_verify, scopes, logins)
 
 
 def _mountable(reference: Reference, origin: str) -> str:

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 from decoder import limits
-from decoder.errors import KeyFileError
+from decoder.errors import KeyFileError, quoted
 
 
 def gnupg_keyring(home: str | None = None, program: str = "gpg") -> bytes:
@@ -43,8 +43,17 @@ def gnupg_keyring(home: str | None = None, program: str = "gpg") -> bytes:
                 f"or takes longer than {limits.GPG_SECONDS:.0f} seconds"
             )
     if process.returncode:
-        raise KeyFileError(f"{program} --export fails with status {process.returncode}")
+        used = _home(home)
+        state = "" if os.path.isdir(used) else ", which is not a directory"
+        raise KeyFileError(
+            f"{program} --export fails with status {process.returncode}; its home directory is {quoted(used)}{state}"
+        )
     return keyring
+
+
+def _home(home: str | None) -> str:
+    """Return the directory that GnuPG uses."""
+    return os.path.abspath(home or os.environ.get("GNUPGHOME") or os.path.expanduser("~/.gnupg"))
 
 
 def _output(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:

@@ -39,6 +39,7 @@ OPTIONS = (
 )
 
 _SCHEME = "awskms://"
+_EXAMPLE = "awskms://arn:aws:kms:REGION:ACCOUNT:key/ID"
 _WRAP_TYPE = "AWSKMS"
 _ARN = re.compile(
     r"arn:aws[a-z-]{0,16}:kms:(?P<region>[a-z0-9-]{1,32}):[0-9]{12}:(key/[A-Za-z0-9-]{1,128}|alias/[A-Za-z0-9/_-]{1,250})"
@@ -81,7 +82,7 @@ class AwsKms:
         """Prepare to encrypt private options, at most AWS_KMS_PLAINTEXT_BYTES; see `KeyService`."""
         if len(options) > limits.AWS_KMS_PLAINTEXT_BYTES:
             raise ProviderError(f"AWS KMS encrypts at most {limits.AWS_KMS_PLAINTEXT_BYTES} bytes")
-        key = key_to_wrap(_stripped(parameters), self._policy, _checked)
+        key = key_to_wrap(_stripped(parameters), self._policy, _checked, _EXAMPLE)
         names: dict[str, object] = {"encryption_context_names": sorted(self._context)} if self._context else {}
 
         def run(seconds: float) -> bytes:

@@ -35,6 +35,7 @@ OPTIONS = (
     Option("ca-file", "the certificates to accept, in PEM, instead of the system's"),
 )
 
+_EXAMPLE = "https://VAULT.vault.azure.net/keys/NAME"
 _WRAP_TYPE = "RSA-OAEP-256+A256GCM"
 _ALGORITHM = "RSA-OAEP-256"
 _KEY_BYTES = 32
@@ -99,7 +100,7 @@ class AzureKeyVault:
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options, and to have the vault wrap the key of that; see `KeyService`."""
-        key_url = key_to_wrap(parameters, self._policy, _one_form)
+        key_url = key_to_wrap(parameters, self._policy, _one_form, _EXAMPLE)
         key = _parse(key_url)
         self._check_host(key)
 

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 NOTHING = ("", "Enabled")  # what ocicrypt makes of `provider:NAME` without a value
 
 
-def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str]) -> str:
+def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str], example: str) -> str:
     """Choose the key to wrap with: the one that is named, or else the configured one.
 
     Args:
         parameters: those of the caller.
         policy: what may be used.
         read: checks the name of a key, and gives it its one form.
+        example: a key of this service, for the message that there is none.
 
     Raises:
         ProviderError: there is no key, more than one, or one that is malformed or may not be used.
@@ -31,7 +32,10 @@ def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[st
         raise ProviderError(f"it was given {len(named)} keys, and wraps with one")
     key = named[0] if named else policy.configured
     if not key:
-        raise ProviderError("no key was named, and none is configured")
+        raise ProviderError(
+            "no key was named, and none is configured: name one in the recipient, such as "
+            f"provider:NAME:{example}, or set the option `key`"
+        )
     policy.check(key)
     return key
 

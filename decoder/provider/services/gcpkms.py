@@ -29,8 +29,10 @@ from decoder.provider.services.wrapped import build_annotation, parse_annotation
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
 
+_EXAMPLE = "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K"
+
 OPTIONS = (
-    Option("key", "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K", also=("kmsURI",)),
+    Option("key", _EXAMPLE, also=("kmsURI",)),
     Option("adc", "file with application default credentials; without it, where Google's libraries look for them"),
     Option("endpoint", "HOST[:PORT] to ask in place of cloudkms.googleapis.com"),
     Option("ca-file", "PEM file of the CAs that the endpoint's certificate may be from"),
@@ -74,7 +76,7 @@ class GoogleKms:
         """Prepare to encrypt private options, at most GCP_KMS_PLAINTEXT_BYTES; see `KeyService`."""
         if len(options) > limits.GCP_KMS_PLAINTEXT_BYTES:
             raise ProviderError(f"Cloud KMS encrypts at most {limits.GCP_KMS_PLAINTEXT_BYTES} bytes")
-        key = key_to_wrap(self._named(parameters), self._policy, _checked)
+        key = key_to_wrap(self._named(parameters), self._policy, _checked, _EXAMPLE)
 
         def run(seconds: float) -> bytes:
             return build_annotation(key, self._service.encrypt(_resource(key), options, seconds), _WRAP_TYPE)

@@ -30,6 +30,7 @@ OPTIONS = (
 
 _SCHEME = "local://"
 _SAMPLE_SCHEME = "https://"
+_EXAMPLE = "local://FILE"
 _WRAP_TYPE = "AES"
 _NONCE_BYTES = 12
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
@@ -69,7 +70,7 @@ class Local:
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options; see `KeyService`."""
-        url = key_to_wrap(parameters, self._policy, _read_url)
+        url = key_to_wrap(parameters, self._policy, _read_url, _EXAMPLE)
 
         def run(_seconds: float) -> bytes:
             nonce = os.urandom(_NONCE_BYTES)

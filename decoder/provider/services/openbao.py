@@ -35,6 +35,7 @@ OPTIONS = (
 
 _SCHEME = "openbao://"
 _SIGSTORE_SCHEME = "hashivault://"
+_EXAMPLE = "openbao://transit/NAME"
 _WRAP_TYPE = "TRANSIT"
 _CIPHERTEXT = re.compile(r"vault:v[0-9]{1,9}:[A-Za-z0-9+/]+={0,2}", re.ASCII)
 _CIPHERTEXT_CHARACTERS = 2 * limits.PRIVATE_OPTIONS_BYTES
@@ -81,7 +82,7 @@ class OpenBao:
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options with a transit key; see `KeyService`."""
-        key_url = key_to_wrap(parameters, self._policy, self._read)
+        key_url = key_to_wrap(parameters, self._policy, self._read, _EXAMPLE)
         key = _parse(key_url, self._mount)
         plaintext = wire.encode_base64(options)
 

@@ -30,6 +30,8 @@ OPTIONS = (
     Option("config", "which modules may be loaded: a file as in OCICRYPT_CONFIG, and instead of it"),
 )
 
+_NAMES = 8  # of key files in a message
+
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
     """Create the provider; no token is asked yet.
@@ -91,7 +93,10 @@ class TokenKeys:
         """Prepare to wrap private options with each of the named keys, or the only one; see `KeyService`."""
         names = self._named(parameters) or self._allowed()
         if len(names) != 1 and not self._named(parameters):
-            raise ProviderError(f"no key was named, and {len(names)} may be used")
+            raise ProviderError(
+                f"no key was named, and {len(names)} may be used: name one in the recipient, provider:NAME:FILE, "
+                f"with one of the files {', '.join(map(quoted, names[:_NAMES]))}"
+            )
 
         def run(_seconds: float) -> bytes:
             recipients = [_read(self._paths[name]) for name in names]

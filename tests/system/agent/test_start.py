@@ -57,6 +57,19 @@ def decrypts(place: Place, client: str = "", **environment: str) -> None:
     assert result == (0, PLAINTEXT, "")
 
 
+@pytest.mark.parametrize(("is_there", "reason"), [(True, "Permission denied"), (False, "No such file or directory")])
+def test_a_program_that_cannot_be_started_says_why(is_there: bool, reason: str) -> None:
+    with Place() as place:
+        program = place.directory / "fallback"
+        if is_there:
+            program.chmod(0)
+        else:
+            program.unlink()
+        status, _, errors = run_layer(encrypted(PLAINTEXT), program=place.client)
+    expected = f"the program beside the agent's client cannot be started: {program}: {reason}"
+    assert (status, expected in errors) == (70, True), errors
+
+
 def test_the_first_layer_leaves_an_agent_behind(place: Place) -> None:
     assert not works(place)
     for _ in range(5):

@@ -421,7 +421,7 @@ def test_mutated_certificates(home: GnupgHome) -> None:
 def test_gnupg_keyring_failures(home: GnupgHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyFileError, match="no-such-gpg cannot be run: No such file or directory"):
         gnupg_keyring(str(home.path), "no-such-gpg")
-    with pytest.raises(KeyFileError, match="gpg --export fails with status 2"):
+    with pytest.raises(KeyFileError, match=r"gpg --export fails with status 2; its home .*/missing', which is not"):
         gnupg_keyring(str(tmp_path / "missing"))
     odd = tmp_path / "--version"
     odd.mkdir(mode=0o700)

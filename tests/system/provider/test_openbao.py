@@ -136,7 +136,7 @@ def test_without_a_configured_key_the_image_chooses_with_a_warning(
     assert warnings == []
     assert keys.unwrap(wrapped, []) == b"options"
     assert ["openbao://team/keys/layers" in text for text in warnings] == [True]
-    assert failure(keys.wrap, b"options", ["Enabled"]) == "no key was named, and none is configured"
+    assert "provider:NAME:openbao://transit/NAME, or set" in failure(keys.wrap, b"options", ["Enabled"])
 
 
 def test_only_allowed_keys_are_asked_for(bao: BaoServer, as_root: None) -> None:

@@ -85,7 +85,10 @@ def test_a_public_key_wraps_what_the_token_opens(store: TokenStore, config: str)
 
 def test_a_directory_of_keys(store: TokenStore, config: str) -> None:
     keys = provider(store, config)
-    assert failure(keys.wrap, b"options", []) == "no key was named, and 3 may be used"
+    assert failure(keys.wrap, b"options", []) == (
+        "no key was named, and 3 may be used: name one in the recipient, provider:NAME:FILE, "
+        "with one of the files 'large.pub.pem', 'large.yaml', 'small.yaml'"
+    )
     annotation = keys.wrap(b"options", ["small.yaml", "large.pub.pem", "small.yaml"])
     assert len(json.loads(annotation)["recipients"]) == 2
     assert keys.unwrap(annotation, []) == b"options"

@@ -56,6 +56,25 @@ def test_options_of_other_programs_lead_to_ours(theirs: str, ours: str, small: L
     assert (ended.status, f"here, use {ours}" in ended.errors) == (2, True), ended.errors
 
 
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("ostree:app@/repo", "skopeo copy 'ostree:app@/repo' oci:DIR:TAG"),
+        ("nowhere:app", "skopeo copy TRANSPORT:PLACE oci:DIR:TAG"),
+        ("docekr://registry.example/app", "did you mean docker:?"),
+    ],
+)
+def test_unknown_transports_have_a_way_round(place: str, words: str, small: Layout) -> None:
+    ended = image("layerinfo", place)
+    assert (ended.status, words in ended.errors) == (2, True), ended.errors
+
+
+def test_an_unknown_transport_to_write_to_has_a_way_round(small: Layout, keys: dict[str, KeyPair]) -> None:
+    ended = image("encrypt", oci(small), "ostree:app@/repo", "--recipient", f"jwe:{keys['p256'].public}")
+    expected = "write to oci:DIR:TAG, then run `skopeo copy oci:DIR:TAG 'ostree:app@/repo'`"
+    assert (ended.status, expected in ended.errors) == (2, True), ended.errors
+
+
 def test_mistyped_words_have_suggestions(small: Layout) -> None:
     assert "did you mean encrypt?" in image("encript", oci(small)).errors
     assert "did you mean --recipient?" in image("encrypt", oci(small), "oci:x", "--recipent", "x").errors

@@ -9,6 +9,7 @@ import time
 import tracemalloc
 import zlib
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pysequoia
@@ -22,6 +23,7 @@ from decoder.keys.file import KeyMaterial
 from decoder.keywrap import pgp
 from decoder.keywrap.pgp import keyring as keyrings
 from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.secretkey import find_secret_keys
 from tests.support import pgp_writer as writer
@@ -226,3 +228,21 @@ def test_select_from_many_blocks_of_armour() -> None:
     started = time.process_time()
     assert len(packets.dearmoured(block * 40_000)) == 40_000 * 66
     assert time.process_time() - started < 1
+
+
+def test_a_gpg_that_fails_names_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "gpg"
+    program.write_text("#!/bin/sh\nexit 2\n")
+    program.chmod(0o700)
+
+    def failure(home: str | None) -> str:
+        with pytest.raises(KeyFileError, match="--export fails with status 2") as caught:
+            gnupg_keyring(home, str(program))
+        return str(caught.value)
+
+    assert f"its home directory is '{tmp_path}/absent', which is not a directory" in failure(f"{tmp_path}/absent")
+    monkeypatch.setenv("GNUPGHOME", str(tmp_path))
+    assert failure(None).endswith(f"its home directory is '{tmp_path}'")
+    monkeypatch.delenv("GNUPGHOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert f"'{tmp_path}/.gnupg'" in failure(None)

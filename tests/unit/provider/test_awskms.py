@@ -133,6 +133,8 @@ def test_what_it_wrapped_it_unwraps(moto: Moto, form: str) -> None:
 
 def test_the_caller_names_the_key(moto: Moto, warned: list[str]) -> None:
     provider = create("awskms", moto.options())
+    example = "provider:NAME:awskms://arn:aws:kms:REGION:ACCOUNT:key/ID, or set the option `key`"
+    assert example in message_of(lambda: provider.wrap(OPTIONS, []))
     annotation = provider.wrap(OPTIONS, [f"awskms://{moto.arn}\n"])
     assert provider.unwrap(annotation, [moto.arn]) == OPTIONS
     assert warned == []

@@ -122,6 +122,11 @@ def test_the_version_that_wrapped_unwraps(cloud: Cloud) -> None:
     assert "two versions" in failure(cloud, older.unwrap, changed(annotation, key_version=VERSION), [])
 
 
+def test_no_key(cloud: Cloud) -> None:
+    text = failure(cloud, provider(cloud).wrap, b"options", [])
+    assert "provider:NAME:https://VAULT.vault.azure.net/keys/NAME, or set the option `key`" in text
+
+
 def test_workload_identity(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AZURE_CLIENT_SECRET")
     (tmp_path / "token").write_text("assertion-of-the-test")

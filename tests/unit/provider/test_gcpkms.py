@@ -172,7 +172,8 @@ def test_patterns_allow_further_keys(google: Google) -> None:
 
 def test_no_key_and_two_keys_cannot_wrap(google: Google) -> None:
     provider = create("gcpkms", google.options())
-    assert "no key was named" in message_of(google, lambda: provider.wrap(OPTIONS, ["Enabled"]))
+    example = "provider:NAME:gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K, or set the option `key`"
+    assert example in message_of(google, lambda: provider.wrap(OPTIONS, ["Enabled"]))
     assert "2 keys" in message_of(google, lambda: provider.wrap(OPTIONS, [URI, OTHER_URI]))
 
 

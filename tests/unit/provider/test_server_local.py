@@ -76,7 +76,7 @@ def test_keys_of_a_directory_by_name(keys: Path, parameter: str) -> None:
 
 def test_a_directory_has_no_key_of_its_own(keys: Path) -> None:
     for parameters in ([], ["Enabled"], ["blue", "green"]):
-        with pytest.raises(ProviderError, match=r"no key was named|2 keys"):
+        with pytest.raises(ProviderError, match=r"no key was named.* such as provider:NAME:local://FILE|2 keys"):
             local(keys=keys).wrap(OPTIONS, parameters)
     with pytest.raises(ProviderError, match="not the name of a local key"):
         local(keys=keys).unwrap(annotation(key_url="https://key-provider/key-uuid"), [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,36 @@ def test_there_and_back(wants_token: bool, redirects: bool, plain: Layout, tmp_p
     pushed = json.loads(registry.manifests["team/image:tag"][0])
     assert all(layer["mediaType"].endswith("+encrypted") for layer in pushed["layers"])
     assert all(blob not in registry.blobs.values() for blob in blobs(plain))
+
+
+def test_a_refused_login_names_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", f"{tmp_path}/run")
+    files = [tmp_path / name for name in ("run/containers/auth.json", ".config/containers/auth.json")]
+    docker = tmp_path / ".docker/config.json"
+    with MemoryRegistry(wants_login=True) as registry:
+
+        def failure(*options: str) -> str:
+            ended = image("layerinfo", f"docker://{registry.host}/team/image:tag", *options)
+            assert (ended.status, "HTTP 401" in ended.errors) == (7, True), ended.errors
+            return ended.errors
+
+        read = ", ".join(f"'{path}'" for path in (*files, docker))
+        commands = f"`docker login {registry.host}` or `skopeo login {registry.host}`"
+        assert (
+            f"it needs a login, and {read} (read in this order) have none for {registry.host}: use {commands}"
+            in failure()
+        )
+        assert "it refuses the login of --creds" in failure("--creds", "user:wrong")
+        docker.parent.mkdir()
+        secret = b64encode(b"user:wrong").decode()
+        docker.write_text(json.dumps({"auths": {registry.host: {"auth": secret}}}))
+        errors = failure()
+        assert f"it refuses the login from '{docker}': log in again with {commands}" in errors
+        assert "wrong" not in errors
+        assert secret not in errors
 
 
 def test_what_is_absent_is_named(tmp_path: Path) -> None:
