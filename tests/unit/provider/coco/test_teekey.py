@@ -148,7 +148,7 @@ def test_says_what_is_wrong_with_the_key() -> None:
         assert "the TEE key was skipped: " in failure(reply(), data)
     edwards = ed25519.Ed25519PrivateKey.generate()
     data = edwards.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    assert "neither an RSA nor an EC private key" in failure(reply(), data)
+    assert "only RSA and EC private keys open layers" in failure(reply(), data)
 
 
 def with_header(value: dict[str, str], **members: object) -> dict[str, str]:
