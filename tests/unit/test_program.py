@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
@@ -505,3 +506,16 @@ def test_no_key_names_the_recipients_of_each_scheme(scheme: str, line: str) -> N
     result = run_decoder(payload_bytes(descriptor, {}), b"")
     assert result.status == 4
     assert re.search(f"^{line}$", result.errors, re.MULTILINE), result.errors
+
+
+def test_no_key_names_the_recipients_on_tokens() -> None:
+    """A token's wrapped key names nobody: its size and hash are all that tells."""
+    blobs = [
+        {"version": 0, "blob": b64encode(bytes(size)).decode(), "hash": name}
+        for size, name in ((256, "sha256"), (384, "sha1"))
+    ]
+    wrapped = json.dumps({"version": 0, "recipients": blobs}).encode()
+    result = run_layer(encrypted(PLAINTEXT, {"pkcs11": [wrapped]}), parameters={})
+    assert result.status == 4
+    line = "  pkcs11: the layer is for RSA 2048 OAEP sha256, RSA 3072 OAEP sha1; keys to try: no PKCS#11 key files"
+    assert line in result.errors.splitlines(), result.errors
