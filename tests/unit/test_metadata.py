@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -60,3 +61,23 @@ def test_rpm_lists_every_manual() -> None:
     description = (ROOT / "packaging/nfpm.yaml").read_text()
     for page in (ROOT / "packaging/man").iterdir():
         assert f"dst: /usr/share/man/man{page.suffix[1:]}/{page.name}.gz\n    type: doc" in description
+
+
+def test_every_library_of_an_extra_is_imported() -> None:
+    """An extra asks for what the program imports, and not for a larger library around that."""
+    sources = "\n".join(path.read_text() for path in (ROOT / "decoder").rglob("*.py"))
+    requirements = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+    wanted = {_normalized(re.split(r"[\[<>=~;]", text)[0]) for text in requirements}
+    wanted -= {"ctd-decoder", "bcrypt"}  # cryptography imports bcrypt
+    wanted -= {"prometheus-client"}  # the extra metrics: nothing uses it yet
+    imported = {
+        _normalized(name)
+        for module, names in metadata.packages_distributions().items()
+        if re.search(rf"^\s*(import|from) {module}\b|import_module\(f?\"{module}\b", sources, re.MULTILINE)
+        for name in names
+    }
+    assert wanted - imported == set()
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
