@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import stat
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.doctor import probes
 from decoder.doctor.finding import Finding
-from decoder.doctor.probes import UnreachableError
+from decoder.doctor.probes import PartlyReachableError, UnreachableError
 from decoder.errors import quoted
 from decoder.provider.client import config
+from decoder.provider.errors import ProviderError
+from decoder.provider.reach import reach_port, reach_socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,10 +69,12 @@ def _reach(provider: config.Configured, node: Host) -> Finding:
         elif isinstance(transport, config.GrpcProvider):
             _connect(transport, node)
         elif isinstance(transport, config.TtrpcProvider):
-            _connect_socket(node.place(_path(transport.address)))
+            reach_socket(node.place(_path(transport.address)), limits.PROVIDER_PROBE_SECONDS)
         else:
             text = probes.ask(transport)
-    except UnreachableError as error:
+    except PartlyReachableError as error:
+        return Finding("warning", subject, str(error), f"see its entry: {transport.describe()}")
+    except (UnreachableError, ProviderError) as error:
         return Finding("error", subject, str(error), f"see its entry: {transport.describe()}")
     if _is_in_the_clear(transport):
         text = f"{transport.describe()} can be reached, and layer keys go to it without TLS"
@@ -99,24 +102,14 @@ def _connect(grpc: config.GrpcProvider, node: Host) -> None:
     for file in (grpc.tls.root_ca_file, grpc.tls.cert_file, grpc.tls.key_file) if grpc.tls else ():
         if file and not os.access(node.place(file), os.R_OK):
             raise UnreachableError(f"the file {quoted(file)} cannot be read")
-    try:
-        if grpc.address.startswith(_UNIX):
-            _connect_socket(node.place(_path(grpc.address)))
-        else:
-            host, _, port = grpc.address.removeprefix("dns:").lstrip("/").rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), limits.PROVIDER_PROBE_SECONDS).close()
-    except (OSError, ValueError) as error:
-        raise UnreachableError(f"no connection: {getattr(error, 'strerror', None) or error}") from error
+    if grpc.address.startswith(_UNIX):
+        reach_socket(node.place(_path(grpc.address)), limits.PROVIDER_PROBE_SECONDS)
+        return
+    host, _, port = grpc.address.removeprefix("dns:").lstrip("/").rpartition(":")
+    if not port.isdecimal():
+        raise UnreachableError(f"the address {quoted(grpc.address)} has no port")
+    reach_port(host, int(port), limits.PROVIDER_PROBE_SECONDS)
 
 
 def _path(address: str) -> str:
     return address.removeprefix(_UNIX).removeprefix("//")
-
-
-def _connect_socket(path: str) -> None:
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(limits.PROVIDER_PROBE_SECONDS)
-            connection.connect(path)
-    except OSError as error:
-        raise UnreachableError(f"no connection: {error.strerror or error}") from error

@@ -1,5 +1,7 @@
-"""Questions to key services that change nothing: decrypt a few bytes that are not a wrapped key.
+"""Questions to key services that change nothing.
 
+Services with keys in files, on tokens or from sources look for them themselves. The others are asked to decrypt a few
+bytes that are not a wrapped key.
 The refusal tells: a service that says that the bytes are malformed was reached, knows this node, and would let it
 decrypt with the key. Nothing but the right to decrypt is needed. The request appears in the service's audit.
 """
@@ -17,6 +19,7 @@ from decoder.provider.errors import ProviderError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from decoder.provider import Checked
     from decoder.provider.client.config import NativeProvider
 
 _GARBAGE = bytes(256)
@@ -25,6 +28,10 @@ _ABSENT_VERSION = "0" * 32
 
 class UnreachableError(Exception):
     """Why a provider cannot be used."""
+
+
+class PartlyReachableError(UnreachableError):
+    """Why some keys or sources of a provider cannot be used, while others can."""
 
 
 class Probe(NamedTuple):
@@ -82,6 +89,19 @@ PROBES = {
 }
 
 
+def _summary(checked: Checked) -> str:
+    """Put what was found into one line.
+
+    Raises:
+        PartlyReachableError: some of it cannot be used.
+        UnreachableError: nothing of it can be used.
+    """
+    if checked.problems:
+        kind = PartlyReachableError if checked.works else UnreachableError
+        raise kind("; ".join((*checked.problems, *checked.works)))
+    return "; ".join(checked.works)
+
+
 def ask(native: NativeProvider) -> str:
     """Ask the key service of one of our own providers whether it would decrypt for this node.
 
@@ -89,6 +109,7 @@ def ask(native: NativeProvider) -> str:
         What is known now, for a finding.
 
     Raises:
+        PartlyReachableError: some of its keys or sources cannot be used.
         UnreachableError: a library is absent, the configuration is wrong, or the service refuses or does not answer.
     """
     import json
@@ -100,6 +121,8 @@ def ask(native: NativeProvider) -> str:
     key = str(native.options.get("key", ""))
     try:
         service = within(limits.PROVIDER_PROBE_SECONDS, lambda: provider.create(native.provider, native.options))
+        if checked := service.check(limits.PROVIDER_PROBE_SECONDS):
+            return _summary(checked)
         if probe is None or not key:
             return "its configuration is right; the key service was not asked" if probe else "it can be used"
         annotation = json.dumps(probe.members(key)).encode()
@@ -110,6 +133,8 @@ def ask(native: NativeProvider) -> str:
         raise UnreachableError(str(error)) from error
     except DecoderError as error:
         raise UnreachableError(str(error)) from error
+    except UnreachableError:
+        raise
     except Exception as error:  # of a library; its text may hold a secret
         raise UnreachableError(f"it failed in an unforeseen way ({type(error).__name__})") from error
     raise UnreachableError("the key service opened bytes that are not a wrapped key")

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from decoder.errors import UsageError, quoted
 from decoder.provider.policy import KeyPolicy
@@ -63,6 +63,26 @@ class Use(NamedTuple):
     keys: tuple[str, ...]
     run: Callable[[float], bytes]
     waits: bool = True
+
+
+class Checked(NamedTuple):
+    """What a look at a service's keys, files and sources has found; nothing was opened with them.
+
+    Attributes:
+        works: what can be used, each in a few words.
+        problems: what cannot be used, and why.
+    """
+
+    works: list[str]
+    problems: list[str]
+
+
+@runtime_checkable
+class CheckableService(Protocol):
+    """A KeyService that can look whether its keys are there, without using them."""
+
+    def check(self, seconds: float) -> Checked:
+        """Look at everything that is configured, for at most so many seconds each."""
 
 
 class KeyService(Protocol):

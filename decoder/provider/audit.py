@@ -18,7 +18,7 @@ from decoder.provider.errors import ProviderError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from decoder.provider import KeyService, Use
+    from decoder.provider import Checked, KeyService, Use
     from decoder.provider.envelope import Envelope
     from decoder.provider.keks import Keks
 
@@ -83,6 +83,12 @@ class Provider:
             raise
         finally:
             self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
+
+    def check(self, seconds: float) -> Checked | None:
+        """Look whether the keys are there, without using them; None if the service can only be asked to unwrap."""
+        from decoder.provider import CheckableService
+
+        return self._service.check(seconds) if isinstance(self._service, CheckableService) else None
 
     def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
         """Check a request and prepare to do it. The caller writes it down with `record`.

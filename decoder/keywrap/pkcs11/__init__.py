@@ -33,6 +33,7 @@ _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"sha1": hashes.SHA1, "sha256":
 _DEFAULT_READ = "sha1"  # what an absent hash means
 _DEFAULT_WRITTEN = "sha256"
 _VERSION = 0
+_NO_PIN = "it has no PIN (pin-value or pin-source), and the private key needs one"
 _RSA_BYTES = range(128, limits.PKCS11_BLOB_BYTES + 1)
 
 
@@ -201,8 +202,35 @@ def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config
     module = find_module(key_file.uri, allowed)
     pin = read_pin(key_file.uri)
     if pin is None:
-        raise KeyFileError("it has no PIN (pin-value or pin-source), and the private key needs one")
+        raise KeyFileError(_NO_PIN)
     return decrypt(key_file, module, pin, blobs)
+
+
+def find_key(data: bytes, allowed: Pkcs11Config) -> str:
+    """Find the key of a key file on its token, and decrypt nothing.
+
+    The PIN is tried only where the token shows no public key without it, and never if that could lock the token.
+
+    Args:
+        data: the YAML of the key file.
+        allowed: which modules may be loaded.
+
+    Returns:
+        What was found, in a few words.
+
+    Raises:
+        KeyFileError: the file, module, token, PIN or key cannot be used; the message says which.
+        WrappedKeyError: a library is not installed.
+    """
+    from decoder.keywrap.pkcs11.token import is_found_with_pin
+
+    key_file = parse_key_file(data)
+    module = find_module(key_file.uri, allowed)
+    pin = read_pin(key_file.uri)
+    if pin is None:
+        raise KeyFileError(_NO_PIN)
+    used = is_found_with_pin(key_file, module, pin)
+    return "the key is on the token" if used else "the key is on the token (the PIN was not tried)"
 
 
 def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicKey, str]:

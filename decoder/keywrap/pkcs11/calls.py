@@ -45,8 +45,8 @@ class _RefusedError(Exception):
 
 
 def answer(request: Request) -> Reply:
-    """Do what a request asks for: decrypt its blobs, or without any read the public key."""
-    work = _decrypt if request["blobs"] else _public_key
+    """Do what a request asks for: decrypt its blobs, find the key, or read the public key."""
+    work = _decrypt if request["blobs"] else _find if request["finds"] else _public_key
     try:
         return work(request, _find_token(_load(request["module"]), request["token"]))
     except _RefusedError as error:
@@ -129,6 +129,16 @@ def _decrypt_blob(key: Any, blob: bytes, hash_name: str, pin: str | None) -> byt
     except pkcs11.ArgumentsBad:
         raw = bytes(key.decrypt(blob, mechanism=Mechanism.RSA_X_509, **how))
         return unpad(raw.rjust(len(blob), b"\0"), hash_name)
+
+
+def _find(request: Request, token: pkcs11.Token) -> Reply:
+    """Find the public key without a login, or else the private key with one."""
+    with token.open() as session:
+        if _find_objects(session, request, ObjectClass.PUBLIC_KEY):
+            return {"with_pin": False}
+    with _log_in(token, request) as session:
+        _find_keys(session, request, ObjectClass.PRIVATE_KEY)
+    return {"with_pin": True}
 
 
 def _public_key(request: Request, token: pkcs11.Token) -> Reply:

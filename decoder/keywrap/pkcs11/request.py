@@ -10,7 +10,8 @@ Reply = dict[str, object]
 class Request(TypedDict):
     """One request.
 
-    `blobs` are pairs of a hash name and a wrapped key; without them the public key is asked for.
+    `blobs` are pairs of a hash name and a wrapped key; without them the public key is asked for, or with
+    `finds` only whether the key is there.
     `wrong_pin_at` are the tokens that have already refused this PIN.
     """
 
@@ -22,3 +23,4 @@ class Request(TypedDict):
     pin: str | None
     wrong_pin_at: list[str]
     blobs: list[tuple[str, str]]
+    finds: bool

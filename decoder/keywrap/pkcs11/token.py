@@ -71,7 +71,19 @@ def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> Pub
     return PublicNumbers(int(str(reply["modulus"]), 16), int(str(reply["exponent"]), 16), reply["sha256"] is True)
 
 
-def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tuple[str, str]]) -> Reply:
+def is_found_with_pin(key_file: Pkcs11KeyFile, module: str, pin: str) -> bool:
+    """Find a key on a token; tell whether the PIN was needed for that.
+
+    Raises:
+        KeyFileError: the token, key or module cannot be used; the message says which.
+        WrappedKeyError: the PKCS#11 library is not installed.
+    """
+    return _ask(key_file, module, pin, [], finds=True)["with_pin"] is True
+
+
+def _ask(
+    key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tuple[str, str]], finds: bool = False
+) -> Reply:
     uri = key_file.uri
     request: Request = {
         "module": module,
@@ -82,6 +94,7 @@ def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tupl
         "pin": pin,
         "wrong_pin_at": [token for token, refused_pin in _wrong_pins if refused_pin == pin],
         "blobs": blobs,
+        "finds": finds,
     }
     reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}")
     if reply.get("missing"):

@@ -16,7 +16,7 @@ from decoder import limits
 from decoder.formats import wire
 from decoder.keywrap.kid import ResourceId
 from decoder.node import journal
-from decoder.provider import Option, Use
+from decoder.provider import Checked, Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.services.choice import NOTHING
 from decoder.provider.services.coco.kbs import register
@@ -33,7 +33,14 @@ from decoder.provider.services.coco.packet import (
     parse_packet,
     seal,
 )
-from decoder.provider.services.coco.sources import KINDS, TimedSource, parse_sources, quoted_name, unwrap_first
+from decoder.provider.services.coco.sources import (
+    KINDS,
+    TimedSource,
+    check_sources,
+    parse_sources,
+    quoted_name,
+    unwrap_first,
+)
 
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
@@ -146,6 +153,14 @@ class AttestationAgent:
         if not self._sources:
             raise ProviderError(f"the key {quoted_name(packet)} can come from nowhere: no source is configured")
         return Use((packet.key_name,), lambda _seconds: unwrap_first(self._sources, annotation, packet))
+
+    def check(self, seconds: float) -> Checked:
+        """Check that each source is there; see `CheckableService`."""
+        if self._sources:
+            return check_sources(self._sources, seconds)
+        if self._allowed.sample_key:
+            return Checked(["it opens images that were made with the sample key"], [])
+        return Checked([], ["no source is configured, so it opens no layer"])
 
     def _open_with_sample_key(self, packet: Packet) -> bytes:
         """Open a packet that was made with the sample key, if that is allowed; return nothing for other packets."""

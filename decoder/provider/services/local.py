@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -17,7 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.file import read_key_file
-from decoder.provider import Option, Use
+from decoder.provider import Checked, Option, Use
 from decoder.provider.errors import ProviderError
 from decoder.provider.policy import KeyPolicy
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
@@ -94,6 +95,36 @@ class Local:
                 raise ProviderError(f"it was not wrapped with the key {url}, or was changed") from error
 
         return Use((url,), run, waits=False)
+
+    def check(self, _seconds: float) -> Checked:
+        """Read every key that may be used; see `CheckableService`."""
+        works, problems = 0, []
+        try:
+            urls = [self._policy.configured] if self._policy.configured else self._urls()
+        except OSError as error:
+            return Checked([], [f"the directory {quoted(self._directory)}: {error.strerror}"])
+        for url in urls:
+            try:
+                self._key(url)
+                works += 1
+            except ProviderError as error:
+                problems.append(str(error))
+        if not urls:
+            problems.append(f"the directory {quoted(self._directory)} holds no key that may be used")
+        read = f"{works} {'key' if works == 1 else 'keys'} of {limits.SYMMETRIC_KEY_BYTES} bytes can be read"
+        return Checked([read] if works else [], problems)
+
+    def _urls(self) -> list[str]:
+        """List the keys of the directory that may be used, at most KEYS_DIRECTORY_FILES."""
+        urls = []
+        for name in sorted(os.listdir(self._directory))[: limits.KEYS_DIRECTORY_FILES]:
+            if name.startswith(".") or os.path.isdir(os.path.join(self._directory, name)):
+                continue
+            with suppress(ProviderError):  # other files, and keys that the policy refuses, open no image either way
+                url = _read_url(name)
+                self._policy.check(url)
+                urls.append(url)
+        return urls
 
     def _key(self, url: str) -> bytes:
         path = os.path.join(self._directory, url.removeprefix(_SCHEME))

@@ -13,11 +13,11 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError, UsageError, WrappedKeyError, quoted
+from decoder.errors import DecoderError, KeyFileError, UsageError, WrappedKeyError, quoted
 from decoder.keys.file import KeyMaterial, read_key_file
 from decoder.keywrap import pkcs11
 from decoder.keywrap.pkcs11.config import Pkcs11Config, node_config, read_config
-from decoder.provider import Option, Use
+from decoder.provider import Checked, Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.services.choice import NOTHING
 
@@ -134,6 +134,20 @@ class TokenKeys:
             shown = "; ".join(reasons)[: limits.PROVIDER_ERROR_BYTES]
             raise ProviderError(f"no key opens it: {shown or 'there is no key file that may be used'}")
         return opened
+
+    def check(self, _seconds: float) -> Checked:
+        """Find the key of every key file on its token; see `CheckableService`."""
+        works, problems = [], []
+        for name in self._allowed():
+            try:
+                data = _read(self._paths[name])
+                if pkcs11.is_key_file(data):
+                    works.append(f"{quoted(name)}: {pkcs11.find_key(data, self._allowed_modules())}")
+            except DecoderError as error:
+                problems.append(f"{quoted(name)}: {error}")
+        if not works and not problems:
+            problems.append("there is no key file that may be used to unwrap: public keys can only wrap")
+        return Checked(works, problems)
 
     def _allowed_modules(self) -> Pkcs11Config:
         """Read which modules may be loaded, each time: the file may change while the provider runs."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
-from decoder.arguments import Arguments
-from decoder.doctor import keyproviders
-from decoder.doctor.host import Host, Processor
 from tests.support.aws_server import REGION, kms_client, running_answers, running_moto, use_test_account
 from tests.support.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
 from tests.support.bao_server import BaoServer
+from tests.support.doctor_node import examine
 from tests.support.gcp_server import KEY as GOOGLE_KEY
 from tests.support.gcp_server import running_google
+from tests.support.pkcs11_parts import write_config
+from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,24 +29,6 @@ def nothing_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(_OF_OTHERS) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
-
-
-class Node(Host):
-    """A node whose one stream processor names one configuration of keyproviders."""
-
-    def __init__(self, file: Path) -> None:
-        super().__init__()
-        self.processors = {"x": Processor({}, Arguments(keyprovider_config=str(file)), "")}
-
-
-def examine(tmp_path: Path, provider: str, **options: object) -> tuple[str, str]:
-    """Check one provider, and return level and text."""
-    file = tmp_path / "providers.conf"
-    entry = {"native": provider, **{name.replace("_", "-"): value for name, value in options.items()}}
-    file.write_text(json.dumps({"key-providers": {"tested": entry}}))
-    file.chmod(0o600)
-    (finding,) = [each for each in keyproviders.check(Node(file)) if each.subject == "keyprovider tested"]
-    return finding.level, finding.text
 
 
 def test_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,3 +108,33 @@ def test_a_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     level, text = examine(tmp_path, "openbao", address="https://127.0.0.1:1", key="layers")
     assert (level, text.startswith("the Python module hvac is not installed: ")) == ("error", True), text
     assert "ctd-decoder[openbao]" in text
+
+
+def test_pkcs11(tmp_path: Path) -> None:
+    """The key is found on the token; the PIN is tried where nothing else shows the key."""
+    (tmp_path / "softhsm").mkdir()
+    store = TokenStore(tmp_path / "softhsm")
+    store.add_token("layers")
+    store.add_key("layers", "node", "01", 2048)
+    config = write_config(tmp_path / "modules.conf", softhsm())
+    key = tmp_path / "node.yaml"
+
+    def look(path: str, query: str | None = None) -> tuple[str, str]:
+        key.write_bytes(store.yaml(path, query))
+        flags = store.flags("layers")
+        found = examine(tmp_path, "pkcs11", key=str(key), config=str(config))
+        assert store.flags("layers") == flags
+        assert PIN not in found[1]
+        return found
+
+    level, text = look("token=layers;object=node")
+    assert (level, "the key is on the token" in text) == ("ok", True), text
+    level, text = look("token=layers;object=other")
+    assert (level, "has no private RSA key labelled 'other'" in text) == ("error", True), text
+    level, text = look("token=absent;object=node")
+    assert (level, "there is no token with 'token=absent'" in text) == ("error", True), text
+    level, text = look("token=layers;object=node", f"module-path={softhsm()}")
+    assert (level, "it has no PIN" in text) == ("error", True), text
+    key.write_bytes(store.public("node"))
+    level, text = examine(tmp_path, "pkcs11", key=str(key), config=str(config))
+    assert (level, "public keys can only wrap" in text) == ("error", True), text

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from decoder import limits
 from decoder.extras import missing
 from decoder.provider.errors import ProviderError, excerpt
+
+if TYPE_CHECKING:
+    from requests import Response
 
 LOOK_AT_THE_HUB = "look at the log of the guest's data hub: an absent key and a denied one get the same answer"
 
@@ -28,12 +33,30 @@ def get(url: str, target: str, seconds: float) -> bytes:
         AnsweredError: the server answers with an error, which is quoted.
         ProviderError: requests is not installed, the server cannot be reached, or answers with a redirect or too much.
     """
-    try:
-        from decoder.provider.services.web import Web
-    except ImportError as error:
-        raise ProviderError(missing("coco", error)) from error
-    response = Web("").within(seconds, lambda session: session.get(url + target))
+    response = _ask(url + target, seconds, "")
     if response.status_code != 200:
         said = response.content[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")
         raise AnsweredError(f"it answered with status {response.status_code}: {excerpt(said)}")
     return response.content
+
+
+def reach(url: str, seconds: float, ca_file: str = "") -> None:
+    """Check that a server answers, whatever it says.
+
+    Args:
+        url: of the server, as `base_url` returns it.
+        seconds: how long this may take.
+        ca_file: the certificates to accept, instead of the system's.
+
+    Raises:
+        ProviderError: it does not, or its certificate is not accepted.
+    """
+    _ask(f"{url}/", seconds, ca_file)
+
+
+def _ask(url: str, seconds: float, ca_file: str) -> Response:
+    try:
+        from decoder.provider.services.web import Web
+    except ImportError as error:
+        raise ProviderError(missing("coco", error)) from error
+    return Web(ca_file).within(seconds, lambda session: session.get(url))

@@ -8,7 +8,7 @@ from decoder import limits
 from decoder.keywrap.kid import PLUGIN, ResourceId
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.apiserver import LOOK_AT_THE_HUB, AnsweredError, get
+from decoder.provider.services.coco.apiserver import LOOK_AT_THE_HUB, AnsweredError, get, reach
 
 
 def create(where: str, options: Mapping[str, str]) -> CdhRest:
@@ -33,6 +33,10 @@ class CdhRest:
     def describe(self) -> str:
         """Name it for a message."""
         return f"cdh-rest:{self._url}"
+
+    def reach(self, seconds: float) -> None:
+        """Check that the server answers; see `Reachable`."""
+        reach(self._url, seconds)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource; see `KeySource`. Nothing but what the plugin `resource` has can be asked for here."""

@@ -9,6 +9,7 @@ from decoder.node.network import is_loopback
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError
+from decoder.provider.reach import reach_port, reach_socket
 from decoder.provider.services.coco.apiserver import LOOK_AT_THE_HUB
 from decoder.provider.services.coco.packet import Packet, build_packet, parse_packet
 
@@ -33,7 +34,7 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
         method = grpcclient.method_of("keyunwrap")
         return grpcclient.ask(GrpcProvider(where), method, request, seconds, is_patient=False)
 
-    return CdhUnwrap(f"cdh-grpc:{where}", ask)
+    return CdhUnwrap(f"cdh-grpc:{where}", ask, lambda seconds: reach_port(host, int(port), seconds))
 
 
 def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
@@ -49,14 +50,14 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     from decoder.provider.client import ttrpc as ttrpcclient
 
     try:
-        ttrpcclient.socket_path(where)
+        path = ttrpcclient.socket_path(where)
     except ProviderError as error:
         raise UsageError(f"cdh-ttrpc: {error}") from None
 
     def ask(request: bytes, seconds: float) -> bytes:
         return ttrpcclient.ask(TtrpcProvider(where), "keyunwrap", request, seconds)
 
-    return CdhUnwrap(f"cdh-ttrpc:{where}", ask)
+    return CdhUnwrap(f"cdh-ttrpc:{where}", ask, lambda seconds: reach_socket(path, seconds))
 
 
 _INTERNAL = "it answered INTERNAL"  # both transports say it so; it is the hub's answer to everything that fails
@@ -68,15 +69,21 @@ class CdhUnwrap:
     Args:
         name: of the source.
         ask: sends the JSON of a request, and returns that of the reply.
+        reach: connects, and sends nothing.
     """
 
-    def __init__(self, name: str, ask: Callable[[bytes, float], bytes]) -> None:
+    def __init__(self, name: str, ask: Callable[[bytes, float], bytes], reach: Callable[[float], None]) -> None:
         self._name = name
         self._ask = ask
+        self._reach = reach
 
     def describe(self) -> str:
         """Name it for a message."""
         return self._name
+
+    def reach(self, seconds: float) -> None:
+        """Check that the hub can be connected to; see `Reachable`."""
+        self._reach(seconds)
 
     def unwrap(self, packet: bytes, seconds: float) -> bytes:
         """Ask the hub to unwrap a packet; see `UnwrapSource`."""

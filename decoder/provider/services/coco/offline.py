@@ -38,12 +38,16 @@ class Offline:
         """Name it for a message."""
         return f"offline:{self._files}"
 
+    def reach(self, seconds: float) -> None:
+        """Check that every file can be read; see `Reachable`."""
+        for file in self._all_files():
+            _read(file)
+
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Look a resource up; see `KeySource`."""
         if resource.plugin != PLUGIN:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")
-        files = [file for file in f"{self._files},{os.environ.get(EXTRA_FILES, '')}".split(",") if file]
-        resources = {name: (file, value) for file in files for name, value in _read(file).items()}
+        resources = {name: (file, value) for file in self._all_files() for name, value in _read(file).items()}
         if resource.path not in resources:
             raise ProviderError("it has no such resource")
         file, value = resources[resource.path]
@@ -51,6 +55,9 @@ class Offline:
             return wire.decode_base64(wire.text_value(value))
         except ValueError as error:
             raise ProviderError(f"the resource in {quoted(file)}: {error}") from None
+
+    def _all_files(self) -> list[str]:
+        return [file for file in f"{self._files},{os.environ.get(EXTRA_FILES, '')}".split(",") if file]
 
 
 def _read(file: str) -> dict[str, object]:

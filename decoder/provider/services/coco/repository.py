@@ -43,6 +43,13 @@ class Repository:
         """Name it for a message."""
         return f"repository:{self._directory}"
 
+    def reach(self, seconds: float) -> None:
+        """Check that the directory can be listed; see `Reachable`."""
+        try:
+            os.listdir(self._directory)
+        except OSError as error:
+            raise ProviderError(f"the directory cannot be read: {error.strerror}") from error
+
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Read a resource in either layout; see `KeySource`."""
         if resource.plugin != PLUGIN:

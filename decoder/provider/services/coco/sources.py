@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.layer.annotations import parse_private_options
+from decoder.provider import Checked
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import HubPacket, Packet, open_with
@@ -71,6 +72,21 @@ class UnwrapSource(Protocol):
 
         Raises:
             ProviderError: it did not.
+        """
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """A source that can be looked at without a key being asked for."""
+
+    def reach(self, seconds: float) -> None:
+        """Check that it is there.
+
+        Args:
+            seconds: how long each question may take.
+
+        Raises:
+            ProviderError: it is not.
         """
 
 
@@ -159,6 +175,24 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
         except ProviderError as error:
             failures.append(f"source {source.describe()}, kid {quoted_name(packet)}: {error}")
     raise ProviderError("; ".join(failures))
+
+
+def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:
+    """Check that each source is there; no key is asked for.
+
+    Args:
+        sources: those to look at.
+        seconds: how long each question may take.
+    """
+    checked = Checked([], [])
+    for source in (timed.source for timed in sources):
+        try:
+            if isinstance(source, Reachable):
+                source.reach(seconds)
+            checked.works.append(f"source {source.describe()} can be reached")
+        except ProviderError as error:
+            checked.problems.append(f"source {source.describe()}: {error}")
+    return checked
 
 
 def quoted_name(packet: Packet | HubPacket) -> str:

@@ -18,6 +18,7 @@ from decoder.keys.file import read_key_file
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.apiserver import reach
 from decoder.provider.services.coco.kbs.aatoken import fetch_token, is_token
 from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
 
@@ -102,6 +103,17 @@ class Kbs:
     def describe(self) -> str:
         """Name it for a message."""
         return f"kbs:{self._url}"
+
+    def reach(self, seconds: float) -> None:
+        """Check that the broker and the attestation agent answer, and that there is a token; see `Reachable`."""
+        if self._token_file:
+            self._read_passport()
+        elif self._agent and not self._with_sample:
+            try:
+                reach(self._agent, seconds)
+            except ProviderError as error:
+                raise ProviderError(f"the attestation agent at {self._agent}: {error}") from error
+        reach(self._url, seconds, self._ca_file)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource, attested anew if the broker does not accept what it accepted before; see `KeySource`."""
