@@ -224,7 +224,7 @@ def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:
     try:
         return FileIO(descriptor, mode, closefd=False)
     except OSError as error:
-        raise StreamError(name, error) from None
+        raise StreamError(name, error) from error
 
 
 def _enlarge_pipe(descriptor: int) -> bool:
@@ -244,7 +244,7 @@ def _open_spool() -> FileIO:
     try:
         return TemporaryFile(buffering=0)
     except OSError as error:
-        raise StreamError("the spool file", error) from None
+        raise StreamError("the spool file", error) from error
 
 
 def _say(text: str) -> None:

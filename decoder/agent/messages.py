@@ -145,7 +145,7 @@ def _unpack(data: bytes) -> list[object]:
     try:
         value = msgpack.unpackb(data)
     except (ValueError, msgpack.UnpackException) as error:
-        raise MessageError(f"not msgpack ({type(error).__name__})") from None
+        raise MessageError(f"not msgpack ({type(error).__name__})") from error
     if not isinstance(value, list) or value[:1] != [VERSION]:
         raise MessageError("not a message of this version")
     return value
@@ -161,7 +161,7 @@ def _receive(connection: socket.socket, most: int, seconds: float, passed: int) 
         return _exactly(connection, length, deadline, passed, descriptors), descriptors
     except OSError as error:
         _close(descriptors)
-        raise MessageError(str(error)) from None
+        raise MessageError(str(error)) from error
     except MessageError:
         _close(descriptors)
         raise

@@ -37,9 +37,9 @@ def parse_json(text: bytes) -> object:
     try:
         return cast(object, json.loads(text.decode(errors="replace"), parse_constant=_no_constant))
     except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON ({error.msg} at character {error.pos})") from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
+        raise ValueError(f"not JSON ({error.msg} at character {error.pos})") from error
+    except RecursionError as error:
+        raise ValueError("JSON nested too deeply") from error
 
 
 def parse_object(text: bytes) -> dict[str, object]:

@@ -51,12 +51,12 @@ class Keyring(NamedTuple):
             try:
                 return gnupg_keyring(self.home or None)
             except KeyFileError as error:
-                raise UsageError(f"the GnuPG keyring: {error}") from None
+                raise UsageError(f"the GnuPG keyring: {error}") from error
         try:
             with open(self.file, "rb") as file:
                 return file.read(limits.PGP_KEYRING_BYTES + 1)  # `select` tells what is too large
         except OSError as error:
-            raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from None
+            raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from error
 
 
 class _Named(NamedTuple):
@@ -162,9 +162,9 @@ class Recipients:
         try:
             return (self._providers.get(scheme) or keywrap.load(scheme)).wrap(options, material)
         except ProviderFailedError as error:
-            raise WrapError(str(error)) from None
+            raise WrapError(str(error)) from error
         except (KeyFileError, WrappedKeyError) as error:
-            raise UsageError(f"{scheme}: {error}") from None
+            raise UsageError(f"{scheme}: {error}") from error
 
 
 def add_wrapped(annotations: Mapping[str, str], wrapped: Wrapped) -> dict[str, str]:

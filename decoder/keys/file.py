@@ -134,7 +134,7 @@ def read_key_file(path: str, private: bool = False) -> bytes:
         finally:
             os.close(file)
     except OSError as error:
-        raise KeyFileError(error.strerror or "it cannot be read") from None
+        raise KeyFileError(error.strerror or "it cannot be read") from error
 
 
 def _too_open(status: os.stat_result) -> int:
@@ -177,7 +177,7 @@ def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
     try:
         value = wire.parse_object(data)
     except ValueError as error:
-        raise KeyFileError(str(error)) from None
+        raise KeyFileError(str(error)) from error
     if "pkcs11" in value:
         found.pkcs11.append(KeyMaterial(name, data))
         return found

@@ -211,7 +211,7 @@ def _checked_options(opened: bytes) -> bytes:
     try:
         parse_private_options(opened)
     except ValueError as error:
-        raise ProviderError(f"it opened the wrapped key to malformed private options: {error}") from None
+        raise ProviderError(f"it opened the wrapped key to malformed private options: {error}") from error
     return opened
 
 
@@ -333,7 +333,7 @@ def _ask_other(
     try:
         return protocol.parse_reply(operation, reply)
     except ValueError as error:
-        raise ProviderError(f"its reply cannot be read: {error}") from None
+        raise ProviderError(f"its reply cannot be read: {error}") from error
 
 
 def _ask_native(

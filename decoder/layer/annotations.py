@@ -113,7 +113,7 @@ def parse_public_options(annotations: Mapping[str, str]) -> PublicOptions:
         hmac = wire.bytes_value(wire.member(options, "hmac"))
         nonce = _nonce(options)
     except ValueError as error:
-        raise LayerError(f"{PUBLIC_OPTIONS}: {error}") from None
+        raise LayerError(f"{PUBLIC_OPTIONS}: {error}") from error
     if cipher != CIPHER:
         raise LayerError(f"{PUBLIC_OPTIONS}: the cipher is {quoted(cipher)}, not {CIPHER}")
     if len(hmac) != limits.HMAC_BYTES:

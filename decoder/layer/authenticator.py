@@ -111,8 +111,8 @@ class Authenticator(Beside):
         self.join()
         try:
             self._hmac.verify(expected)
-        except InvalidSignature:
-            raise LayerError("the layer is damaged or not authentic: its HMAC differs") from None
+        except InvalidSignature as error:
+            raise LayerError("the layer is damaged or not authentic: its HMAC differs") from error
 
     def finish(self) -> bytes:
         """Return the 32-byte HMAC."""

@@ -49,13 +49,13 @@ def parse_payload(data: bytes) -> Payload:
     try:
         type_url, value = protobuf.parse_bytes(data, 1).decode(), protobuf.parse_bytes(data, 2)
     except ValueError as error:
-        raise PayloadError(f"the payload is not a protobuf Any: {error}") from None
+        raise PayloadError(f"the payload is not a protobuf Any: {error}") from error
     if type_url.rpartition("/")[2] != TYPE_URL:
         raise PayloadError(f"the payload's type is {quoted(type_url)}, not {TYPE_URL}")
     try:
         return _parse_value(value)
     except ValueError as error:
-        raise PayloadError(f"the payload's value: {error}") from None
+        raise PayloadError(f"the payload's value: {error}") from error
 
 
 def build_payload(payload: Payload) -> bytes:

@@ -191,7 +191,7 @@ def fill(source: Source, buffer: memoryview, name: str = "standard input") -> in
         try:
             count = source.readinto(buffer[length:])
         except OSError as error:
-            raise StreamError(name, error) from None
+            raise StreamError(name, error) from error
         if count == 0:
             break
         if count is None:
@@ -211,7 +211,7 @@ def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> No
         try:
             count = sink.write(data)
         except OSError as error:
-            raise StreamError(name, error) from None
+            raise StreamError(name, error) from error
         if count is None:
             select.select([], [sink], [])
         else:

@@ -60,10 +60,10 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     try:
         wrapped = bytes(library().encrypt(options, certificates, armor=False))
         check_message(wrapped, recipients)
-    except RuntimeError:
-        raise KeyFileError("a certificate has no key that encryption is allowed with") from None
+    except RuntimeError as error:
+        raise KeyFileError("a certificate has no key that encryption is allowed with") from error
     except ValueError as error:
-        raise KeyFileError(f"the certificates ask for a message that would not be opened: {error}") from None
+        raise KeyFileError(f"the certificates ask for a message that would not be opened: {error}") from error
     return wrapped
 
 
@@ -120,7 +120,7 @@ def _parse(wrapped: bytes) -> Message:
     try:
         return parse_message(wrapped)
     except ValueError as error:
-        raise WrappedKeyError(f"it is not an acceptable OpenPGP message: {error}") from None
+        raise WrappedKeyError(f"it is not an acceptable OpenPGP message: {error}") from error
 
 
 def _candidates(message: Message, material: KeyMaterial) -> list[SecretKey]:
@@ -146,5 +146,5 @@ def _open(message: Message, key: SecretKey) -> bytes:
         try:
             return literal_data(content)
         except ValueError as error:
-            raise WrappedKeyError(f"it opens to something other than private options: {error}") from None
+            raise WrappedKeyError(f"it opens to something other than private options: {error}") from error
     raise KeyFileError("it does not open this wrapped key")

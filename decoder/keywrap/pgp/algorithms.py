@@ -62,8 +62,8 @@ def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
     algorithm = {_TRIPLE_DES: TripleDES, _CAST5: CAST5}.get(cipher, AES)(key)
     try:
         decryptor = Cipher(algorithm, CFB(iv)).decryptor()
-    except UnsupportedAlgorithm:
-        raise ValueError("the cipher is not there") from None
+    except UnsupportedAlgorithm as error:
+        raise ValueError("the cipher is not there") from error
     return decryptor.update(data) + decryptor.finalize()
 
 

@@ -33,7 +33,7 @@ def gnupg_keyring(home: str | None = None, program: str = "gpg") -> bytes:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError as error:
-        raise KeyFileError(f"{program} cannot be run: {error.strerror}") from None
+        raise KeyFileError(f"{program} cannot be run: {error.strerror}") from error
     with process:
         keyring = _output(process, deadline)
         if keyring is None:

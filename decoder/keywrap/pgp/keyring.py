@@ -111,7 +111,7 @@ def certificates(keyring: bytes) -> Iterator[KeyringEntry]:
             if entry:
                 entry.packets.append(packet)
     except ValueError as error:
-        raise KeyFileError(f"it is not an OpenPGP keyring: {error}") from None
+        raise KeyFileError(f"it is not an OpenPGP keyring: {error}") from error
     if entry:
         yield entry
 
@@ -129,8 +129,8 @@ def usable_certificate(data: bytes) -> Cert:
     certificate = _certificate(data)
     try:
         expiration = certificate.expiration
-    except RuntimeError:
-        raise KeyFileError("it has no self-signature that is accepted") from None
+    except RuntimeError as error:
+        raise KeyFileError("it has no self-signature that is accepted") from error
     if certificate.is_revoked:
         raise KeyFileError("it has been revoked")
     if expiration and expiration.timestamp() <= time.time():
@@ -154,8 +154,8 @@ def library() -> ModuleType:
 def _certificate(data: bytes) -> Cert:
     try:
         certificate: Cert = library().Cert.from_bytes(data)
-    except RuntimeError:
-        raise KeyFileError("it is not an OpenPGP certificate") from None
+    except RuntimeError as error:
+        raise KeyFileError("it is not an OpenPGP certificate") from error
     return certificate
 
 

@@ -144,8 +144,8 @@ def _decompressed(body: bytes) -> bytes:
     decompressor = bz2.BZ2Decompressor() if algorithm == 3 else zlib.decompressobj(-15 if algorithm == 1 else 15)
     try:
         plain = decompressor.decompress(body[1:], most + 1)
-    except (zlib.error, OSError):
-        raise ValueError("it is compressed, and damaged") from None
+    except (zlib.error, OSError) as error:
+        raise ValueError("it is compressed, and damaged") from error
     if len(plain) > most:
         raise ValueError(f"it is longer than {most} bytes")
     if not decompressor.eof:

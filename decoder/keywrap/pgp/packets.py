@@ -142,6 +142,6 @@ def dearmoured(data: bytes) -> bytes:
         text = block.partition(b"\n-----END PGP ")[0].partition(b"\n\n")[2]
         try:
             found.append(a2b_base64(text.partition(b"\n=")[0].replace(b"\n", b""), strict_mode=True))
-        except Base64Error:
-            raise ValueError("its armour holds something other than base64") from None
+        except Base64Error as error:
+            raise ValueError("its armour holds something other than base64") from error
     return b"".join(found)

@@ -89,7 +89,7 @@ def find_secret_keys(material: KeyMaterial) -> list[SecretKey]:
             elif tag in found:
                 others[_type_name(body)] = None
     except ValueError as error:
-        raise KeyFileError(f"it is not an OpenPGP key: {error}") from None
+        raise KeyFileError(f"it is not an OpenPGP key: {error}") from error
     if not any(found.values()):
         shown = f"its keys are of the types {', '.join(others)}" if others else "it holds no OpenPGP secret key"
         raise KeyFileError(f"{shown}; RSA and ECDH keys of version 4 are supported")
@@ -140,12 +140,12 @@ def _unlock(key: SecretKey) -> list[bytes]:
         derived, at = _from_passphrase(key.secret, key.material.password, KEY_BYTES[cipher])
         size = block_bytes(cipher)
         plain = decrypt_cfb(cipher, derived, part(key.secret, at, size), key.secret[at + size :])
-    except ValueError:
-        raise KeyFileError("its secret part is malformed") from None
+    except ValueError as error:
+        raise KeyFileError("its secret part is malformed") from error
     try:
         return _checked_numbers(key, plain, hashed=usage == _SHA1_CHECKED)
-    except ValueError:
-        raise KeyFileError("it is protected by a passphrase, and the one that was given is wrong") from None
+    except ValueError as error:
+        raise KeyFileError("it is protected by a passphrase, and the one that was given is wrong") from error
 
 
 def _check_protection(key: SecretKey, usage: int) -> None:

@@ -64,8 +64,8 @@ def decrypt_session_key(key: SecretKey, secret: list[bytes], encrypted: bytes) -
     decrypt = _decrypt_rsa if key.algorithm in RSA else _decrypt_ecdh
     try:
         plain = decrypt(key, secret, encrypted)
-    except (InvalidUnwrap, UnsupportedAlgorithm):
-        raise ValueError("no session key") from None
+    except (InvalidUnwrap, UnsupportedAlgorithm) as error:
+        raise ValueError("no session key") from error
     if len(plain) < 3 or KEY_BYTES.get(plain[0]) != len(plain) - 3:
         raise ValueError("no session key")
     if not compare_digest(checksum(plain[1:-2]), plain[-2:]):

@@ -60,7 +60,7 @@ def _load(module: str) -> _pkcs11.lib:
         return pkcs11.lib(module)
     except pkcs11.PKCS11Error as error:
         text = str(error) or type(error).__name__
-        raise _RefusedError(f"the module {quoted(module)} cannot be loaded: {quoted(text)}") from None
+        raise _RefusedError(f"the module {quoted(module)} cannot be loaded: {quoted(text)}") from error
 
 
 def _find_token(module: _pkcs11.lib, wanted: dict[str, str]) -> pkcs11.Token:
@@ -191,10 +191,10 @@ def _log_in(token: pkcs11.Token, request: Request) -> pkcs11.Session:
         raise _RefusedError(f"the token {name} has no user PIN set")
     try:
         return token.open(user_pin=request["pin"])
-    except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange):
-        raise _RefusedError(f"the PIN is wrong for the token {name}", identity) from None
-    except pkcs11.PinLocked:
-        raise _RefusedError(f"the token {name} is locked: a wrong PIN was tried too often") from None
+    except (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange) as error:
+        raise _RefusedError(f"the PIN is wrong for the token {name}", identity) from error
+    except pkcs11.PinLocked as error:
+        raise _RefusedError(f"the token {name} is locked: a wrong PIN was tried too often") from error
 
 
 def _find_keys(session: pkcs11.Session, request: Request, kind: ObjectClass) -> list[pkcs11.Object]:

@@ -115,7 +115,7 @@ def read_config(path: str) -> Pkcs11Config:
     try:
         data = read_key_file(path)
     except KeyFileError as error:
-        raise KeyFileError(f"the configuration {quoted(path)}: {error}") from None
+        raise KeyFileError(f"the configuration {quoted(path)}: {error}") from error
     return _parse(data, f"the configuration {quoted(path)}", outer="pkcs11")
 
 
@@ -126,7 +126,7 @@ def _parse(data: bytes, name: str, outer: str | None = None) -> Pkcs11Config:
             content = mapping(content.get(outer), outer)
         return Pkcs11Config(_paths(content, "module-directories"), _paths(content, "allowed-module-paths"))
     except KeyFileError as error:
-        raise KeyFileError(f"{name}: {error}") from None
+        raise KeyFileError(f"{name}: {error}") from error
 
 
 def _paths(content: dict[str, object], name: str) -> tuple[str, ...]:

@@ -70,8 +70,8 @@ def parse_yaml(data: bytes) -> dict[str, object]:
     try:
         # BaseLoader is narrower than SafeLoader: texts, lists and maps, and no merge keys, which can explode.
         content: object = yaml.load(data, yaml.BaseLoader)  # noqa: S506
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise KeyFileError("it is not YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise KeyFileError("it is not YAML") from error
     return mapping(content, "content")
 
 
@@ -112,8 +112,8 @@ def _read_pin_file(source: str) -> str:
     try:
         data = read_key_file(path)
     except KeyFileError as error:
-        raise KeyFileError(f"its pin-source cannot be read: {error}") from None
+        raise KeyFileError(f"its pin-source cannot be read: {error}") from error
     try:
         return data.removesuffix(b"\n").removesuffix(b"\r").decode()
-    except UnicodeDecodeError:
-        raise KeyFileError("the PIN in its pin-source is not UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise KeyFileError("the PIN in its pin-source is not UTF-8") from error

@@ -123,7 +123,7 @@ def _run(request: bytes, name: str) -> Reply:
             bufsize=0,
         )
     except OSError as error:
-        raise KeyFileError(f"PKCS#11 needs a child process: {error.strerror}") from None
+        raise KeyFileError(f"PKCS#11 needs a child process: {error.strerror}") from error
     finally:
         os.close(memory)
     try:

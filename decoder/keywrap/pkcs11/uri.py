@@ -73,8 +73,8 @@ def percent_decode(text: str) -> bytes:
     first, *rest = text.encode().split(b"%")
     try:
         return first + b"".join(unhexlify(part[:2].ljust(2, b"?")) + part[2:] for part in rest)
-    except HexError:
-        raise KeyFileError("its URI has a broken percent-encoding") from None
+    except HexError as error:
+        raise KeyFileError("its URI has a broken percent-encoding") from error
 
 
 def _attributes(text: str, separator: str) -> dict[str, bytes]:
@@ -90,8 +90,8 @@ def _attributes(text: str, separator: str) -> dict[str, bytes]:
 def _text(value: bytes) -> str:
     try:
         text = value.decode()
-    except UnicodeDecodeError:
-        raise KeyFileError("its URI has an attribute that is not UTF-8") from None
+    except UnicodeDecodeError as error:
+        raise KeyFileError("its URI has an attribute that is not UTF-8") from error
     if "\0" in text:
         raise KeyFileError("its URI has an attribute with a NUL character")
     return text

@@ -140,7 +140,7 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
         content = _acceptable_content(envelope)
         recipients = _acceptable_recipients(envelope.recipients)
     except ValueError as error:
-        raise WrappedKeyError(f"it is not usable CMS: {error}") from None
+        raise WrappedKeyError(f"it is not usable CMS: {error}") from error
     keys = config.keyring
     if not keys.private:
         raise WrappedKeyError("there is no private key to try")
@@ -363,8 +363,8 @@ def _open_cbc(algorithm: BlockCipherAlgorithm, mode: modes.CBC, ciphertext: byte
 
     try:
         decryptor = Cipher(algorithm, mode).decryptor()
-    except UnsupportedAlgorithm:
-        raise WrappedKeyError(f"this OpenSSL library has no {algorithm.name}") from None
+    except UnsupportedAlgorithm as error:
+        raise WrappedKeyError(f"this OpenSSL library has no {algorithm.name}") from error
     unpadder = PKCS7(algorithm.block_size).unpadder()
     options = unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
     parse_private_options(options)
@@ -377,11 +377,11 @@ def _key_transport(recipient: bytes, content_key: bytes) -> cms.Recipient:
         certificate = cms.parse_certificate(recipient)
         modulus, exponent = certificate.rsa_numbers()
     except ValueError as error:
-        raise KeyFileError(f"it is not a certificate, which PKCS#7 needs, not a public key alone: {error}") from None
+        raise KeyFileError(f"it is not a certificate, which PKCS#7 needs, not a public key alone: {error}") from error
     if 0 < modulus.bit_length() < limits.WEAK_RSA_BITS:
         raise KeyFileError(f"it is a certificate, but its RSA key has less than {limits.WEAK_RSA_BITS} bits")
     try:
         encrypted = rsa.RSAPublicNumbers(exponent, modulus).public_key().encrypt(content_key, padding.PKCS1v15())
-    except ValueError:
-        raise KeyFileError("it is a certificate, but its key is not a usable RSA key") from None
+    except ValueError as error:
+        raise KeyFileError("it is a certificate, but its key is not a usable RSA key") from error
     return cms.Recipient(certificate.issuer_and_serial, cms.Algorithm(cms.RSA_ENCRYPTION, None), encrypted)

@@ -68,7 +68,7 @@ def ask(command: CommandProvider, request: bytes, seconds: float) -> bytes:
     try:
         _converse(process, request, (output, errors), seconds)
     except ProviderError as error:
-        raise ProviderError(f"{error}{_says(errors)}") from None
+        raise ProviderError(f"{error}{_says(errors)}") from error
     finally:
         status = _end(process)
     if status != 0:
@@ -101,7 +101,7 @@ def _start(command: CommandProvider) -> subprocess.Popen[bytes]:
         hint = ""
         if isinstance(error, FileNotFoundError) and os.path.exists(command.path):
             hint = " (the interpreter that its first line names)"
-        raise ProviderError(f"it cannot be started{as_whom}: {error.strerror}{hint}") from None
+        raise ProviderError(f"it cannot be started{as_whom}: {error.strerror}{hint}") from error
 
 
 def _identity(user: str) -> _Identity:
@@ -112,8 +112,8 @@ def _identity(user: str) -> _Identity:
 
     try:
         entry = pwd.getpwnam(user)
-    except KeyError:
-        raise ProviderError(f"there is no user {quoted(user)} to run it as") from None
+    except KeyError as error:
+        raise ProviderError(f"there is no user {quoted(user)} to run it as") from error
     if os.geteuid() not in (0, entry.pw_uid):
         raise ProviderError(f"only root can run it as the user {quoted(user)}")
     environment = {"HOME": entry.pw_dir, "USER": user, "LOGNAME": user}

@@ -157,7 +157,7 @@ def parse_config(data: bytes) -> ProviderConfig:
         _warn_of_unknown(value, ("key-providers", "deny", "strict-lookup"), "", warnings)
         entries = wire.object_value(wire.member(value, "key-providers"))
     except ValueError as error:
-        raise ProviderError(str(error)) from None
+        raise ProviderError(str(error)) from error
     providers = [_parse_entry(name, entry, warnings) for name, entry in entries.items()]
     return ProviderConfig(providers, warnings[: limits.CONFIGURATION_WARNINGS])
 
@@ -168,9 +168,9 @@ def _parse_json(data: bytes) -> object:
     try:
         return json.loads(data.decode(errors="replace"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise ValueError("its JSON is nested too deeply") from None
+        raise ValueError(f"line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error
 
 
 def _parse_entry(name: str, entry: object, warnings: list[str]) -> Configured:

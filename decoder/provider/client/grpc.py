@@ -37,6 +37,7 @@ _KEK_METHODS: dict[Operation, str] = {
 
 BUSY_TRAILER = "ctd-decoder-busy"  # of a server that has too much to do at the moment
 _CONCURRENT = "Concurrent RPC limit exceeded"  # what earlier versions of our server say then
+_SHARE = 0.95  # of its time that a call takes, so that it can still say why it failed
 _LEAST_SECONDS = 0.2  # the time that one more attempt needs
 
 
@@ -85,18 +86,23 @@ class _Call:
         self._message = protobuf.build_bytes(_FIELD, request)
         self._seconds = seconds
         self._is_patient = is_patient
-        self._deadline = time.monotonic() + seconds
+        self._deadline = time.monotonic() + _SHARE * seconds
         self._trust: Trust | None = None
         self._ended = 0
 
     def run(self, held: Held) -> bytes:
         """Call, and repeat after failures that may pass."""
+        codes, unreachable = self._grpc.StatusCode, None
         for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
             error = self._attempt(held)
             if isinstance(error, bytes):
                 return self._result(error)
+            if error.code() == codes.UNAVAILABLE:
+                unreachable = error
+            elif error.code() == codes.DEADLINE_EXCEEDED and unreachable:
+                error = unreachable  # the last attempt had little time, and an earlier one knows the reason
             if not self._may_pass(error) or pause + _LEAST_SECONDS > self._deadline - time.monotonic():
-                if error.code() == self._grpc.StatusCode.UNIMPLEMENTED and self._method in _KEK_METHODS.values():
+                if error.code() == codes.UNIMPLEMENTED and self._method in _KEK_METHODS.values():
                     raise NoKekServiceError("the server has no methods for key-encryption keys") from error
                 raise ProviderError(_cause(self._grpc, error, self._seconds)) from error
             time.sleep(pause)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
+from decoder.node import network
 from decoder.provider.errors import EndedError, ProviderError
 
 if TYPE_CHECKING:
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORT = 443
 _UNIX_NAME = "localhost"  # what gRPC expects in a certificate over a Unix socket
-# OpenSSL's numbers of what can be wrong with a certificate (X509_V_ERR_…).
-_EXPIRED, _NOT_YET_VALID, _WRONG_NAME, _WRONG_ADDRESS = 10, 9, 62, 64
-_UNKNOWN_ISSUER = (2, 18, 19, 20, 21)
+_NAMES = (62, 64)  # OpenSSL's numbers for certificates of other names (X509_V_ERR_…)
 
 
 class Trust:
@@ -77,7 +76,7 @@ class Trust:
         except ssl.SSLCertVerificationError as error:
             raise ProviderError(self._verdict(error)) from error
         except ssl.SSLError as error:
-            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from error
+            raise ProviderError(f"TLS with it failed: {network.tls_reason(error)}") from error
         except ConnectionResetError:
             pass  # the same refusal, without the alert
         except OSError:
@@ -92,11 +91,11 @@ class Trust:
             with self._connect() as connection:
                 return connection.getpeercert(binary_form=True) or b""
         except ssl.SSLError as error:
-            raise ProviderError(f"TLS with it failed: {_meaning(error)}") from None
-        except TimeoutError:
-            raise ProviderError("it cannot be reached: timed out") from None
+            raise ProviderError(f"TLS with it failed: {network.tls_reason(error)}") from error
+        except TimeoutError as error:
+            raise ProviderError("it cannot be reached: timed out") from error
         except OSError as error:
-            raise ProviderError(f"it cannot be reached: {error.strerror or type(error).__name__}") from None
+            raise ProviderError(f"it cannot be reached: {error.strerror or type(error).__name__}") from error
 
     def _connect(self) -> ssl.SSLSocket:
         seconds = min(limits.PROVIDER_PROBE_SECONDS, max(0.001, self._deadline - time.monotonic()))
@@ -114,15 +113,8 @@ class Trust:
             raise
 
     def _verdict(self, error: ssl.SSLCertVerificationError) -> str:
-        if error.verify_code == _EXPIRED:
-            return "its certificate has expired"
-        if error.verify_code == _NOT_YET_VALID:
-            return "its certificate is not valid yet"
-        if error.verify_code in (_WRONG_NAME, _WRONG_ADDRESS):
-            return f"its certificate is not for {quoted(self._name)} (server-name can say what name it has)"
-        if error.verify_code in _UNKNOWN_ISSUER:
-            return f"its certificate is not from a trusted authority (root-ca-file): {error.verify_message}"
-        return f"its certificate is not accepted: {error.verify_message}"
+        hint = "server-name can say what name it has" if error.verify_code in _NAMES else "grpc-tls: root-ca-file"
+        return f"its certificate is not accepted for {quoted(self._name)}: {network.verdict(error)} ({hint})"
 
 
 def _context(tls: GrpcTls) -> ssl.SSLContext:
@@ -136,8 +128,8 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
         pem = _read(tls.root_ca_file, "root-ca-file") or b""
         try:
             context.load_verify_locations(cadata=pem.decode("ascii", "replace"))
-        except (ssl.SSLError, ValueError):
-            raise ProviderError(f"its root-ca-file {quoted(tls.root_ca_file)} holds no PEM certificate") from None
+        except (ssl.SSLError, ValueError) as error:
+            raise ProviderError(f"its root-ca-file {quoted(tls.root_ca_file)} holds no PEM certificate") from error
     else:
         context.load_default_certs()
     if tls.cert_file:
@@ -145,9 +137,9 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
         _read(tls.key_file, "key-file")
         try:
             context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask a terminal
-        except (ssl.SSLError, OSError, ValueError):
+        except (ssl.SSLError, OSError, ValueError) as error:
             names = f"cert-file {quoted(tls.cert_file)} and its key-file {quoted(tls.key_file)}"
-            raise ProviderError(f"its {names} are no certificate and key in PEM that belong together") from None
+            raise ProviderError(f"its {names} are no certificate and key in PEM that belong together") from error
     return context
 
 
@@ -157,7 +149,7 @@ def _read(path: str, field: str) -> bytes | None:
     try:
         return read_key_file(path)
     except KeyFileError as error:
-        raise ProviderError(f"its {field} {quoted(path)}: {error}") from None
+        raise ProviderError(f"its {field} {quoted(path)}: {error}") from error
 
 
 def _endpoint(address: str) -> tuple[str, int | None]:
@@ -191,8 +183,8 @@ def _name_in(certificate: bytes) -> str:
         names = [*alternatives.get_values_for_type(x509.DNSName), *map(str, _addresses(alternatives)), *names]
     except x509.ExtensionNotFound:
         pass
-    except ValueError:
-        raise ProviderError("its certificate cannot be read") from None
+    except ValueError as error:
+        raise ProviderError("its certificate cannot be read") from error
     if not names:
         raise ProviderError("its certificate has no name")
     return names[0].replace("*", "any", 1)
@@ -203,14 +195,3 @@ def _addresses(alternatives: object) -> list[object]:
 
     assert isinstance(alternatives, x509.SubjectAlternativeName)  # noqa: S101
     return list(alternatives.get_values_for_type(x509.IPAddress))
-
-
-def _meaning(error: ssl.SSLError) -> str:
-    reason = error.reason or type(error).__name__
-    if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-        return f"it may want a certificate of ours (cert-file, key-file): {reason}"
-    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
-        return f"it does not accept our certificate (cert-file): {reason}"
-    if reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
-        return f"it does not speak TLS ({reason})"
-    return reason

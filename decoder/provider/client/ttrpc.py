@@ -50,7 +50,7 @@ def ask(provider: TtrpcProvider, operation: protocol.Operation, request: bytes, 
     try:
         return protocol.parse_message(reply)
     except ValueError as error:
-        raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from None
+        raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from error
 
 
 def call(address: str, service: str, method: str, payload: bytes, seconds: float) -> bytes:
@@ -114,14 +114,14 @@ class _Connection:
             self._socket.connect(path)
         except OSError as error:
             self.close()
-            raise ProviderError(f"it cannot be reached: {error.strerror or error}") from None
+            raise ProviderError(f"it cannot be reached: {error.strerror or error}") from error
 
     def send(self, data: bytes) -> None:
         try:
             self._limit()
             self._socket.sendall(data)
         except OSError as error:
-            raise self._broken(error) from None
+            raise self._broken(error) from error
 
     def receive(self, length: int) -> bytes:
         data = bytearray()
@@ -130,7 +130,7 @@ class _Connection:
                 self._limit()
                 chunk = self._socket.recv(min(length - len(data), limits.SMALL_PIPE_BUFFER_BYTES))
             except OSError as error:
-                raise self._broken(error) from None
+                raise self._broken(error) from error
             if not chunk:
                 raise ProviderError("it ended the connection before its reply was complete")
             data += chunk
@@ -176,7 +176,7 @@ def _payload(reply: bytes) -> bytes:
         code, text = protobuf.parse_varint(status, 1), protobuf.parse_bytes(status, 2)
         payload = protobuf.parse_bytes(reply, 2)
     except ValueError as error:
-        raise ProviderError(f"its reply is not one of ttrpc: {error}") from None
+        raise ProviderError(f"its reply is not one of ttrpc: {error}") from error
     if code:
         name = _CODES[code] if code < len(_CODES) else f"with code {code}"
         said = text[: limits.PROVIDER_ERROR_BYTES].decode(errors="replace")

@@ -98,7 +98,7 @@ def main(arguments: list[str]) -> int:
         serving = {option.name: option.serving for option in provider_options if option.serving is not None}
         return _serve(name, {**serving, **options}, parsed)
     except ProviderError as error:
-        raise ServiceFailedError(f"keyprovider {name}: {error}") from None
+        raise ServiceFailedError(f"keyprovider {name}: {error}") from error
 
 
 def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
@@ -106,12 +106,12 @@ def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
     try:
         reply = service.answer(_read_request())
     except RequestError as error:
-        raise ServiceFailedError(str(error)) from None
+        raise ServiceFailedError(str(error)) from error
     try:
         sys.stdout.buffer.write(reply)
         sys.stdout.buffer.flush()
     except OSError as error:
-        raise StreamError("standard output", error) from None
+        raise StreamError("standard output", error) from error
     return 0
 
 

@@ -130,8 +130,8 @@ def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Cal
         if security.certificate:
             return server.add_secure_port(target, _credentials(security, say))
         return server.add_insecure_port(target)
-    except RuntimeError:  # the reason went to gRPC's own log
-        raise ListenError(f"cannot listen on {quoted(target)}") from None
+    except RuntimeError as error:  # the reason went to gRPC's own log
+        raise ListenError(f"cannot listen on {quoted(target)}") from error
 
 
 def _try(host: str, port: int, address: str) -> None:
@@ -142,7 +142,7 @@ def _try(host: str, port: int, address: str) -> None:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 trial.bind(where)
         except OSError as error:
-            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from None
+            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
 
 
 def _credentials(security: Security, say: Callable[[str], None]) -> grpc.ServerCredentials:
@@ -211,9 +211,9 @@ def _check_tls(security: Security) -> None:
             context.load_verify_locations(path)
     except ssl.SSLError as error:
         both = f"{path} with {security.key}" if path == security.certificate else path
-        raise ListenError(f"{both}: {error.reason or 'it is not PEM, or encrypted'}") from None
+        raise ListenError(f"{both}: {error.reason or 'it is not PEM, or encrypted'}") from error
     except OSError as error:
-        raise ListenError(f"{path} or {security.key}: {error.strerror}") from None
+        raise ListenError(f"{path} or {security.key}: {error.strerror}") from error
 
 
 def _read(path: str) -> bytes:
@@ -237,8 +237,8 @@ def _is_loopback(host: str) -> bool:
 def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
     try:
         return cast("list[Any]", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
-    except (OSError, UnicodeError):
-        raise ListenError(f"the host {quoted(host)} is not known") from None
+    except (OSError, UnicodeError) as error:
+        raise ListenError(f"the host {quoted(host)} is not known") from error
 
 
 def is_open_to_others(address: str, security: Security) -> bool:

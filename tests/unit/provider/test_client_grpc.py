@@ -33,7 +33,7 @@ from tests.support.client_parts import (
 from tests.support.layers import encrypted, private_options
 
 LOCAL = ("localhost", "127.0.0.1")
-SECONDS = 1
+SECONDS = 4  # more than a busy machine needs to import grpcio, less than anybody wants to wait
 QUICK_SECONDS = 30.0
 NO_CERTIFICATE = "it ends the connection after the TLS handshake, as one does that wants a certificate of ours"
 
@@ -111,7 +111,7 @@ def test_the_systems_authorities(certificates: Certificates, local: Path, tmp_pa
     with serving(certificate=local) as server:
         config_file = configuration(tmp_path, entry(server.address, {}))
         result = decrypt(config_file)
-        assert (result.status, "its certificate is not from a trusted authority" in result.errors) == (6, True)
+        assert (result.status, "it is not from a trusted authority" in result.errors) == (6, True)
         trusting = {"SSL_CERT_FILE": str(certificates.authority())}
         assert decrypt(config_file, environment=trusting) == (0, PLAINTEXT, "")
 
@@ -122,7 +122,9 @@ def test_tls_over_a_unix_socket(certificates: Certificates, local: Path, tmp_pat
         config_file = configuration(tmp_path, entry(server.address, tls_files(root_ca_file=authority)))
         assert unwrap(config_file) == private_options()
         other = tls_files(root_ca_file=authority, server_name="other")
-        assert cause(tmp_path, entry(server.address, other)).startswith("its certificate is not for 'other'")
+        assert cause(tmp_path, entry(server.address, other)).startswith(
+            "its certificate is not accepted for 'other': it is for another"
+        )
 
 
 def test_mutual_tls(certificates: Certificates, local: Path, tmp_path: Path) -> None:
@@ -143,9 +145,17 @@ def test_whom_not_to_trust(certificates: Certificates, local: Path, tmp_path: Pa
     """Nothing is sent to them, and nothing but our own message appears on standard error."""
     ours, others = certificates.authority(), certificates.authority("others")
     cases = [
-        (local, tls_files(root_ca_file=others), "its certificate is not from a trusted authority (root-ca-file): "),
-        (certificates.issue("kms.test"), tls_files(root_ca_file=ours), "its certificate is not for '127.0.0.1'"),
-        (certificates.issue(*LOCAL, days=-1), tls_files(root_ca_file=ours), "its certificate has expired"),
+        (local, tls_files(root_ca_file=others), "its certificate is not accepted for '127.0.0.1': it is not from a"),
+        (
+            certificates.issue("kms.test"),
+            tls_files(root_ca_file=ours),
+            "its certificate is not accepted for '127.0.0.1': it is for another name",
+        ),
+        (
+            certificates.issue(*LOCAL, days=-1),
+            tls_files(root_ca_file=ours),
+            "its certificate is not accepted for '127.0.0.1': it has expired",
+        ),
     ]
     for certificate, files, text in cases:
         with serving(certificate=certificate) as server:
@@ -254,7 +264,7 @@ def test_nobody_accepts(certificates: Certificates, tmp_path: Path) -> None:
         for files in (None, tls_files(root_ca_file=certificates.authority()), tls_files(insecure_skip_verify=True)):
             started = time.monotonic()
             reason = cause(tmp_path, entry(address, files, timeout=SECONDS))
-            assert "no answer within 1 seconds" in reason or "timed out" in reason
+            assert "no answer within 4 seconds" in reason or "timed out" in reason
             assert time.monotonic() - started < 2 * SECONDS
 
 

@@ -52,7 +52,7 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     try:
         path = ttrpcclient.socket_path(where)
     except ProviderError as error:
-        raise UsageError(f"cdh-ttrpc: {error}") from None
+        raise UsageError(f"cdh-ttrpc: {error}") from error
 
     def ask(request: bytes, seconds: float) -> bytes:
         return ttrpcclient.ask(TtrpcProvider(where), "keyunwrap", request, seconds)
@@ -98,4 +98,4 @@ class CdhUnwrap:
         try:
             return protocol.parse_reply("keyunwrap", reply)
         except ValueError as error:
-            raise ProviderError(f"its reply cannot be read: {error}") from None
+            raise ProviderError(f"its reply cannot be read: {error}") from error

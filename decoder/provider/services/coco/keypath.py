@@ -31,7 +31,7 @@ def read_key(keypath: str, directory: str | None, create: bool) -> bytes:
     try:
         key = read_key_file(path)
     except KeyFileError as error:
-        raise ProviderError(f"the keypath {quoted(keypath)}: {error}") from None
+        raise ProviderError(f"the keypath {quoted(keypath)}: {error}") from error
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
         raise ProviderError(f"the keypath {quoted(keypath)} has {len(key)} bytes, not {limits.SYMMETRIC_KEY_BYTES}")
     return key

@@ -54,7 +54,7 @@ class Offline:
         try:
             return wire.decode_base64(wire.text_value(value))
         except ValueError as error:
-            raise ProviderError(f"the resource in {quoted(file)}: {error}") from None
+            raise ProviderError(f"the resource in {quoted(file)}: {error}") from error
 
     def _all_files(self) -> list[str]:
         return [file for file in f"{self._files},{os.environ.get(EXTRA_FILES, '')}".split(",") if file]
@@ -64,4 +64,4 @@ def _read(file: str) -> dict[str, object]:
     try:
         return wire.parse_object(read_key_file(file))
     except (KeyFileError, ValueError) as error:
-        raise ProviderError(f"its file {quoted(file)}: {error}") from None
+        raise ProviderError(f"its file {quoted(file)}: {error}") from error

@@ -102,8 +102,8 @@ def open_with(key: bytes, packet: Packet) -> bytes:
             return AESGCM(key).decrypt(packet.iv, packet.wrapped_data, None)
         options = _ctr(key, packet.iv, packet.wrapped_data)
         parse_private_options(options)
-    except (InvalidTag, ValueError):
-        raise ProviderError("the packet was not wrapped with this key, or was changed") from None
+    except (InvalidTag, ValueError) as error:
+        raise ProviderError("the packet was not wrapped with this key, or was changed") from error
     return options
 
 

@@ -66,7 +66,7 @@ class Repository:
             try:
                 return read_key_file(path)
             except KeyFileError as error:
-                raise ProviderError(f"its file {quoted(name)}: {error}") from None
+                raise ProviderError(f"its file {quoted(name)}: {error}") from error
         raise ProviderError("it has no such resource, as a path or as a flat file")
 
 

@@ -35,7 +35,7 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
         value = wire.parse_object(reply)
         token, pem = wire.text_value(value.get("token")), wire.text_value(value.get("tee_keypair"))
     except ValueError as error:
-        raise ProviderError(f"its reply cannot be read: {error}") from None
+        raise ProviderError(f"its reply cannot be read: {error}") from error
     if not is_token(token):
         raise ProviderError("its reply holds no token")
     if len(pem) > limits.KEY_FILE_BYTES or not pem.startswith(_PEM):

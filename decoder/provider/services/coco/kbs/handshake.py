@@ -59,7 +59,7 @@ def _read_challenge(challenge: dict[str, object], offered: list[str]) -> tuple[s
         if not wire.decode_base64(nonce):
             raise ProviderError("its challenge has no nonce")
     except ValueError as error:
-        raise ProviderError(f"the nonce of its challenge is malformed: {error}") from None
+        raise ProviderError(f"the nonce of its challenge is malformed: {error}") from error
     return nonce, algorithm
 
 

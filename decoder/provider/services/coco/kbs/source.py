@@ -187,4 +187,4 @@ def _read(path: str, option: str, private: bool = False) -> bytes:
     try:
         return read_key_file(path, private)
     except KeyFileError as error:
-        raise ProviderError(f"the {option} {quoted(path)}: {error}") from None
+        raise ProviderError(f"the {option} {quoted(path)}: {error}") from error
