@@ -26,6 +26,10 @@ def test_readme_has_one_screen_and_not_many() -> None:
     assert len((ROOT / "README.md").read_text().split()) <= README_WORDS
 
 
+def test_readme_has_the_command_that_shows_failures() -> None:
+    assert re.search(r"^journalctl -t ctd-decoder\b", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_point_to_files_and_headings_that_exist(document: Path) -> None:
     wrong = []
