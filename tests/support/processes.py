@@ -29,6 +29,16 @@ class Result(NamedTuple):
     errors: str
 
 
+def without_modules(directory: Path, *names: str) -> str:
+    """Write a program that is the decoder on a machine that lacks some Python modules; return its path."""
+    program = directory / "without-modules"
+    absent = "".join(f"sys.modules[{name!r}] = None\n" for name in names)
+    start = "from decoder.__main__ import main\nmain()\n"
+    program.write_text(f"#!{sys.executable} -I\nimport sys\n{absent}{start}")
+    program.chmod(0o755)
+    return str(program)
+
+
 def run_decoder(
     payload: bytes | None,
     ciphertext: bytes,

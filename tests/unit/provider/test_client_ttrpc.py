@@ -22,6 +22,7 @@ from decoder.provider.client import ttrpc as ttrpcclient
 from decoder.provider.errors import ProviderError
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, reply, unwrap
 from tests.support.layers import encrypted, private_options
+from tests.support.processes import without_modules
 from tests.support.ttrpc_client import SECONDS, entry
 from tests.support.ttrpc_server import HEADER, MESSAGES, Methods, RefusedError, frame, serving_ttrpc
 
@@ -200,9 +201,8 @@ def test_a_server_that_cannot_be_reached(path: Path, tmp_path: Path) -> None:
 
 
 def test_no_grpc_is_needed(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "grpc.py").write_text("raise ImportError")
-    environment = {"PYTHONPATH": str(tmp_path)}
+    program = without_modules(tmp_path, "grpc")
     with serving_ttrpc(path, TURNING):
-        assert decrypt(configuration(tmp_path, entry(path)), environment=environment) == (0, PLAINTEXT, "")
+        assert decrypt(configuration(tmp_path, entry(path)), program=program) == (0, PLAINTEXT, "")
     over_grpc = configuration(tmp_path, {NAME: {"grpc": f"unix://{path}"}})
-    assert "ctd-decoder[grpc] @ " in decrypt(over_grpc, environment=environment).errors
+    assert "ctd-decoder[grpc] @ " in decrypt(over_grpc, program=program).errors

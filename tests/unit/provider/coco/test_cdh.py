@@ -25,7 +25,7 @@ from tests.support.cdh_server import Hub
 from tests.support.client_parts import PLAINTEXT, configuration
 from tests.support.layers import encrypted, private_options
 from tests.support.loopback import Answer, Authority, Loopback
-from tests.support.processes import Result, payload_bytes, run_decoder
+from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder, without_modules
 from tests.support.ttrpc_server import HEADER
 
 NAME = "attestation-agent"
@@ -94,13 +94,18 @@ PACKETS = {
 
 
 def decrypt(
-    directory: Path, sources: list[str], annotation: bytes = PACKETS["GCM"], entry: Any = None, **variables: str
+    directory: Path,
+    sources: list[str],
+    annotation: bytes = PACKETS["GCM"],
+    entry: Any = None,
+    program: str = PROGRAM,
+    **variables: str,
 ) -> Result:
     """Run the installed program on a layer."""
     layer = encrypted(PLAINTEXT, {f"provider.{NAME}": [annotation]})
     config_file = configuration(directory, {NAME: entry or {"native": NAME, "source": sources, "allow-a256ctr": True}})
     environment = {"OCICRYPT_KEYPROVIDER_CONFIG": config_file, **variables}
-    return run_decoder(payload_bytes(layer.descriptor, {}), layer.ciphertext, environment=environment)
+    return run_decoder(payload_bytes(layer.descriptor, {}), layer.ciphertext, program=program, environment=environment)
 
 
 def cause(source: str, annotation: bytes = PACKETS["GCM"]) -> str:
@@ -346,14 +351,11 @@ def test_the_loopback_interface_has_several_names() -> None:
 
 
 def test_ttrpc_needs_neither_grpcio_nor_requests(hub: Hub, tmp_path: Path) -> None:
-    modules = tmp_path / "modules"
-    modules.mkdir()
-    for name in ("grpc", "requests"):
-        (modules / f"{name}.py").write_text("raise ImportError")
+    program = without_modules(tmp_path, "grpc", "requests")
     with hub.ttrpc(tmp_path / "socket"):
         source = f"cdh-ttrpc:{tmp_path}/socket"
-        assert decrypt(tmp_path, [source], PYTHONPATH=str(modules)) == (0, PLAINTEXT, "")
-    result = decrypt(tmp_path, ["cdh-rest:http://127.0.0.1:1", "cdh-grpc:127.0.0.1:1"], PYTHONPATH=str(modules))
+        assert decrypt(tmp_path, [source], program=program) == (0, PLAINTEXT, "")
+    result = decrypt(tmp_path, ["cdh-rest:http://127.0.0.1:1", "cdh-grpc:127.0.0.1:1"], program=program)
     assert result.status == 6
     assert "pip install 'ctd-decoder[coco] @ " in result.errors
     assert "pip install 'ctd-decoder[grpc] @ " in result.errors
