@@ -69,7 +69,6 @@ def test_every_library_of_an_extra_is_imported() -> None:
     requirements = [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
     wanted = {_normalized(re.split(r"[\[<>=~;]", text)[0]) for text in requirements}
     wanted -= {"ctd-decoder", "bcrypt"}  # cryptography imports bcrypt
-    wanted -= {"prometheus-client"}  # the extra metrics: nothing uses it yet
     imported = {
         _normalized(name)
         for module, names in metadata.packages_distributions().items()
