@@ -71,6 +71,14 @@ def resolve(wheel: Path, wanted: set[str], architecture: str) -> list[Distributi
     return sorted(others)
 
 
+_OF_PIP = ("*.dist-info/RECORD", "*.dist-info/direct_url.json", "*.dist-info/REQUESTED", "bin/*")
+# rich highlights no code for us, zstandard has another backend for CPython, and jwcrypto brings its tests along.
+_NEVER_USED = (
+    *("pygments/lexers/[!_]*.py", "pygments/lexers/_*_builtins.py"),
+    *("zstandard/_cffi*", "zstandard/backend_cffi.py", "jwcrypto/tests*.py"),
+)
+
+
 def install(wheel: Path, distributions: list[Distribution], directory: Path, architecture: str) -> None:
     """Unpack the decoder and what it needs.
 
@@ -85,7 +93,7 @@ def install(wheel: Path, distributions: list[Distribution], directory: Path, arc
         *("install", "--no-deps", "--no-compile", "--require-hashes", "--requirement", requirements),
         *_target(directory, architecture),
     )
-    for leftover in ("*.dist-info/RECORD", "*.dist-info/direct_url.json", "*.dist-info/REQUESTED", "bin/*"):
+    for leftover in (*_OF_PIP, *_NEVER_USED):
         for path in directory.glob(leftover):
             path.unlink()
     for scripts in directory.glob("bin"):

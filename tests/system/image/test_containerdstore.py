@@ -220,7 +220,7 @@ def test_what_is_not_committed_is_not_there(options: Options, layout: Layout) ->
             registries.write_all(writer, blob)
             with pytest.raises(ImageError, match="2500000 bytes of a blob were written, of which there were to be"):
                 writer.commit(descriptor["digest"], len(blob))
-        with pytest.raises(ImageError, match="no digest that is accepted"):
+        with pytest.raises(ImageError, match="is not a sha256 or sha512 digest"):
             target.has({**descriptor, "digest": "sha256:../.."})
         registries.write(target, b"", images.digest_of(b""))
         assert registries.read(target, {"mediaType": "", "digest": images.digest_of(b""), "size": 0}) == b""

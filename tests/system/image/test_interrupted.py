@@ -93,7 +93,7 @@ def test_decrypted_and_copied_layers_begin_anew_too(
 
 
 FAILURES = {
-    "does not accept the login": Fault(401),
+    "it needs a login": Fault(401),
     "too many requests (HTTP 429": Fault(429),
     "HTTP 500": Fault(500),
     "ended the connection": Fault(cut=0),
