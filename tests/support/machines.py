@@ -27,10 +27,18 @@ class Machine:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def run(self, *command: str, expect: int = 0) -> str:
-        """Run a command in the root, with /proc, and return what it printed."""
+    def run(self, *command: str, expect: int = 0, sees_others: bool = True) -> str:
+        """Run a command in the root, with /proc, and return what it printed.
+
+        Args:
+            command: to run.
+            expect: the exit status.
+            sees_others: whether it sees the processes outside, such as the agent that an earlier command left, and
+                whatever else runs on this machine.
+        """
         script = 'mount -t proc proc "$0/proc" && exec chroot "$0" "$@"'
-        enter = ["unshare", "--mount", "sh", "-c", script, str(self.root), *command]
+        apart = () if sees_others else ("--pid", "--fork", "--kill-child")
+        enter = ["unshare", "--mount", *apart, "sh", "-c", script, str(self.root), *command]
         result = subprocess.run(
             enter,
             capture_output=True,

@@ -165,7 +165,7 @@ def test_others_open_what_ours_wraps(recipients: Recipients, plain: dict[str, La
         assert [decrypted.read(each) for each in decrypted.layers] == [source.read(each) for each in source.layers]
 
 
-def test_all_reasons_are_reported_in_the_documented_order(recipients: Recipients, plain: dict[str, Layout]) -> None:
+def test_all_reasons_are_reported_and_keyproviders_first(recipients: Recipients, plain: dict[str, Layout]) -> None:
     source = plain[images.GZIP]
     wrapped = {scheme: [load(scheme).wrap(b"x", [public])] for scheme, public in recipients.public.items()}
     wrapped["provider.absent"] = [b"x"]
@@ -177,4 +177,4 @@ def test_all_reasons_are_reported_in_the_documented_order(recipients: Recipients
     result = run_decoder(payload_bytes(descriptor, {}), b"")
     assert result.status == 4
     order = [line.split("keys.")[1].split("[")[0] for line in result.errors.splitlines() if "enc.keys." in line]
-    assert order == ["jwe", "pkcs7", "pgp", "pkcs11", "provider.absent"]
+    assert order == ["provider.absent", "jwe", "pkcs7", "pgp", "pkcs11"]

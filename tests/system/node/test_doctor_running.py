@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -89,7 +90,7 @@ def test_a_public_key_alone(encrypted: Layout, keys: dict[str, KeyPair], tmp_pat
         status, findings = examine(containerd)
         assert status == 1
         assert any("1 files there are not private keys" in text for text in texts(findings, "error", check="sources"))
-        assert any("PUBLIC KEY" in text for text in texts(findings, "warning", check="keys"))
+        assert any("it holds a public key" in text for text in texts(findings, "warning", check="keys"))
         assert containerd.import_image(encrypted).returncode != 0
 
 
@@ -237,7 +238,13 @@ def test_rootless_containerd_is_found_from_outside(key: Path, tmp_path: Path) ->
     with (
         key.open("rb") as opened,
         log.open("wb") as output,
-        subprocess.Popen([*user, *apart, "sh", "-c", ROOTLESS], stdin=opened, stdout=output, stderr=output) as process,
+        subprocess.Popen(
+            [*user, *apart, "sh", "-c", ROOTLESS],
+            stdin=opened,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PATH": f"{Path(PROGRAM).parent}:{os.environ['PATH']}"},
+        ) as process,
     ):
         try:
             deadline = time.monotonic() + 60

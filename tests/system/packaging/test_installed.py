@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 _TESTS = (
     "tests/system/test_containerd.py",
     "tests/system/test_configuration.py",
-    "tests/system/test_vectors.py",
-    "tests/system/provider/test_client_command.py",
-    "tests/system/provider/test_client_grpc.py",
+    "tests/unit/test_vectors.py",
+    "tests/unit/provider/test_client_command.py",
+    "tests/unit/provider/test_client_grpc.py",
 )
 _SECONDS = 600
 

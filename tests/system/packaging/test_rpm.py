@@ -35,7 +35,8 @@ def test_it_says_which_libc_it_needs(built: Built, tmp_path: Path) -> None:
 
 
 def _rpm(machine: Machine, *arguments: str, expect: int = 0) -> str:
-    command = ["rpm", "--root", str(machine.root), "--dbpath", "/var/lib/rpm", *arguments]
+    script = 'mount -t proc proc "$0/proc" && exec rpm --root "$0" --dbpath /var/lib/rpm "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, str(machine.root), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == expect, result.stdout + result.stderr
     return result.stdout + result.stderr

@@ -20,7 +20,9 @@ _IN_FLIGHT = f"""
 set -e
 cd /layer
 mkfifo pipe
-if [ "$2" = agent ]; then
+if [ "$2" = agent ] && [ "$3" = downgrade ]; then
+    {PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >/dev/null  # leaves an agent behind
+elif [ "$2" = agent ]; then
     mkdir -p /run/ctd-decoder
     {PROGRAM} agent --listen /run/ctd-decoder/agent.sock &
     agent=$!
@@ -37,7 +39,7 @@ exec 9>&-
 wait $decoder
 {PROGRAM} --decryption-keys-path /{KEYS} 3<payload <ciphertext >again
 cmp decrypted again
-if [ "$2" = agent ]; then wait $agent; fi  # it ends by itself with the first client after its program was replaced
+if [ "$2" = agent ] && [ "$3" = upgrade ]; then kill $agent; wait $agent; fi  # the new client does not ask it
 """
 
 
@@ -65,7 +67,7 @@ def test_a_layer_in_flight_is_decrypted_whole(
     machine.run("dpkg", "--install", machine.add(first))
     shutil.copytree(large_layer, machine.root / "layer")
     shutil.copy(large_layer / "key.pem", machine.root / KEYS / "own.pem")
-    machine.run("/bin/sh", "-c", _IN_FLIGHT, "sh", machine.add(second), by)
+    machine.run("/bin/sh", "-c", _IN_FLIGHT, "sh", machine.add(second), by, direction)
     assert (machine.root / "layer/decrypted").read_bytes() == (large_layer / "plaintext").read_bytes()
     version = second.name.split("_")[1].partition("-")[0]
     assert machine.run(PROGRAM, "--version") == f"ctd-decoder {version}\n"
