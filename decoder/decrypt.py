@@ -110,7 +110,7 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
     Returns:
         The key, and the digest that the descriptor has.
     """
-    budget = keywrap.Budget()
+    budget = keywrap.Budget(config.keyprovider_config)
     failures: list[NoKeyError | LayerError | DeniedError] = []
     for descriptor in descriptors:
         try:

@@ -39,6 +39,7 @@ KEY_NUMBER_BYTES = 2 * KIB  # one number of a key: RSA of at most 16384 bits
 RSA_PRIMES = 5  # of one key
 PKCS12_KEYS = 64
 UNWRAP_SECONDS = 60.0  # for one layer, over all of its descriptors, wrapped keys and keys
+UNWRAP_EXTRA_SECONDS = 10.0  # beyond the longest time limit of a configured keyprovider
 UNWRAP_ATTEMPTS = 16384  # likewise; an RSA key takes about 1 ms
 
 # The cipher (AES-256-CTR + HMAC-SHA256).

@@ -92,10 +92,17 @@ PROVIDER_PREFIX = f"{PROVIDER}."
 
 
 class Budget:
-    """The time and the attempts that are left to open one layer, over all of its descriptors and wrapped keys."""
+    """The time and the attempts that are left to open one layer, over all of its descriptors and wrapped keys.
 
-    def __init__(self) -> None:
-        self._deadline = time.monotonic() + limits.UNWRAP_SECONDS
+    Args:
+        keyprovider_config: the file that configures keyproviders, or "". The slowest of them gets its whole time, and
+            UNWRAP_EXTRA_SECONDS are for the rest.
+    """
+
+    def __init__(self, keyprovider_config: str = "") -> None:
+        self._started = time.monotonic()
+        self._seconds = limits.UNWRAP_SECONDS
+        self._keyprovider_config = keyprovider_config
         self._attempts = limits.UNWRAP_ATTEMPTS
 
     def check(self) -> None:
@@ -104,8 +111,8 @@ class Budget:
         Raises:
             WrappedKeyError: the layer is given up.
         """
-        if time.monotonic() > self._deadline:
-            raise WrappedKeyError(f"given up: no key opened the layer within {limits.UNWRAP_SECONDS:.0f} seconds")
+        if self._is_over() and (not self._lengthen() or self._is_over()):
+            raise WrappedKeyError(f"given up: no key opened the layer within {self._seconds:.0f} seconds")
         if self._attempts <= 0:
             raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
 
@@ -113,6 +120,20 @@ class Budget:
         """Count one attempt, and check that attempts and time are left."""
         self._attempts -= 1
         self.check()
+
+    def _is_over(self) -> bool:
+        return time.monotonic() > self._started + self._seconds
+
+    def _lengthen(self) -> bool:
+        """Take the time limits of keyproviders into account; as long as nobody is slow, nobody has to read them."""
+        if not self._keyprovider_config:
+            return False
+        from decoder.keywrap.keyprovider import longest_seconds
+
+        slowest = longest_seconds(self._keyprovider_config)
+        self._keyprovider_config = ""
+        self._seconds = max(self._seconds, slowest + limits.UNWRAP_EXTRA_SECONDS)
+        return True
 
 
 def is_supported(scheme: str) -> bool:
@@ -154,7 +175,7 @@ def unwrap_any(
     attempts: list[Attempt] = []
     failure = NoKeyError
     malformed: LayerError | None = None
-    budget = budget or Budget()
+    budget = budget or Budget(config.keyprovider_config)
     items = _in_order(wrapped_keys(annotations))
     if not items:
         raise NoKeyError([], [], ["its descriptor holds no wrapped key"])

@@ -191,6 +191,15 @@ class KeyProvider:
         return []
 
 
+def longest_seconds(config_file: str) -> float:
+    """Return the longest time limit of a configured keyprovider; 0 if there is none or the file cannot be read."""
+    try:
+        found = parse_config(read_key_file(config_file))
+    except (ProviderError, KeyFileError):
+        return 0.0
+    return max((provider.seconds for provider in found.providers), default=0.0)
+
+
 def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
     """Return what the first provider answers; those that failed before it leave a warning."""
     failures = []

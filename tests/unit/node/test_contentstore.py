@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from decoder import keywrap, limits
-from decoder.errors import NoKeyError, PayloadError
+from decoder.errors import NoKeyError, PayloadError, WrappedKeyError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX
@@ -575,6 +575,23 @@ def test_attempts_are_bounded_over_all_descriptors(store: Store, monkeypatch: py
         attempts += sum(attempt.key is not None for attempt in failure.value.attempts)
     assert attempts == 5
     assert "given up: no key opened the layer in 5 attempts" in str(failure.value)
+
+
+def test_the_slowest_keyprovider_gets_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "UNWRAP_SECONDS", 0.0)
+    monkeypatch.setattr(limits, "UNWRAP_EXTRA_SECONDS", 0.0)
+    config = tmp_path / "keyproviders.json"
+    for entries, seconds in (({"a": {"grpc": "x:1", "timeout": 600}, "b": {"grpc": "y:1"}}, 600), ({}, 0)):
+        config.write_text(json.dumps({"key-providers": entries}))
+        budget = keywrap.Budget(str(config))
+        if seconds:
+            budget.check()
+            continue
+        with pytest.raises(WrappedKeyError, match="no key opened the layer within 0 seconds"):
+            budget.check()
+    for file in ("", str(tmp_path / "missing")):
+        with pytest.raises(WrappedKeyError):
+            keywrap.Budget(file).check()
 
 
 # How much is done.
