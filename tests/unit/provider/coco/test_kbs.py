@@ -20,10 +20,13 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import sources
 from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
+from tests.support.image import done, oci
+from tests.support.images import Layout
 from tests.support.kbs_server import KbsServer, encrypt, error_answer, issue_token
 from tests.support.layers import ec_key, pem, private_options, rsa_key
+from tests.support.layouts import add_image, publish, tar
 from tests.support.loopback import Answer, Asked, Authority, Loopback, json_answer
-from tests.support.serving import execute, request_of, result_of
+from tests.support.serving import configure, execute, request_of, result_of
 
 KID = parse_kid("kbs:///default/image_key/nginx")
 KEY = bytes(range(100, 132))
@@ -489,3 +492,18 @@ def test_the_command_unwraps(server: KbsServer, guest: Guest) -> None:
     assert (result.returncode, result.stdout) == (6, b"")
     assert f"source kbs:{server.url}, kid {KID}: it answers PolicyDeny" in result.stderr.decode()
     assert guest.token not in result.stderr.decode()
+
+
+def test_one_handshake_for_all_layers_of_an_image(server: KbsServer, authority: Authority, tmp_path: Path) -> None:
+    source = Layout(tmp_path / "source")
+    publish(source, add_image(source, "amd64", [tar(str(number)) for number in range(5)]))
+    (tmp_path / "image_key").write_bytes(KEY)
+    recipient = f"provider:attestation-agent:keyid={KID}::keypath={tmp_path}/image_key"
+    done("encrypt", oci(source), f"oci:{tmp_path}/encrypted", "--recipient", recipient)
+    entry = {"native": "attestation-agent", "source": [f"kbs:{server.url}"], "tee": "sample"}
+    config = configure(tmp_path / "config.json", {"attestation-agent": {**entry, "kbs-ca": str(authority.file)}})
+    done(
+        "decrypt", f"oci:{tmp_path}/encrypted", f"oci:{tmp_path}/plain", "--key", "provider:attestation-agent", **config
+    )
+    get = "GET resource/default/image_key/nginx"
+    assert server.requests() == ["POST auth", "POST attest", *[get] * 5]
