@@ -294,6 +294,7 @@ def test_a_layer_in_the_middle_does_not_end_with_the_agent(place: Place) -> None
     layer = encrypted(os.urandom(100_000))
     running = Running(place.client, layer)
     running.stdin.write(layer.ciphertext[:50_000])
+    wait_until(lambda: only(place).decrypting == 1)  # else the client would start another agent
     pid = only(place).pid
     os.kill(pid, signal.SIGTERM)
     wait_until(lambda: list(place.socket.parent.iterdir()) == [])
