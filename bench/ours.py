@@ -28,7 +28,7 @@ from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 from decoder.layer.payload import Payload, build_payload, parse_payload
-from decoder.node.contentstore import BLOBS
+from decoder.node.containerd.contentstore import BLOBS
 from decoder.provider import create
 from decoder.provider.client import protocol
 

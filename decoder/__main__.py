@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from decoder.keys.kept import Kept
-    from decoder.node.contentstore import Search
+    from decoder.node.containerd.contentstore import Search
 
 _PAYLOAD_DESCRIPTOR = 3
 _MEDIA_TYPE = "STREAM_PROCESSOR_MEDIATYPE"  # containerd sets it for each stream processor
@@ -117,8 +117,8 @@ def _report(error: BaseException, text: str, client: int) -> None:
     """Log a failure to the journal, if containerd started the decoder: it drops most of what is printed."""
     if _MEDIA_TYPE not in os.environ:
         return  # somebody else did, and reads standard error
-    from decoder.node.failures import report_failure
-    from decoder.node.storeroot import find_root
+    from decoder.node.containerd.storeroot import find_root
+    from decoder.node.journal.failures import report_failure
 
     status, layer = (error.status, error.layer) if isinstance(error, DecoderError) else (DecoderError.status, "")
     with suppress(Exception):  # the failure is what matters, not how it is logged
@@ -179,16 +179,16 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:
-        from decoder.node.failures import report_warnings
+        from decoder.node.journal.failures import report_warnings
 
         _say(f"warning: {'; '.join(warnings)}")
         report_warnings(warnings)
 
 
 def _look_up(arguments: Arguments, head: bytes, why_none: str, client: int) -> Search:
-    from decoder.node.contentstore import Search
-    from decoder.node.storeroot import find_root
-    from decoder.node.strictness import is_strict
+    from decoder.node.containerd.contentstore import Search
+    from decoder.node.containerd.storeroot import find_root
+    from decoder.node.containerd.strictness import is_strict
 
     root = arguments.content_store or find_root(client)
     why = f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})"

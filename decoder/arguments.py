@@ -51,7 +51,7 @@ COMMANDS = {
     "image": "decoder.image.cli",
     "images": "decoder.image.cli",  # as ctr-enc has it
     "keyprovider": "decoder.provider.server.cli",
-    "config": "decoder.node.cli",
+    "config": "decoder.node.containerd.cli",
     "doctor": "decoder.doctor",
     "agent": "decoder.agent.cli",
     "coco": "decoder.provider.services.coco.cli",

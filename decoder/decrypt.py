@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from decoder.keys.kept import Kept
-    from decoder.node.contentstore import Search
+    from decoder.node.containerd.contentstore import Search
 
 
 class Settings(Record):

@@ -53,8 +53,8 @@ def _be_agent(listener: int, directory: int, name: str) -> NoReturn:
         _detach()
         import socket
 
-        from decoder.agent import zygote
         from decoder.agent.endpoint import Endpoint
+        from decoder.agent.processes import zygote
         from decoder.agent.settings import read_settings
 
         zygote.serve(Endpoint(socket.socket(fileno=listener), directory, name), read_settings(environment))

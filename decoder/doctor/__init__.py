@@ -86,7 +86,7 @@ def examine(node: Host) -> Iterator[Finding]:
     from decoder.doctor.finding import Finding
 
     for name in CHECKS:
-        check = cast("Callable[[Host], Iterable[Finding]]", import_module(f"decoder.doctor.{name}").check)
+        check = cast("Callable[[Host], Iterable[Finding]]", import_module(f"decoder.doctor.checks.{name}").check)
         try:
             for finding in check(node):
                 yield finding._replace(check=name)

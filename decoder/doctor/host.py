@@ -16,8 +16,8 @@ from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.directory import add_directory
 from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Keyring
-from decoder.node.containerdconfig import KEYPROVIDER_FILE, KEYPROVIDER_VARIABLE, KEYS_DIRECTORY, PROGRAM
-from decoder.node.storeroot import DEFAULT_ROOT
+from decoder.node.containerd.configuration import KEYPROVIDER_FILE, KEYPROVIDER_VARIABLE, KEYS_DIRECTORY, PROGRAM
+from decoder.node.containerd.storeroot import DEFAULT_ROOT
 from decoder.provider.client.config import ProviderConfig, parse_config
 from decoder.provider.errors import ProviderError
 

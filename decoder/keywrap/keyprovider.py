@@ -19,7 +19,7 @@ from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Notes
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 from decoder.layer.annotations import parse_private_options
-from decoder.node import waiting
+from decoder.node.journal import waiting
 from decoder.provider import envelope
 from decoder.provider.client import protocol
 from decoder.provider.client.config import (

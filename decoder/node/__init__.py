@@ -1,1 +1,1 @@
-"""The machine: containerd and its content store, the journal, and how a failing process ends."""
+"""The machine: containerd, the journal, descriptors, sockets, and how a failing process ends."""

@@ -38,7 +38,7 @@ exec {program} "$@"
 # An agent in the foreground: in its place, with the settings that a test wants, and without a client that starts it.
 _SERVE = """\
 import fcntl, os, socket, sys
-from decoder.agent import zygote
+from decoder.agent.processes import zygote
 from decoder.agent.endpoint import Endpoint
 from decoder.agent.settings import Settings
 while os.open(os.devnull, os.O_RDWR) < 12:

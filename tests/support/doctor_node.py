@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from decoder.arguments import Arguments
-from decoder.doctor import keyproviders
+from decoder.doctor.checks import keyproviders
 from decoder.doctor.host import Host, Processor
 
 if TYPE_CHECKING:

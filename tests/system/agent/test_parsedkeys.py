@@ -15,7 +15,7 @@ import pytest
 
 from decoder import limits
 from decoder.agent.notices import Notices
-from decoder.agent.parsedkeys import ParsedKeys
+from decoder.agent.processes.parsedkeys import ParsedKeys
 from tests.support.agent import Agent, Place, wait_until
 from tests.support.layers import Layer, ec_key, encrypted, pem, private_options, rsa_key
 from tests.support.pgp_home import GnupgHome

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from decoder.node.containerdconfig import snippet
+from decoder.node.containerd.configuration import snippet
 from tests.support import layers
 from tests.support.processes import PROGRAM, ROOT
 from tests.support.roots import SUITES

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from decoder.doctor import keys, sources
+from decoder.doctor.checks import keys, sources
 from decoder.doctor.host import Host
 
 if TYPE_CHECKING:

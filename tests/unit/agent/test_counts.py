@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.agent.counts import BUSY, Counts
+from decoder.agent.processes.counts import BUSY, Counts
 from decoder.node import journal
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ _PROGRAM = """\
 import sys
 from decoder import __main__ as program
 from importlib import import_module
-from decoder.agent import preloading
-from decoder.agent.rehearsal import Rehearsal
+from decoder.agent.processes import preloading
+from decoder.agent.processes.rehearsal import Rehearsal
 for name in (*preloading.PRELOADED, *preloading.ON_DEMAND):
     import_module(name)
 Rehearsal().play()

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from decoder.errors import UsageError
-from decoder.node import cli, containerdconfig
+from decoder.node.containerd import cli
+from decoder.node.containerd import configuration as containerdconfig
 from decoder.provider import PROVIDERS, options_of
 from decoder.provider.client import config
 from tests.support.processes import ROOT

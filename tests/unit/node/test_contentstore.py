@@ -18,9 +18,10 @@ from decoder.errors import NoKeyError, PayloadError, WrappedKeyError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX
-from decoder.node import contentstore, process
-from decoder.node.contentstore import BLOBS, Search
-from decoder.node.storeroot import DEFAULT_ROOT, find_root
+from decoder.node import process
+from decoder.node.containerd import contentstore
+from decoder.node.containerd.contentstore import BLOBS, Search
+from decoder.node.containerd.storeroot import DEFAULT_ROOT, find_root
 from tests.support.layers import MEDIA_TYPE, Layer, ec_key, encrypted, pem, private_options, public_pem, rsa_key
 from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder
 

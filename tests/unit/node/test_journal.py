@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from decoder.node import failures, journal, ratelimit
-from decoder.node.imagename import Image, find_image
+from decoder.node import journal
+from decoder.node.containerd.imagename import Image, find_image
+from decoder.node.journal import failures, ratelimit
 from decoder.provider.client import protocol
 from tests.support.layers import encrypted
 from tests.support.processes import ROOT, payload_bytes, run_decoder

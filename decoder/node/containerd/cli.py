@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import RawDescriptionHelpFormatter
 
 from decoder.commandline import Parser, show, with_two_dashes
-from decoder.node.containerdconfig import CONTAINERD, KEYS_DIRECTORY, VERSIONS, snippet
+from decoder.node.containerd.configuration import CONTAINERD, KEYS_DIRECTORY, VERSIONS, snippet
 
 _VERSIONS = "\n".join(f"  {version}  {CONTAINERD[version]}" for version in VERSIONS)
 

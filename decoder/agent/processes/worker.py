@@ -13,9 +13,9 @@ from fcntl import F_SETFL, F_SETOWN, fcntl
 from typing import TYPE_CHECKING
 
 from decoder.agent import confinement, messages
-from decoder.agent.keeping import KeptByAgent
 from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError, RefusedError
-from decoder.agent.preloading import ON_DEMAND
+from decoder.agent.processes.keeping import KeptByAgent
+from decoder.agent.processes.preloading import ON_DEMAND
 from decoder.node.ending import hold_standard_output
 from decoder.record import Record
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from decoder.agent.messages import Request
     from decoder.agent.notices import Notices
-    from decoder.agent.parsedkeys import ParsedKeys
-    from decoder.agent.rehearsal import Rehearsal
+    from decoder.agent.processes.parsedkeys import ParsedKeys
+    from decoder.agent.processes.rehearsal import Rehearsal
     from decoder.keys.kept import Kept
 
 _PEER = struct.Struct("3i")  # struct ucred, unix(7)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 PRELOADED = (
-    *("decoder.__main__", "decoder.decrypt", "decoder.node.contentstore", "decoder.node.storeroot"),
-    *("decoder.keywrap.jwe", "decoder.agent.keeping", "decoder.agent.rehearsal", "decoder.node.journal", "queue"),
+    *("decoder.__main__", "decoder.decrypt", "decoder.keywrap.jwe", "queue"),
+    *("decoder.node.containerd.contentstore", "decoder.node.containerd.storeroot", "decoder.node.journal"),
+    *("decoder.agent.processes.keeping", "decoder.agent.processes.rehearsal"),
 )
 
 # A worker that has had to import one of these says so, and those that come after it have it.

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import decoder
 from decoder import limits
-from decoder.agent import confinement, keeper, messages, worker
-from decoder.agent.counts import BUSY, Counts
+from decoder.agent import confinement, messages
 from decoder.agent.notices import Notices
-from decoder.agent.parsedkeys import ParsedKeys, signature
-from decoder.agent.preloading import ON_DEMAND, PRELOADED
+from decoder.agent.processes import keeper, worker
+from decoder.agent.processes.counts import BUSY, Counts
+from decoder.agent.processes.parsedkeys import ParsedKeys, signature
+from decoder.agent.processes.preloading import ON_DEMAND, PRELOADED
 from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from decoder.agent.endpoint import Endpoint
-    from decoder.agent.rehearsal import Rehearsal
+    from decoder.agent.processes.rehearsal import Rehearsal
     from decoder.agent.settings import Settings
 
 _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
@@ -164,7 +165,7 @@ class _Zygote:
         if self._unprepared:
             import_module(self._unprepared.pop())
         else:
-            from decoder.agent.rehearsal import Rehearsal
+            from decoder.agent.processes.rehearsal import Rehearsal
 
             self._rehearsal = Rehearsal()
             self._rehearsal.play()

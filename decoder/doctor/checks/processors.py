@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from decoder.doctor.finding import Finding, Level
 from decoder.doctor.host import table
 from decoder.errors import quoted
-from decoder.node.containerdconfig import KEYS_DIRECTORY, KEYS_OPTION, PROCESSORS
+from decoder.node.containerd.configuration import KEYS_DIRECTORY, KEYS_OPTION, PROCESSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from decoder.doctor.host import Host
-    from decoder.node.containerdconfig import Processor as Expected
+    from decoder.node.containerd.configuration import Processor as Expected
 
 _SUBJECT = "processors"
 _PRINT = "compare with the output of `ctd-decoder config containerd`"

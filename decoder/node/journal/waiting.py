@@ -29,7 +29,7 @@ def noted(what: str) -> Iterator[None]:
         return
 
     def note(*_: object) -> None:
-        from decoder.node.failures import report_warnings
+        from decoder.node.journal.failures import report_warnings
 
         report_warnings([f"waiting for {what} since {limits.WAITING_SECONDS:g} seconds"])
 

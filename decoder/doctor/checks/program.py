@@ -9,7 +9,7 @@ from decoder import __version__
 from decoder.doctor.finding import Finding
 from decoder.doctor.host import run
 from decoder.errors import quoted
-from decoder.node.containerdconfig import PROGRAM
+from decoder.node.containerd.configuration import PROGRAM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

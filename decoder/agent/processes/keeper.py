@@ -16,7 +16,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from decoder import limits
-from decoder.agent import keeping, messages
+from decoder.agent import messages
+from decoder.agent.processes import keeping
 from decoder.keywrap import keyprovider
 from decoder.node import journal
 from decoder.provider.client.held import Held

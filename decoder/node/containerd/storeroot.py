@@ -6,7 +6,7 @@ import os
 
 from decoder import limits
 from decoder.node import process
-from decoder.node.contentstore import BLOBS
+from decoder.node.containerd.contentstore import BLOBS
 
 DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIGURATION = "/etc/containerd/config.toml"

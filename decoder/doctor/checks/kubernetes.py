@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from decoder.doctor.finding import Finding
 from decoder.doctor.host import table, texts
 from decoder.errors import quoted
-from decoder.node.containerdconfig import CRI_PLUGINS
+from decoder.node.containerd.configuration import CRI_PLUGINS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from decoder.agent.notices import Notices
-    from decoder.agent.parsedkeys import ParsedKeys
+    from decoder.agent.processes.parsedkeys import ParsedKeys
     from decoder.keys.kept import Parsed, Provider
 
 _OF_THE_LAYER = b"STREAM_PROCESSOR_MEDIATYPE"  # the only variable that differs from layer to layer

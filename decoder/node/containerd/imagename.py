@@ -13,7 +13,7 @@ from time import monotonic
 from decoder import limits
 from decoder.errors import quoted
 from decoder.formats import wire
-from decoder.node.contentstore import BLOBS
+from decoder.node.containerd.contentstore import BLOBS
 from decoder.record import Record
 
 _ALGORITHM = "sha256:"

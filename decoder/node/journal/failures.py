@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from decoder import limits
 from decoder.errors import quoted
-from decoder.node import journal, ratelimit
-from decoder.node.imagename import find_image, is_digest
+from decoder.node import journal
+from decoder.node.containerd.imagename import find_image, is_digest
+from decoder.node.journal import ratelimit
 
 _CLASSES = {
     2: "usage",

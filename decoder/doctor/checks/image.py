@@ -17,8 +17,8 @@ from decoder.image.blobs import read_whole
 from decoder.image.manifest import check_descriptor, is_encrypted
 from decoder.layer.payload import Descriptor, Payload, build_payload
 from decoder.node import process
-from decoder.node.containerdconfig import PROGRAM
-from decoder.node.contentstore import BLOBS
+from decoder.node.containerd.configuration import PROGRAM
+from decoder.node.containerd.contentstore import BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

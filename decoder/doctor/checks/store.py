@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder.doctor.finding import Finding
-from decoder.node.contentstore import BLOBS
+from decoder.node.containerd.contentstore import BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

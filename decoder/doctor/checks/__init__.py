@@ -1,0 +1,1 @@
+"""The checks of `ctd-decoder doctor`: one module per subject, each with a function `check`."""
