@@ -79,6 +79,12 @@ class ImageError(DecoderError):
     status = 7
 
 
+class DigestError(ImageError):
+    """The digest or size of a blob differs from its descriptor."""
+
+    status = 5
+
+
 class KeyFileError(DecoderError):
     """A key cannot be read or used. Never ends the program: the next key is tried."""
 

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from decoder import limits
-from decoder.errors import ImageError, LayerError, quoted
-from decoder.image.errors import DigestError
+from decoder.errors import DigestError, ImageError, LayerError, quoted
 from decoder.image.transport import write_all
 from decoder.layer import stream
 from decoder.layer.authenticator import Beside

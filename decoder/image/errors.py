@@ -1,14 +1,8 @@
-"""What can go wrong with the blobs of an image, beside `decoder.errors.ImageError`."""
+"""What can go wrong with the blobs of an image, beside the classes of `decoder.errors`."""
 
 from __future__ import annotations
 
 from decoder.errors import ImageError
-
-
-class DigestError(ImageError):
-    """The digest or size of a blob differs from its descriptor."""
-
-    status = 5
 
 
 class InterruptedWriteError(ImageError):

@@ -9,10 +9,9 @@ from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any
 
 from decoder import limits
-from decoder.errors import ImageError
+from decoder.errors import DigestError, ImageError
 from decoder.extras import missing
 from decoder.image import blobs
-from decoder.image.errors import DigestError
 from decoder.image.files.tarindex import Place, Section
 from decoder.layer import annotations as layer
 

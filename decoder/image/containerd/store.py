@@ -16,10 +16,9 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from decoder import limits
-from decoder.errors import ImageError, UsageError, quoted
+from decoder.errors import DigestError, ImageError, UsageError, quoted
 from decoder.formats import containerd as messages
 from decoder.image.containerd.client import ContainerdClient, ContainerdError
-from decoder.image.errors import DigestError
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:

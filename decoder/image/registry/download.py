@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.image.errors import DigestError
-from decoder.image.registry.queries import blob_path, is_manifest
+from decoder.errors import DigestError
 from decoder.registry.hosts import UnreachableError
+from decoder.registry.queries import blob_path, is_manifest
 
 if TYPE_CHECKING:
     from decoder.errors import ImageError

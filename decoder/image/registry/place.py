@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 from decoder import limits
 from decoder.errors import ImageError, UsageError
 from decoder.image.registry.download import Download
-from decoder.image.registry.queries import compare, exists, get_manifest, has_tag, is_manifest, listed, tags
 from decoder.image.registry.upload import Upload
 from decoder.registry.client import RegistryClient
 from decoder.registry.login import Login, Logins
+from decoder.registry.queries import compare, exists, get_manifest, has_tag, is_manifest, listed, tags
 from decoder.registry.reference import Reference, parse_reference
 
 if TYPE_CHECKING:

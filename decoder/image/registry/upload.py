@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from decoder import limits
-from decoder.errors import ImageError
-from decoder.image.errors import DigestError, InterruptedWriteError
-from decoder.image.registry.queries import compare, exists
+from decoder.errors import DigestError, ImageError
+from decoder.image.errors import InterruptedWriteError
 from decoder.registry.hosts import UnreachableError
+from decoder.registry.queries import compare, exists
 from decoder.registry.retries import is_busy
 
 if TYPE_CHECKING:

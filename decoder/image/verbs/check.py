@@ -9,9 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from decoder.errors import DecoderError, LayerError, UsageError, quoted
+from decoder.errors import DecoderError, DigestError, LayerError, UsageError, quoted
 from decoder.image import blobs, manifest, selection, transfer
-from decoder.image.errors import DigestError
 from decoder.image.verbs.changes import LockedError, Opened
 from decoder.image.verbs.opening import NotAskedError, Opener, UnknownTypeError
 from decoder.layer import annotations as layer

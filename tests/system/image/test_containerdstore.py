@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from decoder.errors import ImageError
+from decoder.errors import DigestError, ImageError
 from decoder.image import transport
-from decoder.image.errors import DigestError
 from decoder.image.transport import Options
 from tests.support import images, registries
 from tests.support.containerd import Containerd

@@ -17,9 +17,9 @@ from cryptography.x509 import load_pem_x509_certificate
 from jwcrypto import jwk, jwt
 
 from decoder import limits
-from decoder.errors import ImageError, UsageError
+from decoder.errors import DigestError, ImageError, UsageError
 from decoder.image import transport
-from decoder.image.errors import DigestError, InterruptedWriteError
+from decoder.image.errors import InterruptedWriteError
 from decoder.image.progress import Quiet
 from decoder.image.retries import again
 from decoder.image.transport import Descriptor, Options

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
 from decoder import limits
-from decoder.errors import ImageError, quoted
-from decoder.image.errors import DigestError
+from decoder.errors import DigestError, ImageError, quoted
 from decoder.layer.digest import RunningDigest, split_digest
 from decoder.registry.reference import is_tag
 
 if TYPE_CHECKING:
-    from decoder.image.transport import Descriptor
     from decoder.registry.client import RegistryClient
     from decoder.registry.http import Response
 
@@ -25,6 +23,9 @@ MANIFESTS = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 DIGEST_HEADER = "Docker-Content-Digest"
+
+Descriptor = dict[str, Any]
+"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
 
 
 def tags(client: RegistryClient) -> list[str]:
