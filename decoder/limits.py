@@ -163,6 +163,13 @@ CERTIFICATE_WARNING_SECONDS = 24 * 3600.0  # before it expires
 PROVIDER_SERVER_START_SECONDS = 60.0
 PROVIDER_SERVER_RESPAWN_SECONDS = 1.0
 PROVIDER_SERVER_GRACE_SECONDS = 25.0
+PROVIDER_SERVER_BEAT_SECONDS = 1.0  # how often a process says that it is alive
+PROVIDER_SERVER_STUCK_SECONDS = 30.0  # after which it is not
+PROVIDER_SERVER_CHECK_SECONDS = 10.0  # how often it looks for its key service, and how long that may take
+PROVIDER_SERVER_SATURATED = 0.9  # of a bound, from which the server is not ready
+STATUS_REQUEST_BYTES = 8 * KIB  # /metrics, /healthz, /readyz
+STATUS_CONNECTIONS = 32
+STATUS_SECONDS = 10.0
 
 # Images: manifests, and the local places they are in. A layer may have any size, and is never held whole.
 IMAGE_MANIFESTS = 1024

@@ -18,7 +18,7 @@ from decoder.errors import UsageError, quoted
 from decoder.provider.policy import KeyPolicy
 
 if TYPE_CHECKING:
-    from decoder.provider.audit import Provider
+    from decoder.provider.audit import Observer, Provider
     from decoder.provider.keks import Keks
 
 PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
@@ -132,6 +132,7 @@ def create(
     options: Mapping[str, object],
     report: Callable[[str], None] | None = None,
     keks: Keks | None = None,
+    observe: Observer | None = None,
 ) -> Provider:
     """Create one of our own providers. Each of its operations leaves a line in the journal.
 
@@ -140,6 +141,7 @@ def create(
         options: its options by name; each a string, or a list of strings where there may be several.
         report: also takes the lines for the journal.
         keks: keeps key-encryption keys that the provider has opened; by default none is kept.
+        observe: is told of each call of the key service; see `Provider`.
 
     Raises:
         UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.
@@ -150,7 +152,7 @@ def create(
     single, allowed = _checked(name, options)
     build = cast("Callable[[Mapping[str, str], KeyPolicy], KeyService]", _module(name).create)
     service = build(single, KeyPolicy(single.get("key", ""), allowed))
-    return Provider(name, service, report, keks, lambda: identity(name, options))
+    return Provider(name, service, report, keks, lambda: identity(name, options), observe)
 
 
 def identity(name: str, options: Mapping[str, object]) -> bytes:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from decoder.provider.envelope import Envelope
     from decoder.provider.keks import Keks
 
+    Observer = Callable[["Operation", float, bool], None]
+
 Operation = Literal["wrap", "unwrap", "wrap-kek", "unwrap-kek"]
 
 
@@ -34,6 +36,7 @@ class Provider:
         report: takes the lines that the journal gets.
         keks: keeps opened key-encryption keys; by default nobody does.
         identity: stands for the configuration and the credentials, on which an opened key depends.
+        observe: is told of each call of the service: the operation, the seconds that it took, and whether it succeeded.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class Provider:
         report: Callable[[str], None] | None = None,
         keks: Keks | None = None,
         identity: Callable[[], bytes] = bytes,
+        observe: Observer | None = None,
     ) -> None:
         self.name = name
         self._service = service
         self._report = report
         self._keks = keks
         self._identity = identity
+        self._observe = observe
 
     def wrap(self, options: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
         """Wrap private options.
@@ -111,13 +116,13 @@ class Provider:
 
     def _wrapping(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to wrap; a key-encryption key comes back in an envelope of nothing, which names this provider."""
-        use = self._service.wrap(data, parameters)
+        use = self._observed(operation, self._service.wrap(data, parameters))
         if operation == "wrap":
             return use
         return use._replace(run=lambda seconds: envelope.seal(data, self.name, use.run(seconds), b""))
 
     def _unwrapping(self, annotation: bytes, parameters: Sequence[str]) -> Use:
-        use = self._service.unwrap(annotation, parameters)
+        use = self._observed("unwrap", self._service.unwrap(annotation, parameters))
 
         def run(seconds: float) -> bytes:
             opened = use.run(seconds)
@@ -135,7 +140,7 @@ class Provider:
 
     def _opening(self, wrapped_kek: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to open a key-encryption key, or to take it from those that are kept."""
-        use = self._service.unwrap(wrapped_kek, parameters)
+        use = self._observed("unwrap-kek", self._service.unwrap(wrapped_kek, parameters))
         keks = self._keks
         if keks is None or not use.waits:
             return use._replace(run=lambda seconds: check_kek(use.run(seconds)))
@@ -146,6 +151,22 @@ class Provider:
             return keks.opened(name, lambda: check_kek(use.run(seconds)), seconds)
 
         return use._replace(run=run, waits=not is_kept)
+
+    def _observed(self, operation: Operation, use: Use) -> Use:
+        observe = self._observe
+        if observe is None:
+            return use
+
+        def run(seconds: float) -> bytes:
+            began, succeeded = monotonic(), False
+            try:
+                result = use.run(seconds)
+                succeeded = True
+            finally:
+                observe(operation, monotonic() - began, succeeded)
+            return result
+
+        return use._replace(run=run)
 
     def record(self, operation: Operation, keys: Sequence[str], error: BaseException | None, **more: object) -> None:
         """Write the audit line of an operation.

@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +34,7 @@ main()
 KEYPROVIDER = (sys.executable, "-c", _START)
 SAMPLE_KEY = b"passphrasewhichneedstobe32bytes!"  # the sample provider of ocicrypt's documentation has it in its source
 _SECONDS = 20.0
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def write_key(path: Path, key: bytes = SAMPLE_KEY) -> Path:
@@ -139,6 +142,29 @@ class Server:
         """Where it says that it listens."""
         (line,) = [line for line in self.log.splitlines() if "listening on" in line]
         return line.rpartition(" ")[2]
+
+    def status(self, path: str, accept: str = "*/*") -> tuple[int, str]:
+        """Ask where --metrics says that it listens: the status and the body."""
+        (line,) = [line for line in self.log.splitlines() if "metrics at " in line]
+        url = line.rpartition(" ")[2].removesuffix("/metrics")
+        request = urllib.request.Request(url + path, headers={"Accept": accept})
+        try:
+            with _OPENER.open(request, timeout=_SECONDS) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Read its metrics as prometheus-client does: the name and the values of its labels, sorted by their names."""
+        from prometheus_client.parser import text_string_to_metric_families
+
+        families = text_string_to_metric_families(self.status("/metrics")[1])
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
 
 
 def ask(channel: grpc.Channel, method: str, data: bytes) -> bytes:

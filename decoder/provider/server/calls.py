@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -13,15 +14,16 @@ from decoder import failure, limits
 from decoder.provider.client import protocol
 from decoder.provider.client.grpc import BUSY_TRAILER, KEK_SERVICE, SERVICE
 from decoder.provider.envelope import WITHOUT_ENVELOPES
-from decoder.provider.errors import ProviderError
+from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.server.service import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import ThreadPoolExecutor
 
     from decoder.provider import Use
     from decoder.provider.server.service import Asked, Service
+    from decoder.provider.server.tally import Row
 
 Context = grpc.aio.ServicerContext
 _OPERATIONS: tuple[protocol.Operation, protocol.Operation] = ("keywrap", "keyunwrap")
@@ -38,12 +40,14 @@ class Calls:
         service: understands and does what is asked.
         threads: for what waits for a key service.
         say: takes what the operator should know.
+        row: counts calls and their outcomes.
     """
 
-    def __init__(self, service: Service, threads: ThreadPoolExecutor, say: Callable[[str], None]) -> None:
+    def __init__(self, service: Service, threads: ThreadPoolExecutor, say: Callable[[str], None], row: Row) -> None:
         self._service = service
         self._threads = threads
         self._say = say
+        self._row = row
         self._running = self._waiting = self._bytes = 0
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
@@ -69,28 +73,47 @@ class Calls:
         self, operation: protocol.Operation, is_kek: bool, message: bytes, context: Context[bytes, bytes]
     ) -> bytes:
         """Answer one call; what goes wrong becomes its status."""
-        code = grpc.StatusCode.INTERNAL
+        code, outcome = grpc.StatusCode.INTERNAL, "canceled"
         try:
             if self._is_busy(len(message)):
                 raise BusyError  # noqa: TRY301 - all answers are made here
-            self._running, self._bytes = self._running + 1, self._bytes + len(message)
-            try:
+            with self._counted(len(message)):
                 asked = self._service.parse(_parse_message(message), operation, is_kek)
-                return protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
-            finally:
-                self._running, self._bytes = self._running - 1, self._bytes - len(message)
+                reply = protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
+            outcome = "ok"
+            return reply  # noqa: TRY300 - the outcome is counted below, whatever it is
         except BusyError:
             context.set_trailing_metadata(((BUSY_TRAILER, "1"),))
-            code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "the server has too much to do; try again"
+            code, outcome = grpc.StatusCode.RESOURCE_EXHAUSTED, "busy"
+            text = "the server has too much to do; try again"
         except RequestError as error:
-            code, text = grpc.StatusCode.INVALID_ARGUMENT, str(error)
+            code, outcome, text = grpc.StatusCode.INVALID_ARGUMENT, "malformed", str(error)
             self._say(f"malformed request from {context.peer()}: {text}")
         except ProviderError as error:
+            outcome = "refused" if isinstance(error, KeyRefusedError) else "failed"
             text = str(error)
         except Exception as error:  # noqa: BLE001 - its text may hold a secret: neither the client nor the log gets it
-            text = "internal error"
+            outcome, text = "internal", "internal error"
             self._say(failure.internal_error(error))
+        finally:
+            self._row.add("requests", protocol.OPERATIONS[operation, is_kek], outcome)
         return await abort(context, code, text)
+
+    @contextmanager
+    def _counted(self, size: int) -> Iterator[None]:
+        """Count a call, and the bytes of its request, while it is answered."""
+        self._running, self._bytes = self._running + 1, self._bytes + size
+        self._show()
+        try:
+            yield
+        finally:
+            self._running, self._bytes = self._running - 1, self._bytes - size
+            self._show()
+
+    def _show(self) -> None:
+        self._row.set("in_flight", value=self._running)
+        self._row.set("waiting", value=self._waiting)
+        self._row.set("request_bytes", value=self._bytes)
 
     def _is_busy(self, size: int) -> bool:
         return (
@@ -112,9 +135,10 @@ class Calls:
             cause = error
             raise
         finally:
-            milliseconds = round((monotonic() - began) * 1000)
+            seconds = monotonic() - began
+            self._row.observe("request_seconds", asked.operation, seconds)
             self._service.provider.record(
-                asked.operation, keys, cause, client=context.peer(), milliseconds=milliseconds
+                asked.operation, keys, cause, client=context.peer(), milliseconds=round(seconds * 1000)
             )
 
     async def _run(self, use: Use) -> bytes:
@@ -124,12 +148,14 @@ class Calls:
             return use.run(seconds)
         done = asyncio.get_running_loop().run_in_executor(self._threads, use.run, seconds)
         self._waiting += 1
+        self._show()
         try:
             return await asyncio.wait_for(done, limits.PROVIDER_SECONDS)
         except TimeoutError as error:
             raise ProviderError(f"the provider did not answer within {limits.PROVIDER_SECONDS:g} seconds") from error
         finally:
             self._waiting -= 1
+            self._show()
 
 
 def _parse_message(message: bytes) -> bytes:

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.commandline import Parser, nearest, show, with_two_dashes
 from decoder.errors import DecoderError, StreamError, UsageError, quoted
-from decoder.extras import missing
 from decoder.node.reading import read_to_end
 from decoder.provider import PROVIDERS, create, options_of
 from decoder.provider.errors import ProviderError
-from decoder.provider.server import processes
+from decoder.provider.server import serving
 from decoder.provider.server.service import RequestError, Service
 
 if TYPE_CHECKING:
     from decoder.provider import Option
-    from decoder.provider.keks import Keks
 
 _PROGRAM = "ctd-decoder keyprovider"
 _OVERVIEW = f"""\
@@ -39,7 +35,6 @@ Options may be written with one dash or two, and with a space or an equals sign.
 
 exit status: 0 answered, or stopped by a signal; 2 usage; 6 the provider failed; 7 input, output or address failed
 """
-_LOOPBACK = "127.0.0.1"
 _VERBS = ("run", "serve", "attestation-agent")
 
 
@@ -95,8 +90,8 @@ def main(arguments: list[str]) -> int:
     try:
         if verb == "run":
             return _run(name, options, parsed)
-        serving = {option.name: option.serving for option in provider_options if option.serving is not None}
-        return _serve(name, {**serving, **options}, parsed)
+        defaults = {option.name: option.serving for option in provider_options if option.serving is not None}
+        return serving.serve(name, {**defaults, **options}, parsed)
     except ProviderError as error:
         raise ServiceFailedError(f"keyprovider {name}: {error}") from error
 
@@ -113,69 +108,6 @@ def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
     except OSError as error:
         raise StreamError("standard output", error) from error
     return 0
-
-
-def _serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
-    try:
-        from decoder.provider.server import grpc as server
-        from decoder.provider.server import listening
-    except ImportError as error:
-        raise ProviderError(missing("grpc", error)) from error
-
-    security = listening.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
-    address = _address(parsed)
-    listening.check(address, security)
-    count = _processes(parsed, listening.is_unix(address))
-
-    def say(text: str) -> None:
-        _write_line(f"ctd-decoder: {name}: {text}")
-
-    def work(where: str, child: processes.Child | None = None) -> None:
-        service = Service(create(name, options, _write_line, _keks()), parsed.provider_name)
-        server.serve(service, where, security, say, child)
-
-    if count == 1:
-        work(address)
-        return 0
-    with listening.reserved(address) as where:
-        status = processes.run(
-            count, lambda child: work(where, child), lambda: server.say_listening(address, where, security, say), say
-        )
-    if status == 0:
-        say("stopped")
-    return status or 0
-
-
-def _processes(parsed: Namespace, is_unix: bool) -> int:
-    """Return how many processes serve: one at a Unix socket, which they could not share."""
-    if parsed.processes is None:
-        return 1 if is_unix else processes.default_count()
-    if not 1 <= parsed.processes <= limits.PROVIDER_SERVER_MAX_PROCESSES:
-        raise UsageError(f"--processes is a number from 1 to {limits.PROVIDER_SERVER_MAX_PROCESSES}")
-    if is_unix and parsed.processes > 1:
-        raise UsageError("--processes: one process alone can serve a Unix socket")
-    return int(parsed.processes)
-
-
-def _keks() -> Keks | None:
-    from decoder.provider.keks import Keks
-
-    try:
-        return Keks(limits.KEK_SECONDS)
-    except OSError as error:
-        _write_line(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
-        return None
-
-
-def _address(parsed: Namespace) -> str:
-    """Return --listen, or what the published provider for Google's service calls --grpcport."""
-    if parsed.listen:
-        return str(parsed.listen)
-    if not parsed.grpcport:
-        raise UsageError("--listen is missing")
-    host, _, port = parsed.grpcport.rpartition(":")
-    is_protected = parsed.tls_cert or parsed.insecure
-    return parsed.grpcport if host or is_protected else f"{_LOOPBACK}:{port}"
 
 
 def _provider_name(verb: str, arguments: list[str]) -> str:
@@ -198,7 +130,7 @@ def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parse
     )
     taken = {"provider", "help", "provider-name"}
     if verb == "serve":
-        taken |= _add_server_options(parser)
+        taken |= serving.add_options(parser)
     group = parser.add_argument_group(f"options of {name}")
     for option in provider_options:
         spellings = [spelling for spelling in (option.name, *option.also) if spelling not in taken]
@@ -211,24 +143,6 @@ def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parse
             group.add_argument(*flags, dest=_destination(option), action=action, metavar="VALUE", help=text)
     parser.set_defaults(**{_destination(option): None for option in provider_options})
     return parser
-
-
-def _add_server_options(parser: Parser) -> set[str]:
-    """Add the options of `serve`, and return their names."""
-    group = parser.add_argument_group("options of the server")
-    group.add_argument("--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to make")
-    group.add_argument("--grpcport", default="", metavar="[HOST]:PORT", help="the same; without a host, loopback")
-    group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificates, PEM")
-    group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
-    group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
-    group.add_argument(
-        "--processes",
-        type=int,
-        metavar="N",
-        help=f"so many processes serve (default: one per processor, at most {limits.PROVIDER_SERVER_PROCESSES})",
-    )
-    group.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
-    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure", "processes"}
 
 
 def _destination(option: Option) -> str:
@@ -252,8 +166,3 @@ def _read_request() -> bytes:
         raise ServiceFailedError(f"no request came within {limits.PROVIDER_REQUEST_SECONDS:.0f} seconds") from error
     except OSError as error:
         raise StreamError("standard input", error) from error
-
-
-def _write_line(text: str) -> None:
-    with suppress(OSError):  # nobody listens; the journal still does
-        os.write(2, f"{text}\n".encode(errors="replace"))

@@ -17,11 +17,14 @@ from decoder import limits
 from decoder.formats import protobuf
 from decoder.provider.client.grpc import SERVICE
 from decoder.provider.server.calls import Calls, Context, abort
-from decoder.provider.server.listening import Security, is_open_to_others, listening
+from decoder.provider.server.listening import is_open_to_others, listening
+from decoder.provider.server.watch import Watch
 
 if TYPE_CHECKING:
     from decoder.provider.server.processes import Child
     from decoder.provider.server.service import Service
+    from decoder.provider.server.tls import Security
+    from decoder.provider.server.watch import Counted
 
 _HEALTH = "grpc.health.v1.Health"
 # grpc.health.v1.HealthCheckResponse{ServingStatus status=1}
@@ -31,7 +34,12 @@ _REPLY_FACTOR = 4  # what integers take of JSON, for each byte
 
 
 def serve(
-    service: Service, address: str, security: Security, say: Callable[[str], None], child: Child | None = None
+    service: Service,
+    address: str,
+    security: Security,
+    say: Callable[[str], None],
+    counted: Counted,
+    child: Child | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; calls that run then may end within PROVIDER_SERVER_GRACE_SECONDS.
 
@@ -40,16 +48,22 @@ def serve(
         address: as `check` accepted it; port 0 lets the system choose one.
         security: as `check` accepted it.
         say: takes a line once the server listens, and whatever the operator should know.
+        counted: where this process counts, and where all numbers are shown.
         child: of several processes that share the port, of which this is one; by default it is the only one.
 
     Raises:
         ListenError: it cannot listen there.
     """
-    asyncio.run(_serve(service, address, security, say, child))
+    asyncio.run(_serve(service, address, security, say, counted, child))
 
 
 async def _serve(
-    service: Service, address: str, security: Security, say: Callable[[str], None], child: Child | None
+    service: Service,
+    address: str,
+    security: Security,
+    say: Callable[[str], None],
+    counted: Counted,
+    child: Child | None,
 ) -> None:
     stopping = asyncio.Event()
     if child:
@@ -58,14 +72,18 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     threads = ThreadPoolExecutor(limits.PROVIDER_SERVER_THREADS, "keyprovider")
     server = grpc.aio.server(options=_options(is_shared=child is not None))
-    server.add_generic_rpc_handlers((*Calls(service, threads, say).handlers(), _Health(stopping).handler()))
-    with listening(server, address, security, say, is_shared=child is not None) as where:
+    calls = Calls(service, threads, say, counted.row)
+    server.add_generic_rpc_handlers((*calls.handlers(), _Health(stopping).handler()))
+    with listening(server, address, security, say, counted.row, is_shared=child is not None) as where:
         await server.start()
+        watch = Watch(counted, service.provider, where)
+        await watch.start()
         if child:
             os.write(child.ready, b"1")
         else:
             say_listening(address, where, security, say)
         await stopping.wait()
+        watch.stopping()
         await server.stop(limits.PROVIDER_SERVER_GRACE_SECONDS)
     threads.shutdown(wait=False, cancel_futures=True)
     if not child:

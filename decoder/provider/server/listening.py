@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import ssl
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
-import grpc
-import grpc.aio
-
-from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
 from decoder.node.network import is_loopback
 from decoder.node.unixsocket import ListenError
-from decoder.provider.server import processes
+from decoder.provider.server import processes, tls
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+    from decoder.provider.server.tally import Row
+    from decoder.provider.server.tls import Security
 
 _UNIX = "unix://"
-
-
-class Security(NamedTuple):
-    """Who may talk to the server: PEM files, "" for none, and whether it may do without any beyond this machine."""
-
-    certificate: str
-    key: str
-    client_ca: str
-    insecure: bool
 
 
 def check(address: str, security: Security) -> None:
@@ -48,11 +38,11 @@ def check(address: str, security: Security) -> None:
     if security.client_ca and not security.certificate:
         raise UsageError("--client-ca needs --tls-cert and --tls-key")
     if security.certificate:
-        _check_tls(security)
+        tls.check(security)
     if address.startswith(_UNIX):
         unixsocket.check_path(address.removeprefix(_UNIX), "--listen unix://")
         return
-    host, _ = _parse_address(address)
+    host, _ = parse_address(address)
     if not security.certificate and not security.insecure and not _is_loopback(host):
         raise UsageError(
             f"--listen {quoted(address)} can be reached from other machines, and keys would pass in clear text: "
@@ -63,7 +53,12 @@ def check(address: str, security: Security) -> None:
 
 @contextmanager
 def listening(
-    server: grpc.aio.Server, address: str, security: Security, say: Callable[[str], None], is_shared: bool = False
+    server: grpc.aio.Server,
+    address: str,
+    security: Security,
+    say: Callable[[str], None],
+    row: Row,
+    is_shared: bool = False,
 ) -> Iterator[str]:
     """Give the server its address, as `check` accepted it; a socket is removed at the end.
 
@@ -72,6 +67,7 @@ def listening(
         address: where it will listen.
         security: with whom it will talk.
         say: takes what the operator should know, such as that certificates were read again.
+        row: gets when the certificates expire.
         is_shared: whether the port is one that `reserved` holds for several processes.
 
     Yields:
@@ -83,15 +79,15 @@ def listening(
     if address.startswith(_UNIX):
         path = address.removeprefix(_UNIX)
         with unixsocket.claimed(path):
-            _add_port(server, address, security, say)
+            _add_port(server, address, security, say, row)
         with unixsocket.removed_at_end(path):
             yield address
         return
-    host, port = _parse_address(address)
+    host, port = parse_address(address)
     if host and not is_shared:
         _try(host, port, address)
     shown = f"[{host}]" if ":" in host else host
-    chosen = _add_port(server, f"{shown or '[::]'}:{port}", security, say)
+    chosen = _add_port(server, f"{shown or '[::]'}:{port}", security, say, row)
     yield f"{shown}:{chosen}"
 
 
@@ -108,8 +104,8 @@ def reserved(address: str) -> Iterator[str]:
     Raises:
         ListenError: the port is in use, or the host is not this machine.
     """
-    host, port = _parse_address(address)
-    addresses = _resolve(host, port) if host else _resolve("::", port)
+    host, port = parse_address(address)
+    addresses = resolve(host, port) if host else resolve("::", port)
     if host:
         _try(host, port, address)
     with ExitStack() as stack:
@@ -125,10 +121,10 @@ def is_unix(address: str) -> bool:
     return address.startswith(_UNIX)
 
 
-def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Callable[[str], None]) -> int:
+def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Callable[[str], None], row: Row) -> int:
     try:
         if security.certificate:
-            return server.add_secure_port(target, _credentials(security, say))
+            return server.add_secure_port(target, tls.credentials(security, say, row))
         return server.add_insecure_port(target)
     except RuntimeError as error:  # the reason went to gRPC's own log
         raise ListenError(f"cannot listen on {quoted(target)}") from error
@@ -136,7 +132,7 @@ def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Cal
 
 def _try(host: str, port: int, address: str) -> None:
     """Bind to an address for a moment: the error says what gRPC would not."""
-    for family, kind, number, _, where in _resolve(host, port):
+    for family, kind, number, _, where in resolve(host, port):
         try:
             with socket.socket(family, kind, number) as trial:
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -145,96 +141,31 @@ def _try(host: str, port: int, address: str) -> None:
             raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
 
 
-def _credentials(security: Security, say: Callable[[str], None]) -> grpc.ServerCredentials:
-    """Build credentials that read the files again for a handshake after they have changed."""
-    loaded = _Reloaded(security, say)
-    return grpc.dynamic_ssl_server_credentials(loaded.initial, cast("Any", loaded.fetch), bool(security.client_ca))
+def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
+    """Split HOST:PORT; the host is without brackets, and "" stands for all addresses of this machine.
 
-
-class _Reloaded:
-    """The TLS files, read again when they change; while new ones cannot be used, those before them stay."""
-
-    def __init__(self, security: Security, say: Callable[[str], None]) -> None:
-        self._security = security
-        self._say = say
-        self._read_at = self._signature()
-        self.initial = self._configuration()
-
-    def fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return the configuration if it has changed; gRPC asks at each handshake."""
-        now = self._signature()
-        if now == self._read_at:
-            return None
-        self._read_at = now
-        try:
-            _check_tls(self._security)
-            configuration = self._configuration()
-        except (ListenError, OSError) as error:
-            self._say(f"warning: the TLS files have changed and cannot be used; the earlier ones stay: {error}")
-            return None
-        self._say("the TLS files have changed and were read again")
-        return configuration
-
-    def _configuration(self) -> grpc.ServerCertificateConfiguration:
-        security = self._security
-        _warn_of_expiry(security.certificate, self._say)
-        pair = (_read(security.key), _read(security.certificate))
-        return grpc.ssl_server_certificate_configuration(
-            [pair], _read(security.client_ca) if security.client_ca else None
-        )
-
-    def _signature(self) -> list[tuple[int, ...]]:
-        signatures: list[tuple[int, ...]] = []
-        for path in (self._security.certificate, self._security.key, self._security.client_ca):
-            with suppress(OSError):
-                status = os.stat(path)
-                signatures.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-        return signatures
-
-
-def _warn_of_expiry(path: str, say: Callable[[str], None]) -> None:
-    from cryptography import x509
-
-    with suppress(ValueError):  # OpenSSL accepts it, and decides
-        end = x509.load_pem_x509_certificate(_read(path)).not_valid_after_utc
-        if end - datetime.now(UTC) < timedelta(seconds=limits.CERTIFICATE_WARNING_SECONDS):
-            say(f"warning: the certificate {path} expires at {end:%Y-%m-%d %H:%M} UTC")
-
-
-def _check_tls(security: Security) -> None:
-    """Load the files with OpenSSL, which says what is wrong with them; gRPC would only fail."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    path = security.certificate
-    try:
-        context.load_cert_chain(security.certificate, security.key, password="")  # or it asks the terminal
-        if path := security.client_ca:
-            context.load_verify_locations(path)
-    except ssl.SSLError as error:
-        both = f"{path} with {security.key}" if path == security.certificate else path
-        raise ListenError(f"{both}: {error.reason or 'it is not PEM, or encrypted'}") from error
-    except OSError as error:
-        raise ListenError(f"{path} or {security.key}: {error.strerror}") from error
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(limits.KEY_FILE_BYTES)
-
-
-def _parse_address(address: str) -> tuple[str, int]:
+    Raises:
+        UsageError: it is something else.
+    """
     host, colon, port = address.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or host.startswith("unix:"):
-        raise UsageError(f"--listen {quoted(address)} is neither HOST:PORT nor unix:///path")
+        kinds = "neither HOST:PORT nor unix:///path" if option == "--listen" else "not HOST:PORT"
+        raise UsageError(f"{option} {quoted(address)} is {kinds}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def _is_loopback(host: str) -> bool:
     if not host:
         return False  # every address of this machine
-    return all(is_loopback(where[0]) for *_, where in _resolve(host, 0))
+    return all(is_loopback(where[0]) for *_, where in resolve(host, 0))
 
 
-def _resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
+def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
+    """Look up the addresses of a host.
+
+    Raises:
+        ListenError: there is none.
+    """
     try:
         return cast("list[Any]", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
@@ -245,4 +176,4 @@ def is_open_to_others(address: str, security: Security) -> bool:
     """Check whether clients beyond this machine need no certificate."""
     if address.startswith(_UNIX) or security.client_ca:
         return False
-    return not _is_loopback(_parse_address(address)[0])
+    return not _is_loopback(parse_address(address)[0])

@@ -28,10 +28,12 @@ class Child(NamedTuple):
     """What a process of several has of its parent.
 
     Attributes:
+        number: from 0; a process that is started again has the number of the one before it.
         lifeline: a descriptor that reads to its end when the process is to stop.
         ready: a descriptor to write one byte to when the process listens.
     """
 
+    number: int
     lifeline: int
     ready: int
 
@@ -74,7 +76,11 @@ def reserve(stack: ExitStack, addresses: Sequence[tuple[int, int, int, str, tupl
 
 
 def run(
-    count: int, work: Callable[[Child], None], listens: Callable[[], None], say: Callable[[str], None]
+    count: int,
+    work: Callable[[Child], None],
+    listens: Callable[[], None],
+    say: Callable[[str], None],
+    ended: Callable[[int], None],
 ) -> int | None:
     """Run several processes until SIGTERM or SIGINT; one that ends by itself is started again.
 
@@ -83,6 +89,7 @@ def run(
         work: what each does until its lifeline ends; its exceptions pass through, in that process.
         listens: called in this process once all listen.
         say: takes what the operator should know.
+        ended: called in this process with the number of a process that has ended.
 
     Returns:
         The exit status in this process, None in the others.
@@ -92,21 +99,22 @@ def run(
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     family = _Family(work, before)
-    for _ in range(count):
-        if family.start() == 0:
+    for number in range(count):
+        if family.start(number) == 0:
             return None
         status = family.wait_until_ready()
         if status is not None:
             family.stop()
             return status  # it has said why
     listens()
-    while (number := signal.sigwait(_SIGNALS)) == signal.SIGCHLD:
-        for status in family.reap():
+    while (came := signal.sigwait(_SIGNALS)) == signal.SIGCHLD:
+        for number, status in family.reap():
+            ended(number)
             say(f"warning: a process of the server ended with status {status}; another one is started")
             sleep(limits.PROVIDER_SERVER_RESPAWN_SECONDS)
-            if family.start() == 0:
+            if family.start(number) == 0:
                 return None
-    say(f"stopping ({signal.Signals(number).name})")
+    say(f"stopping ({signal.Signals(came).name})")
     family.stop()
     return 0
 
@@ -117,20 +125,20 @@ class _Family:
     def __init__(self, work: Callable[[Child], None], mask: set[int | signal.Signals]) -> None:
         self._work = work
         self._mask = mask
-        self._children: set[int] = set()
+        self._children: dict[int, int] = {}
         self._lifeline, self._life = os.pipe()
         self._ready, self._tell_ready = os.pipe()
 
-    def start(self) -> int:
+    def start(self, number: int) -> int:
         """Start a process; 0 in the process itself, when its work is done."""
         child = os.fork()
         if child:
-            self._children.add(child)
+            self._children[child] = number
             return child
         os.close(self._life)
         os.close(self._ready)
         signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-        self._work(Child(self._lifeline, self._tell_ready))
+        self._work(Child(number, self._lifeline, self._tell_ready))
         return 0
 
     def wait_until_ready(self) -> int | None:
@@ -140,22 +148,21 @@ class _Family:
         deadline = monotonic() + limits.PROVIDER_SERVER_START_SECONDS
         while not waiting.poll(100):
             if ended := self.reap():
-                return ended[0]
+                return ended[0][1]
             if monotonic() > deadline:
                 self.stop()
                 raise ListenError("a process of the server does not begin to listen")
         os.read(self._ready, 1)
         return None
 
-    def reap(self) -> list[int]:
-        """Return the exit statuses of the processes that have ended."""
-        statuses = []
+    def reap(self) -> list[tuple[int, int]]:
+        """Return the numbers of the processes that have ended, with their exit statuses."""
+        ended = []
         for child in list(self._children):
             process, status = os.waitpid(child, os.WNOHANG)
             if process:
-                self._children.discard(child)
-                statuses.append(os.waitstatus_to_exitcode(status))
-        return statuses
+                ended.append((self._children.pop(child), os.waitstatus_to_exitcode(status)))
+        return ended
 
     def stop(self) -> None:
         """Ask all processes to finish their work, and wait for their end."""

@@ -1,0 +1,149 @@
+"""`keyprovider serve`: its options, and its processes with what they share."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import UsageError
+from decoder.extras import missing
+from decoder.provider import create
+from decoder.provider.errors import ProviderError
+from decoder.provider.server import processes
+from decoder.provider.server.service import Service
+from decoder.provider.server.tally import Tally
+
+if TYPE_CHECKING:
+    import socket
+    from argparse import Namespace
+
+    from decoder.commandline import Parser
+    from decoder.provider.audit import Observer
+    from decoder.provider.keks import Keks
+    from decoder.provider.server.tally import Row
+
+_LOOPBACK = "127.0.0.1"
+
+
+def add_options(parser: Parser) -> set[str]:
+    """Add the options of `serve`, and return their names."""
+    group = parser.add_argument_group("options of the server")
+    group.add_argument("--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to make")
+    group.add_argument("--grpcport", default="", metavar="[HOST]:PORT", help="the same; without a host, loopback")
+    group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificates, PEM")
+    group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
+    group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
+    group.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help=f"so many processes serve (default: one per processor, at most {limits.PROVIDER_SERVER_PROCESSES})",
+    )
+    group.add_argument(
+        "--metrics", default="", metavar="[HOST]:PORT", help="serve /metrics, /healthz and /readyz there, without TLS"
+    )
+    group.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
+    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure", "processes", "metrics"}
+
+
+def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
+    """Serve until SIGTERM or SIGINT.
+
+    Args:
+        name: the provider.
+        options: its options.
+        parsed: the options of the server.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UsageError: the options do not fit together.
+        ProviderError: a library is not installed, or the provider cannot be created.
+        ListenError: the server cannot listen where it was told to.
+    """
+    try:
+        from decoder.provider.server import grpc as server
+        from decoder.provider.server import listening, tls, watch
+    except ImportError as error:
+        raise ProviderError(missing("grpc", error)) from error
+
+    security = tls.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
+    address = _address(parsed)
+    listening.check(address, security)
+    count = _processes(parsed, listening.is_unix(address))
+
+    def say(text: str) -> None:
+        _write_line(f"ctd-decoder: {name}: {text}")
+
+    tally = Tally(count)
+
+    def work(where: str, listener: socket.socket | None, child: processes.Child | None = None) -> None:
+        row = tally.rows[child.number if child else 0]
+        service = Service(create(name, options, _write_line, _keks(), _observer(row)), parsed.provider_name)
+        server.serve(service, where, security, say, watch.Counted(tally, row, listener), child)
+
+    with watch.listener(parsed.metrics, say) as listener:
+        if count == 1:
+            work(address, listener)
+            return 0
+        with listening.reserved(address) as where:
+            status = processes.run(
+                count,
+                lambda child: work(where, listener, child),
+                lambda: server.say_listening(address, where, security, say),
+                say,
+                lambda number: tally.rows[number].clear(),
+            )
+        if status == 0:
+            say("stopped")
+        return status or 0
+
+
+def _observer(row: Row) -> Observer:
+    """Count the calls of the key service."""
+
+    def observe(operation: str, seconds: float, succeeded: bool) -> None:
+        row.add("backend_requests", operation, "ok" if succeeded else "failed")
+        row.observe("backend_seconds", operation, seconds)
+
+    return observe
+
+
+def _processes(parsed: Namespace, is_unix: bool) -> int:
+    """Return how many processes serve: one at a Unix socket, which they could not share."""
+    if parsed.processes is None:
+        return 1 if is_unix else processes.default_count()
+    if not 1 <= parsed.processes <= limits.PROVIDER_SERVER_MAX_PROCESSES:
+        raise UsageError(f"--processes is a number from 1 to {limits.PROVIDER_SERVER_MAX_PROCESSES}")
+    if is_unix and parsed.processes > 1:
+        raise UsageError("--processes: one process alone can serve a Unix socket")
+    return int(parsed.processes)
+
+
+def _keks() -> Keks | None:
+    from decoder.provider.keks import Keks
+
+    try:
+        return Keks(limits.KEK_SECONDS)
+    except OSError as error:
+        _write_line(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
+        return None
+
+
+def _address(parsed: Namespace) -> str:
+    """Return --listen, or what the published provider for Google's service calls --grpcport."""
+    if parsed.listen:
+        return str(parsed.listen)
+    if not parsed.grpcport:
+        raise UsageError("--listen is missing")
+    host, _, port = parsed.grpcport.rpartition(":")
+    is_protected = parsed.tls_cert or parsed.insecure
+    return parsed.grpcport if host or is_protected else f"{_LOOPBACK}:{port}"
+
+
+def _write_line(text: str) -> None:
+    with suppress(OSError):  # nobody listens; the journal still does
+        os.write(2, f"{text}\n".encode(errors="replace"))

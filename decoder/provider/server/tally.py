@@ -1,0 +1,113 @@
+"""What a server counts: numbers in memory that its processes share, a row for each process.
+
+A process writes its own row and anybody reads the sums, so nothing is lost when a process ends, and no file is needed.
+"""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_left
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OPERATIONS = ("wrap", "unwrap", "wrap-kek", "unwrap-kek")
+# ok; refused by a rule on keys or clients; limited by a rate; the server is busy; a malformed request; the provider
+# failed; a defect of ours; the client went away.
+OUTCOMES = ("ok", "refused", "limited", "busy", "malformed", "failed", "internal", "canceled")
+BACKEND_OUTCOMES = ("ok", "failed")
+# Upper bounds in seconds: a local key takes less than a millisecond, and a key service at most CLOUD_KMS_SECONDS.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, float("inf"))
+CERTIFICATES = ("server", "client-ca")
+RELOADED = ("tls", "policy")
+
+Key = tuple[str, ...]
+_COUNTERS: tuple[Key, ...] = (
+    *(("requests", operation, outcome) for operation in OPERATIONS for outcome in OUTCOMES),
+    *(("backend_requests", operation, outcome) for operation in OPERATIONS for outcome in BACKEND_OUTCOMES),
+    *(
+        (name, operation, part)
+        for name in ("request_seconds", "backend_seconds")
+        for operation in OPERATIONS
+        for part in (*map(str, BOUNDS), "sum")
+    ),
+    ("refused_handshakes",),
+)
+_GAUGES: tuple[Key, ...] = (
+    ("in_flight",),
+    ("waiting",),
+    ("request_bytes",),
+    ("backend_up",),
+    ("beat",),  # when the process was last seen alive, by time.monotonic()
+    *(("reload_failed", what) for what in RELOADED),
+    *(("expiry", which) for which in CERTIFICATES),
+)
+_PLACES = {key: place for place, key in enumerate((*_COUNTERS, *_GAUGES))}
+_NUMBER_BYTES = 8
+
+
+class Tally:
+    """The rows of all processes.
+
+    Args:
+        processes: how many rows there are.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._memory = memoryview(mmap.mmap(-1, processes * len(_PLACES) * _NUMBER_BYTES)).cast("d")
+        self.rows = [Row(self._memory[at : at + len(_PLACES)]) for at in range(0, len(self._memory), len(_PLACES))]
+
+    def total(self, *key: str) -> float:
+        """Add up what all processes have under a key."""
+        return sum(row.get(*key) for row in self.rows)
+
+    def living(self) -> Iterator[Row]:
+        """Yield the rows of the processes that run."""
+        return (row for row in self.rows if row.get("beat"))
+
+
+class Row:
+    """What one process counts; for several threads."""
+
+    def __init__(self, numbers: memoryview[float]) -> None:
+        self._numbers = numbers
+        self._lock = Lock()
+
+    def get(self, *key: str) -> float:
+        """Return a number."""
+        return self._numbers[_PLACES[key]]
+
+    def add(self, *key: str, amount: float = 1) -> None:
+        """Add to a number."""
+        with self._lock:
+            self._numbers[_PLACES[key]] += amount
+
+    def set(self, *key: str, value: float) -> None:
+        """Set a number."""
+        self._numbers[_PLACES[key]] = value
+
+    def observe(self, name: str, operation: str, seconds: float) -> None:
+        """Count how long something took: `request_seconds` or `backend_seconds`."""
+        bound = BOUNDS[bisect_left(BOUNDS, seconds)]
+        self.add(name, operation, str(bound))
+        self.add(name, operation, "sum", amount=seconds)
+
+    def beat(self) -> None:
+        """Note that the process is alive."""
+        self.set("beat", value=monotonic())
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the process runs, but has not been seen alive for PROVIDER_SERVER_STUCK_SECONDS."""
+        beat = self.get("beat")
+        return bool(beat) and monotonic() - beat > limits.PROVIDER_SERVER_STUCK_SECONDS
+
+    def clear(self) -> None:
+        """Forget what was true of a process that has ended; what it counted stays."""
+        for key in _GAUGES:
+            self.set(*key, value=0)

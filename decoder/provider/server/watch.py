@@ -1,0 +1,144 @@
+"""The health of a server's process: it says that it is alive, looks for its key service, and answers probes."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder import limits
+from decoder.errors import quoted
+from decoder.extras import missing
+from decoder.node.unixsocket import ListenError
+from decoder.provider.errors import ProviderError
+from decoder.provider.server import sockets
+from decoder.provider.server.listening import parse_address, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from decoder.provider.audit import Provider
+    from decoder.provider.server.status import Status
+    from decoder.provider.server.tally import Row, Tally
+
+_UNIX = "unix://"
+
+
+class Counted(NamedTuple):
+    """Where a process counts, and where the numbers of all processes are shown.
+
+    Attributes:
+        tally: the numbers of all.
+        row: its own.
+        listener: the socket of --metrics, which listens, or None.
+    """
+
+    tally: Tally
+    row: Row
+    listener: socket.socket | None = None
+
+
+@contextmanager
+def listener(address: str, say: Callable[[str], None]) -> Iterator[socket.socket | None]:
+    """Listen for probes and Prometheus.
+
+    Args:
+        address: [HOST]:PORT, or "" not to listen.
+        say: takes where it listens.
+
+    Raises:
+        UsageError: the address is malformed.
+        ListenError: it is in use, or not one of this machine.
+        ProviderError: prometheus-client is not installed.
+    """
+    if not address:
+        yield None
+        return
+    try:
+        import prometheus_client  # noqa: F401 - to know it at once
+    except ImportError as error:
+        raise ProviderError(missing("metrics", error)) from error
+    host, port = parse_address(address, "--metrics")
+    family = resolve(host, port)[0][0] if host else socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
+    both = not host and socket.has_dualstack_ipv6()
+    try:
+        listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise ListenError(f"cannot listen on --metrics {quoted(address)}: {error.strerror}") from error
+    with listening:
+        shown = f"[{host}]" if ":" in host else host
+        say(f"metrics at http://{shown or 'localhost'}:{listening.getsockname()[1]}/metrics")
+        yield listening
+
+
+class Watch:
+    """The health of one process.
+
+    Args:
+        counted: where it is noted and shown.
+        provider: the key service.
+        where: the address of the server, for its connections.
+    """
+
+    def __init__(self, counted: Counted, provider: Provider, where: str) -> None:
+        self._counted = counted
+        self._provider = provider
+        self._connections = _counting(where)
+        self._thread = ThreadPoolExecutor(1, "watch")
+        self._status: Status | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin; without --metrics nobody asks, so the key service is left alone."""
+        self._counted.row.beat()
+        if self._counted.listener is None:
+            return
+        from decoder.provider.server.metrics import Exposition
+        from decoder.provider.server.status import Status
+
+        exposition = Exposition(self._provider.name, self._counted.tally, self._connections)
+        self._status = Status(self._counted.tally, self._connections, exposition.write)
+        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._check_again())]
+        self._server = await self._status.serve(self._counted.listener)
+
+    def stopping(self) -> None:
+        """Say that the server is not ready from now on."""
+        if self._status:
+            self._status.stopping = True
+
+    async def _beat(self) -> None:
+        while True:
+            self._counted.row.beat()
+            await asyncio.sleep(limits.PROVIDER_SERVER_BEAT_SECONDS)
+
+    async def _check_again(self) -> None:
+        while True:
+            await self._check()
+            await asyncio.sleep(limits.PROVIDER_SERVER_CHECK_SECONDS)
+
+    async def _check(self) -> None:
+        """Look for the key service, in a thread of its own: calls may have taken all others."""
+        found = asyncio.get_running_loop().run_in_executor(self._thread, _is_up, self._provider)
+        try:
+            is_up = await asyncio.wait_for(found, limits.PROVIDER_SERVER_CHECK_SECONDS)
+        except TimeoutError:
+            is_up = False
+        self._counted.row.set("backend_up", value=is_up)
+
+
+def _is_up(provider: Provider) -> bool:
+    try:
+        checked = provider.check(limits.PROVIDER_PROBE_SECONDS)
+    except ProviderError:
+        return False
+    return checked is None or bool(checked.works)
+
+
+def _counting(where: str) -> Callable[[], int]:
+    if where.startswith(_UNIX):
+        path = where.removeprefix(_UNIX)
+        return lambda: sockets.count_unix(path)
+    port = int(where.rpartition(":")[2])
+    return lambda: sockets.count_tcp(port)
