@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,11 +25,12 @@ REGION = "eu-west-1"
 
 @contextmanager
 def running_moto() -> Iterator[str]:
-    """Run moto's server on a free port, and give its URL."""
+    """Run moto's server on a free port, without what an earlier one in this process held, and give its URL."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
+        urllib.request.urlopen(f"http://{host}:{port}/moto-api/reset", b"", timeout=60).close()
         yield f"http://{host}:{port}"
     finally:
         server.stop()

@@ -1,4 +1,4 @@
-"""How the tests themselves are laid out: shared code is in tests/support alone."""
+"""How code and tests are laid out: files are short, and what tests share is in tests/support."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 from tests.support.processes import ROOT
 
 TESTS = ROOT / "tests"
-FILES = sorted(TESTS.rglob("*.py"))
+LINES = 400
+ROOMS = ("tests.unit", "tests.system")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(TESTS)))
-def test_shared_code_is_in_support(file: Path) -> None:
+def test_shared_code_is_in_support() -> None:
     """A test file or conftest.py is imported by pytest only."""
-    assert [name for name in _imports(file) if name.startswith(("tests.unit", "tests.system"))] == []
+    imported = {str(file.relative_to(ROOT)): sorted(_imports(file)) for file in TESTS.rglob("*.py")}
+    assert {
+        name: wrong for name, names in imported.items() if (wrong := [n for n in names if n.startswith(ROOMS)])
+    } == {}
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -26,3 +27,22 @@ def _imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+
+
+def test_files_are_short() -> None:
+    lines = {str(file.relative_to(ROOT)): file.read_bytes().count(b"\n") for file in _programs()}
+    assert len(lines) > 500
+    assert {name: count for name, count in lines.items() if count > LINES} == {}
+
+
+def _programs() -> Iterator[Path]:
+    """Yield every file of code: Python, and the scripts that have no suffix."""
+    for room in ("decoder", "tests", "bench", "packaging"):
+        for file in (ROOT / room).rglob("*"):
+            if file.is_file() and (file.suffix in (".py", ".sh", ".c", ".go") or _is_script(file)):
+                yield file
+
+
+def _is_script(file: Path) -> bool:
+    with file.open("rb") as opened:
+        return opened.read(2) == b"#!"

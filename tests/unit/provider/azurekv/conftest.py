@@ -1,0 +1,50 @@
+"""Azure, as a server on this machine plays it."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from decoder.node import journal
+from tests.support.azure_cloud import CLIENT, SECRET, TENANT, Cloud
+from tests.support.azurekv_parts import KEY, provider
+from tests.support.layers import private_options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with Cloud(tmp_path_factory.mktemp("azure")) as cloud:
+        yield cloud
+
+
+@pytest.fixture
+def cloud(shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
+    """Run a test with a client secret in the environment, and nothing of whoever runs it."""
+    for name in list(os.environ):
+        if name.startswith(("AZURE_", "IDENTITY_", "MSI_", "IMDS_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    client = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT, "AZURE_CLIENT_SECRET": SECRET}
+    for name, value in (shared_cloud.environment | client).items():
+        monkeypatch.setenv(name, value)
+    shared_cloud.reset()
+    return shared_cloud
+
+
+@pytest.fixture(autouse=True)
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    texts: list[str] = []
+    monkeypatch.setattr(journal, "warn", texts.append)
+    return texts
+
+
+@pytest.fixture
+def wrapped(cloud: Cloud) -> bytes:
+    annotation = provider(cloud, key=KEY).wrap(private_options(), [])
+    cloud.proxy.hosts.clear()
+    cloud.vault.asked.clear()
+    return annotation

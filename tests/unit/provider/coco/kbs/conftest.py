@@ -1,0 +1,45 @@
+"""A key broker and a guest."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.kbs_parts import KEY, KID, Guest
+from tests.support.kbs_server import KbsServer
+from tests.support.loopback import Authority
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def server(authority: Authority) -> Iterator[KbsServer]:
+    with KbsServer(authority.server_context("127.0.0.1")) as server:
+        server.resources[KID.path] = KEY
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def guest(tmp_path: Path, authority: Authority) -> Guest:
+    return Guest(tmp_path, authority)
+
+
+@pytest.fixture
+def sample(authority: Authority) -> dict[str, str]:
+    return {"tee": "sample", "kbs-ca": str(authority.file)}

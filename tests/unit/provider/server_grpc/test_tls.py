@@ -1,0 +1,118 @@
+"""The TLS of the gRPC server, and its files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from tests.support.certificates import issue
+from tests.support.server_grpc_parts import LOOPBACK, SERVICE, WRAP, connected, credentials, failure
+from tests.support.serving import (
+    Server,
+    ask,
+    execute,
+    message,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("certificates")
+    for authority, parts in (("ca", ("server", "client")), ("other-ca", ("stranger",))):
+        own = issue(authority)
+        own.write(directory / f"{authority}.pem")
+        for name in parts:
+            issue(name, own, ["localhost"] if name == "server" else None).write(directory / f"{name}.pem")
+    return directory
+
+
+def tls(directory: Path, *, client_ca: str = "") -> list[str | Path]:
+    options: list[str | Path] = ["--tls-cert", directory / "server.pem", "--tls-key", directory / "server.key"]
+    return [*options, "--client-ca", directory / f"{client_ca}.pem"] if client_ca else options
+
+
+def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
+    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls(certificates)) as server:
+        with connected(server, credentials(certificates)) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        for refused in (None, credentials(certificates, ca="other-ca")):
+            with connected(server, refused) as channel:
+                assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
+    assert "--client-ca asks for a certificate" in server.log
+    assert len(server.audit) == 1
+
+
+def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
+    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls(certificates, client_ca="ca")) as server:
+        with connected(server, credentials(certificates, "client")) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        for refused in (None, credentials(certificates), credentials(certificates, "stranger")):
+            with connected(server, refused) as channel:
+                assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
+    assert "warning" not in server.log
+    assert len(server.audit) == 1
+
+
+def test_tls_files_are_read_again_when_they_change(
+    local: tuple[str, ...], tmp_path: Path, certificates: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Connections stay; the next handshake uses the new files, or the earlier ones while those cannot be used."""
+    files = tmp_path_factory.mktemp("tls")
+    for suffix in ("key", "pem"):
+        (files / f"server.{suffix}").write_bytes((certificates / f"server.{suffix}").read_bytes())
+    (files / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes())
+    with (
+        Server(tmp_path, *local, *LOOPBACK, *tls(files, client_ca="ca")) as server,
+        connected(server, credentials(certificates, "client")) as old,
+    ):
+        assert ask(old, "WrapKey", WRAP)
+        (files / "server.pem").write_text("garbage")
+        with connected(server, credentials(certificates, "client")) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        assert "cannot be used; the earlier ones stay" in server.log
+        (files / "server.pem").write_bytes((certificates / "server.pem").read_bytes())
+        (files / "ca.pem").write_bytes((certificates / "other-ca.pem").read_bytes())
+        with connected(server, credentials(certificates, "client")) as channel:
+            assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
+        with connected(server, credentials(certificates, "stranger")) as channel:
+            assert ask(channel, "WrapKey", WRAP)
+        assert "the TLS files have changed and were read again" in server.log
+        assert ask(old, "WrapKey", WRAP)
+
+
+def test_a_certificate_that_expires_soon_is_told(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
+    prelude = "limits.CERTIFICATE_WARNING_SECONDS = 10 * 24 * 3600"
+    with Server(tmp_path, *local, *LOOPBACK, *tls(certificates), prelude=prelude) as server:
+        assert f"warning: the certificate {certificates}/server.pem expires at " in server.log
+
+
+def test_tls_files_that_do_not_do(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
+    encrypted, garbage = tmp_path / "encrypted.key", tmp_path / "garbage.pem"
+    loaded = load_pem_private_key((certificates / "server.key").read_bytes(), None)
+    encrypted.write_bytes(loaded.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x")))
+    garbage.write_text("garbage")
+    certificate, key = certificates / "server.pem", certificates / "server.key"
+    cases: list[tuple[list[str | Path], int]] = [
+        (["--tls-cert", certificate], 2),
+        (["--tls-key", key], 2),
+        (["--client-ca", certificate], 2),
+        (["--tls-cert", certificate, "--tls-key", certificates / "client.key"], 7),
+        (["--tls-cert", certificate, "--tls-key", encrypted], 7),
+        (["--tls-cert", garbage, "--tls-key", key], 7),
+        (["--tls-cert", tmp_path / "missing", "--tls-key", key], 7),
+        (["--tls-cert", certificate, "--tls-key", key, "--client-ca", garbage], 7),
+    ]
+    for options, status in cases:
+        result = execute("serve", *local, *LOOPBACK, *options)
+        assert (result.returncode, result.stderr.count(b"\n")) == (status, 1), result.stderr
