@@ -5,20 +5,33 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 _TREE = Path("/usr/lib/ctd-decoder")
 _PROGRAM = "bin/ctd-decoder"
 _CLIENT = "bin/client"  # what containerd starts: it asks the agent, or becomes the program beside it
 _SCRATCH = ".partial-"
 _LIST = ".ctd-decoder-files"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_API_SECONDS = 10.0  # for each request to the API server
+_API_BYTES = 8 * 1024 * 1024  # a node lists its images
+_API_ATTEMPTS = 12
+_API_PAUSE_SECONDS = 5.0
+_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _START_SECONDS = 60
+_POLL_SECONDS = 5.0  # between looks at mounted files; the kubelet itself takes up to a minute and a half
 
 
 class InstallError(Exception):
@@ -28,7 +41,7 @@ class InstallError(Exception):
 def main() -> int:
     """Do what the command line says, and return the exit status: 0, or 1 with a line on standard error."""
     parser = argparse.ArgumentParser(prog="install-on-node", description=__doc__)
-    parser.add_argument("verb", choices=("install", "remove", "wait"))
+    parser.add_argument("verb", choices=("install", "remove", "follow", "wait", "untaint"))
     parser.add_argument(
         "--into", type=Path, metavar="DIR", help="the node's /opt/containerd, whose bin is on PATH there"
     )
@@ -42,22 +55,41 @@ def main() -> int:
         metavar=("FROM", "TO"),
         help="copy the files of a directory or a mounted Secret as well; what FROM no longer has is taken from TO",
     )
+    parser.add_argument(
+        "--every",
+        type=float,
+        default=_POLL_SECONDS,
+        metavar="SECONDS",
+        help=f"how often `follow` looks ({_POLL_SECONDS:g})",
+    )
+    parser.add_argument("--node", metavar="NAME", help="the node that `untaint` takes the taint from")
+    parser.add_argument("--taint", metavar="KEY", help="the key of that taint")
+    parser.add_argument(
+        "--account", type=Path, default=_ACCOUNT, metavar="DIR", help="token and ca.crt for the API server"
+    )
     arguments = parser.parse_args()
-    if arguments.verb != "wait" and not arguments.into:
+    if arguments.verb == "untaint" and not (arguments.node and arguments.taint):
+        parser.error("--node and --taint are missing")
+    if arguments.verb in ("install", "remove") and not arguments.into:
         parser.error("--into is missing")
     os.umask(0o022)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a log that is followed
     try:
         if arguments.verb == "wait":
             _wait()
+        elif arguments.verb == "untaint":
+            untaint(arguments.node, arguments.taint, arguments.account)
+        elif arguments.verb == "follow":
+            follow(by_target(arguments.files), arguments.every)
         elif arguments.verb == "install":
-            for source, target in arguments.files:
-                put_files(source, target)
+            for target, sources in by_target(arguments.files).items():
+                put_files(sources, target)
             install(arguments.tree, arguments.into)
         else:
             remove(arguments.into)
-            for _, target in arguments.files:
+            for target in by_target(arguments.files):
                 take_files(target)
-    except (InstallError, OSError, subprocess.SubprocessError) as error:
+    except (InstallError, OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
         print(f"install-on-node: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -107,19 +139,24 @@ def remove(into: Path) -> None:
     print(f"install-on-node: removed from {into}")
 
 
-def put_files(source: Path, target: Path) -> None:
+def put_files(sources: Mapping[str, Path], target: Path) -> None:
     """Copy files, readable by root alone, each in one step; a list in TARGET keeps what was copied.
 
+    New and changed files are written before removed ones go.
+
     Args:
-        source: a directory; of a volume that Kubernetes mounts (`..data`) one state is copied.
+        sources: directories by the place below TARGET that their files go to, "." for TARGET itself. Of a volume that
+            Kubernetes mounts (`..data`) one state is copied.
         target: is made if it is not there.
 
     Raises:
         InstallError: a file is there that was not copied by this program, or the list is damaged.
         OSError: copying failed.
     """
-    source = (source / "..data" if (source / "..data").exists() else source).resolve(strict=True)
-    files = {str(path.relative_to(source)): path.read_bytes() for path in sorted(source.rglob("*")) if path.is_file()}
+    files = {
+        os.path.normpath(f"{place}/{path.relative_to(state)}"): path.read_bytes()
+        for place, state, path in _found(sources)
+    }
     before = _listed(target)
     for name, content in files.items():
         place = target / name
@@ -133,7 +170,29 @@ def put_files(source: Path, target: Path) -> None:
     for name in before - files.keys():
         (target / name).unlink(missing_ok=True)
     _write(target / _LIST, json.dumps(sorted(files)).encode())
-    print(f"install-on-node: {target} has {', '.join(files) or 'no files'}")
+    print(f"install-on-node: {target} has {', '.join(sorted(files)) or 'no files'}")
+
+
+def _found(sources: Mapping[str, Path]) -> Iterator[tuple[str, Path, Path]]:
+    """Yield the files of directories: the place of the directory, its present state, and the file in it."""
+    for place, source in sources.items():
+        state = (source / "..data" if (source / "..data").exists() else source).resolve(strict=True)
+        for path in sorted(state.rglob("*")):
+            if path.is_file():
+                yield place, state, path
+
+
+def by_target(pairs: Iterable[tuple[Path, Path]]) -> dict[Path, dict[str, Path]]:
+    """Group pairs of FROM and TO, so that a TO below another one shares its list.
+
+    Returns:
+        What `put_files` takes, by target.
+    """
+    groups: dict[Path, dict[str, Path]] = {}
+    for source, target in sorted(pairs, key=lambda pair: len(pair[1].parts)):
+        root = next((each for each in groups if target.is_relative_to(each)), target)
+        groups.setdefault(root, {})[str(target.relative_to(root))] = source
+    return groups
 
 
 def take_files(target: Path) -> None:
@@ -149,11 +208,109 @@ def take_files(target: Path) -> None:
     print(f"install-on-node: removed the files from {target}")
 
 
+def follow(groups: Mapping[Path, Mapping[str, Path]], seconds: float) -> None:
+    """Copy files whenever they change, until SIGTERM or SIGINT.
+
+    What cannot be copied is reported once and tried again: the node keeps the files that it has.
+
+    Args:
+        groups: what `put_files` takes, by target.
+        seconds: between two looks.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    copied: dict[Path, object] = {}
+    while True:
+        for target, sources in groups.items():
+            try:
+                state: object = [
+                    (str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, _, path in _found(sources)
+                ]
+                if copied.get(target) != state:
+                    put_files(sources, target)
+            except (InstallError, OSError) as error:
+                state = str(error)
+                if copied.get(target) != state:
+                    print(f"install-on-node: error: {error}; the files on the node stay", file=sys.stderr)
+            copied[target] = state
+        if signal.sigtimedwait(_SIGNALS, seconds):
+            return
+
+
+def untaint(node: str, taint: str, account: Path) -> None:
+    """Take a taint from a node, by the API server that the pod's environment names.
+
+    An API server that does not answer, or a node that changes meanwhile, is tried again for about a minute.
+
+    Args:
+        node: the name of the node.
+        taint: the key of the taint, with any effect.
+        account: has the service account's `token` and the API server's `ca.crt`.
+
+    Raises:
+        InstallError: the API server refuses.
+        OSError: it cannot be reached, or the account cannot be read.
+    """
+    for _ in range(_API_ATTEMPTS - 1):
+        try:
+            return _untaint(node, taint, account)
+        except (_BusyError, OSError, http.client.HTTPException):
+            time.sleep(_API_PAUSE_SECONDS)
+    return _untaint(node, taint, account)
+
+
+def _untaint(node: str, taint: str, account: Path) -> None:
+    path = f"/api/v1/nodes/{quote(node, safe='')}"
+    taints = _ask(account, "GET", path).get("spec", {}).get("taints", [])
+    found = [number for number, each in enumerate(taints) if each["key"] == taint]
+    changes = [
+        change
+        for number in reversed(found)
+        for change in (
+            {"op": "test", "path": f"/spec/taints/{number}/key", "value": taint},
+            {"op": "remove", "path": f"/spec/taints/{number}"},
+        )
+    ]
+    if changes:
+        _ask(account, "PATCH", path, json.dumps(changes).encode())
+    print(f"install-on-node: the node {node} {'has lost' if changes else 'does not have'} the taint {taint}")
+
+
+class _BusyError(InstallError):
+    """The API server may answer otherwise later."""
+
+
+def _ask(account: Path, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    try:
+        host, port = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
+    except (KeyError, ValueError) as error:
+        raise InstallError("the environment names no API server: this verb runs in a pod") from error
+    context = ssl.create_default_context(cafile=str(account / "ca.crt"))
+    connection = http.client.HTTPSConnection(host, port, timeout=_API_SECONDS, context=context)
+    headers = {
+        "Authorization": f"Bearer {(account / 'token').read_text().strip()}",
+        "Content-Type": "application/json-patch+json",
+        "Accept": "application/json",
+    }
+    try:
+        connection.request(method, path, body, headers)
+        response = connection.getresponse()
+        content = response.read(_API_BYTES)
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(content)
+    except ValueError as error:
+        raise _BusyError(f"the API server's answer to {method} {path} is not JSON") from error
+    if response.status >= 400:
+        kind = _BusyError if response.status in (409, 422, 429) or response.status >= 500 else InstallError
+        raise kind(f"the API server answers {method} {path} with {response.status}: {str(answer.get('message'))[:500]}")
+    return dict(answer)
+
+
 def _wait() -> None:
     """Wait until the pod ends: a DaemonSet has no containers that end."""
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    signal.sigwait(signals)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    signal.sigwait(_SIGNALS)
 
 
 def _installed(into: Path) -> str:

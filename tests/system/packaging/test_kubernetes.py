@@ -1,27 +1,25 @@
-"""The manifests, rendered and checked against Kubernetes' schemas, and the program that installs on nodes."""
+"""The manifests, rendered and checked against Kubernetes' schemas."""
 
 from __future__ import annotations
 
 import copy
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
-from tests.support.kubernetes import MANIFESTS, Objects, pod_of, render, run
-from tests.support.mounted_secrets import Volume
+from tests.support.kubernetes import Objects, pod_of, render
 
-INSTALL = MANIFESTS / "install_on_node.py"
 OLDEST = "1.30"  # the first that has lifecycle.preStop.sleep without a feature gate
 # What `kubectl apply -k` is given, and the components that may be added to it.
 APPLIED = (
     ("node", ()),
     ("node", ("node-files", "node-drop-in")),
-    ("node", ("node-files", "node-drop-in", "node-removal")),
+    ("node", ("node-startup-taint",)),
+    ("node", ("node-files", "node-cert-manager", "node-drop-in", "node-startup-taint", "node-removal")),
     ("keyprovider", ()),
+    ("keyprovider", ("keyprovider-cert-manager",)),
     ("keyprovider-openbao", ()),
 )
 
@@ -44,7 +42,8 @@ def test_they_are_what_the_schemas_say(base: str, components: tuple[str, ...], v
     objects = render(tmp_path, base, components)
     assert {"Namespace"} < {item["kind"] for item in objects}
     for item in objects:
-        kubernetes_validate.validate(item, version, strict=True)
+        if not item["apiVersion"].startswith("cert-manager.io/"):  # which brings its own schemas
+            kubernetes_validate.validate(item, version, strict=True)
 
 
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
@@ -54,7 +53,7 @@ def test_the_schemas_find_what_is_misspelt(version: str, tmp_path: Path) -> None
         (("spec", "replica"), 2),
         (("spec", "template", "spec", "runAsNonRoot"), True),
         (("spec", "template", "spec", "containers", 0, "securityContext", "readOnlyRootFileSystem"), True),
-        (("spec", "template", "spec", "containers", 0, "readinessProbe", "tcpSocket", "prot"), 1),
+        (("spec", "template", "spec", "containers", 0, "readinessProbe", "httpGet", "prot"), 1),
         (("spec", "template", "spec", "volumes", 0, "secret", "defaultMode"), "0440"),
     ):
         changed = copy.deepcopy(deployment)
@@ -94,13 +93,20 @@ def test_the_installer_has_the_directories_that_it_writes_to_and_nothing_else(
     pod = pod_of(render(tmp_path, base, components))
     expected = {"/opt/containerd"}
     if "node-files" in components:
-        expected |= {"/etc/containerd/ocicrypt", "/etc/containerd/conf.d"}
+        expected.add("/etc/containerd/ocicrypt")
+    if "node-drop-in" in components:
+        expected.add("/etc/containerd/conf.d")
     assert {volume["hostPath"]["path"] for volume in pod["volumes"] if "hostPath" in volume} == expected
     assert not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
-    install, wait = containers_of(pod)
-    assert_confined(install)
-    assert_confined(wait)
-    assert (wait["securityContext"]["runAsNonRoot"], "volumeMounts" in wait) == (True, False)
+    *installers, wait = containers_of(pod)
+    for container in (*installers, wait):
+        assert_confined(container)
+    # Who copies nothing is not root, and has no directory of the node.
+    copies = "node-files" in components
+    assert (wait["securityContext"]["runAsNonRoot"], "volumeMounts" in wait) == (not copies, copies)
+    for container in installers[1:]:
+        assert container["securityContext"]["runAsNonRoot"] is True
+        assert [mount["name"] for mount in container["volumeMounts"]] == ["account"]
 
 
 def assert_confined(container: dict[str, Any]) -> None:
@@ -120,10 +126,18 @@ def test_the_objects_of_the_server_belong_together(base: str, tmp_path: Path) ->
     assert policy["spec"]["podSelector"]["matchLabels"] == labels
     assert the(objects, "PodDisruptionBudget")["spec"]["selector"]["matchLabels"] == labels
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    (port,) = container["ports"]
-    assert f"--listen=:{port['containerPort']}" in container["args"]
+    grpc, metrics = container["ports"]
+    assert {f"--listen=:{grpc['containerPort']}", f"--metrics=:{metrics['containerPort']}"} < set(container["args"])
     assert {service["spec"]["ports"][0]["targetPort"], policy["spec"]["ingress"][0]["ports"][0]["port"]} == {"grpc"}
-    assert container["readinessProbe"]["tcpSocket"]["port"] == port["name"] == "grpc"
+    scaled = the(objects, "HorizontalPodAutoscaler")["spec"]["scaleTargetRef"]
+    assert (scaled["kind"], scaled["name"]) == ("Deployment", deployment["metadata"]["name"])
+    assert "replicas" not in deployment["spec"]  # each `kubectl apply` would undo what the autoscaler did
+    assert grpc["name"] == "grpc"
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    assert {probe["port"] for probe in probes.values()} == {metrics["name"]} == {"metrics"}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startup": "/healthz", "readiness": "/readyz", "liveness": "/healthz"
+    }  # fmt: skip
     assert (
         deployment["spec"]["template"]["spec"]["serviceAccountName"]
         == the(objects, "ServiceAccount")["metadata"]["name"]
@@ -136,99 +150,37 @@ def test_the_objects_of_the_server_belong_together(base: str, tmp_path: Path) ->
     assert all(f"/{file}".startswith(mounted) for file in files)
 
 
-# -- the program that installs
+def test_the_account_may_take_the_taint_away_that_the_pod_is_told_to(tmp_path: Path) -> None:
+    objects = render(tmp_path, "node", ("node-startup-taint",))
+    pod = pod_of(objects)
+    account, binding, role = (the(objects, kind) for kind in ("ServiceAccount", "ClusterRoleBinding", "ClusterRole"))
+    assert pod["serviceAccountName"] == account["metadata"]["name"] == binding["subjects"][0]["name"]
+    assert account["metadata"]["namespace"] == binding["subjects"][0]["namespace"]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "patch"]}]
+    policy = the(objects, "ValidatingAdmissionPolicy")
+    assert the(objects, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"] == policy["metadata"]["name"]
+    who = f"system:serviceaccount:{account['metadata']['namespace']}:{account['metadata']['name']}"
+    assert policy["spec"]["matchConditions"][0]["expression"] == f"request.userInfo.username == '{who}'"
+    taint = pod["initContainers"][1]["args"][-1]
+    assert f"'{taint}'" in policy["spec"]["variables"][0]["expression"]
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A tree that can be installed: its program is a script."""
-    return write_tree(tmp_path / "tree", "first")
-
-
-def write_tree(directory: Path, text: str, program: str = "#!/bin/sh\n") -> Path:
-    for name in ("bin", "lib"):
-        (directory / name).mkdir(parents=True)
-    (directory / "lib/module").write_text(text)
-    (directory / "bin/ctd-decoder").write_text(program)
-    (directory / "bin/ctd-decoder").chmod(0o755)
-    (directory / "bin/python3").symlink_to("ctd-decoder")
-    (directory / "bin/client").symlink_to("ctd-decoder")
-    return directory
-
-
-def install(tree: Path, node: Path, *arguments: str | Path, verb: str = "install", expect: int = 0) -> str:
-    node.mkdir(exist_ok=True)
-    return run(sys.executable, "-I", INSTALL, verb, "--tree", tree, "--into", node, *arguments, expect=expect)
-
-
-def installed(node: Path) -> str:
-    """Return what the installed program's tree holds."""
-    link = node / "bin/ctd-decoder"
-    assert link.readlink().name == "client"
-    return link.resolve().parent.with_name("lib").joinpath("module").read_text()
-
-
-def files(directory: Path) -> dict[str, str]:
-    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
-
-
-def test_the_tree_before_stays_for_decoders_that_run(tree: Path, tmp_path: Path) -> None:
-    node = tmp_path / "node"
-    for number, text in enumerate(("first", "second", "third")):
-        install(tree if not number else write_tree(tmp_path / text, text), node)
-        assert installed(node) == text
-        install(tmp_path / text if number else tree, node)  # the pod starts again
-        assert len(list((node / "ctd-decoder").iterdir())) == min(number + 1, 2)
-    assert {path.read_text() for path in node.glob("ctd-decoder/*/lib/module")} == {"second", "third"}
-
-
-def test_a_damaged_or_unfinished_tree_is_replaced(tree: Path, tmp_path: Path) -> None:
-    node = tmp_path / "node"
-    install(tree, node)
-    (module,) = node.glob("ctd-decoder/*/lib/module")
-    module.write_text("damaged")
-    (node / "ctd-decoder/.partial-1").mkdir()
-    install(tree, node)
-    assert installed(node) == "first"
-    assert len(list((node / "ctd-decoder").iterdir())) == 1
-
-
-def test_a_program_that_does_not_start_is_not_installed(tree: Path, tmp_path: Path) -> None:
-    node = tmp_path / "node"
-    install(tree, node)
-    broken = write_tree(tmp_path / "broken", "broken", "#!/bin/sh\necho no such library >&2\nexit 127\n")
-    assert install(broken, node, expect=1) == (
-        "install-on-node: error: the copied program does not start: no such library\n"
-    )
-    assert installed(node) == "first"
-
-
-def test_a_program_of_somebody_else_stays(tree: Path, tmp_path: Path) -> None:
-    node = tmp_path / "node"
-    (node / "bin").mkdir(parents=True)
-    (node / "bin/ctd-decoder").write_text("imgcrypt's")
-    for verb in ("install", "remove"):
-        assert "is there already and is not of this installation" in install(tree, node, verb=verb, expect=1)
-    assert files(node) == {"bin/ctd-decoder": "imgcrypt's"}
-
-
-def test_files_come_change_and_go_and_others_stay(tree: Path, tmp_path: Path) -> None:
-    node, place = tmp_path / "node", tmp_path / "ocicrypt"
-    secret = Volume(tmp_path / "secret")
-    (place / "keys").mkdir(parents=True)
-    (place / "keys/mine.pem").write_text("mine")
-    arguments = ("--files", secret.directory, place)
-    secret.write({"keys/a.pem": b"a", "conf": b"{}"})
-    install(tree, node, *arguments)
-    assert {path.stat().st_mode & 0o777 for path in place.rglob("[ac]*") if path.is_file()} == {0o600}
-    secret.write({"keys/b.pem": b"b", "conf": b"changed"})
-    install(tree, node, *arguments)
-    listed = json.dumps(["conf", "keys/b.pem"])
-    expected = {"keys/mine.pem": "mine", "keys/b.pem": "b", "conf": "changed", ".ctd-decoder-files": listed}
-    assert files(place) == expected
-    secret.write({"keys/mine.pem": b"another"})
-    assert "mine.pem is there already and is not of this installation" in install(tree, node, *arguments, expect=1)
-    assert files(place) == expected
-    install(tree, node, *arguments, verb="remove")
-    assert files(place) == {"keys/mine.pem": "mine"}
-    assert files(node) == {}
+def test_the_certificates_are_those_that_server_and_nodes_read(tmp_path: Path) -> None:
+    objects = render(tmp_path / "server", "keyprovider", ("keyprovider-cert-manager",))
+    certificates = {item["metadata"]["name"]: item for item in objects if item["kind"] == "Certificate"}
+    issuers = {item["metadata"]["name"] for item in objects if item["kind"] == "ClusterIssuer"}
+    server = certificates["keyprovider"]
+    service = the(objects, "Service")["metadata"]
+    assert server["spec"]["dnsNames"] == [f"{service['name']}.{service['namespace']}.svc"]
+    tls = next(volume["secret"] for volume in pod_of(objects)["volumes"] if volume["name"] == "tls")
+    assert (server["spec"]["secretName"], server["metadata"]["namespace"]) == (tls["secretName"], service["namespace"])
+    nodes = render(tmp_path / "node", "node", ("node-files", "node-cert-manager"))
+    client = the(nodes, "Certificate")
+    assert client["metadata"]["namespace"] == the(nodes, "DaemonSet")["metadata"]["namespace"]
+    pod = pod_of(nodes)
+    volume = next(item["secret"] for item in pod["volumes"] if item["name"] == "node-tls")
+    assert client["spec"]["secretName"] == volume["secretName"]
+    assert {item["spec"]["issuerRef"]["name"] for item in (*certificates.values(), client)} == issuers
+    pairs = ["--files", "/files/tls", "/node/ocicrypt/tls"]
+    assert all(container["args"][-3:] == pairs for container in containers_of(pod))

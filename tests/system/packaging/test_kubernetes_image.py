@@ -110,11 +110,13 @@ class Kubelet:
 def test_a_node_runs_encrypted_images_once_it_was_installed(suite: roots.Suite, image: Path, tmp_path: Path) -> None:
     """containerd finds the program by itself, before what its PATH has, and needs no start."""
     encrypted = encrypted_image(tmp_path)
-    secret = Volume(tmp_path / "secret")
-    secret.write({"keys/node.pem": pem(rsa_key())})
+    keys, configuration = Volume(tmp_path / "keys"), Volume(tmp_path / "files")
+    keys.write({"node.pem": pem(rsa_key())})
+    configuration.write({})
     volumes = {
         "containerd": _OPT,
-        "files": str(secret.directory),
+        "node-keys": str(keys.directory),
+        "node-files": str(configuration.directory),
         "ocicrypt": "/etc/containerd/ocicrypt",
         "drop-in": "/etc/containerd/conf.d",
     }
@@ -133,11 +135,27 @@ def test_a_node_runs_encrypted_images_once_it_was_installed(suite: roots.Suite, 
         imported = node.import_image(encrypted)
         assert imported.returncode == 0, imported.stderr
         assert node.run_stock().stdout == images.expected_output()
+        follow_the_secret(node, kubelet, pod, volumes, keys)
         ended = kubelet.start(removing, removing["initContainers"][0], volumes, "--rm")
         assert ended.returncode == 0, ended.stderr
         assert node.execute("find", _OPT, "/etc/containerd", "-type", "f").stdout == ""
         node.ctr("images", "remove", "--sync", IMAGE)
         assert node.import_image(encrypted).returncode or node.run_stock().returncode
+
+
+def follow_the_secret(
+    node: Containerd, kubelet: Kubelet, pod: dict[str, Any], volumes: dict[str, str], keys: Volume
+) -> None:
+    """The pod's container replaces the node's key when the Secret's is, and ends when it is told to."""
+    (container,) = pod["containers"]
+    started = kubelet.start(pod, container, volumes, "--detach")
+    assert started.returncode == 0, started.stderr
+    keys.write({"next.pem": b"next"})
+    place = "/etc/containerd/ocicrypt/keys"
+    wait_for(lambda: node.execute("ls", place).stdout == "next.pem\n")
+    assert node.execute("cat", f"{place}/next.pem").stdout == "next"
+    wait_for(lambda: node.ctr("tasks", "kill", "--signal", "SIGTERM", container["name"]).returncode)
+    assert "STOPPED" in node.ctr("tasks", "list").stdout
 
 
 def test_the_container_that_waits_ends_when_it_is_told_to(image: Path, tmp_path: Path) -> None:

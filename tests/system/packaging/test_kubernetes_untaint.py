@@ -1,0 +1,165 @@
+"""The taint of new Kubernetes nodes, which the installer takes away by the API server."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.support.certificates import issue
+from tests.support.kubernetes import MANIFESTS
+
+_TAINT = "ctd-decoder/not-ready"
+_OTHERS = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]
+
+
+class ApiServer:
+    """Has one node, and applies JSON patches to its taints (RFC 6902, as far as `test` and `remove`).
+
+    Args:
+        directory: gets the service account's files.
+        taints: the node's.
+        before_patch: is called once, before the first patch.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        taints: list[dict[str, str]],
+        before_patch: Callable[[ApiServer], object] = lambda _: None,
+    ) -> None:
+        self.taints = taints
+        self.allowed = True
+        self.before_patch = before_patch
+        self.directory = directory
+        authority = issue("authority")
+        authority.write(directory / "ca.crt")
+        (directory / "token").write_text("secret-token\n")
+        certificate = issue("api", authority, ["127.0.0.1"]).write(directory / "api.pem")
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(*server.get(self.path, self.headers["Authorization"]))
+
+            def do_PATCH(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                assert self.headers["Content-Type"] == "application/json-patch+json"
+                self._answer(*server.patch(json.loads(body)))
+
+            def _answer(self, status: int, body: dict[str, Any]) -> None:
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
+
+    def __enter__(self) -> ApiServer:
+        Thread(target=self.http.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+    def get(self, path: str, authorization: str) -> tuple[int, dict[str, Any]]:
+        if not self.allowed or authorization != "Bearer secret-token":
+            return 403, {"message": "nodes is forbidden"}
+        assert path == "/api/v1/nodes/worker-1"
+        return 200, {"metadata": {"name": "worker-1"}, "spec": {"taints": self.taints} if self.taints else {}}
+
+    def patch(self, changes: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+        before, self.before_patch = self.before_patch, lambda _: None
+        before(self)
+        taints = list(self.taints)
+        for change in changes:
+            number = int(change["path"].split("/")[3])
+            if change["op"] == "test" and (number >= len(taints) or taints[number]["key"] != change["value"]):
+                return 422, {"message": "the test failed"}
+            if change["op"] == "remove":
+                del taints[number]
+        self.taints = taints
+        return 200, {}
+
+    def untaint(self) -> subprocess.CompletedProcess[str]:
+        """Run the program as the pod does, with a short pause instead of its own."""
+        program = MANIFESTS / "install_on_node.py"
+        start = (
+            f"import sys; sys.path.insert(0, {str(program.parent)!r})\n"
+            "import install_on_node as program; program._API_PAUSE_SECONDS = 0.01\n"
+            "sys.exit(program.main())"
+        )
+        return subprocess.run(
+            [
+                *(sys.executable, "-c", start),
+                *("untaint", "--node", "worker-1", "--taint", _TAINT),
+                "--account",
+                self.directory,
+            ],
+            env={
+                **os.environ,
+                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+                "KUBERNETES_SERVICE_PORT": str(self.http.server_port),
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+def taint(effect: str = "NoSchedule") -> dict[str, str]:
+    return {"key": _TAINT, "effect": effect}
+
+
+@pytest.mark.parametrize(
+    "taints", [[taint()], [_OTHERS[0], taint(), _OTHERS[1]], [taint(), *_OTHERS, taint("NoExecute")], [], _OTHERS]
+)
+def test_the_taint_goes_and_others_stay(taints: list[dict[str, str]], tmp_path: Path) -> None:
+    with ApiServer(tmp_path, taints) as server:
+        done = server.untaint()
+        assert done.returncode == 0, done.stderr
+        assert server.taints == [each for each in taints if each["key"] != _TAINT]
+
+
+def test_a_node_that_changes_meanwhile_loses_no_other_taint(tmp_path: Path) -> None:
+    with ApiServer(tmp_path, [taint()], lambda server: server.taints.insert(0, _OTHERS[0])) as server:
+        done = server.untaint()
+        assert done.returncode == 0, done.stderr
+        assert server.taints == [_OTHERS[0]]
+
+
+def test_what_the_api_server_refuses_is_said_at_once(tmp_path: Path) -> None:
+    with ApiServer(tmp_path, [taint()]) as server:
+        server.allowed = False
+        done = server.untaint()
+    assert done.returncode == 1
+    assert done.stderr == (
+        "install-on-node: error: the API server answers GET /api/v1/nodes/worker-1 with 403: nodes is forbidden\n"
+    )
+
+
+def test_an_api_server_with_another_authority_gets_no_token(tmp_path: Path) -> None:
+    with ApiServer(tmp_path, [taint()]) as server:
+        issue("another").write(tmp_path / "ca.crt")
+        done = server.untaint()
+        assert done.returncode == 1
+        assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
+        assert server.taints == [taint()]
