@@ -13,10 +13,12 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import celpy
 import pytest
+from celpy.adapter import json_to_cel
 
 from tests.support.certificates import issue
-from tests.support.kubernetes import MANIFESTS
+from tests.support.kubernetes import MANIFESTS, render
 
 _TAINT = "ctd-decoder/not-ready"
 _OTHERS = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]
@@ -163,3 +165,49 @@ def test_an_api_server_with_another_authority_gets_no_token(tmp_path: Path) -> N
         assert done.returncode == 1
         assert "CERTIFICATE_VERIFY_FAILED" in done.stderr
         assert server.taints == [taint()]
+
+
+_ACCOUNT = "system:serviceaccount:ctd-decoder-node:ctd-decoder-node"
+
+
+def node(taints: list[dict[str, str]], name: str = "worker-1", **members: Any) -> dict[str, Any]:
+    spec = {"taints": taints} if taints else {}
+    return {
+        "metadata": {"name": name, **members.get("metadata", {})},
+        "spec": {**spec, **members.get("spec", {})},
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "allowed"),
+    [
+        (node([taint()]), node([]), True),
+        (node([_OTHERS[0], taint(), _OTHERS[1]]), node(_OTHERS), True),
+        (node([_OTHERS[0], taint()]), node([taint()]), False),
+        (node([_OTHERS[0], taint()]), node([]), False),
+        (node([taint()]), node(_OTHERS), False),
+        (node([taint()], "worker-2"), node([], "worker-2"), False),
+        (node([taint()]), node([], metadata={"labels": {"role": "control-plane"}}), False),
+        (node([taint()]), node([], metadata={"annotations": {"a": "b"}}), False),
+        (node([taint()]), node([], spec={"unschedulable": True}), False),
+    ],
+)
+def test_the_account_can_do_nothing_else(
+    before: dict[str, Any], after: dict[str, Any], allowed: bool, tmp_path: Path
+) -> None:
+    """The admission policy's expressions, evaluated (Common Expression Language)."""
+    rendered = render(tmp_path, "node", ("node-startup-taint",))
+    (policy,) = [item["spec"] for item in rendered if item["kind"] == "ValidatingAdmissionPolicy"]
+    user = {"username": _ACCOUNT, "extra": {"authentication.kubernetes.io/node-name": ["worker-1"]}}
+    names: dict[str, Any] = {"object": after, "oldObject": before, "request": {"userInfo": user}}
+    assert evaluate(policy["matchConditions"][0]["expression"], names)
+    names["variables"] = {item["name"]: evaluate(item["expression"], names) for item in policy["variables"]}
+    assert all(evaluate(item["expression"], names) for item in policy["validations"]) == allowed
+    names["request"] = {"userInfo": {"username": "system:node:worker-1", "extra": {}}}
+    assert not evaluate(policy["matchConditions"][0]["expression"], names)
+
+
+def evaluate(expression: str, names: dict[str, Any]) -> Any:
+    environment = celpy.Environment()
+    program = environment.program(environment.compile(expression))
+    return program.evaluate({name: json_to_cel(value) for name, value in names.items()})
