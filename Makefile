@@ -57,7 +57,7 @@ check: $(VENV)/.dev
 	$(BIN)/zizmor --offline --no-progress --quiet .github config/encrypt-and-sign.workflow.yml
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
-	$(BIN)/python -m bench
+	$(BIN)/python -m bench --into bench
 
 packages:
 	packaging/build

@@ -1,115 +1,79 @@
-"""`python -m bench`: print the figures as Markdown, and keep and draw them. It reports, and never judges."""
+"""`python -m bench`: print the figures as Markdown, keep them and draw them. It reports, and never judges."""
 
 from __future__ import annotations
 
+import gzip
 import os
 import platform
 import re
+import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 from pathlib import Path
 
-from bench import containerd, ours
-from bench.decoders import ROOT, all_programs, describe, in_a_run_of_our_own, stop_agent
-from bench.figures import Figure, Report, header, read_report, rows, write_report
-from bench.parts import PARTS, Extent
+from bench import decoders, figures, ours, pulls
 from bench.plot import draw
-from bench.run import GIB, MIB, RunError
+from bench.programs import IMGCRYPT, MIB, ROOT, RunError, all_programs, restart_with_own_run, stop_agent
+from decoder import __version__
 
-_HERE = Path(__file__).parent
-_PARTIAL = ROOT / ".cache/bench"
-_FIGURES, _PLOT = "figures.json", "speed.png"
-_FULL = Extent(
-    single=(0, 246, 64 * 1024, MIB, 16 * MIB, 128 * MIB, GIB),
-    growing=(MIB, 16 * MIB, 128 * MIB, GIB, 10 * GIB),
-    layers=(1, 21, 200),
-    parallel=(1, 4, 16),
-    parallel_bytes=64 * MIB,
-    rounds=(15, 5),
-)
-_QUICK = Extent(
-    single=(0, 246, MIB, 16 * MIB),
-    growing=(MIB, 64 * MIB, 256 * MIB),
-    layers=(1, 21),
-    parallel=(1, 4),
-    parallel_bytes=16 * MIB,
-    rounds=(5, 3),
-)
-_OURS = ("instructions", "keys", "store", "keyprovider", "encrypt")
-_LEGEND = """\
-Medians and quartiles of the runs of each in turn, and the ratio of ours to the reference's, which is the median of the
-rounds: below 1, ours is faster or smaller. The package starts from entirely cold; "warm" is the next turn, with
-the agent that the first one left behind."""
+_DECODERS = {
+    **{part.__name__: part for part in (decoders.layers, decoders.image, decoders.scheme, decoders.size, pulls.pull)},
+    "at-once": decoders.at_once,
+}
+_OURS = {part.__name__: part for part in (ours.instructions, ours.keys, ours.store, ours.keyprovider, ours.encrypt)}
 
 
 def main() -> int:
-    """Measure, and return the exit status: 0 whatever the figures, 1 if a program failed."""
-    names = (*PARTS, "pull", *_OURS)
-    parser = ArgumentParser(prog="bench", description="compare with the reference program, in turn")
-    parser.add_argument("--quick", action="store_true", help="smaller layers and fewer runs")
-    parser.add_argument("--only", action="append", choices=names, help="this part alone; may be repeated")
-    parser.add_argument("--plot-only", action="store_true", help="draw the figures of the last full run again")
+    """Measure, and return the exit status: 0 whatever the figures are, 1 if a program failed."""
+    parser = ArgumentParser(prog="bench", description="Compare with the reference program, in turn.")
+    parser.add_argument("--largest", type=int, default=10240, metavar="MIB", help="no larger layers (default: 10240)")
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns with small layers (default: 15)")
+    parser.add_argument("--only", action="append", choices=(*_DECODERS, *_OURS), help="only this part; may be repeated")
+    parser.add_argument(
+        "--into", type=Path, default=ROOT / ".cache/bench", metavar="DIRECTORY",
+        help="where figures.json and speed.png are kept; they keep their other parts (default: %(default)s)",
+    )  # fmt: skip
     arguments = parser.parse_args()
-    # What RESULTS.md shows is made by a full run and by nothing less.
-    target = _PARTIAL if arguments.quick or arguments.only else _HERE
+    restart_with_own_run()
     try:
-        if arguments.plot_only:
-            draw(read_report(_HERE / _FIGURES), _HERE / _PLOT)
-        else:
-            in_a_run_of_our_own()
-            _measure(arguments.only or names, _QUICK if arguments.quick else _FULL, target)
-    except (OSError, RunError) as error:
+        extent = decoders.Extent(arguments.largest * MIB, arguments.rounds)
+        _measure(arguments.only or (*_DECODERS, *_OURS), extent, arguments.into)
+    except (OSError, subprocess.SubprocessError, RunError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
+    finally:
+        stop_agent()
     return 0
 
 
-def _measure(names: Iterable[str], extent: Extent, target: Path) -> None:
-    machine = f"{_describe_machine()}; {describe()}"
-    print(f"{machine}.\n\n{_LEGEND}\n", flush=True)
-    programs = all_programs()
-    try:
-        report = Report(machine, list(_figures(names, extent)))
-        if report.figures:
-            target.mkdir(parents=True, exist_ok=True)
-            write_report(target / _FIGURES, report)
-            draw(report, target / _PLOT)
-        made = {
-            "instructions": ours.instructions(programs),
-            "keys": ours.keys_directory(),
-            "store": ours.store(5 if extent is _QUICK else 20),
-            "keyprovider": ours.keyprovider_load(),
-            "encrypt": ours.encrypt(64 * MIB if extent is _QUICK else 512 * MIB),
-        }
-        chosen = [each for name, each in made.items() if name in names]
-        if chosen:
-            print("\n| what | reference | ours | ratio |\n| --- | --- | --- | --- |", flush=True)
-        for each in chosen:
-            print(*each, sep="\n", flush=True)
-    finally:
-        stop_agent()
-
-
-def _figures(names: Iterable[str], extent: Extent) -> Iterator[Figure]:
-    programs = all_programs()
-    parts = [measure(programs, extent) for name, measure in PARTS.items() if name in names]
-    if "pull" in names:
-        parts.append(containerd.pulls(extent.rounds[1]))
-    if parts:
-        print(header(list(programs)), flush=True)
-    for part in parts:
-        for figure in part:
-            print(*rows(figure, list(programs)), sep="\n", flush=True)
-            yield figure
+def _measure(names: Collection[str], extent: decoders.Extent, directory: Path) -> None:
+    machine = _describe_machine()
+    print(f"{machine}.\n\n{figures.HEADER}", flush=True)
+    programs, measured = all_programs(), []
+    for part in (part for name, part in _DECODERS.items() if name in names):
+        for figure in part(programs, extent):
+            print(*figures.rows(figure), sep="\n", flush=True)
+            measured.append(figure)
+    directory.mkdir(parents=True, exist_ok=True)
+    draw(figures.write_figures(directory / "figures.json", machine, measured), directory / "speed.png")
+    print(f"\n{ours.HEADER}", flush=True)
+    for rows in (rows for name, rows in _OURS.items() if name in names):
+        for row in rows(programs, extent):
+            print(f"| {' | '.join(row)} |", flush=True)
 
 
 def _describe_machine() -> str:
+    """Name the processor, the load, and the versions of Linux and of the programs."""
     models = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    cores = len(os.sched_getaffinity(0))
-    load = os.getloadavg()[0]
     release = ".".join(platform.release().split(".")[:2])
-    return f"{models[0] if models else platform.machine()}, {cores} cores, load {load:.1f}, Linux {release}"
+    model, cores, load = models[0] if models else platform.machine(), os.cpu_count(), os.getloadavg()[0]
+    with gzip.open(IMGCRYPT / "share/doc/imgcrypt/changelog.Debian.gz", "rt") as changelog:
+        reference = changelog.readline().split()[1].strip("()")
+    programs = (
+        f"reference: imgcrypt {reference}; ours: ctd-decoder {__version__}, pip's on Python {platform.python_version()}"
+    )
+    return f"{model}, {cores} cores, load {load:.1f}, Linux {release}; {programs}"
 
 
 if __name__ == "__main__":

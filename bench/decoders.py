@@ -1,101 +1,118 @@
-"""The decoders that are compared, as users have them: nothing is switched on for them."""
+"""What is measured of the decoders in turn: the parts of the bench that the plot shows."""
 
 from __future__ import annotations
 
-import gzip
-import os
-import platform
-import shutil
-import subprocess
-import sys
-from functools import cache
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from bench.run import RunError
-from decoder import __version__
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.hmac import HMAC
 
-ROOT = Path(__file__).parent.parent
-IMGCRYPT = ROOT / ".cache/imgcrypt/usr"  # where tests/install-system-packages unpacks the reference program
-REFERENCE, PACKAGE, WARM, PIP = "reference", "package", "warm", "pip"
-PIP_PROGRAM = Path(sys.executable).with_name("ctd-decoder")
-_UNPACKED = ROOT / ".cache/bench/package"
-_PACKAGES = ("ctd-decoder", "ctd-decoder-providers")
-_SOURCES = ("decoder", "packaging", "requirements", "pyproject.toml")
+from bench.figures import HMAC_ALONE, Figure, size_text
+from bench.layers import make_layer, schemes
+from bench.programs import GIB, MIB, PACKAGE, WARM, Layer, Run, run, stop_agent
+
+SMALL_BYTES = 246
+# The image of a published tutorial: a few large layers among many small ones, from the base image up.
+IMAGE_BYTES = (54926871, 5153100, 10871687, 54566834, 196447011, 6290533, 16814102, 232, 2349255, 180, 8854882,
+               540, 539, 832, 528, 526, 604, 191, 14298306, 322, 536)  # fmt: skip
+_SIZES = (0, SMALL_BYTES, 64 * 1024, MIB, 16 * MIB, 128 * MIB, GIB, 10 * GIB)
+_AT_ONCE = ((16, SMALL_BYTES), (64, SMALL_BYTES), (4, 64 * MIB), (16, 64 * MIB))
+_PAUSE_SECONDS = 0.06  # containerd unpacks a small layer in about that time
+_SETTLING_SECONDS = 1.0  # then the agent that the turn before has left behind has its workers ready
+_CHECKED_BYTES = 256 * MIB  # above this the length is compared and not the bytes, which would take too long
+_BLOCK = bytes(256 * 1024)  # stays in the processor's cache
+
+Programs = Mapping[str, Path]
 
 
-def all_programs() -> dict[str, Path]:
-    """Return what is compared by name, the reference first.
+class Extent(NamedTuple):
+    """How much is measured: the largest layer in bytes, and how often the programs take turns with small layers."""
 
-    The package's program counts from entirely cold: `stop_agent` comes before each turn. `warm` is the same program in
-    the turn after it, whose agent is still there.
+    largest: int
+    rounds: int
 
-    Raises:
-        RunError: the packages cannot be built.
+    def rounds_of(self, size: int) -> int:
+        """Return how often the programs take turns with `size` bytes in all."""
+        return self.rounds if size < 16 * MIB else -(-self.rounds // 3) if size <= GIB else 1
+
+
+def image(programs: Programs, extent: Extent) -> Iterator[Figure]:
+    """Decrypt the layers of one image, one after another."""
+    runs = _measure(programs, list(map(make_layer, IMAGE_BYTES)), extent.rounds_of(GIB))
+    yield Figure("image", f"an image of {len(IMAGE_BYTES)} layers", len(IMAGE_BYTES), runs)
+
+
+def layers(programs: Programs, extent: Extent) -> Iterator[Figure]:
+    """Decrypt small layers one after another, without pauses and as far apart as containerd starts them."""
+    for count in (1, 21, 200):
+        for name, pause in (("back to back", 0.0), ("60 ms apart", _PAUSE_SECONDS)):
+            rounds = 1 if count == 200 else extent.rounds_of(GIB)  # the sum of many layers evens out by itself
+            runs = _measure(programs, [make_layer(SMALL_BYTES)] * count, rounds, pause=pause)
+            yield Figure("layers", f"layers of {SMALL_BYTES} bytes, {name}: {count}", count, runs)
+
+
+def scheme(programs: Programs, extent: Extent) -> Iterator[Figure]:
+    """Decrypt one layer that is wrapped in every way."""
+    with schemes() as wraps:
+        for name, wrap in wraps.items():
+            for size in (each for each in (SMALL_BYTES, 16 * MIB) if each <= extent.largest):
+                runs = _measure(programs, [make_layer(size, wrap)], extent.rounds_of(size))
+                yield Figure("scheme", f"{size_text(size)} layer, {name}", size, runs)
+
+
+def size(programs: Programs, extent: Extent) -> Iterator[Figure]:
+    """Decrypt ever larger layers, and in the same turns compute their HMAC alone, in memory."""
+    for size in (each for each in _SIZES if each <= extent.largest):
+        runs = _measure(programs, [make_layer(size)], extent.rounds_of(size), hmac_alone=True)
+        yield Figure("size", f"{size_text(size)} layer, pipe to pipe", size, runs)
+
+
+def at_once(programs: Programs, extent: Extent) -> Iterator[Figure]:
+    """Decrypt with many decoders at once."""
+    for count, size in (each for each in _AT_ONCE if each[1] <= extent.largest):
+        runs = _measure(programs, [make_layer(size)], extent.rounds_of(GIB), copies=count)
+        yield Figure("at-once", f"{size_text(size)} layers, all at once: {count}", count, runs)
+
+
+def _measure(
+    programs: Programs,
+    layers: Sequence[Layer],
+    rounds: int,
+    *,
+    copies: int = 1,
+    pause: float = 0,
+    hmac_alone: bool = False,
+) -> dict[str, list[Run]]:
+    """Give each program its turn in every round, so that whatever else the machine does meets all of them.
+
+    Before that, each program works once without being measured, and its plaintext is compared.
     """
-    program = package_tree() / "usr/bin/ctd-decoder"
-    return {REFERENCE: IMGCRYPT / "bin/ctd-decoder", PACKAGE: program, WARM: program, PIP: PIP_PROGRAM}
+    for layer in {layer.payload: layer for layer in layers if layer.size <= _CHECKED_BYTES}.values():
+        for program in set(programs.values()):
+            run(program, layer, check_bytes=True, copies=copies)
+    runs: dict[str, list[Run]] = {name: [] for name in programs}
+    for _ in range(rounds):
+        for name, program in programs.items():
+            if name == PACKAGE:
+                stop_agent()
+            elif name == WARM:
+                time.sleep(_SETTLING_SECONDS)
+            taken = []
+            for layer in layers:
+                taken.append(run(program, layer, copies=copies))
+                time.sleep(pause)
+            walls, cpus, peaks = zip(*taken, strict=True)
+            runs[name].append(Run(sum(walls), sum(cpus), max(peaks)))
+        if hmac_alone:
+            runs.setdefault(HMAC_ALONE, []).append(_hmac_alone(layers[0].size))
+    return runs
 
 
-def stop_agent() -> None:
-    """End the agents that earlier layers have left behind."""
-    subprocess.run([package_tree() / "usr/bin/ctd-decoder", "agent", "stop"], capture_output=True, check=False)
-
-
-def in_a_run_of_our_own() -> None:
-    """Start this program again with an empty /run, unless it has one: agents of the machine are not ours to stop."""
-    if os.geteuid() or os.environ.get("BENCH_RUN"):
-        return
-    script = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "bench", *sys.argv[1:]]
-    os.execvpe(command[0], command, {**os.environ, "BENCH_RUN": "own"})  # noqa: S606
-
-
-def describe() -> str:
-    """Name the versions of the reference program and of ours."""
-    with gzip.open(IMGCRYPT / "share/doc/imgcrypt/changelog.Debian.gz", "rt") as changelog:
-        version = changelog.readline().split()[1].strip("()")
-    return (
-        f"reference: imgcrypt {version}; ours: ctd-decoder {__version__}, pip's on Python {platform.python_version()}"
-    )
-
-
-@cache
-def package_tree() -> Path:
-    """Return the tree that the packages unpack to, built again if a source is newer than they are.
-
-    Raises:
-        RunError: they cannot be built.
-    """
-    packages = _packages()
-    if len(packages) < len(_PACKAGES) or min(map(_time, packages)) < _newest_source():
-        print("bench: building the packages", file=sys.stderr)
-        _run("packaging/build")
-        packages = _packages()
-    if not _UNPACKED.exists() or _time(_UNPACKED) < max(map(_time, packages)):
-        shutil.rmtree(_UNPACKED, ignore_errors=True)
-        _UNPACKED.mkdir(parents=True)
-        for package in packages:
-            _run("dpkg-deb", "--extract", str(package), str(_UNPACKED))
-        _UNPACKED.touch()  # the archives have the directory's own time in them
-    return _UNPACKED
-
-
-def _packages() -> list[Path]:
-    return [file for name in _PACKAGES for file in (ROOT / "dist").glob(f"{name}_{__version__}-*.deb")]
-
-
-def _time(file: Path) -> float:
-    return file.stat().st_mtime
-
-
-def _newest_source() -> float:
-    files = [file for name in _SOURCES for file in (ROOT / name, *(ROOT / name).rglob("*"))]
-    return max(_time(file) for file in files if file.is_file() and file.suffix != ".pyc")
-
-
-def _run(*command: str) -> None:
-    """Run a command from the project's directory; the tables have standard output for themselves."""
-    try:
-        subprocess.run(command, cwd=ROOT, stdout=sys.stderr, check=True)
-    except (OSError, subprocess.SubprocessError) as error:
-        raise RunError(f"{command[0]}: {error}") from error
+def _hmac_alone(size: int) -> Run:
+    hmac, started = HMAC(bytes(32), hashes.SHA256()), time.perf_counter()
+    for start in range(0, size, len(_BLOCK)):
+        hmac.update(memoryview(_BLOCK)[: size - start])
+    return Run(time.perf_counter() - started)

@@ -1,24 +1,20 @@
-"""Figures: every run of everything that was measured, what a median says of them, and the rows of the table."""
+"""What was measured: every run of it, and the rows of the table that show it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
-from bench.decoders import PACKAGE, REFERENCE, WARM
-from bench.layers import SMALL_BYTES
-from bench.run import MIB, Run, size_text
+from bench.programs import GIB, MIB, PACKAGE, PROGRAMS, REFERENCE, WARM, Run
 
-Quantity = Callable[[Run], float]
-WALL: Quantity = attrgetter("wall")
-CPU: Quantity = attrgetter("cpu")
-PEAK: Quantity = attrgetter("peak")
-HMAC_ALONE, BOUND = "HMAC-SHA256 alone", "what the cores allow"
+HMAC_ALONE = "HMAC-SHA256 alone"
+HEADER = f"| {' | '.join(('what', 'runs', *PROGRAMS))} |\n|{' --- |' * (2 + len(PROGRAMS))}"
 _LARGE_BYTES = 256 * MIB
+_UNITS = ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
 
 
 class Figure(NamedTuple):
@@ -26,116 +22,71 @@ class Figure(NamedTuple):
 
     Attributes:
         part: the part of the bench that measured it.
-        scheme: how the layers' keys were wrapped, or another kind of the same part.
-        amount: of bytes, layers or decoders: that which grows in this part.
-        runs: by program; the runs at one place in their lists are of one round.
+        what: the name of its row.
+        amount: the number of bytes, layers or decoders.
+        runs: by program. Runs with the same index are of the same round.
     """
 
     part: str
-    scheme: str
+    what: str
     amount: int
     runs: dict[str, list[Run]]
 
-    def spread(self, program: str, quantity: Quantity = WALL) -> tuple[float, float, float]:
-        """Return the quartiles, the median in the middle."""
-        values = [quantity(run) for run in self.runs[program]]
+    def spread(self, program: str, quantity: str = "wall") -> tuple[float, float, float]:
+        """Return the quartiles of the runs; the second one is the median."""
+        values = [getattr(run, quantity) for run in self.runs[program]]
         first, second, third = quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
         return first, second, third
 
-    def ratio(self, program: str, other: str = REFERENCE, quantity: Quantity = WALL) -> float:
-        """Return the median of a program's runs divided by another's of the same round."""
-        pairs = zip(self.runs[program], self.runs[other], strict=True)
-        return median(quantity(run) / quantity(beside) for run, beside in pairs)
+    def ratio(self, program: str, other: str = REFERENCE, quantity: str = "wall") -> float:
+        """Return the median, over the rounds, of a program's run divided by another's."""
+        of, pairs = attrgetter(quantity), zip(self.runs[program], self.runs[other], strict=True)
+        return float(median(of(run) / of(beside) for run, beside in pairs))
 
 
-class Report(NamedTuple):
-    """Figures, and on what machine and with which programs they were made."""
-
-    machine: str
-    figures: list[Figure]
-
-
-def write_report(path: Path, report: Report) -> None:
-    """Write a report as JSON, a figure a line."""
-    lines = ",\n".join(json.dumps(figure._asdict()) for figure in map(_rounded, report.figures))
-    path.write_text(f'{{"machine": {json.dumps(report.machine)}, "figures": [\n{lines}\n]}}\n')
-
-
-def read_report(path: Path) -> Report:
-    """Read what `write_report` wrote.
-
-    Raises:
-        OSError: there is no such file.
-    """
-    value = json.loads(path.read_text())
-    figures = [Figure(each["part"], each["scheme"], each["amount"], _runs(each["runs"])) for each in value["figures"]]
-    return Report(value["machine"], figures)
-
-
-def of_part(figures: Iterable[Figure], part: str, scheme: str = "") -> list[Figure]:
-    """Choose the figures of a part, or of a scheme in it, in the order of their amounts."""
-    chosen = (figure for figure in figures if figure.part == part and scheme in ("", figure.scheme))
-    return sorted(chosen, key=attrgetter("amount"))
-
-
-def header(programs: Sequence[str]) -> str:
-    """Write the head of the table."""
-    titles = ("what", "runs", *programs)
-    return f"| {' | '.join(titles)} |\n|{' --- |' * len(titles)}"
-
-
-def rows(figure: Figure, programs: Sequence[str]) -> Iterator[str]:
-    """Write the rows of a figure: its wall time, and CPU time and memory where they tell more."""
-    yield _row(figure, programs, "", WALL)
+def rows(figure: Figure) -> Iterator[str]:
+    """Write the rows of a figure: wall time, and for an image and large layers CPU time, memory and throughput."""
     large = HMAC_ALONE in figure.runs and figure.amount >= _LARGE_BYTES
-    if large or figure.part == "image":
-        yield _row(figure, programs, ", CPU", CPU)
-        yield _row(figure, programs, ", peak memory", PEAK)
-    for whole in (HMAC_ALONE, BOUND) if large else ():
-        speed = figure.amount / figure.spread(whole)[1] / 1e6
-        shares = [f"{figure.amount / figure.spread(name)[1] / 1e6:.0f} MB/s, {figure.ratio(whole, name):.0%}"
-                  for name in programs]  # fmt: skip
-        yield _join(figure, f", share of {whole} ({speed:.0f} MB/s)", shares)
+    for title, quantity in (("", "wall"), (", CPU", "cpu"), (", peak memory", "peak")):
+        if not title or large or figure.part == "image":
+            yield _row(figure, title, [_cell(figure, program, quantity) for program in PROGRAMS])
+    if large:
+        rates = {name: f"{figure.amount / figure.spread(name)[1] / 1e6:.0f} MB/s" for name in figure.runs}
+        shares = [f"{rates[name]}, {figure.ratio(HMAC_ALONE, name):.0%}" if name in rates else "-" for name in PROGRAMS]
+        yield _row(figure, f", share of {HMAC_ALONE} ({rates[HMAC_ALONE]})", shares)
 
 
-def _row(figure: Figure, programs: Sequence[str], of: str, quantity: Quantity) -> str:
-    return _join(figure, of, [_cell(figure, program, quantity) for program in programs])
+def write_figures(path: Path, machine: str, figures: Iterable[Figure]) -> list[Figure]:
+    """Write figures as JSON, one per line; return them with those of other parts that the file already had."""
+    kept, figures = json.loads(path.read_text())["figures"] if path.exists() else [], list(figures)
+    measured = {figure.part for figure in figures}
+    for each in (each for each in kept if each["part"] not in measured):
+        runs = {name: [Run(*run) for run in runs] for name, runs in each.pop("runs").items()}
+        figures.append(Figure(**each, runs=runs))
+    lines = ",\n".join(json.dumps(figure._asdict()) for figure in figures)
+    path.write_text(f'{{"machine": {json.dumps(machine)}, "figures": [\n{lines}\n]}}\n')
+    return figures
 
 
-def _cell(figure: Figure, program: str, quantity: Quantity) -> str:
+def size_text(size: int) -> str:
+    """Write a number of bytes in the largest unit that divides it."""
+    return next((f"{size // unit} {name}" for unit, name in _UNITS if size and size % unit == 0), f"{size}-byte")
+
+
+def _row(figure: Figure, title: str, cells: Iterable[str]) -> str:
+    return f"| {figure.what}{title} | {len(figure.runs[REFERENCE])} | {' | '.join(cells)} |"
+
+
+def _cell(figure: Figure, program: str, quantity: str) -> str:
     left_to_agent = program == WARM or (program == PACKAGE and figure.part == "image")
-    if program not in figure.runs or (left_to_agent and quantity is not WALL):
-        return "-"  # the kernel counts what the agent's workers take to the agent
+    if program not in figure.runs or (left_to_agent and quantity != "wall"):
+        return "-"  # the kernel adds what the workers of an agent take to the agent
     quartiles = figure.spread(program, quantity)
-    unit, name = (MIB, "MiB") if quantity is PEAK else (1, "s") if quartiles[1] >= 1 else (1e-3, "ms")
-    low, middle, high = (_number(value / unit) for value in quartiles)
+    unit, name = (MIB, "MiB") if quantity == "peak" else (1, "s") if quartiles[1] >= 1 else (1e-3, "ms")
+    low, middle, high = (_number(each / unit) for each in quartiles)
     ratio = "" if program == REFERENCE else f" **{figure.ratio(program, quantity=quantity):.2f}**"
     return f"{middle} {name} ({low} to {high}){ratio}"
 
 
 def _number(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
-
-
-def _join(figure: Figure, of: str, cells: Sequence[str]) -> str:
-    return f"| {_WHAT[figure.part](figure)}{of} | {len(figure.runs[REFERENCE])} | {' | '.join(cells)} |"
-
-
-_WHAT: dict[str, Callable[[Figure], str]] = {
-    "image": lambda figure: f"an image of {figure.amount} layers, {figure.scheme}",
-    "single": lambda figure: f"{size_text(figure.amount)} layer, {figure.scheme}",
-    "size": lambda figure: f"{size_text(figure.amount)} layer, pipe to pipe",
-    "layers": lambda figure: f"layers of {SMALL_BYTES} bytes, {figure.scheme}: {figure.amount}",
-    "parallel": lambda figure: f"decoders at once: {figure.amount}",
-    "pull": lambda figure: f"pull through containerd {figure.scheme}: {figure.amount} layers",
-}
-
-
-def _rounded(figure: Figure) -> Figure:
-    runs = {name: [Run(round(run.wall, 6), round(run.cpu, 6), run.peak) for run in runs]
-            for name, runs in figure.runs.items()}  # fmt: skip
-    return figure._replace(runs=runs)
-
-
-def _runs(values: dict[str, list[list[float]]]) -> dict[str, list[Run]]:
-    return {name: [Run(wall, cpu, int(peak)) for wall, cpu, peak in runs] for name, runs in values.items()}
