@@ -21,7 +21,7 @@ _DECODERS = {
     **{part.__name__: part for part in (decoders.layers, decoders.image, decoders.scheme, decoders.size, pulls.pull)},
     "at-once": decoders.at_once,
 }
-_OURS = {part.__name__: part for part in (ours.instructions, ours.keys, ours.store, ours.keyprovider, ours.encrypt)}
+_OURS = {part.__name__: part for part in (ours.instructions, ours.keys, ours.store, ours.encrypt)}
 
 
 def main() -> int:

@@ -11,23 +11,21 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise, repeat
+from itertools import repeat
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from bench.decoders import SMALL_BYTES, Extent
 from bench.figures import size_text
-from bench.layers import MANIFEST, local_provider, make_layer, private_pem, public_pem, rsa_key, write_layout
+from bench.layers import MANIFEST, make_layer, private_pem, public_pem, rsa_key, write_layout
 from bench.process import ciphertext
-from bench.programs import MIB, PACKAGE, PIP, PIP_PROGRAM, REFERENCE, SECONDS, Layer, RunError, package_tree, run
+from bench.programs import MIB, PACKAGE, PIP, PIP_PROGRAM, REFERENCE, Layer, RunError, package_tree, run
 from decoder.layer.payload import Payload, build_payload, parse_payload
 from decoder.node.containerd.contentstore import BLOBS
-from decoder.provider.client import protocol
 
 HEADER = "| what | reference | ours | ratio |\n| --- | --- | --- | --- |"
 Rows = Iterator[Sequence[str]]
@@ -112,40 +110,6 @@ def _commit(root: Path, blobs: Sequence[bytes]) -> None:
             (root / "ingest/data").rename(path)
             (root / "ingest").rmdir()
         os.utime(path)
-
-
-def keyprovider(_programs: Mapping[str, Path], extent: Extent) -> Rows:
-    """Have clients, each a thread with a connection of its own, unwrap again and again.
-
-    Raises:
-        RunError: a call failed, or the server did.
-    """
-    import grpc
-
-    clients, calls = 4, 33 * extent.rounds
-    options = b'{"symkey":"%b","digest":"sha256:%b","cipheroptions":{"nonce":"%b"}}' % (b"A" * 44, b"0" * 64, b"A" * 24)
-
-    def ask(request: bytes, target: str) -> list[float]:
-        times = [time.perf_counter()]
-        with grpc.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
-            unwrap: Any = channel.unary_unary("/keyprovider.KeyProviderService/UnWrapKey")
-            for _ in range(calls):
-                unwrap(request, timeout=SECONDS)
-                times.append(time.perf_counter())
-        return [later - earlier for earlier, later in pairwise(times)]
-
-    with local_provider() as (wrap, target), ThreadPoolExecutor(clients) as pool:
-        request = protocol.build_message(protocol.build_request("keyunwrap", wrap(options), "bench", []))
-        started = time.perf_counter()
-        try:
-            asked = list(pool.map(ask, [request] * clients, [target] * clients))
-        except grpc.RpcError as error:
-            raise RunError(f"a call failed: {error}") from error
-        seconds = time.perf_counter() - started
-    times = sorted(each for times in asked for each in times)
-    p50, p99 = (times[int(len(times) * share)] * 1e3 for share in (0.50, 0.99))
-    what = f"`keyprovider serve`, provider local: {len(times)} unwraps by {clients} clients"
-    yield what, "-", f"p50 {p50:.1f} ms, p99 {p99:.1f} ms, {len(times) / seconds:.0f}/s", "-"
 
 
 # Options of `image encrypt`, and how often it digests and enciphers each byte: the digest of the source, the HMAC and

@@ -15,7 +15,7 @@ from bench.fleet.load import Load, run
 from bench.fleet.openbao import transit
 from bench.fleet.server import Server, serving
 from bench.fleet.simulation import Costs, Outcome, Scenario, simulate
-from bench.run import RunError
+from bench.programs import RunError
 from decoder.provider import create
 from decoder.provider.client import protocol
 from decoder.provider.envelope import new_kek, parse, seal

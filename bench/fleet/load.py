@@ -15,7 +15,7 @@ import grpc
 import grpc.aio
 
 from bench.fleet.server import HOST, Server
-from bench.run import RunError
+from bench.programs import RunError
 
 _SECONDS = 60.0
 _UNWRAP = "/keyprovider.KeyProviderService/UnWrapKey"

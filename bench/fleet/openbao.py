@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.run import RunError
+from bench.programs import RunError
 
 _KEY = "images"
 _SECONDS = 30

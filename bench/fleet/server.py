@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bench.decoders import PIP_PROGRAM
-from bench.run import RunError
+from bench.programs import PIP_PROGRAM, RunError
 
 HOST = "keyprovider.bench"  # in the server's certificate
 _START_SECONDS = 60

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import decoders, ours
+from bench import decoders
 from bench.figures import Figure, rows, write_figures
 from bench.layers import make_layer
 from bench.plot import draw
@@ -53,9 +53,3 @@ def test_a_ratio_is_the_median_of_the_rounds() -> None:
 def test_a_program_that_does_not_decrypt_has_no_figures(program: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
         run(Path("/bin", program), make_layer(decoders.SMALL_BYTES), check_bytes=True)
-
-
-def test_clients_of_a_keyprovider_are_all_answered() -> None:
-    """A call that fails, or a server that does not end well, is an error of the measurement."""
-    (row,) = ours.keyprovider(PROGRAMS, SMALLEST)
-    assert "264 unwraps by 4 clients" in row[0]

@@ -10,7 +10,7 @@ import pytest
 from bench.fleet.load import run
 from bench.fleet.server import serving
 from bench.fleet.simulation import Costs, Scenario, simulate
-from bench.run import RunError
+from bench.programs import RunError
 from decoder import limits
 from decoder.provider import create
 from decoder.provider.client import protocol
