@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -183,8 +184,8 @@ def test_the_server_serves_who_has_a_certificate(image: Path, tmp_path: Path) ->
     pod = pod_of(render(tmp_path / "rendered", "keyprovider"))
     (container,) = pod["containers"]
     assert {f"--{option}=/secrets/tls/{name}" for option, name in TLS_FILES.items()} < set(container["args"])
-    container["args"] = [text.replace("=:50051", "=127.0.0.1:0") for text in container["args"]]
-    assert "--listen=127.0.0.1:0" in container["args"]
+    container["args"] = [re.sub("=:(50051|9464)$", "=127.0.0.1:0", text) for text in container["args"]]
+    assert {"--listen=127.0.0.1:0", "--metrics=127.0.0.1:0"} < set(container["args"])
     tls = Volume(tmp_path / "tls", pod["securityContext"]["fsGroup"])
     tls.write(certificates(tmp_path, "nodes"))
     keys = Volume(tmp_path / "keys", pod["securityContext"]["fsGroup"])
