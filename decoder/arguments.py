@@ -16,6 +16,7 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
        ctd-decoder config containerd --help
        ctd-decoder doctor --help
        ctd-decoder agent status|stop --help
+       ctd-decoder grants list|approve|deny|revoke|log|approver --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with
@@ -55,6 +56,7 @@ COMMANDS = {
     "doctor": "decoder.doctor",
     "agent": "decoder.agent.cli",
     "coco": "decoder.provider.services.coco.cli",
+    "grants": "decoder.grants.cli",
 }
 STREAMING = "streaming"
 VERIFIED = "verified"

@@ -211,6 +211,25 @@ CONTAINERD_WRITE_BYTES = 1 * MIB
 CONTAINERD_WRITES_AHEAD = 4
 CONTAINERD_LEASE_SECONDS = 24 * 3600.0
 
+# Grants: artifacts in a registry, which is not trusted. A sealed key or grant names every plain layer of its image.
+GRANTS_ARTIFACT_BYTES = JWE_BYTES
+GRANTS_STATEMENT_BYTES = 170 * KIB  # signed, before it is encrypted
+GRANTS_REQUEST_BYTES = 16 * KIB
+GRANTS_CERTIFICATES = 4  # in a request: the leaf and its issuers
+GRANTS_CERTIFICATE_BYTES = 2 * KIB  # of each
+GRANTS_TEXT_CHARACTERS = 512
+GRANTS_LAYERS = 900
+GRANTS_OWNERS = 16
+GRANTS_LISTED = 1000  # artifacts that one command reads, of however many there are
+GRANTS_CLOCK_SECONDS = 300  # by which clocks may differ
+GRANTS_DAYS = 30  # how long a grant holds by default
+GRANTS_MOST_DAYS = 3650
+GRANTS_PER_HOUR = 60  # approvals by rules, by default
+GRANTS_INTERVAL_SECONDS = 15
+GRANTS_WAIT_SECONDS = 450.0  # the longest that a node waits for a grant
+GRANTS_POLL_SECONDS = 2.0  # the first pause of a node that waits; each one doubles it
+GRANTS_LONGEST_POLL_SECONDS = 15.0
+
 # Confidential Containers: packets and where their keys come from. A first attestation
 # fetches collateral from elsewhere, so that it takes long; the provider itself then gets COCO_PROVIDER_SECONDS.
 COCO_KID_CHARACTERS = 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decoder import keywrap, limits
 from decoder.errors import DecoderError, KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
@@ -13,12 +13,14 @@ from decoder.image import names
 from decoder.layer.annotations import PUBLIC_OPTIONS, PrivateOptions, build_annotations, build_private_options
 
 if TYPE_CHECKING:
+    from decoder.grants.sealing import Sealing
     from decoder.keywrap.keyprovider import KeyProvider
     from decoder.keywrap.recipient import RecipientRules
 
 PROTOCOLS = (*keywrap.SCHEMES, keywrap.PROVIDER)
 FORMS = f"{', '.join(f'{name}:{form}' for name, form in keywrap.SCHEMES.items())} or provider:NAME[:PARAM]"
 _ATTESTATION_AGENT = f"{keywrap.PROVIDER_PREFIX}attestation-agent"
+_GRANTS = f"{keywrap.PROVIDER_PREFIX}grants"
 _SAMPLE = build_private_options(
     PrivateOptions(bytes(limits.SYMMETRIC_KEY_BYTES), bytes(limits.NONCE_BYTES), f"sha256:{'0' * 64}")
 )
@@ -82,6 +84,7 @@ class Recipients:
         provider_config: the file that configures keyproviders, "" for that of the environment.
         broker: options of our own attestation-agent, which then wraps whatever is configured; none if it is empty.
         packet_format: what keyproviders write, as `KeyProvider` takes it.
+        sealing: wraps for the recipient `provider:grants`.
 
     Raises:
         UsageError: a protocol is unknown, or a value cannot be used with it; the text says why.
@@ -94,10 +97,16 @@ class Recipients:
         provider_config: str = "",
         broker: Mapping[str, object] | None = None,
         packet_format: str = "",
+        sealing: Sealing | None = None,
     ) -> None:
+        self._sealing = sealing
         rules = rules._replace(read_keyring=cache(rules.read_keyring))
         self._recipients = [_parse(text, rules) for text in texts]
-        self._providers = _providers({each.scheme for each in self._recipients}, provider_config, broker, packet_format)
+        schemes = {each.scheme for each in self._recipients}
+        self._providers: dict[str, KeyProvider | Sealing] = {
+            **_providers(schemes, provider_config, broker, packet_format),
+            **({_GRANTS: sealing} if sealing else {}),
+        }
 
     def __bool__(self) -> bool:
         return bool(self._recipients)
@@ -111,6 +120,33 @@ class Recipients:
     def warnings(self) -> list[str]:
         """What is odd about the keyproviders that have wrapped so far, or about their configuration."""
         return [warning for provider in self._providers.values() for warning in provider.warnings]
+
+    def check_publishing(self) -> None:
+        """Check that whatever `publish` will write can be written.
+
+        Raises:
+            ImageError: a registry does not take it.
+        """
+        if self._sealing:
+            self._sealing.check()
+
+    def publish(self, image: str, descriptor: Mapping[str, Any]) -> None:
+        """Publish what recipients need beside the image, before the image itself; what is wrapped next is of another.
+
+        Args:
+            image: where the image will be, `TRANSPORT:PLACE`.
+            descriptor: of the image.
+
+        Raises:
+            ImageError: a registry does not take it.
+        """
+        if self._sealing:
+            self._sealing.publish(image, descriptor)
+
+    def forget(self) -> None:
+        """Begin with another image, because this one is not published."""
+        if self._sealing:
+            self._sealing.forget()
 
     def wrap(self, options: PrivateOptions) -> Wrapped:
         """Wrap private options to everybody: once per scheme and keyprovider.

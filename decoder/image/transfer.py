@@ -79,8 +79,13 @@ def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job[
     return [_copy_job(source, target, descriptor) for descriptor in _unchanged(root)]
 
 
-def publish(target: ImageTarget, root: Node) -> Descriptor:
+def publish(target: ImageTarget, root: Node, before: Callable[[Descriptor], None] | None = None) -> Descriptor:
     """Write the manifests with their changes, and let the target's name refer to them.
+
+    Args:
+        target: where to write.
+        root: the image.
+        before: is called with the descriptor before anything has the name.
 
     Returns:
         The descriptor that the name now stands for.
@@ -88,6 +93,8 @@ def publish(target: ImageTarget, root: Node) -> Descriptor:
     nodes = manifest.rebuild(root)
     for node in nodes:
         target.put_manifest(node.data, node.descriptor)
+    if before:
+        before(nodes[-1].descriptor)
     target.publish(nodes[-1].descriptor)
     return nodes[-1].descriptor
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.provider.audit import Observer, Provider
     from decoder.provider.keks import Keks
 
-PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "attestation-agent")
+PROVIDERS = ("gcpkms", "awskms", "azurekv", "openbao", "local", "pkcs11", "grants", "attestation-agent")
 
 
 class Option(NamedTuple):
@@ -58,11 +58,14 @@ class Use(NamedTuple):
         keys: the canonical names of the keys that it uses or, where the annotation names none, may use.
         run: does it within so many seconds, and returns the result; it raises ProviderError.
         waits: whether it waits for a network or a device. If not, it takes well under a millisecond.
+        check: refuses private options that the key-encryption key has opened, within so many seconds; it raises
+            ProviderError. None if whoever has the key may open everything.
     """
 
     keys: tuple[str, ...]
     run: Callable[[float], bytes]
     waits: bool = True
+    check: Callable[[bytes, float], None] | None = None
 
 
 class Checked(NamedTuple):

@@ -13,7 +13,7 @@ from decoder.errors import quoted
 from decoder.node import journal
 from decoder.provider import envelope
 from decoder.provider.envelope import check_kek, is_kek
-from decoder.provider.errors import ProviderError
+from decoder.provider.errors import NoKekServiceError, ProviderError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +109,10 @@ class Provider:
                 raise ProviderError("private options and key-encryption keys are wrapped in different ways")
             return self._wrapping(operation, data, parameters)
         if operation == "unwrap-kek":
-            return self._opening(data, parameters)
+            use = self._opening(data, parameters)
+            if use.check:  # which whoever gets the key could not do
+                raise NoKekServiceError("this provider checks every layer, and gives no key-encryption key away")
+            return use
         if letter := envelope.parse(data):
             return self._opening_envelope(letter, parameters)
         return self._unwrapping(data, parameters)
@@ -136,7 +139,14 @@ class Provider:
         if letter.provider != self.name:
             raise ProviderError(f"the annotation is of the provider {quoted(letter.provider)}, not {self.name}")
         use = self._opening(letter.wrapped_kek, parameters)
-        return use._replace(run=lambda seconds: envelope.open_with(use.run(seconds), letter))
+
+        def run(seconds: float) -> bytes:
+            options = envelope.open_with(use.run(seconds), letter)
+            if use.check:
+                use.check(options, seconds)
+            return options
+
+        return use._replace(run=run)
 
     def _opening(self, wrapped_kek: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to open a key-encryption key, or to take it from those that are kept."""

@@ -26,6 +26,8 @@ WRAP_TYPE = "ctd-kek/1"
 KEK_PREFIX = b"ctd-kek/1:"
 # Providers whose annotations other programs read, so that they write envelopes only when asked to, or never.
 WITHOUT_ENVELOPES = ("attestation-agent", "gcpkms")
+# Providers that give no key-encryption key away, because they check every layer.
+WITHOUT_KEKS = ("grants",)
 
 _KEY_BYTES = 32
 _IV_BYTES = 12

@@ -14,6 +14,7 @@ import re
 import signal
 import subprocess
 from base64 import b64decode
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Timer
 from typing import Any, NamedTuple
@@ -41,15 +42,17 @@ class Logins:
     Args:
         authfile: the only file to look into, "" for the usual ones.
         given: a login for every registry, in place of those in files.
+        further: files that are looked into after the usual ones, such as the kubelet's.
     """
 
-    def __init__(self, authfile: str = "", given: Login | None = None) -> None:
+    def __init__(self, authfile: str = "", given: Login | None = None, further: Sequence[str] = ()) -> None:
         self._authfile = authfile
         self._given = given
+        self._further = further
 
     def find(self, host: str, repository: str) -> Login | None:
         """Return the given login, or find one in the files; see `find_login`."""
-        return self._given or find_login(host, repository, self._authfile)[0]
+        return self._given or find_login(host, repository, self._authfile, self._further)[0]
 
     def refusal(self, host: str, repository: str) -> str:
         """Say which login a registry has refused or, if there is none, which files were read; and what to do.
@@ -59,7 +62,7 @@ class Logins:
         """
         if self._given:
             return "it refuses the login of --creds"
-        login, files = find_login(host, repository, self._authfile)
+        login, files = find_login(host, repository, self._authfile, self._further)
         commands = f"`docker login {host}` or `skopeo login {host}`"
         if login:
             return f"it refuses the login from {quoted(files[-1])}: log in again with {commands}, or use --creds"
@@ -67,7 +70,9 @@ class Logins:
         return f"it needs a login, and {read} (read in this order) have none for {host}: use {commands}, or --creds"
 
 
-def find_login(host: str, repository: str, authfile: str = "") -> tuple[Login | None, list[str]]:
+def find_login(
+    host: str, repository: str, authfile: str = "", further: Sequence[str] = ()
+) -> tuple[Login | None, list[str]]:
     """Find the login for a repository.
 
     In each file: a helper for the registry alone, then the helper for all, then the entry of the repository, of what it
@@ -77,6 +82,7 @@ def find_login(host: str, repository: str, authfile: str = "") -> tuple[Login | 
         host: as references have it, with its port if that was given.
         repository: its name at the registry.
         authfile: the only file to look into, "" for the usual ones.
+        further: files that are looked into after the usual ones.
 
     Returns:
         The login, or None; and the files that were looked into, in their order.
@@ -87,7 +93,7 @@ def find_login(host: str, repository: str, authfile: str = "") -> tuple[Login | 
     names = _DOCKER_HUB if host == "docker.io" else (host,)
     parts = repository.split("/")
     folders = [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
-    paths = [authfile] if authfile else _paths()
+    paths = [authfile] if authfile else list(dict.fromkeys((*_paths(), *further)))
     for number, path in enumerate(paths, 1):
         try:
             if login := _in_file(_read(path), names, folders):

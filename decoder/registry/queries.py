@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -29,19 +30,34 @@ Descriptor = dict[str, Any]
 
 
 def tags(client: RegistryClient) -> list[str]:
-    """List the tags of a repository (distribution-spec, Listing Tags), over as many pages as there are."""
-    url, found = client.url("tags/list?n=1000"), list[str]()
+    """List the tags of a repository, over as many pages as there are.
+
+    Raises:
+        ImageError: there are more than REGISTRY_TAGS, or the registry does not list tags.
+    """
+    found = list[str]()
+    for page in tag_pages(client):
+        found += page
+        if len(found) > limits.REGISTRY_TAGS:
+            raise ImageError(f"{client.reference.name} has more than {limits.REGISTRY_TAGS} tags: name some")
+    return sorted(found)
+
+
+def tag_pages(client: RegistryClient) -> Iterator[list[str]]:
+    """Yield the tags of a repository (distribution-spec, Listing Tags), page by page.
+
+    Raises:
+        ImageError: the registry does not list tags.
+    """
+    url = client.url("tags/list?n=1000")
     while url:
         with client.send("GET", url) as response:
             if response.status != 200:
                 raise client.failure(response, "its tags cannot be listed")
             page = _page(response.read(limits.MANIFEST_BYTES))
-            found += page
             link = re.match(r'<([^>]+)>;\s*rel="?next"?', response.headers.get("Link", ""))
+        yield page
         url = urljoin(url, link[1]) if link and page else ""
-        if len(found) > limits.REGISTRY_TAGS:
-            raise ImageError(f"{client.reference.name} has more than {limits.REGISTRY_TAGS} tags: name some")
-    return sorted(found)
 
 
 def _page(data: bytes) -> list[str]:

@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
     from reference.parsers import Option
 
-_VERBS = {"image": ("encrypt", "decrypt", "layerinfo", "check"), "config": ("containerd",), "coco": ("initdata",)}
+_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "approver")
+_VERBS = {
+    "image": ("encrypt", "decrypt", "layerinfo", "check"),
+    "config": ("containerd",),
+    "grants": _GRANTS,
+    "coco": ("initdata",),
+}
 
 
 def options_page() -> str:

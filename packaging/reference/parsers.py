@@ -21,6 +21,7 @@ COMMANDS = {
     "config": "print configuration for containerd",
     "doctor": "check whether this machine can decrypt images",
     "agent": "keep processes ready that decrypt layers",
+    "grants": "decide which nodes get the keys of images",
     "coco": "help with Confidential Containers",
 }
 REGISTER = ("attestation-agent", "register")  # the verb of `keyprovider` that belongs to one provider

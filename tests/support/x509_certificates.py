@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 _NOW = datetime.now(UTC).replace(microsecond=0)
 _USAGES = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
@@ -45,3 +46,45 @@ def certificate(
         flags = {each: each == usage for each in (*_USAGES, *_OTHERS)}
         builder = builder.add_extension(x509.KeyUsage(**flags), critical=True)
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+
+class Authority(NamedTuple):
+    """A CA: its certificate and private key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def new_authority(name: str = "ca") -> Authority:
+    """Make a CA that signs itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    flags = dict.fromkeys((*_USAGES, *_OTHERS), False) | {"key_cert_sign": True, "crl_sign": True}
+    builder = _builder(key.public_key(), name, (name, key), (-1, 100))
+    for extension, critical in ((x509.BasicConstraints(True, None), True), (x509.KeyUsage(**flags), True)):
+        builder = builder.add_extension(extension, critical)
+    return Authority(builder.sign(key, hashes.SHA256()), key)
+
+
+def client_certificate(public: Any, name: str, authority: Authority) -> bytes:
+    """Issue a certificate for a client, as nodes have them; DER."""
+    issuer = authority.certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value
+    builder = _builder(public, name, (str(issuer), authority.key), (-1, 1))
+    usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
+    names = x509.SubjectAlternativeName([x509.DNSName(name)])
+    for extension in (x509.BasicConstraints(False, None), usage, names):
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def _builder(public: Any, name: str, issuer: tuple[str, Any], days: tuple[int, int]) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]))
+        .issuer_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer[0])]))
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_NOW + timedelta(days=days[0]))
+        .not_valid_after(_NOW + timedelta(days=days[1]))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer[1].public_key()), critical=False)
+    )

@@ -14,6 +14,7 @@ from decoder.arguments import COMMANDS, parse_arguments
 
 _PAGES = man.pages(0)
 _VERBS = ("encrypt", "decrypt", "layerinfo", "check")
+_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "approver")
 _IMAGE = [("image", verb) for verb in _VERBS]
 _PROVIDERS = [("keyprovider", verb, "--provider", name) for verb in parsers.VERBS for name in parsers.providers()]
 
@@ -51,6 +52,7 @@ def options_in_page(name: str) -> set[str]:
         ("ctd-decoder-image.1", _IMAGE),
         ("ctd-decoder-keyprovider.1", [*_PROVIDERS, ("keyprovider", *parsers.REGISTER)]),
         ("ctd-decoder-agent.1", [("agent",)]),
+        ("ctd-decoder-grants.1", [("grants", verb) for verb in _GRANTS]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -62,7 +64,7 @@ def test_every_command_has_a_page() -> None:
     modules = {COMMANDS[command] for command in parsers.COMMANDS}
     assert modules == set(COMMANDS.values())  # a second name for a command needs no second entry
     words = {command for command in parsers.COMMANDS if f"ctd-decoder-{command}.1" in _PAGES}
-    assert words == {"image", "keyprovider", "agent"}
+    assert words == {"image", "keyprovider", "agent", "grants"}
     for command in parsers.COMMANDS:
         assert f".It Cm {command}" in _PAGES["ctd-decoder.1"]
 

@@ -60,6 +60,7 @@ def run(parsed: Namespace) -> None:
             allow_plain=parsed.allow_plain,
             recompress=bool(parsed.recompress),
             keep_attestations=parsed.attestations == "keep",
+            destination=options.destination(parsed),
         )
         source = options.source(stack, parsed, parsed.source)
         stack.callback(lambda: output.warn(request.recipients.warnings, progress))

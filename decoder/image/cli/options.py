@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import ExitStack
 
+    from decoder.grants.sealing import Sealing
     from decoder.image.names import Recipient
     from decoder.image.progress import Progress
     from decoder.image.selection import LayerRange
@@ -66,6 +67,10 @@ def add_recipients(parser: ArgumentParser) -> None:
     text = "a claim of the administrator's token (iss=ctd-decoder sub=admin aud=KBS role=admin); may be repeated"
     add("--kbs-claim", action="append", default=[], metavar="NAME=VALUE", help=text)
     add("--kbs-ca", default="", metavar="FILE", help="CA certificates for the key broker (default: the system's)")
+    text = "for provider:grants: the public key of somebody who may grant nodes access; may be repeated"
+    add("--grants-owner", action="append", default=[], metavar="FILE", help=text)
+    text = "for provider:grants: the private key that vouches for the layers, which owners know"
+    add("--sign-key", default="", metavar="FILE", help=text)
     add("--gpg-version", help=SUPPRESS)  # ctr-enc has it; every version exports alike
 
 
@@ -183,7 +188,8 @@ def recipients(parsed: Namespace, progress: Progress) -> Recipients:
             progress.remark(said)
     keyring = Keyring(parsed.gpg_homedir, parsed.gpg_keyring)
     rules = RecipientRules(keyring.read, parsed.allow_weak_keys, parsed.allow_expired, parsed.all_keys)
-    return Recipients(texts, rules, parsed.keyprovider_config, _broker(parsed), parsed.packet_format)
+    sealing = _sealing(parsed, texts)
+    return Recipients(texts, rules, parsed.keyprovider_config, _broker(parsed), parsed.packet_format, sealing)
 
 
 def removed(parsed: Namespace) -> Callable[[Recipient], bool] | None:
@@ -210,6 +216,23 @@ def check_named(parsed: Namespace) -> None:
     """
     if not parsed.recipient and not parsed.remove_recipient:
         raise UsageError("no recipient was given: --recipient FILE, or --recipient PROTOCOL:VALUE")
+
+
+def _sealing(parsed: Namespace, recipients: list[str]) -> Sealing | None:
+    """Build what wraps for the recipient `provider:grants:HOST/REPO`; None if there is none.
+
+    Raises:
+        UsageError: an option is missing or too much, or a key cannot be used.
+    """
+    if not any(text.split(":")[:2] == ["provider", "grants"] for text in recipients):
+        if parsed.grants_owner or parsed.sign_key:
+            raise UsageError("--grants-owner and --sign-key are for a --recipient provider:grants:HOST/REPO")
+        return None
+    from decoder.grants.artifacts import Access
+    from decoder.grants.sealing import Sealing
+
+    reached = transport_options(parsed)
+    return Sealing(parsed.grants_owner, parsed.sign_key, Access(reached.tls_verify, reached.login, reached.authfile))
 
 
 def _broker(parsed: Namespace) -> dict[str, object]:

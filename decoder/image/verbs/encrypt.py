@@ -20,7 +20,7 @@ from decoder.layer import annotations as layer
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.transfer import Job, Work
-    from decoder.image.transport import ImageSource, ImageTarget
+    from decoder.image.transport import Descriptor, ImageSource, ImageTarget
     from decoder.image.verbs.request import Request
 
 Prepared = tuple[layer.PrivateOptions, Wrapped]
@@ -62,10 +62,15 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
             rewrapping = Rewrapping(request.recipients, request.keys, request.removed)
             changes = work.run([rewrapping.job(each) for each in chosen.encrypted])
             rewrapping.check_removed()
+        request.recipients.check_publishing()
         pairs = zip(plain, prepared, strict=True)
         changes += work.run([verb.encrypting_job(each, key) for each, key in pairs])
         work.run(transfer.copy_rest(source, target, root))
-    outcome = Outcome(transfer.publish(target, root), [change for changed in changes for change in changed])
+
+    def before(descriptor: Descriptor) -> None:
+        request.recipients.publish(request.destination, descriptor)
+
+    outcome = Outcome(transfer.publish(target, root, before), [change for changed in changes for change in changed])
     note_if_nothing_changed(outcome.changes, progress)
     if request.removed and outcome.changes:
         progress.remark(STILL_OPEN)

@@ -27,6 +27,7 @@ class Request(NamedTuple):
         allow_plain: media types without an encrypted form that may stay plain, or `all`.
         recompress: turn zstd layers into gzip.
         keep_attestations: copy SBOMs and provenance of the image; they stay readable.
+        destination: where the image will be, `TRANSPORT:PLACE`.
     """
 
     recipients: Recipients
@@ -39,3 +40,4 @@ class Request(NamedTuple):
     allow_plain: Sequence[str] = ()
     recompress: bool = False
     keep_attestations: bool = True
+    destination: str = ""

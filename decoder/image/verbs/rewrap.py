@@ -111,6 +111,7 @@ def raise_for_failures(results: Sequence[Result]) -> None:
 
 
 def _rewrap(image: str, options: transport.Options, request: Request, progress: Progress) -> Result:
+    request.recipients.forget()  # what an image that failed has left
     with transport.open_source(image, options) as source:
         root = manifest.load(source)
         chosen = [
@@ -129,7 +130,7 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
             return Result(image, WOULD_CHANGE if changes else UNCHANGED, len(changes), digest)
         broken = source.referrers(digest)
         with transport.open_target(image, options._replace(source=image)) as target:
-            new = transfer.publish(target, root)
+            new = transfer.publish(target, root, lambda descriptor: request.recipients.publish(image, descriptor))
             target.forget([], [digest])
     if broken:
         progress.remark(

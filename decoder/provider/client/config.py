@@ -238,10 +238,18 @@ def _seconds(value: dict[str, object], transport: Transport) -> float:
     seconds = wire.member(value, "timeout")
     if seconds is None:
         is_attested = isinstance(transport, NativeProvider) and transport.provider == "attestation-agent"
-        return limits.COCO_PROVIDER_SECONDS if is_attested else limits.PROVIDER_SECONDS
+        return limits.COCO_PROVIDER_SECONDS if is_attested else limits.PROVIDER_SECONDS + _waiting(transport)
     if type(seconds) not in (int, float) or not 0 < float(str(seconds)) <= limits.PROVIDER_TIMEOUT_SECONDS:
         raise ValueError(f"its timeout is not a number of seconds up to {limits.PROVIDER_TIMEOUT_SECONDS:.0f}")
     return float(str(seconds))
+
+
+def _waiting(transport: Transport) -> float:
+    """Return how much longer one of our own providers may take, because it waits for people."""
+    wait = transport.options.get("wait") if isinstance(transport, NativeProvider) else None
+    if not isinstance(wait, str) or not wait.isascii() or not wait.isdecimal() or len(wait) > 5:
+        return 0.0
+    return min(float(wait), limits.GRANTS_WAIT_SECONDS) / limits.PROVIDER_OWN_SHARE
 
 
 def _object(value: dict[str, object], name: str) -> dict[str, object]:

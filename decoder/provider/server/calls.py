@@ -13,7 +13,7 @@ import grpc.aio
 from decoder import failure, limits
 from decoder.provider.client import protocol
 from decoder.provider.client.grpc import BUSY_TRAILER, KEK_SERVICE, SERVICE
-from decoder.provider.envelope import WITHOUT_ENVELOPES
+from decoder.provider.envelope import WITHOUT_ENVELOPES, WITHOUT_KEKS
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.server.service import RequestError
 
@@ -67,6 +67,8 @@ class Calls:
         methods = dict(zip(names, map(method, _OPERATIONS), strict=True))
         if is_kek and self._service.provider.name in WITHOUT_ENVELOPES:
             del methods[names[0]]  # clients then have each layer wrapped, in the format that other programs read
+        if is_kek and self._service.provider.name in WITHOUT_KEKS:
+            methods = {}  # clients then have each layer unwrapped
         return grpc.method_handlers_generic_handler(service, methods)
 
     async def _call(

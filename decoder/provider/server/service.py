@@ -67,11 +67,12 @@ class Service:
         self.provider = provider
         self._names = names
 
-    def answer(self, data: bytes) -> bytes:
+    def answer(self, data: bytes, seconds: float | None = None) -> bytes:
         """Do what a request asks for.
 
         Args:
             data: the request, JSON.
+            seconds: how long it may take; CLOUD_KMS_SECONDS by default.
 
         Returns:
             The reply, JSON.
@@ -81,7 +82,8 @@ class Service:
             ProviderError: the provider failed.
         """
         asked = self.parse(data)
-        return protocol.build_reply(asked.kind, self.provider.perform(asked.operation, asked.data, asked.parameters))
+        answer = self.provider.perform(asked.operation, asked.data, asked.parameters, seconds)
+        return protocol.build_reply(asked.kind, answer)
 
     def parse(self, data: bytes, expected: protocol.Operation | None = None, is_kek: bool = False) -> Asked:
         """Parse a request.

@@ -1,0 +1,209 @@
+"""Approves requests by rules, round by round; what no rule accepts waits for a person."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import DecoderError, ImageError, KeyFileError, quoted
+from decoder.formats import wire
+from decoder.grants import artifacts, audit, rules
+from decoder.grants.errors import StatementError
+from decoder.grants.owner import Owner, Wanted, acting, find_requests
+from decoder.grants.statements import Tombstone
+from decoder.keys.file import read_key_file
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from decoder.grants.artifacts import Access
+    from decoder.grants.keys import OwnKey
+    from decoder.grants.policy import Policy
+    from decoder.grants.statements import Grant, Request
+
+APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED = "approved", "renewed", "waiting", "limited", "revoked", "failed"
+DECISIONS = (APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED)
+_HOUR = 3600
+_RENEW_SHARE = 1 / 3  # of a grant's time, at whose end it is renewed
+_LONG, _SHORT = 600.0, 60.0  # seconds until an artifact is looked at again: with a grant, without one
+
+
+class State(Record):
+    """What must outlive the process.
+
+    Attributes:
+        approvals: when there were approvals in the last hour, in seconds since 1970.
+        buried: IDs and fingerprints where tombstones were seen: a registry may hide them later.
+    """
+
+    approvals: list[int]
+    buried: set[tuple[str, str]]
+
+
+class Approver:
+    """Decides about requests.
+
+    Args:
+        access: how registries are reached.
+        say: takes a line for each decision.
+        dry_run: decide, but write nothing.
+
+    Attributes:
+        counts: how many decisions of each kind there were.
+        waiting: how many requests waited for a person after the last round.
+    """
+
+    def __init__(self, access: Access, say: Callable[[str], None], dry_run: bool = False) -> None:
+        self._access = access
+        self._say = say
+        self._dry_run = dry_run
+        self._due: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+        self.counts = dict.fromkeys(DECISIONS, 0)
+        self.waiting = 0
+
+    def round(self, policy: Policy, key: OwnKey) -> bool:
+        """Decide about all requests in all repositories.
+
+        Returns:
+            Whether all repositories could be read, and all that was decided be written.
+        """
+        self.waiting = 0
+        went_well = True
+        for repository, requests in policy.repositories:
+            try:
+                with acting(key, policy.publishers, repository, self._access) as owner:
+                    self._repository(policy, owner, repository, requests)
+            except DecoderError as error:
+                self.counts[FAILED] += 1
+                self._say(audit.record("approve", str(error), repository=repository))
+                went_well = False
+        return went_well
+
+    def _repository(self, policy: Policy, owner: Owner, repository: str, place: str) -> None:
+        now = time.monotonic()
+        with artifacts.opened(place, self._access) as opened:
+            found = find_requests(opened, repository, Wanted(), lambda tag: self._due.get(f"{place} {tag}", 0) > now)
+        failure: DecoderError | None = None
+        for request in found.requests:
+            tag = artifacts.request_tag(request.id, request.node)
+            try:
+                decision, reason = self._decide(policy, owner, request)
+            except ImageError as error:
+                failure = error
+                continue
+            self.counts[decision] += 1
+            self.waiting += decision in (WAITING, LIMITED)
+            self._due[f"{place} {tag}"] = now + (_SHORT if decision in (WAITING, LIMITED) else _LONG)
+            self._tell(request, decision, reason)
+        for problem in found.problems:
+            self._due[f"{place} {problem.partition(':')[0]}"] = now + _LONG
+        if len(self._due) > limits.REGISTRY_TAGS:
+            self._due.clear()
+        if failure:
+            raise failure
+
+    def _decide(self, policy: Policy, owner: Owner, request: Request) -> tuple[str, str]:
+        """Decide about one request, and grant access if a rule accepts it."""
+        place = (request.id, request.node)
+        state = read_state(policy.state)
+        existing = owner.state(*place)
+        if isinstance(existing, Tombstone):
+            if place not in state.buried and not self._dry_run:
+                write_state(policy.state, state._replace(buried={*state.buried, place}))
+            return BURIED, existing.reason
+        if place in state.buried:
+            return BURIED, "a tombstone was there before"
+        if existing and not _is_due(existing):
+            return RENEWED, ""
+        try:
+            accepted = _accepted(policy, request)
+            is_renewal = existing is not None and existing.expires > time.time()
+            if not is_renewal and not self._count(policy, state):
+                return LIMITED, f"{policy.per_hour} approvals in an hour"
+            if not self._dry_run:
+                owner.grant(request.id, request.key, accepted.expires)
+        except StatementError as error:
+            return WAITING, str(error)
+        return RENEWED if is_renewal else APPROVED, accepted.name
+
+    def _count(self, policy: Policy, state: State) -> bool:
+        """Count an approval before it is made, unless there were too many within the hour."""
+        now = int(time.time())
+        recent = [made for made in state.approvals if now - _HOUR < made <= now]
+        if len(recent) >= policy.per_hour:
+            return False
+        if not self._dry_run:
+            write_state(policy.state, state._replace(approvals=[*recent, now]))
+        return True
+
+    def _tell(self, request: Request, decision: str, reason: str) -> None:
+        """Write a decision down, unless it is the same as before."""
+        place = f"{request.id} {request.node}"
+        if self._told.get(place) == decision + reason or (decision == RENEWED and not reason):
+            return
+        if len(self._told) > limits.REGISTRY_TAGS:
+            self._told.clear()
+        self._told[place] = decision + reason
+        done = decision in (APPROVED, RENEWED)
+        more = {"name": reason} if done else {}
+        members = {"repository": request.repository, "id": request.id, "node": request.node, **more}
+        operation = f"{'would ' if self._dry_run else ''}{'renew' if decision == RENEWED else 'approve'}"
+        self._say(audit.record(operation, "ok" if done else f"{decision}: {reason}", **members))
+
+
+def _accepted(policy: Policy, request: Request) -> rules.Accepted:
+    """Apply the policy to a request.
+
+    Raises:
+        StatementError: it has to wait for a person.
+    """
+    if request.node in policy.denied:
+        raise StatementError("the policy denies it")
+    if request.made > time.time() + limits.GRANTS_CLOCK_SECONDS:
+        raise StatementError("the request is from the future")
+    return rules.accepting(policy.rules, request)
+
+
+def _is_due(grant: Grant) -> bool:
+    """Tell whether a grant is over, or has a third of its time left."""
+    return bool(grant.expires) and grant.expires - time.time() < _RENEW_SHARE * (grant.expires - grant.made)
+
+
+def read_state(path: str) -> State:
+    """Read what an earlier process has left.
+
+    Raises:
+        ImageError: it cannot be read; without it there is no limit.
+    """
+    if not os.path.exists(path):
+        return State([], set())
+    try:
+        value = wire.parse_object(read_key_file(path))
+        approvals = [each for each in wire.list_value(value.get("approvals")) if type(each) is int]
+        buried = {tuple(map(wire.text_value, wire.list_value(each))) for each in wire.list_value(value.get("buried"))}
+    except (KeyFileError, ValueError) as error:
+        raise ImageError(f"the state {quoted(path)}: {error}") from error
+    return State(approvals, {each for each in buried if len(each) == 2})
+
+
+def write_state(path: str, state: State) -> None:
+    """Write it, in place of what was there, as a whole or not at all.
+
+    Raises:
+        ImageError: it cannot be written.
+    """
+    members = {"approvals": state.approvals[-limits.GRANTS_LISTED :], "buried": sorted(state.buried)}
+    text = json.dumps(members, separators=(",", ":"))
+    try:
+        with open(f"{path}.new", "w", encoding="ascii") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(f"{path}.new", path)
+    except OSError as error:
+        raise ImageError(f"the state {quoted(path)}: {error.strerror}") from error

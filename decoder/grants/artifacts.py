@@ -1,0 +1,287 @@
+"""Where statements are kept: one small OCI artifact for each, found by its tag (image-spec 1.1, Artifacts Guidance).
+
+    sealed-ID                 the sealed key, a JWE
+    grant-ID-FINGERPRINT      the grant of a node, a JWE, or a tombstone, a JWS
+    request-ID-FINGERPRINT    in the repository of requests: a request, a JWS
+
+Tags are all that is needed, so registries without the referrers API will do. Where an artifact is in the repository of
+the image, its manifest names the image as its `subject`, so that a registry with that API lists it beside the image.
+Nothing of a manifest is believed.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from decoder import limits
+from decoder.errors import DigestError, ImageError, UsageError, quoted
+from decoder.formats import wire
+from decoder.grants.errors import StatementError
+from decoder.grants.statements import GRANT, ID, PRINT, REQUEST, SEALED_KEY, TOMBSTONE
+from decoder.layer.digest import digest_of, split_digest
+from decoder.record import Record
+from decoder.registry.client import RegistryClient
+from decoder.registry.login import Login, Logins
+from decoder.registry.queries import DIGEST_HEADER, MANIFESTS, compare, tag_pages
+from decoder.registry.reference import parse_reference
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+_MANIFEST = MANIFESTS[0]
+_EMPTY = b"{}"  # image-spec, Guidance for an Empty Descriptor
+_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+_TYPE = "application/vnd.ctd-decoder.grants.{}.v1"
+_FORMS = {SEALED_KEY: "+jwe", GRANT: "+jwe", REQUEST: "+jws", TOMBSTONE: "+jws"}
+_REQUESTS = "-requests"
+KUBELET = ("/var/lib/kubelet/config.json", "/root/.docker/config.json", "/.docker/config.json")
+
+
+class Access(Record):
+    """How registries are reached.
+
+    Attributes:
+        tls_verify: whether they must speak TLS, with a certificate that is accepted.
+        login: user and password, ("", "") for those that `docker login` and others stored.
+        authfile: the file with stored logins, "" for the usual ones.
+        is_node: whether the kubelet's files hold logins, too.
+    """
+
+    tls_verify: bool = True
+    login: tuple[str, str] = ("", "")
+    authfile: str = ""
+    is_node: bool = False
+
+
+class Artifact(Record):
+    """An artifact.
+
+    Attributes:
+        data: the statement, as it is in the registry.
+        digest: of its manifest.
+        subject: the descriptor of the image that the manifest names, or None.
+    """
+
+    data: bytes
+    digest: str
+    subject: dict[str, Any] | None
+
+
+def canonical(repository: str) -> str:
+    """Return the full name of a repository, `HOST/NAME`.
+
+    Raises:
+        UsageError: it is not the name of a repository alone.
+    """
+    reference = parse_reference(f"//{repository}")
+    name = f"{reference.host}/{reference.name}"
+    if reference.digest or reference.tag != "latest" or repository.endswith(":latest"):
+        raise UsageError(f"{quoted(repository)} has a tag or digest, and a repository alone is needed: {name}")
+    return name
+
+
+def requests_of(repository: str) -> str:
+    """Return the repository where requests for grants of another one are by default."""
+    return repository + _REQUESTS
+
+
+def sealed_tag(identifier: str) -> str:
+    """Return the tag of a sealed key."""
+    return f"sealed-{identifier}"
+
+
+def grant_tag(identifier: str, node: str) -> str:
+    """Return the tag of a grant or tombstone."""
+    return f"grant-{identifier}-{node}"
+
+
+def request_tag(identifier: str, node: str) -> str:
+    """Return the tag of a request."""
+    return f"request-{identifier}-{node}"
+
+
+def parse_tag(tag: str) -> tuple[str, str, str]:
+    """Split a tag into its kind, the ID, and the fingerprint of a node; empty strings if it is none of ours."""
+    kind, _, rest = tag.partition("-")
+    identifier, _, node = rest.partition("-")
+    is_ours = ID.fullmatch(identifier) and (not node if kind == "sealed" else PRINT.fullmatch(node))
+    return (kind, identifier, node) if is_ours and kind in ("sealed", "grant", "request") else ("", "", "")
+
+
+class Repository:
+    """The artifacts of a repository; for several threads.
+
+    Args:
+        client: talks with the registry.
+        name: `HOST/NAME`.
+    """
+
+    def __init__(self, client: RegistryClient, name: str) -> None:
+        self.name = name
+        self._client = client
+
+    def get(self, tag: str) -> Artifact | None:
+        """Get an artifact.
+
+        Returns:
+            What the registry serves, or None if it says that there is none.
+
+        Raises:
+            ImageError: the registry fails.
+            StatementError: it is not an artifact of ours.
+        """
+        with self._client.send("GET", self._client.url(f"manifests/{tag}"), {"Accept": _MANIFEST}) as response:
+            if response.status == 404:
+                return None
+            if response.status != 200:
+                raise self._client.failure(response, f"there is no {tag}")
+            manifest = response.read(limits.GRANTS_ARTIFACT_BYTES)
+        layer, subject = _parse_manifest(manifest)
+        with self._client.send("GET", self._client.url(f"blobs/{layer}")) as response:
+            if response.status != 200:
+                raise self._client.failure(response, f"the content of {tag} is missing")
+            data = response.read(limits.GRANTS_ARTIFACT_BYTES)
+        if digest_of(data) != layer:
+            raise StatementError(f"the content of {tag} is damaged: its digest differs")
+        return Artifact(data, digest_of(manifest), subject)
+
+    def put(self, kind: str, tag: str, data: bytes, subject: Mapping[str, Any] | None = None) -> None:
+        """Store an artifact under a tag, in place of what is there.
+
+        Args:
+            kind: of the statement.
+            tag: its name.
+            data: the statement, at most GRANTS_ARTIFACT_BYTES.
+            subject: the descriptor of the image, if that is in this repository.
+
+        Raises:
+            ImageError: the registry does not take it.
+        """
+        if len(data) > limits.GRANTS_ARTIFACT_BYTES:
+            raise UsageError(
+                f"the {kind} has more than {limits.GRANTS_ARTIFACT_BYTES} bytes: the image has many layers"
+            )
+        media_type = _TYPE.format(kind)
+        manifest: dict[str, Any] = {
+            "schemaVersion": 2,
+            "mediaType": _MANIFEST,
+            "artifactType": media_type,
+            "config": _descriptor(_EMPTY_TYPE, _EMPTY),
+            "layers": [_descriptor(media_type + _FORMS[kind], data)],
+        }
+        if subject:
+            manifest["subject"] = {name: subject[name] for name in ("mediaType", "digest", "size")}
+        for blob in (_EMPTY, data):
+            self.upload(blob)
+        body = json.dumps(manifest, separators=(",", ":")).encode()
+        url, headers = self._client.url(f"manifests/{tag}"), {"Content-Type": _MANIFEST}
+        with self._client.send("PUT", url, headers, body) as response:
+            if response.status != 201:
+                raise self._client.failure(response, f"it does not accept {tag}")
+            compare(response, digest_of(body))
+
+    def upload(self, blob: bytes) -> None:
+        """Store a blob (distribution-spec, Pushing a blob monolithically).
+
+        Raises:
+            ImageError: the registry does not take it.
+        """
+        digest = digest_of(blob)
+        with self._client.send("HEAD", self._client.url(f"blobs/{digest}")) as response:
+            if response.status == 200:
+                return
+        url = self._client.url("blobs/uploads/")
+        with self._client.send("POST", url) as response:
+            if response.status != 202:
+                raise self._client.failure(response, "it does not accept blobs")
+            location = self._client.location(response, url)
+        location = f"{location}{'&' if '?' in location else '?'}digest={quote(digest, safe=':')}"
+        headers = {"Content-Type": "application/octet-stream"}
+        with self._client.send("PUT", location, headers, blob) as response:
+            if response.status not in (201, 204):
+                raise self._client.failure(response, "it does not accept a blob")
+            if response.headers.get(DIGEST_HEADER, digest) != digest:
+                raise DigestError(f"{response.host} received something other than {digest}")
+
+    def delete(self, digest: str) -> bool:
+        """Delete a manifest, and whatever tags it has.
+
+        Returns:
+            Whether the registry did; many do not.
+        """
+        with self._client.send("DELETE", self._client.url(f"manifests/{digest}")) as response:
+            return response.status in (202, 204)
+
+    def tags(self, kind: str, identifier: str = "", node: str = "") -> list[str]:
+        """List the tags of one kind.
+
+        Args:
+            kind: `sealed`, `grant` or `request`.
+            identifier: of this key alone.
+            node: of this node alone.
+
+        Raises:
+            ImageError: the registry does not list tags.
+        """
+        found = []
+        read = 0
+        for page in tag_pages(self._client):
+            read += len(page)
+            for tag in page:
+                its_kind, its_id, its_node = parse_tag(tag)
+                if its_kind == kind and identifier in ("", its_id) and node in ("", its_node):
+                    found.append(tag)
+            if read > limits.REGISTRY_TAGS:
+                break
+        return sorted(set(found))
+
+
+@contextmanager
+def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[Repository]:
+    """Open a repository.
+
+    Args:
+        repository: `HOST/NAME`, as `canonical` returns it.
+        access: how registries are reached.
+        actions: what tokens are asked for: `pull`, `pull,push`, `pull,push,delete`.
+
+    Raises:
+        ImageError: there is no such registry.
+    """
+    reference = parse_reference(f"//{repository}")
+    logins = Logins(
+        access.authfile, Login(*access.login) if access.login[0] else None, KUBELET if access.is_node else ()
+    )
+    scopes = [f"repository:{reference.name}:{actions}"]
+    with RegistryClient(reference, access.tls_verify, scopes, logins) as client:
+        yield Repository(client, repository)
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
+
+
+def _parse_manifest(data: bytes) -> tuple[str, dict[str, Any] | None]:
+    """Return the digest of the one layer, and the descriptor of the image."""
+    try:
+        value = wire.parse_object(data)
+        (layer,) = map(wire.object_value, wire.list_value(value.get("layers")))
+        digest = wire.text_value(layer.get("digest"))
+        split_digest(digest)
+        subject = wire.object_value(value.get("subject"))
+    except (ValueError, ImageError) as error:
+        raise StatementError(f"it is not an artifact of grants: {error}") from error
+    if not digest.startswith("sha256:"):
+        raise StatementError("it is not an artifact of grants: its digest is not SHA-256")
+    return digest, subject if _is_image(subject) else None
+
+
+def _is_image(subject: Mapping[str, object]) -> bool:
+    try:
+        split_digest(subject.get("digest"))
+    except ImageError:
+        return False
+    return subject.get("mediaType") in MANIFESTS and type(subject.get("size")) is int

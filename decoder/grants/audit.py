@@ -1,0 +1,25 @@
+"""What was decided about nodes: a line of JSON for each decision, in the journal, like those of keyproviders."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+
+from decoder.node import journal
+
+
+def record(operation: str, outcome: str, **members: object) -> str:
+    """Write a decision down.
+
+    Args:
+        operation: `approve`, `renew`, `deny`, `revoke`.
+        outcome: `ok`, or why it was not done.
+        members: further members of the line, without secrets.
+
+    Returns:
+        The line.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    line = json.dumps({"time": now, "provider": "grants", "operation": operation, **members, "outcome": outcome})
+    journal.log(line, journal.INFORMATION if outcome == "ok" else journal.WARNING)
+    return line

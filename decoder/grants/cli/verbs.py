@@ -1,0 +1,284 @@
+"""The verbs of `ctd-decoder grants`, but for the approver."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.commandline import show
+from decoder.errors import DecoderError, KeyFileError, UsageError, quoted
+from decoder.grants import artifacts, audit, keys, listing, rules, statements
+from decoder.grants.artifacts import Access
+from decoder.grants.errors import StatementError
+from decoder.grants.owner import Owner, Wanted, acting, after_days, check_days, find_requests, grant_all
+from decoder.grants.statements import DENIED, ID, PRINT, REVOKED, Grant, Tombstone
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from decoder.grants.owner import Found
+    from decoder.grants.statements import Request
+    from decoder.keywrap.publickeys import PublicKeyObject
+
+    Pair = tuple[str, PublicKeyObject]
+    """The ID of a key, and a node that shall have it."""
+
+_KEPT = "who has the key already keeps it"
+
+
+class NothingError(DecoderError):
+    """There is nothing to decide about."""
+
+    status = 4
+
+
+class SomeFailedError(DecoderError):
+    """Some nodes have got no grant.
+
+    Attributes:
+        status: that of the first failure.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def run(parsed: Namespace) -> None:
+    """Run a verb.
+
+    Raises:
+        UsageError: the command line cannot be understood.
+        DecoderError: the verb failed.
+    """
+    if parsed.verb == "fingerprint":
+        show(f"{keys.FINGERPRINT}{_fingerprint(parsed.file)}\n")
+        return
+    parsed.repository = artifacts.canonical(parsed.repository)
+    parsed.requests = artifacts.canonical(parsed.requests or artifacts.requests_of(parsed.repository))
+    {"list": _list, "approve": _approve, "deny": _deny, "revoke": _revoke, "log": _log}[parsed.verb](parsed)
+
+
+def access_of(parsed: Namespace) -> Access:
+    """Collect how registries are reached.
+
+    Raises:
+        UsageError: --creds is malformed.
+    """
+    user, colon, password = parsed.creds.partition(":")
+    if parsed.creds and not (user and colon):
+        raise UsageError("--creds is not of the form USER:PASSWORD")
+    return Access(not parsed.insecure, (user, password), parsed.authfile)
+
+
+def _list(parsed: Namespace) -> None:
+    found = _found(parsed)
+    states: list[Grant | Tombstone | None] = [None for _ in found.requests]
+    if parsed.key:
+        with _acting(parsed, "pull") as owner:
+            states = [owner.state(request.id, request.node) for request in found.requests]
+    pairs = list(zip(found.requests, states, strict=True))
+    if parsed.json:
+        members = [listing.request_members(*pair) for pair in pairs]
+        _show_json({"requests": members, "problems": found.problems, "unread": found.left})
+        return
+    show("\n".join([listing.request_lines(*pair) for pair in pairs]) or "there is no request\n")
+    _show_problems(found)
+
+
+def _approve(parsed: Namespace) -> None:
+    expires = 0 if parsed.no_expiry else after_days(check_days(parsed.days))
+    pairs = _pairs(parsed)
+    results = []
+    with _acting(parsed, "pull,push") as owner:
+        if parsed.nodes:
+            pairs += [(each, node) for node in _inventory(parsed.nodes) for each in _wanted(parsed).ids or owner.ids()]
+        if not pairs:
+            raise NothingError(f"there is no such request in {parsed.requests}, and nothing was granted")
+        for (identifier, node), result in zip(pairs, grant_all(owner, pairs, expires), strict=True):
+            shown = f"{identifier} {keys.FINGERPRINT}{keys.fingerprint(node)}"
+            text = listing.state_text(result) if isinstance(result, Grant) else f"failed: {result}"
+            if not parsed.json:
+                show(f"{shown} {text}\n")
+            results.append(result)
+    failures = [result for result in results if isinstance(result, DecoderError)]
+    if parsed.json:
+        granted = [listing.decision_members(result) for result in results if isinstance(result, Grant)]
+        _show_json({"granted": granted, "problems": list(map(str, failures))})
+    if failures:
+        raise SomeFailedError(f"{len(failures)} of {len(results)} grants failed: {failures[0]}", failures[0].status)
+
+
+def _pairs(parsed: Namespace) -> list[Pair]:
+    """Choose requests: those that were named, those that a CA and names accept, and those that were pasted."""
+    if bool(parsed.all) != bool(parsed.ca) or bool(parsed.ca) != bool(parsed.name):
+        raise UsageError("--all, --ca and --name need each other")
+    if not (parsed.words or parsed.all or parsed.request or parsed.nodes):
+        raise UsageError("name requests by ID or FINGERPRINT, or give --all with --ca and --name, --request or --nodes")
+    chosen = [_pasted(text, parsed.repository) for text in parsed.request]
+    if parsed.all:
+        rule = rules.Rule(("*",), rules.read_authorities(parsed.ca), tuple(parsed.name), limits.GRANTS_DAYS)
+        chosen += [request for request in _found(parsed).requests if _is_accepted(rule, request)]
+    elif parsed.words and not parsed.nodes:
+        found = _found(parsed)
+        chosen += found.requests
+        if not found.requests:
+            _show_problems(found)
+    return [(request.id, request.key) for request in chosen]
+
+
+def _is_accepted(rule: rules.Rule, request: Request) -> bool:
+    try:
+        rules.accepting([rule], request)
+    except StatementError as error:
+        show(f"{request.id} {keys.FINGERPRINT}{request.node} left alone: {error}\n")
+        return False
+    return True
+
+
+def _pasted(text: str, repository: str) -> Request:
+    request = statements.parse_request("".join(text.split()).encode(errors="replace"))
+    statements.check(request, repository, request.id)
+    return request
+
+
+def _inventory(directory: str) -> list[PublicKeyObject]:
+    """Read the public keys in a directory.
+
+    Raises:
+        UsageError: it cannot be read, or a file in it is no public key.
+    """
+    try:
+        paths = sorted(os.path.join(directory, name) for name in os.listdir(directory) if not name.startswith("."))
+    except OSError as error:
+        raise UsageError(f"--nodes {quoted(directory)}: {error.strerror}") from error
+    if len(paths) > limits.KEYS_DIRECTORY_FILES:
+        raise UsageError(f"--nodes {quoted(directory)}: it has more than {limits.KEYS_DIRECTORY_FILES} files")
+    found = list(keys.read_pinned("--nodes", paths).values())
+    if not found:
+        raise UsageError(f"--nodes {quoted(directory)}: it is empty")
+    return found
+
+
+def _deny(parsed: Namespace) -> None:
+    if not parsed.words:
+        raise UsageError("name requests by ID or FINGERPRINT")
+    found = _found(parsed)
+    pairs = [(request.id, request.node) for request in found.requests]
+    if not pairs:
+        _show_problems(found)
+        raise NothingError(f"there is no such request in {parsed.requests}, and nobody was denied access")
+    with ExitStack() as stack:
+        owner = stack.enter_context(_acting(parsed, "pull,push,delete"))
+        requests = stack.enter_context(artifacts.opened(parsed.requests, access_of(parsed), "pull,push,delete"))
+        for identifier, node in pairs:
+            owner.bury(identifier, node, DENIED)
+            audit.record("deny", "ok", repository=parsed.repository, id=identifier, node=node)
+            request = requests.get(artifacts.request_tag(identifier, node))
+            if request:
+                requests.delete(request.digest)
+    _show_buried(parsed, pairs, DENIED, [])
+
+
+def _revoke(parsed: Namespace) -> None:
+    wanted = _wanted(parsed)
+    if not parsed.words:
+        raise UsageError("name grants by ID or FINGERPRINT")
+    remarks = []
+    with _acting(parsed, "pull,push,delete") as owner:
+        pairs = [artifacts.parse_tag(tag)[1:] for tag in owner.grant_tags(wanted)]
+        if not pairs:
+            raise NothingError(f"there is no such grant in {parsed.repository}, and nothing was revoked")
+        for identifier, node in pairs:
+            was_there, is_deleted = owner.bury(identifier, node, REVOKED)
+            audit.record("revoke", "ok", repository=parsed.repository, id=identifier, node=node)
+            if was_there and not is_deleted:
+                remarks.append(f"the registry does not delete the grant {identifier} {keys.FINGERPRINT}{node}")
+    _show_buried(parsed, pairs, REVOKED, remarks)
+
+
+def _show_buried(parsed: Namespace, pairs: list[tuple[str, str]], reason: str, remarks: list[str]) -> None:
+    if reason == REVOKED:
+        remarks.append(f"{_KEPT}, and a registry can serve an old grant again until it ends")
+        remarks.append("an approver whose rules accept the node needs its fingerprint in `deny`")
+    if parsed.json:
+        nodes = [{"id": each, "fingerprint": keys.FINGERPRINT + node} for each, node in pairs]
+        _show_json({reason: nodes, "remarks": remarks})
+        return
+    show("".join(f"{identifier} {keys.FINGERPRINT}{node} {reason}\n" for identifier, node in pairs))
+    show("".join(f"note: {remark}\n" for remark in remarks))
+
+
+def _log(parsed: Namespace) -> None:
+    with _acting(parsed, "pull") as owner:
+        decisions, others = owner.decisions(_wanted(parsed))
+    if parsed.json:
+        _show_json({"decisions": [listing.decision_members(each) for each in decisions], "others": others})
+        return
+    show("".join(map(listing.decision_line, decisions)) or "nothing was decided with this key\n")
+    if others:
+        show(f"{others} more are not of this owner, or are no grants\n")
+
+
+def _found(parsed: Namespace) -> Found:
+    with artifacts.opened(parsed.requests, access_of(parsed)) as requests:
+        return find_requests(requests, parsed.repository, _wanted(parsed))
+
+
+def _acting(parsed: Namespace, actions: str) -> AbstractContextManager[Owner]:
+    key = own_key(parsed.key, parsed.password_file)
+    publishers = keys.read_pinned("--publisher", getattr(parsed, "publisher", []))
+    return acting(
+        key, publishers or {keys.fingerprint(key.public): key.public}, parsed.repository, access_of(parsed), actions
+    )
+
+
+def own_key(path: str, password_file: str) -> keys.OwnKey:
+    """Read the owner's key.
+
+    Raises:
+        UsageError: it cannot be used.
+    """
+    try:
+        password = keys.read_password(password_file) if password_file else b""
+        return keys.read_own_key(path, password)
+    except KeyFileError as error:
+        raise UsageError(f"--key {quoted(path)}: {error}") from error
+
+
+def _wanted(parsed: Namespace) -> Wanted:
+    """Tell IDs and fingerprints apart by their lengths."""
+    ids, nodes = [], []
+    for word in parsed.words:
+        digits = word.removeprefix(keys.FINGERPRINT).lower()
+        if ID.fullmatch(digits):
+            ids.append(digits)
+        elif PRINT.fullmatch(digits):
+            nodes.append(digits)
+        else:
+            raise UsageError(f"{quoted(word)} is neither the ID of a key (32 digits) nor a fingerprint (64 digits)")
+    return Wanted(tuple(ids), tuple(nodes))
+
+
+def _fingerprint(path: str) -> str:
+    try:
+        try:
+            return keys.fingerprint(keys.read_public_key(path).key)
+        except KeyFileError:
+            return keys.fingerprint(keys.read_own_key(path).public)
+    except KeyFileError as error:
+        raise UsageError(f"{quoted(path)}: {error}") from error
+
+
+def _show_problems(found: Found) -> None:
+    if found.problems:
+        show(f"{len(found.problems)} artifacts are no requests: {found.problems[0]}\n")
+    if found.left:
+        show(f"{found.left} more requests were not read: name an ID or a fingerprint\n")
+
+
+def _show_json(members: dict[str, object]) -> None:
+    show(json.dumps({"schemaVersion": 1, **members}) + "\n")

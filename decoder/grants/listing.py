@@ -1,0 +1,94 @@
+"""What `ctd-decoder grants` prints of requests and decisions: every text of others in quotes."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from decoder.errors import quoted
+from decoder.grants.keys import FINGERPRINT
+from decoder.grants.statements import Grant, Tombstone
+
+if TYPE_CHECKING:
+    from decoder.grants.statements import Request
+
+_UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+
+
+def request_members(request: Request, state: Grant | Tombstone | None) -> dict[str, Any]:
+    """Describe a request for programs; its texts come as the node wrote them."""
+    return {
+        "fingerprint": FINGERPRINT + request.node,
+        "id": request.id,
+        "name": request.name,
+        "image": request.image,
+        "made": request.made,
+        "certificates": [certificate(data) for data in request.certificates],
+        "state": state_text(state),
+    }
+
+
+def request_lines(request: Request, state: Grant | Tombstone | None) -> str:
+    """Describe a request for people."""
+    chain = [certificate(data) for data in request.certificates] or ["none"]
+    rows = [
+        ("id", request.id),
+        ("name", quoted(request.name)),
+        *(("certificate" if number == 0 else "issued by", text) for number, text in enumerate(chain)),
+        ("image", quoted(request.image) if request.image else "not known"),
+        ("age", age(request.made)),
+        ("state", state_text(state)),
+    ]
+    return "\n".join([FINGERPRINT + request.node, *(f"  {name:<12} {text}" for name, text in rows)]) + "\n"
+
+
+def state_text(state: Grant | Tombstone | None) -> str:
+    """Say what was decided about a node."""
+    if isinstance(state, Tombstone):
+        return state.reason
+    if state is None:
+        return "waits"
+    if not state.expires:
+        return "granted without an end"
+    return f"{'granted until' if state.expires > time.time() else 'ended on'} {date(state.expires)}"
+
+
+def decision_members(decision: Grant | Tombstone) -> dict[str, Any]:
+    """Describe a decision for programs."""
+    members = {"made": decision.made, "id": decision.id, "fingerprint": FINGERPRINT + decision.node}
+    if isinstance(decision, Tombstone):
+        return {**members, "decision": decision.reason}
+    return {**members, "decision": "granted", "expires": decision.expires or None, "publisher": decision.publisher}
+
+
+def decision_line(decision: Grant | Tombstone) -> str:
+    """Describe a decision for people."""
+    return f"{date(decision.made)}  {decision.id}  {FINGERPRINT}{decision.node}  {state_text(decision)}\n"
+
+
+def certificate(data: bytes) -> str:
+    """Describe a certificate, which nobody has validated here."""
+    try:
+        found = x509.load_der_x509_certificate(data)
+        end = found.not_valid_after_utc
+        return (
+            f"{quoted(found.subject.rfc4514_string())} by {quoted(found.issuer.rfc4514_string())}, until {end:%Y-%m-%d}"
+        )
+    except (ValueError, UnsupportedAlgorithm):
+        return "malformed"
+
+
+def date(seconds: int) -> str:
+    """Write a time, which is in seconds since 1970."""
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def age(made: int) -> str:
+    """Say how long ago something was."""
+    seconds = int(time.time()) - made
+    if seconds < 0:
+        return "from the future"
+    return next((f"{seconds // unit} {name}" for unit, name in _UNITS if seconds >= 2 * unit), f"{seconds} seconds")

@@ -1,0 +1,225 @@
+"""A node: it fetches its grant, opens it, and asks for one if there is none."""
+
+from __future__ import annotations
+
+import time
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import DecoderError, ImageError, quoted
+from decoder.grants import artifacts, keys, statements
+from decoder.grants.errors import StatementError
+from decoder.grants.statements import REQUEST, Grant, Request
+from decoder.node.network import pauses
+from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from decoder.grants.artifacts import Access, Repository
+    from decoder.grants.keys import Keys, OwnKey
+    from decoder.grants.place import Place
+    from decoder.keywrap.publickeys import PublicKeyObject
+
+_DAY = 86400
+_FRESH_SECONDS = 3600  # how long a request is not made again
+
+
+class Owner(Record):
+    """Somebody whose grants are believed, for the repositories whose names match a shell pattern."""
+
+    pattern: str
+    key: PublicKeyObject
+
+
+class Identity(Record):
+    """What a node is.
+
+    Attributes:
+        key: its private key.
+        name: what it calls itself.
+        certificates: of its key, DER; the leaf first.
+    """
+
+    key: OwnKey
+    name: str
+    certificates: tuple[bytes, ...]
+
+
+class _Without(Record):
+    """Why there is no grant, and whether the owner said so."""
+
+    reason: str
+    is_final: bool = False
+
+
+class _Asked(Record):
+    """How the owner finds a request: arguments of `grants approve`, and a remark."""
+
+    arguments: str
+    remark: str
+
+
+class Node:
+    """Fetches grants.
+
+    Args:
+        identity: of the node.
+        owners: whose grants are believed.
+        requests: where requests go, `HOST/NAME`; "" for the repository that belongs to that of the grants.
+        wait_seconds: how long to wait for a grant.
+        access: how registries are reached.
+        find_image: names the image that an annotation is of, "" if it is not known.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        owners: Sequence[Owner],
+        requests: str,
+        wait_seconds: float,
+        access: Access,
+        find_image: Callable[[Place], str] = lambda _place: "",
+    ) -> None:
+        self._identity = identity
+        self._fingerprint = keys.fingerprint(identity.key.public)
+        self._owners = owners
+        self._requests = requests
+        self._wait_seconds = wait_seconds
+        self._access = access
+        self._find_image = find_image
+
+    def owners_of(self, place: Place) -> Keys:
+        """Return the keys that may grant access to a place; nothing is asked of a registry that has none.
+
+        Raises:
+            KeyRefusedError: nobody's grants are believed there.
+        """
+        found = {keys.fingerprint(each.key): each.key for each in self._owners if _matches(place, each.pattern)}
+        if not found:
+            text = f"no owner is configured for {quoted(place.repository)}: add PATTERN=FILE to the option `owner`"
+            raise KeyRefusedError(place.key_url, text)
+        return found
+
+    def fetch(self, place: Place, seconds: float) -> Grant:
+        """Fetch the grant of this node, or ask for one.
+
+        Args:
+            place: where to ask for which key.
+            seconds: how long it may take.
+
+        Raises:
+            ProviderError: there is none; the text says what the owner has to do.
+        """
+        owners = self.owners_of(place)
+        until = time.monotonic() + min(self._wait_seconds, seconds)
+        asked: _Asked | None = None
+        try:
+            for pause in pauses(limits.GRANTS_POLL_SECONDS, limits.GRANTS_LONGEST_POLL_SECONDS):
+                found = self._look(place, owners)
+                if isinstance(found, Grant):
+                    return found
+                asked = asked or self._ask(place, may_push=not found.is_final)
+                left = until - time.monotonic()
+                if found.is_final or left <= 0:
+                    raise KeyRefusedError(place.key_url, self._text(place, found.reason, asked))
+                time.sleep(min(left, max(pause, limits.GRANTS_POLL_SECONDS / 4)))
+        except DecoderError as error:
+            raise ProviderError(str(error)) from error
+        raise AssertionError("the pauses never end")
+
+    def check(self, grant: Grant) -> None:
+        """Check that a grant still holds.
+
+        Raises:
+            ProviderError: its time is over.
+        """
+        if reason := _expired(grant):
+            raise ProviderError(reason)
+
+    def _look(self, place: Place, owners: Keys) -> Grant | _Without:
+        with artifacts.opened(place.repository, self._access) as repository:
+            try:
+                found = repository.get(artifacts.grant_tag(place.id, self._fingerprint))
+                if found is None:
+                    return _Without("there is no grant for this node")
+                return self._read(found.data, place, owners)
+            except StatementError as error:
+                return _Without(f"what {place.repository} has for this node is no grant: {error}")
+
+    def _read(self, data: bytes, place: Place, owners: Keys) -> Grant | _Without:
+        if not data.startswith(b"{"):
+            tombstone = statements.parse_tombstone(data, owners)
+            statements.check(tombstone, place.repository, place.id, self._fingerprint)
+            when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(tombstone.made))
+            return _Without(f"the owner has {tombstone.reason} access for this node ({when})", is_final=True)
+        grant = statements.parse_grant(self._identity.key.open(data), owners)
+        statements.check(grant, place.repository, place.id, self._fingerprint)
+        reason = _expired(grant)
+        return _Without(reason) if reason else grant
+
+    def _ask(self, place: Place, may_push: bool) -> _Asked:
+        """Leave a request where the owner finds it, or else have the owner paste it."""
+        where = self._requests or artifacts.requests_of(place.repository)
+        identity = self._identity
+        request = Request(
+            place.repository,
+            place.id,
+            identity.key.public,
+            identity.name,
+            self._find_image(place),
+            identity.certificates,
+            int(time.time()),
+        )
+        text = statements.build_request(request._replace(certificates=()), identity.key).decode()
+        if not may_push:
+            return _Asked(f"--request {text}", "")
+        try:
+            with artifacts.opened(where, self._access, "pull,push") as repository:
+                self._push(repository, request)
+        except ImageError as error:
+            return _Asked(f"--request {text}", f"; the request could not be left in {where}: {error}")
+        option = f" --requests {where}" if self._requests else ""
+        return _Asked(f"{place.id} {keys.FINGERPRINT}{self._fingerprint}{option}", f"; the request is in {where}")
+
+    def _push(self, repository: Repository, request: Request) -> None:
+        tag = artifacts.request_tag(request.id, self._fingerprint)
+        try:
+            earlier = repository.get(tag)
+        except StatementError:
+            earlier = None
+        if not earlier or not _is_fresh(earlier.data, request):
+            repository.put(REQUEST, tag, statements.build_request(request, self._identity.key))
+
+    def _text(self, place: Place, reason: str, asked: _Asked) -> str:
+        return (
+            f"{reason}{asked.remark}; an owner of the image has to compare the fingerprint of this node, "
+            f"{keys.FINGERPRINT}{self._fingerprint}, and to run: "
+            f"ctd-decoder grants approve --key OWNER.key {place.repository} {asked.arguments}"
+        )
+
+
+def _matches(place: Place, pattern: str) -> bool:
+    return fnmatchcase(place.repository, pattern)
+
+
+def _expired(grant: Grant) -> str:
+    if not grant.expires or time.time() < grant.expires:
+        return ""
+    return f"the grant for this node ended on {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(grant.expires))}"
+
+
+def _is_fresh(data: bytes, request: Request) -> bool:
+    """Tell whether a request says the same, and is not old."""
+    try:
+        earlier = statements.parse_request(data)
+    except StatementError:
+        return False
+    is_recent = 0 <= request.made - earlier.made < _FRESH_SECONDS
+    return (
+        is_recent
+        and earlier._replace(made=0, key=request.key) == request._replace(made=0)
+        and (earlier.node == request.node)
+    )

@@ -1,0 +1,250 @@
+"""An owner of images: reads requests, grants and denies access, and revokes it."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from decoder import limits
+from decoder.errors import DecoderError, UsageError
+from decoder.grants import artifacts, audit, keys, statements
+from decoder.grants.errors import StatementError
+from decoder.grants.statements import GRANT, TOMBSTONE, Grant, Request, SealedKey, Tombstone
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from decoder.grants.artifacts import Access, Repository
+    from decoder.grants.keys import Keys, OwnKey
+    from decoder.keywrap.publickeys import PublicKeyObject
+
+_DAY = 86400
+
+
+class Wanted(Record):
+    """Which artifacts are meant: those of these keys and nodes, of all where there are none.
+
+    Attributes:
+        ids: of keys.
+        nodes: fingerprints.
+    """
+
+    ids: tuple[str, ...] = ()
+    nodes: tuple[str, ...] = ()
+
+    def has(self, tag: str) -> bool:
+        """Tell whether a tag is that of such an artifact."""
+        _, identifier, node = artifacts.parse_tag(tag)
+        return identifier in (self.ids or (identifier,)) and node in (self.nodes or (node,))
+
+
+class Found(Record):
+    """What was found in a repository of requests.
+
+    Attributes:
+        requests: those that their keys have signed.
+        problems: what was no request, a line each.
+        left: how many were not read.
+    """
+
+    requests: list[Request]
+    problems: list[str]
+    left: int
+
+
+def find_requests(
+    requests: Repository, repository: str, wanted: Wanted, skip: Callable[[str], bool] = lambda _tag: False
+) -> Found:
+    """Read the requests for grants in a repository, at most GRANTS_LISTED.
+
+    Anybody may have written them, and so many of them that there is no end.
+
+    Args:
+        requests: where requests are.
+        repository: what the grants are for.
+        wanted: which of them.
+        skip: tells by a tag whether it is to be left out.
+
+    Raises:
+        ImageError: the registry fails.
+    """
+    tags = [tag for tag in requests.tags("request") if wanted.has(tag) and not skip(tag)]
+    found = Found([], [], len(tags[limits.GRANTS_LISTED :]))
+    for tag in tags[: limits.GRANTS_LISTED]:
+        _, identifier, node = artifacts.parse_tag(tag)
+        try:
+            if (artifact := requests.get(tag)) is None:
+                continue
+            request = statements.parse_request(artifact.data)
+            if request.repository == repository:  # others share the place
+                statements.check(request, repository, identifier, node)
+                found.requests.append(request)
+        except StatementError as error:
+            found.problems.append(f"{tag}: {error}")
+    found.requests.sort(key=lambda request: request.made)
+    return found
+
+
+class Owner:
+    """Acts for one owner in one repository.
+
+    Args:
+        key: the owner's.
+        publishers: whose sealed keys are believed.
+        repository: where sealed keys and grants are.
+    """
+
+    def __init__(self, key: OwnKey, publishers: Keys, repository: Repository) -> None:
+        self._key = key
+        self._publishers = publishers
+        self._repository = repository
+        self._fingerprint = keys.fingerprint(key.public)
+        self._own: Keys = {self._fingerprint: key.public}
+        self._sealed: dict[str, tuple[SealedKey, dict[str, Any] | None]] = {}
+
+    def ids(self) -> list[str]:
+        """List the keys that are sealed in the repository."""
+        return [artifacts.parse_tag(tag)[1] for tag in self._repository.tags("sealed")]
+
+    def grant(self, identifier: str, node: PublicKeyObject, expires: int) -> Grant:
+        """Grant a node access.
+
+        Args:
+            identifier: of the key.
+            node: its public key.
+            expires: until when, in seconds since 1970; 0 for ever.
+
+        Raises:
+            StatementError: the sealed key is missing, or not what it should be.
+            DecoderError: the registry does not take the grant.
+        """
+        sealed, subject = self._open_sealed(identifier)
+        now = int(time.time())
+        fingerprint = keys.fingerprint(node)
+        keys.algorithms(node)
+        grant = Grant(
+            sealed.repository, identifier, fingerprint, sealed.kek, sealed.layers, sealed.signer, now, expires
+        )
+        # The owner is a reader, too, and so can see later until when it holds.
+        encrypted = keys.encrypt(statements.build_grant(grant, self._key), [node, self._key.public])
+        self._repository.put(GRANT, artifacts.grant_tag(identifier, fingerprint), encrypted, subject)
+        return grant
+
+    def bury(self, identifier: str, node: str, reason: str) -> tuple[bool, bool]:
+        """Put a tombstone where the grant of a node is or would be, and delete the grant.
+
+        Args:
+            identifier: of the key.
+            node: its fingerprint.
+            reason: DENIED or REVOKED.
+
+        Returns:
+            Whether there was something, and whether the registry has deleted it.
+
+        Raises:
+            ImageError: the registry does not take the tombstone.
+        """
+        tag = artifacts.grant_tag(identifier, node)
+        try:
+            old = self._repository.get(tag)
+            digest = old.digest if old else ""
+        except StatementError:  # somebody has put something else there
+            digest = ""
+        tombstone = Tombstone(self._repository.name, identifier, node, reason, int(time.time()))
+        self._repository.put(TOMBSTONE, tag, statements.build_tombstone(tombstone, self._key))
+        return bool(digest), bool(digest) and self._repository.delete(digest)
+
+    def state(self, identifier: str, node: str) -> Grant | Tombstone | None:
+        """Read what this owner has decided about a node.
+
+        Returns:
+            None if there is nothing that this owner has signed.
+
+        Raises:
+            ImageError: the registry fails.
+        """
+        try:
+            artifact = self._repository.get(artifacts.grant_tag(identifier, node))
+            if artifact is None:
+                return None
+            found: Grant | Tombstone
+            if artifact.data.startswith(b"{"):
+                found = statements.parse_grant(self._key.open(artifact.data), self._own)
+            else:
+                found = statements.parse_tombstone(artifact.data, self._own)
+            statements.check(found, self._repository.name, identifier, node)
+        except StatementError:
+            return None
+        return found
+
+    def decisions(self, wanted: Wanted) -> tuple[list[Grant | Tombstone], int]:
+        """Read what this owner has decided, at most GRANTS_LISTED; also return how much of other origin there is."""
+        tags = self.grant_tags(wanted)[: limits.GRANTS_LISTED]
+        found = [self.state(*artifacts.parse_tag(tag)[1:]) for tag in tags]
+        own = sorted((each for each in found if each), key=lambda each: each.made)
+        return own, len(found) - len(own)
+
+    def grant_tags(self, wanted: Wanted) -> list[str]:
+        """List the tags of grants and tombstones."""
+        return [tag for tag in self._repository.tags("grant") if wanted.has(tag)]
+
+    def _open_sealed(self, identifier: str) -> tuple[SealedKey, dict[str, Any] | None]:
+        """Open a sealed key, and check whose it is: a registry can serve that of another image."""
+        if identifier not in self._sealed:
+            tag = artifacts.sealed_tag(identifier)
+            artifact = self._repository.get(tag)
+            if artifact is None:
+                raise StatementError(f"{self._repository.name} has no sealed key {identifier}: was {tag} deleted?")
+            sealed = statements.parse_sealed_key(self._key.open(artifact.data), self._publishers)
+            statements.check(sealed, self._repository.name, identifier)
+            if self._fingerprint not in sealed.owners:
+                raise StatementError("the sealed key was made for other owners, one of whom has passed it on")
+            self._sealed[identifier] = sealed, artifact.subject
+        return self._sealed[identifier]
+
+
+@contextmanager
+def acting(
+    key: OwnKey, publishers: Keys, repository: str, access: Access, actions: str = "pull,push"
+) -> Iterator[Owner]:
+    """Open a repository for an owner; see `Owner` and `artifacts.opened`."""
+    with artifacts.opened(repository, access, actions) as opened:
+        yield Owner(key, publishers, opened)
+
+
+def grant_all(
+    owner: Owner, pairs: Iterable[tuple[str, PublicKeyObject]], expires: int
+) -> Iterator[Grant | DecoderError]:
+    """Grant several nodes access, and go on after a failure; each decision is written down.
+
+    Yields:
+        Each grant, or why there is none.
+    """
+    for identifier, node in pairs:
+        members = {"id": identifier, "node": keys.fingerprint(node)}
+        try:
+            grant = owner.grant(identifier, node, expires)
+        except DecoderError as error:
+            audit.record("approve", str(error), **members)
+            yield error
+        else:
+            audit.record("approve", "ok", repository=grant.repository, expires=grant.expires, **members)
+            yield grant
+
+
+def after_days(days: int) -> int:
+    """Return when a grant ends that holds for so many days from now, in seconds since 1970."""
+    return int(time.time()) + days * _DAY
+
+
+def check_days(days: int) -> int:
+    """Check how many days a grant is to hold.
+
+    Raises:
+        UsageError: it is not within bounds.
+    """
+    if not 1 <= days <= limits.GRANTS_MOST_DAYS:
+        raise UsageError(f"a grant holds for 1 to {limits.GRANTS_MOST_DAYS} days")
+    return days

@@ -1,0 +1,136 @@
+"""Which nodes a rule accepts: by the names in a certificate that a CA of the owner has issued for the node's key.
+
+Nothing else of a request is looked at: names and image references in it are claims, for people to read.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import verification
+
+from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.grants.errors import StatementError
+from decoder.keys.file import read_key_file
+from decoder.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from decoder.grants.statements import Request
+
+_DAY = 86400
+
+
+class Rule(Record):
+    """A rule.
+
+    Attributes:
+        repositories: shell patterns of repositories.
+        authorities: the CAs whose certificates count.
+        names: shell patterns, one of which a name in the certificate must match.
+        days: how long a grant holds.
+    """
+
+    repositories: tuple[str, ...]
+    authorities: tuple[x509.Certificate, ...]
+    names: tuple[str, ...]
+    days: int
+
+
+class Accepted(Record):
+    """What a rule has accepted: the name that matched, and when the grant is to end, in seconds since 1970."""
+
+    name: str
+    expires: int
+
+
+class Validated(Record):
+    """A certificate that is valid: its names, and when it ends, in seconds since 1970."""
+
+    names: list[str]
+    until: int
+
+
+def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
+    """Read the certificates of CAs, PEM.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return tuple(x509.load_pem_x509_certificates(read_key_file(path)))
+    except (KeyFileError, ValueError) as error:
+        raise UsageError(f"{quoted(path)} has no certificates of CAs in PEM form: {error}") from error
+
+
+def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
+    """Apply the first rule that accepts a request; no grant outlives the certificate.
+
+    Raises:
+        StatementError: none does; the text says why for each.
+    """
+    reasons = []
+    for rule in rules:
+        if not any(fnmatchcase(request.repository, pattern) for pattern in rule.repositories):
+            continue
+        try:
+            found = validate(request, rule.authorities)
+        except StatementError as error:
+            reasons.append(str(error))
+            continue
+        for name in found.names:
+            if any(fnmatchcase(name, pattern) for pattern in rule.names):
+                return Accepted(name, min(found.until, int(time.time()) + rule.days * _DAY))
+        named = quoted(", ".join(found.names))
+        reasons.append(f"no name in the certificate, {named}, matches {' or '.join(rule.names)}")
+    raise StatementError("; ".join(dict.fromkeys(reasons)) or "no rule is about this repository")
+
+
+def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Validated:
+    """Validate the certificate in a request.
+
+    The chain, the validity, key usage and the extended key usage (client authentication, which must be there) are
+    checked as RFC 5280 §6 and the CA/Browser Forum's baseline have it, except that the certificate may do without
+    alternative names: those of kubelets have a common name alone.
+
+    Raises:
+        StatementError: the certificate is missing, not valid, or of another key.
+    """
+    if not request.certificates:
+        raise StatementError("the request has no certificate")
+    try:
+        leaf, *others = map(x509.load_der_x509_certificate, request.certificates)
+        if _spki(leaf.public_key()) != _spki(request.key):
+            raise StatementError("the certificate is of another key than the request")
+        verified = _verifier(list(authorities)).verify(leaf, others)
+        leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+        subject = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except (verification.VerificationError, x509.ExtensionNotFound, UnsupportedAlgorithm, ValueError) as error:
+        raise StatementError(f"the certificate is not accepted: {quoted(str(error))}") from error
+    names = [name.value for name in verified.subjects or () if isinstance(name, x509.DNSName)]
+    names = names or [str(attribute.value) for attribute in subject]
+    return Validated(names, int(leaf.not_valid_after_utc.timestamp()))
+
+
+def _verifier(authorities: list[x509.Certificate]) -> verification.ClientVerifier:
+    leaf = verification.ExtensionPolicy.webpki_defaults_ee().may_be_present(
+        x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None
+    )
+    return (
+        verification.PolicyBuilder()
+        .store(verification.Store(authorities))
+        .time(datetime.fromtimestamp(time.time(), UTC))
+        .extension_policies(ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf)
+        .build_client_verifier()
+    )
+
+
+def _spki(key: object) -> bytes:
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined,no-any-return]

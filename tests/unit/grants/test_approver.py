@@ -1,0 +1,293 @@
+"""Approval by rules: what is approved, what waits, how often, and what replicas do to each other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from decoder.errors import UsageError
+from decoder.grants import artifacts, keys, statements
+from decoder.grants.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
+from decoder.grants.owner import after_days
+from decoder.grants.policy import read_policy
+from decoder.grants.statements import DENIED, REVOKED, Grant, Request
+from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
+from tests.support.layers import public_pem
+from tests.support.processes import PROGRAM
+from tests.support.serving import wait_for
+from tests.support.x509_certificates import client_certificate, new_authority
+
+if TYPE_CHECKING:
+    from decoder.grants.keys import FileKey
+
+REQUESTS = artifacts.requests_of(NAME)
+AUTHORITY = new_authority()
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(parties: Parties, tmp_path: Path) -> Write:
+    """Return what writes a policy, with some members changed."""
+    key = write_private(tmp_path / "owner.key", parties.owner)
+    (tmp_path / "publisher.pub").write_bytes(public_pem(parties.publisher._private))
+    (tmp_path / "ca.pem").write_bytes(AUTHORITY.certificate.public_bytes(Encoding.PEM))
+
+    def write(**changes: Any) -> Path:
+        rule = {"repositories": ["*/team/*"], "ca": str(tmp_path / "ca.pem"), "names": ["worker-*"], "days": 9}
+        members = {
+            "key": str(key),
+            "publishers": [str(tmp_path / "publisher.pub")],
+            "repositories": [parties.repository],
+            "rules": [rule],
+            "state": str(tmp_path / "state.json"),
+            "interval": 1,
+        }
+        path = tmp_path / "policy.json"
+        path.write_text(
+            json.dumps({name: value for name, value in {**members, **changes}.items() if value is not None})
+        )
+        return path
+
+    return write
+
+
+def ask(parties: Parties, name: str = "worker-1", key: FileKey | None = None, **changes: Any) -> FileKey:
+    """Leave a request with a certificate."""
+    key = key or new_key()
+    certificate = client_certificate(key.public, name, AUTHORITY)
+    request = Request(parties.repository, ID, key.public, name, "", (certificate,), int(time.time()))
+    data = statements.build_request(request._replace(**changes), key)
+    parties.put(artifacts.request_tag(ID, keys.fingerprint(key.public)), data, REQUESTS)
+    return key
+
+
+class Run:
+    """An approver, and what it said."""
+
+    def __init__(self, policy: Path, parties: Parties, dry_run: bool = False) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._parties = parties
+        self.policy = policy
+        self.approver = Approver(ACCESS, lambda text: self.lines.append(json.loads(text)), dry_run)
+
+    def round(self) -> bool:
+        return self.approver.round(read_policy(str(self.policy)), self._parties.owner)
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        return {name: count for name, count in self.approver.counts.items() if count}
+
+
+def grant_of(parties: Parties, key: FileKey) -> Grant:
+    return parties.client(key).fetch(parties.place, 5)
+
+
+def test_a_rule_approves(parties: Parties, write: Write) -> None:
+    node = ask(parties)
+    run = Run(write(), parties)
+    assert run.round()
+    assert run.decisions == {APPROVED: 1}
+    grant = grant_of(parties, node)
+    assert grant.kek == KEK
+    assert abs(grant.expires - after_days(1)) < 100  # the certificate ends then
+    (line,) = run.lines
+    assert (line["operation"], line["outcome"], line["name"]) == ("approve", "ok", "worker-1")
+    assert line["node"] == keys.fingerprint(node.public)
+    before = len(parties.registry.asked)
+    run.round()
+    assert len(parties.registry.asked) - before < 8  # what was decided is not read again
+    assert len(run.lines) == 1
+
+
+def test_everything_else_waits(parties: Parties, write: Write) -> None:
+    stranger = ask(parties, "other-1")
+    claimed = ask(parties, certificates=())  # its name is worker-1, as it says itself
+    early = ask(parties, made=after_days(1))
+    denied = ask(parties)
+    text = f"{keys.FINGERPRINT}{keys.fingerprint(denied.public)}"
+    run = Run(write(deny=[text]), parties)
+    run.round()
+    assert run.decisions == {WAITING: 4}
+    assert run.approver.waiting == 4
+    for node in (stranger, claimed, early, denied):
+        with pytest.raises(Exception, match="there is no grant"):
+            grant_of(parties, node)
+    outcomes = " ".join(line["outcome"] for line in run.lines)
+    for text in ("no name in the certificate, 'other-1'", "no certificate", "from the future", "the policy denies it"):
+        assert text in outcomes
+
+
+def test_a_sealed_key_of_another_publisher_waits(parties: Parties, write: Write) -> None:
+    parties.put_sealed(signer=new_key())
+    ask(parties)
+    run = Run(write(), parties)
+    run.round()
+    assert run.decisions == {WAITING: 1}
+
+
+def test_so_many_in_an_hour(parties: Parties, write: Write) -> None:
+    nodes = [ask(parties, f"worker-{number}") for number in range(3)]
+    policy = write(**{"per-hour": 2})
+    run = Run(policy, parties)
+    run.round()
+    assert run.decisions == {APPROVED: 2, LIMITED: 1}
+    again = Run(policy, parties)  # another process remembers
+    again.round()
+    assert again.decisions == {RENEWED: 2, LIMITED: 1}
+    state = json.loads(Path(read_policy(str(policy)).state).read_text())
+    state["approvals"] = [made - 3600 for made in state["approvals"]]
+    Path(read_policy(str(policy)).state).write_text(json.dumps(state))
+    later = Run(policy, parties)
+    later.round()
+    assert later.decisions == {RENEWED: 2, APPROVED: 1}
+    assert all(grant_of(parties, node) for node in nodes)
+
+
+def test_without_its_state_it_approves_nothing(parties: Parties, write: Write, tmp_path: Path) -> None:
+    ask(parties)
+    for path in (tmp_path / "missing" / "state", tmp_path):
+        run = Run(write(state=str(path)), parties)
+        assert not run.round()
+        assert run.decisions == {FAILED: 1}
+    (tmp_path / "state.json").write_text("{")
+    assert not Run(write(), parties).round()
+
+
+def test_grants_are_renewed_before_they_end(parties: Parties, write: Write) -> None:
+    node = ask(parties)
+    tag = artifacts.grant_tag(ID, keys.fingerprint(node.public))
+
+    def put(made: int, expires: int) -> None:
+        grant = Grant(parties.repository, ID, keys.fingerprint(node.public), KEK, (LAYER,), "0" * 64, made, expires)
+        signed = statements.build_grant(grant, parties.owner)
+        parties.put(tag, keys.encrypt(signed, [node.public, parties.owner.public]))
+
+    now = int(time.time())
+    put(now - 1000, now + 2000)
+    run = Run(write(), parties)
+    run.round()
+    assert grant_of(parties, node).expires == now + 2000
+    put(now - 2100, now + 900)
+    run = Run(write(**{"per-hour": 1}), parties)
+    run.round()
+    assert run.decisions == {RENEWED: 1}
+    assert grant_of(parties, node).expires > now + 2000
+    assert read_state(read_policy(str(run.policy)).state).approvals == []  # nobody new has got access
+
+
+@pytest.mark.parametrize("reason", [DENIED, REVOKED])
+def test_what_a_person_has_refused_stays_refused(parties: Parties, write: Write, reason: str) -> None:
+    """Also when the registry hides the tombstone later."""
+    node = ask(parties)
+    with parties.acting() as owner:
+        owner.bury(ID, keys.fingerprint(node.public), reason)
+    policy = write()
+    run = Run(policy, parties)
+    run.round()
+    assert run.decisions == {BURIED: 1}
+    del parties.registry.manifests[f"{NAME}:{artifacts.grant_tag(ID, keys.fingerprint(node.public))}"]
+    again = Run(policy, parties)
+    again.round()
+    assert again.decisions == {BURIED: 1}
+
+
+def test_a_dry_run_writes_nothing(parties: Parties, write: Write, tmp_path: Path) -> None:
+    ask(parties)
+    before = dict(parties.registry.manifests)
+    run = Run(write(), parties, dry_run=True)
+    run.round()
+    assert run.decisions == {APPROVED: 1}
+    assert run.lines[0]["operation"] == "would approve"
+    assert parties.registry.manifests == before
+    assert not (tmp_path / "state.json").exists()
+
+
+def test_a_registry_that_fails_does_not_stop_other_repositories(parties: Parties, write: Write) -> None:
+    node = ask(parties)
+    run = Run(write(repositories=["127.0.0.1:1/team/other", parties.repository]), parties)
+    assert not run.round()
+    assert run.decisions == {FAILED: 1, APPROVED: 1}
+    assert grant_of(parties, node)
+
+
+def test_replicas_do_not_conflict(parties: Parties, write: Write, tmp_path: Path) -> None:
+    nodes = [ask(parties, f"worker-{number}") for number in range(4)]
+    runs = []
+    for number in range(2):
+        policy = tmp_path / f"policy-{number}.json"
+        policy.write_text(write(state=str(tmp_path / f"state-{number}")).read_text())
+        runs.append(Run(policy, parties))
+    threads = [threading.Thread(target=run.round) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for run in runs:
+        assert set(run.decisions) <= {APPROVED, RENEWED}
+        assert sum(run.decisions.values()) == 4
+    assert [grant_of(parties, node).kek for node in nodes] == [KEK] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"per-hours": 3}, "no member 'per-hours'"),
+        ({"publishers": None}, "it needs key, publishers"),
+        ({"rules": []}, "it needs key, publishers"),
+        ({"rules": [{"repositories": ["*"], "names": ["*"]}]}, "a rule needs repositories, ca and names"),
+        ({"rules": [{"name": "x"}]}, "a rule has no member 'name'"),
+        ({"per-hour": 0}, "per-hour is not a number"),
+        ({"per-hour": True}, "per-hour is not a number"),
+        ({"deny": ["x"]}, "deny: 'x' is not a fingerprint"),
+        ({"repositories": ["a b"]}, "is not a reference"),
+        ({"repositories": "x"}, "repositories: JSON string where an array belongs"),
+        ({"publishers": ["/missing"]}, "publishers '/missing'"),
+    ],
+)
+def test_policies_that_cannot_be_used(write: Write, changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        read_policy(str(write(**changes)))
+
+
+def test_the_process(parties: Parties, write: Write, tmp_path: Path) -> None:
+    """It approves what comes, reads its policy again, tells Prometheus, and stops."""
+    policy = write()
+    log = tmp_path / "log"
+    command = [PROGRAM, "grants", "approver", "--policy", str(policy), "--metrics", "127.0.0.1:0"]
+    with log.open("wb") as file, subprocess.Popen(command, stderr=file, stdout=file) as process:
+        try:
+            wait_for(lambda: "metrics at" in log.read_text())
+            url = log.read_text().split("metrics at ")[1].split()[0]
+            node = ask(parties)
+            wait_for(lambda: '"outcome": "ok"' in log.read_text())
+            assert grant_of(parties, node).kek == KEK
+            text = urllib.request.urlopen(url, timeout=10).read().decode()
+            assert 'ctd_decoder_grants_decisions_total{decision="approved"} 1' in text
+            assert "ctd_decoder_grants_failed_rounds_total 0" in text
+            policy.write_text("{")
+            wait_for(lambda: "the earlier one stays" in log.read_text())
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+    assert log.read_text().endswith("ctd-decoder: stopped\n")
+
+
+def test_once(parties: Parties, write: Write) -> None:
+    node = ask(parties)
+    command = [PROGRAM, "grants", "approver", "--once", "--policy", str(write())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert grant_of(parties, node).kek == KEK
+    command[-1] = str(write(repositories=["127.0.0.1:1/x"]))
+    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 7
