@@ -8,10 +8,10 @@ import signal
 import threading
 import time
 from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
-from decoder.errors import DecoderError, UsageError, quoted
+from decoder.errors import DecoderError, ImageError, UsageError, quoted
+from decoder.extras import missing
 from decoder.grants.approver import Approver
 from decoder.grants.cli.verbs import access_of, own_key
 from decoder.grants.policy import Policy, read_policy
@@ -19,11 +19,13 @@ from decoder.node.unixsocket import ListenError
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from collections.abc import Iterator
+
+    from prometheus_client import Metric
 
     from decoder.grants.keys import OwnKey
 
-_PREFIX = "ctd_decoder_grants"
-_REQUEST_SECONDS = 10
+_PREFIX = "ctd_grants_"
 
 
 class RoundFailedError(DecoderError):
@@ -95,42 +97,34 @@ class Metrics:
         Raises:
             UsageError: the address is malformed.
             ListenError: nobody can listen there.
+            ImageError: prometheus-client is not installed.
         """
+        try:
+            from prometheus_client import CollectorRegistry, start_http_server
+        except ImportError as error:
+            raise ImageError(missing("metrics", error)) from error
         host, colon, port = address.rpartition(":")
         if not colon or not port.isdecimal() or int(port) > 65535:
             raise UsageError(f"--metrics {quoted(address)} is not HOST:PORT")
-        metrics = self
-
-        class Handler(BaseHTTPRequestHandler):
-            timeout = _REQUEST_SECONDS
-
-            def do_GET(self) -> None:
-                body = metrics.text().encode() if self.path == "/metrics" else b""
-                self.send_response(200 if body else 404)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - likewise
-                pass
-
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
         try:
-            server = ThreadingHTTPServer((host, int(port)), Handler)
+            server, _ = start_http_server(int(port), host.strip("[]") or "::", registry)
         except OSError as error:
-            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        return f"{server.server_address[0]!s}:{server.server_address[1]}"
+            raise ListenError(f"cannot listen on --metrics {quoted(address)}: {error.strerror}") from error
+        return f"{host or 'localhost'}:{server.server_port}"
 
-    def text(self) -> str:
-        """Return them in the text format."""
-        rows = [f"# TYPE {_PREFIX}_decisions_total counter"]
-        rows += [f'{_PREFIX}_decisions_total{{decision="{name}"}} {n}' for name, n in self._approver.counts.items()]
-        rows += [f"# TYPE {_PREFIX}_requests_waiting gauge", f"{_PREFIX}_requests_waiting {self._approver.waiting}"]
-        rows += [f"# TYPE {_PREFIX}_failed_rounds_total counter", f"{_PREFIX}_failed_rounds_total {self._failed}"]
-        name = f"{_PREFIX}_last_good_round_timestamp_seconds"
-        return "\n".join([*rows, f"# TYPE {name} gauge", f"{name} {self._last:.0f}"]) + "\n"
+    def collect(self) -> Iterator[Metric]:
+        """Yield each metric with its values."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        decisions = CounterMetricFamily(f"{_PREFIX}decisions", "Decisions about requests", labels=["decision"])
+        for name, count in self._approver.counts.items():
+            decisions.add_metric([name], count)
+        yield decisions
+        yield GaugeMetricFamily(f"{_PREFIX}requests_waiting", "Requests that wait for a person", self._approver.waiting)
+        yield CounterMetricFamily(f"{_PREFIX}failed_rounds", "Rounds with a registry that failed", self._failed)
+        yield GaugeMetricFamily(f"{_PREFIX}last_good_round_timestamp_seconds", "The last other round", self._last)
 
 
 def _say(text: str) -> None:

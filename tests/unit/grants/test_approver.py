@@ -272,8 +272,8 @@ def test_the_process(parties: Parties, write: Write, tmp_path: Path) -> None:
             wait_for(lambda: '"outcome": "ok"' in log.read_text())
             assert grant_of(parties, node).kek == KEK
             text = urllib.request.urlopen(url, timeout=10).read().decode()
-            assert 'ctd_decoder_grants_decisions_total{decision="approved"} 1' in text
-            assert "ctd_decoder_grants_failed_rounds_total 0" in text
+            assert 'ctd_grants_decisions_total{decision="approved"} 1.0' in text
+            assert "ctd_grants_failed_rounds_total 0.0" in text
             policy.write_text("{")
             wait_for(lambda: "the earlier one stays" in log.read_text())
             process.terminate()
