@@ -19,10 +19,11 @@ test: system-packages $(VENV)/.dev $(VENV)/.program check
 # reach UNIT_COVERAGE per cent of the program's lines.
 UNIT_COVERAGE := 60
 test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
+test-unit: export COVERAGE_PROCESS_START = $(CURDIR)/tests/unit/coverage.toml
 test-unit: $(VENV)/.dev $(VENV)/.program
 	rm -rf .cache/coverage/unit
 	install --directory --mode 1777 .cache/coverage/unit
-	tests/alone $(BIN)/coverage run -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
+	tests/alone $(BIN)/coverage run --rcfile $(COVERAGE_PROCESS_START) --source decoder -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under $(UNIT_COVERAGE)
 

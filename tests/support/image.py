@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,16 +31,9 @@ class Ended(NamedTuple):
 
 def image(*arguments: str | Path, **environment: str) -> Ended:
     """Run it to its end."""
-    result = subprocess.run(
-        [processes.PROGRAM, "image", *map(str, arguments)],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=SECONDS,
-        check=False,
-    )
-    return Ended(result.returncode, result.stdout, result.stderr)
+    result = processes.run_program(["image", *map(str, arguments)], SECONDS, environment=environment)
+    output, errors = (text.decode() for text in (result.stdout, result.stderr))
+    return Ended(result.returncode, output, errors)
 
 
 def done(*arguments: str | Path, **environment: str) -> Ended:

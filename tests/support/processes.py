@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from decoder.formats import wire
+from tests.support import forked
 
 ROOT = Path(__file__).parents[2]
 # The program in the virtual environment, or another installation of it that is to be tested.
@@ -19,6 +22,10 @@ PROGRAM = os.environ.get("CTD_DECODER_PROGRAM") or str(Path(sys.executable).pare
 REFERENCE = str(ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder")
 CONTAINERD_WRITE_BYTES = 32 * 1024
 TIME_LIMIT = 60.0
+
+
+# Whether the installed program runs in forks of a process that has its libraries: quicker, and set by the unit tests.
+forks = False
 
 
 class Result(NamedTuple):
@@ -47,6 +54,11 @@ def run_decoder(
     environment: dict[str, str] | None = None,
 ) -> Result:
     """Decrypt one layer; without a payload descriptor 3 is not open, as containerd leaves it then."""
+    if forks and program == PROGRAM:
+        ended = forked.run(
+            [program, *arguments], {**os.environ, **(environment or {})}, TIME_LIMIT, ciphertext, payload
+        )
+        return Result(ended.returncode, ended.stdout, ended.stderr.decode(errors="replace"))
     payload_read, payload_write = os.pipe()
     redirections = f"3<&{payload_read} {payload_read}<&-" if payload is not None else f"3<&- {payload_read}<&-"
     if payload is not None and payload_read == 3:
@@ -87,6 +99,25 @@ def run_decoder(
         process.stdout.close()
         process.stderr.close()
     return Result(process.returncode, results["plaintext"], results["errors"].decode(errors="replace"))
+
+
+def run_program(
+    arguments: Sequence[str],
+    seconds: float,
+    given: bytes = b"",
+    environment: Mapping[str, str] = MappingProxyType({}),
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command of the program to its end."""
+    command = [PROGRAM, *arguments]
+    variables = {**os.environ, **environment}
+    if forks:
+        return forked.run(command, variables, seconds, given)
+    return subprocess.run(command, input=given, capture_output=True, env=variables, timeout=seconds, check=False)
+
+
+def unmeasured() -> dict[str, str]:
+    """Return the environment without what measures coverage, which takes memory and descriptors itself."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")}
 
 
 def payload_bytes(descriptor: object, parameters: dict[str, list[bytes]] | None) -> bytes:

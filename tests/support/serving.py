@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from tests.support import forked, processes
 from tests.support.processes import ROOT, varint
 
 if TYPE_CHECKING:
@@ -31,9 +32,10 @@ from decoder.__main__ import main
 exec(os.environ.get("PRELUDE", ""))
 main()
 """
+_BEFORE = "import os, sys\nfrom decoder import limits\n"
 KEYPROVIDER = (sys.executable, "-c", _START)
 SAMPLE_KEY = b"passphrasewhichneedstobe32bytes!"  # the sample provider of ocicrypt's documentation has it in its source
-_SECONDS = 20.0
+_SECONDS = 60.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -54,6 +56,9 @@ def write_command(path: Path, *arguments: str | Path) -> Path:
 
 def execute(*arguments: str | Path, request: bytes = b"", prelude: str = "") -> subprocess.CompletedProcess[bytes]:
     """Run `ctd-decoder keyprovider` with these arguments and a request on standard input."""
+    if processes.forks:
+        command = [processes.PROGRAM, "keyprovider", *map(str, arguments)]
+        return forked.run(command, os.environ, _SECONDS, request, before=_BEFORE + prelude)
     return subprocess.run(
         [*KEYPROVIDER, *map(str, arguments)],
         input=request,

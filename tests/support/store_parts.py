@@ -42,10 +42,10 @@ class Store:
 
     def add_as(self, name: str, blob: bytes) -> str:
         """Add a blob under a name that need not be its digest."""
-        path = self.blobs / name
-        path.write_bytes(blob)
         self._seconds += 10
-        os.utime(path, (self._seconds, self._seconds))
+        with open(f"{self.blobs}/{name}", "wb", buffering=0) as file:  # pathlib takes longer than the file system
+            file.write(blob)
+            os.utime(file.fileno(), (self._seconds, self._seconds))
         return f"sha256:{name}"
 
     def add_manifest(self, *layers: object, **members: object) -> str:

@@ -9,10 +9,12 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from jwcrypto.jwk import JWK
 
 from tests.support import processes
 from tests.support.image import SECONDS, done, image, oci, run
+from tests.support.layers import public_pem, rsa_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,8 +109,9 @@ def test_keys_from_pipes(
 
 def test_a_password_after_the_file(small: Layout, target: Layout, tmp_path: Path) -> None:
     private, public = tmp_path / "private.pem", tmp_path / "public.pem"
-    run("openssl", "genpkey", "-algorithm", "RSA", "-aes256", "-pass", "pass:simple:1", "-out", private)
-    run("openssl", "pkey", "-in", private, "-passin", "pass:simple:1", "-pubout", "-out", public)
+    key = rsa_key()
+    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"simple:1")))
+    public.write_bytes(public_pem(key))
     done("encrypt", oci(small), oci(target), "--recipient", public)
     done("check", oci(target), "--key", f"{private}:simple:1")
     wrong = image("check", oci(target), "--key", f"{private}:wrong-secret")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from decoder import __version__, limits
 from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, ROOT, Result, payload_bytes
+from tests.support.processes import PROGRAM, ROOT, Result, payload_bytes, unmeasured
 from tests.support.program import PLAINTEXT, fails, run_layer
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def test_memory_does_not_grow_with_the_layer() -> None:
             pass_fds=[reading],
             timeout=60,
             check=False,
+            env=unmeasured(),
         )
         os.close(reading)
         assert done.returncode == 0

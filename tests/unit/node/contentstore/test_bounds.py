@@ -18,15 +18,17 @@ from tests.support.store_parts import PLAINTEXT, WINDOW, Store, decode, labelled
 if TYPE_CHECKING:
     from pathlib import Path
 
-# How much is done.
+TAR_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 
 
 def fill(store: Store, blobs: int) -> None:
     """Fill the store: a manifest, a configuration and eight layers for each image."""
     for number in range(blobs):
-        member = "layers" if number % 10 == 0 else "history"
-        json_text = json.dumps({member: [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}], "n": number})
-        store.add_as(f"{number:064x}", json_text.encode() if number % 10 < 2 else number.to_bytes(4, "big"))
+        data = number.to_bytes(4, "big")
+        if number % 10 < 2:
+            member = "history" if number % 10 else "layers"
+            data = json.dumps({member: [{"mediaType": TAR_GZIP}], "n": number}).encode()
+        store.add_as(f"{number:064x}", data)
 
 
 def test_a_fresh_image_among_10_000_blobs(store: Store, opened: list[str], keys: Path) -> None:

@@ -1,0 +1,123 @@
+"""A process that has imported the program's libraries, and forks for each run of the program: see `forked`.
+
+It imports nothing of the program itself, so each run imports what it needs, as the program does.
+
+usage: python -P fork_server.py DESCRIPTOR
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import socket
+import struct
+import sys
+import traceback
+from importlib import import_module
+from typing import Any
+
+LIBRARIES = (
+    "argparse",
+    "concurrent.futures",
+    "coverage",
+    "cryptography.hazmat.primitives.ciphers",
+    "cryptography.hazmat.primitives.serialization",
+    "cryptography.x509",
+    "dataclasses",
+    "decimal",
+    "hashlib",
+    "hmac",
+    "http.client",
+    "json",
+    "jwcrypto.jwe",
+    "logging",
+    "msgpack",
+    "selectors",
+    "shutil",
+    "ssl",
+    "subprocess",
+    "tarfile",
+    "tempfile",
+    "tomllib",
+    "typing",
+    "urllib.request",
+    "urllib3",
+    "zstandard",
+)
+DESCRIPTORS = 8  # at most, of one request
+REQUEST_BYTES = 1 << 20
+
+
+def serve(requests: socket.socket) -> None:
+    """Fork for every request until the other end is closed."""
+    events = selectors.DefaultSelector()
+    events.register(requests, selectors.EVENT_READ)
+    while True:
+        for event, _ in events.select():
+            if event.fileobj is requests:
+                data, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, DESCRIPTORS)
+                if not data:
+                    return
+                answers, *others = descriptors
+                process = _fork(json.loads(data), others)
+                os.write(answers, struct.pack("i", process))
+                events.register(os.pidfd_open(process), selectors.EVENT_READ, (process, answers))
+                for descriptor in others:
+                    os.close(descriptor)
+            else:
+                process, answers = event.data
+                events.unregister(event.fileobj)
+                os.close(event.fd)
+                status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+                with contextlib.suppress(BrokenPipeError):
+                    os.write(answers, struct.pack("i", status))
+                os.close(answers)
+
+
+def _fork(request: dict[str, Any], descriptors: list[int]) -> int:
+    process = os.fork()
+    if not process:
+        try:
+            _become(request, descriptors)
+            from decoder.__main__ import main
+
+            main()
+        except BaseException:  # noqa: BLE001 - whatever it is, this process must end here
+            traceback.print_exc()
+            sys.stderr.flush()
+        os._exit(70)
+    return process
+
+
+def _become(request: dict[str, Any], descriptors: list[int]) -> None:
+    """Take the descriptors, directory, environment and arguments of a request."""
+    above = max(descriptors) + 1
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, above + number)
+    for number in range(len(descriptors)):
+        os.dup2(above + number, number)
+    os.closerange(len(descriptors), os.sysconf("SC_OPEN_MAX"))
+    os.chdir(request["directory"])
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    sys.argv = request["command"]
+    if request["coverage"]:
+        _measure(request["coverage"])
+    exec(request["before"], {})
+
+
+def _measure(configuration: str) -> None:
+    """Measure coverage until this process ends; processes that it starts are not measured."""
+    import coverage
+
+    os.environ["COVERAGE_PROCESS_START"] = configuration
+    coverage.process_startup(force=True)
+    del os.environ["COVERAGE_PROCESS_START"]
+
+
+if __name__ == "__main__":
+    for library in LIBRARIES:
+        import_module(library)
+    serve(socket.socket(fileno=int(sys.argv[1])))
