@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.agent import status
+from tests.support import client_program
 from tests.support.layers import Layer, encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, ROOT, payload_bytes
+from tests.support.processes import PROGRAM, payload_bytes
 from tests.support.program import PLAINTEXT, run_layer
 
 if TYPE_CHECKING:
     from decoder.agent.status import Status
 
-_SOURCES = ROOT / "packaging/client"
 SECONDS = 60.0
 
 # What the client runs without the agent: it tells that it did.
@@ -70,23 +70,11 @@ class Place:
         self.directory = Path(tempfile.mkdtemp(prefix="ctd-decoder-test-", dir="/run"))
         self.socket = self.directory / "ctd-decoder/agent.sock"
         self.socket.parent.mkdir(mode=0o700)
-        self.client = str(self.directory / "client")
         self._note = self.directory / "note"
         fallback = self.directory / "fallback"
         fallback.write_text(_FALLBACK.format(note=self._note, program=shlex.quote(PROGRAM)))
         fallback.chmod(0o755)
-        texts: dict[str, object] = {
-            "RUN": self.directory,
-            "PROGRAM": fallback,
-            "SETTINGS": self.directory / "agent.env",
-        }
-        texts |= {} if starts else {"AGENT_NAME": self.socket.name}
-        numbers = {"AGENT_STARTS": int(starts), "READY_MILLISECONDS": ready_milliseconds}
-        defines = [f'-D{name}="{text}"' for name, text in texts.items()]
-        defines += [f"-D{name}={number}" for name, number in numbers.items()]
-        warnings = ["-Wall", "-Wextra", "-Werror"]
-        command = ["cc", "-O2", "-static", *warnings, *defines, "-o", self.client, *map(str, _SOURCES.glob("*.c"))]
-        subprocess.run(command, check=True, timeout=60)
+        self.client = str(client_program.build(self.directory, self.socket.name, starts, ready_milliseconds))
 
     def __enter__(self) -> Place:
         return self
