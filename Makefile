@@ -1,4 +1,4 @@
-# The targets that people use: demo, test, test-unit, fuzz, bench, packages, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, test-unit, test-busy, coverage, fuzz, bench, packages, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,18 +12,24 @@ demo: $(VENV)/.program
 
 # One process more than there are processors, for there is always a test that waits for something.
 PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder
-test: system-packages $(VENV)/.dev $(VENV)/.program check
-	$(BIN)/pytest $(PARALLEL)
+test: system-packages $(VENV)/.dev $(VENV)/.program check test-unit
+	$(BIN)/pytest tests/system $(PARALLEL)
+
+# Tests beside 16 busy processes: TESTS is what pytest is to run.
+TESTS ?= tests/unit tests/system
+.PHONY: test-busy
+test-busy: system-packages $(VENV)/.dev $(VENV)/.program
+	tests/busy $(BIN)/pytest $(TESTS) $(PARALLEL)
 
 # The tests that need no package of the system, no network and no rights: tests/alone takes all three away. They must
 # reach UNIT_COVERAGE per cent of the program's lines.
 UNIT_COVERAGE := 60
 test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
-test-unit: export COVERAGE_PROCESS_START = $(CURDIR)/tests/unit/coverage.toml
 test-unit: $(VENV)/.dev $(VENV)/.program
 	rm -rf .cache/coverage/unit
 	install --directory --mode 1777 .cache/coverage/unit
-	tests/alone $(BIN)/coverage run --rcfile $(COVERAGE_PROCESS_START) --source decoder -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
+	COVERAGE_PROCESS_START=$(CURDIR)/tests/unit/coverage.toml tests/alone $(BIN)/coverage run \
+		--rcfile tests/unit/coverage.toml --source decoder -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under $(UNIT_COVERAGE)
 
