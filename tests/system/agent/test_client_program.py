@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.support import client_program
-from tests.support.agent import Place
+
+if TYPE_CHECKING:
+    from tests.support.agent import Place
 
 
 def test_a_client_that_was_compiled_for_another_place(place: Place, tmp_path: Path) -> None:
