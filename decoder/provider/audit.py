@@ -178,11 +178,11 @@ class Provider:
 
         return use._replace(run=run)
 
-    def record(self, operation: Operation, keys: Sequence[str], error: BaseException | None, **more: object) -> None:
+    def record(self, operation: str, keys: Sequence[str], error: BaseException | None, **more: object) -> None:
         """Write the audit line of an operation.
 
         Args:
-            operation: what was asked for.
+            operation: what was asked for, or `handshake` for a client that was refused before it could ask.
             keys: the canonical names of its keys, as far as they are known.
             error: why it failed, or None.
             more: further members of the line.
@@ -195,7 +195,11 @@ class Provider:
             "outcome": "failed" if error else "ok",
         }
         if error:
-            line["reason"] = error.reason if isinstance(error, ProviderError) else "internal"
+            if isinstance(error, ProviderError):
+                line["reason"], cause = error.reason, str(error)
+            else:  # its text may hold a secret
+                line["reason"], cause = "internal", type(error).__name__
+            line["cause"] = ascii(cause)[1:-1][: limits.AUDITED_CAUSE_CHARACTERS]
         text = json.dumps({**line, **more})
         journal.log(text, journal.WARNING if error else journal.INFORMATION)
         if self._report:

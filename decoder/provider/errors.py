@@ -30,6 +30,18 @@ class KeyRefusedError(ProviderError):
         self.key = key
 
 
+class ClientRefusedError(ProviderError):
+    """The client may not do this. The text is for the audit, not for the client."""
+
+    reason = "denied"
+
+
+class RateError(ProviderError):
+    """The client has asked too often; later it may ask again."""
+
+    reason = "limited"
+
+
 class EndedError(ProviderError):
     """The server ends the connection after the TLS handshake."""
 

@@ -39,7 +39,13 @@ def read(certificate: Path) -> Issued:
     return Issued(certificate.read_bytes(), key_of(certificate).read_bytes())
 
 
-def issue(name: str, issuer: Issued | None = None, names: list[str] | None = None, days: int = 2) -> Issued:
+def issue(
+    name: str,
+    issuer: Issued | None = None,
+    names: list[str] | None = None,
+    days: float = 2,
+    is_authority: bool = False,
+) -> Issued:
     """Issue a certificate for a new P-256 key.
 
     Args:
@@ -47,6 +53,7 @@ def issue(name: str, issuer: Issued | None = None, names: list[str] | None = Non
         issuer: an authority; without one the certificate signs itself and is an authority.
         names: DNS names, IP addresses and URIs of a server.
         days: from now until it expires; negative for one that has expired.
+        is_authority: whether it is an intermediate authority.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -58,8 +65,8 @@ def issue(name: str, issuer: Issued | None = None, names: list[str] | None = Non
     builder = x509.CertificateBuilder(issuer_name, subject, key.public_key(), x509.random_serial_number())
     builder = builder.not_valid_before(now - 3 * _DAY).not_valid_after(now + days * _DAY)
     extensions: list[tuple[x509.ExtensionType, bool]] = [
-        (x509.BasicConstraints(issuer is None, None), True),
-        (_key_usage(is_authority=issuer is None), True),
+        (x509.BasicConstraints(issuer is None or is_authority, None), True),
+        (_key_usage(is_authority=issuer is None or is_authority), True),
         (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
         (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
     ]

@@ -36,6 +36,7 @@ _KEK_METHODS: dict[Operation, str] = {
 
 
 BUSY_TRAILER = "ctd-decoder-busy"  # of a server that has too much to do at the moment
+IMAGE_METADATA = "ctd-decoder-image"  # of a call: the reference of the image, for the audit of our server
 _CONCURRENT = "Concurrent RPC limit exceeded"  # what earlier versions of our server say then
 _SHARE = 0.95  # of its time that a call takes, so that it can still say why it failed
 _LEAST_SECONDS = 0.2  # the time that one more attempt needs

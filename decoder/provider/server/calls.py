@@ -12,9 +12,10 @@ import grpc.aio
 
 from decoder import failure, limits
 from decoder.provider.client import protocol
-from decoder.provider.client.grpc import BUSY_TRAILER, KEK_SERVICE, SERVICE
+from decoder.provider.client.grpc import BUSY_TRAILER, IMAGE_METADATA, KEK_SERVICE, SERVICE
 from decoder.provider.envelope import WITHOUT_ENVELOPES, WITHOUT_KEKS
-from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.provider.errors import ClientRefusedError, KeyRefusedError, ProviderError, RateError
+from decoder.provider.server.gate import StaleConnectionError
 from decoder.provider.server.service import RequestError
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
     from decoder.provider import Use
+    from decoder.provider.server.gate import Gate
     from decoder.provider.server.service import Asked, Service
     from decoder.provider.server.tally import Row
 
@@ -36,19 +38,26 @@ class BusyError(Exception):
 class Calls:
     """Answers calls, at most PROVIDER_SERVER_CALLS at a time; others are told that the server is busy.
 
+    Attributes:
+        running: how many are being answered.
+
     Args:
         service: understands and does what is asked.
         threads: for what waits for a key service.
         say: takes what the operator should know.
         row: counts calls and their outcomes.
+        gate: decides who may call.
     """
 
-    def __init__(self, service: Service, threads: ThreadPoolExecutor, say: Callable[[str], None], row: Row) -> None:
+    def __init__(
+        self, service: Service, threads: ThreadPoolExecutor, say: Callable[[str], None], row: Row, gate: Gate
+    ) -> None:
         self._service = service
         self._threads = threads
         self._say = say
         self._row = row
-        self._running = self._waiting = self._bytes = 0
+        self._gate = gate
+        self.running = self._waiting = self._bytes = 0
 
     def handlers(self) -> Sequence[grpc.GenericRpcHandler]:
         """Return the methods of both services."""
@@ -84,13 +93,17 @@ class Calls:
                 reply = protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
             outcome = "ok"
             return reply  # noqa: TRY300 - the outcome is counted below, whatever it is
-        except BusyError:
+        except (BusyError, RateError) as error:
             context.set_trailing_metadata(((BUSY_TRAILER, "1"),))
-            code, outcome = grpc.StatusCode.RESOURCE_EXHAUSTED, "busy"
-            text = "the server has too much to do; try again"
+            code, outcome = grpc.StatusCode.RESOURCE_EXHAUSTED, getattr(error, "reason", "busy")
+            text = "the server has too much to do; try again" if outcome == "busy" else str(error)
         except RequestError as error:
             code, outcome, text = grpc.StatusCode.INVALID_ARGUMENT, "malformed", str(error)
-            self._say(f"malformed request from {context.peer()}: {text}")
+            self._say(f"malformed request from {self._address(context)}: {text}")
+        except StaleConnectionError as error:
+            code, outcome, text = grpc.StatusCode.UNAUTHENTICATED, "denied", str(error)
+        except ClientRefusedError:
+            code, outcome, text = grpc.StatusCode.PERMISSION_DENIED, "denied", "the server's policy does not allow this"
         except ProviderError as error:
             outcome = "refused" if isinstance(error, KeyRefusedError) else "failed"
             text = str(error)
@@ -104,34 +117,36 @@ class Calls:
     @contextmanager
     def _counted(self, size: int) -> Iterator[None]:
         """Count a call, and the bytes of its request, while it is answered."""
-        self._running, self._bytes = self._running + 1, self._bytes + size
+        self.running, self._bytes = self.running + 1, self._bytes + size
         self._show()
         try:
             yield
         finally:
-            self._running, self._bytes = self._running - 1, self._bytes - size
+            self.running, self._bytes = self.running - 1, self._bytes - size
             self._show()
 
     def _show(self) -> None:
-        self._row.set("in_flight", value=self._running)
+        self._row.set("in_flight", value=self.running)
         self._row.set("waiting", value=self._waiting)
         self._row.set("request_bytes", value=self._bytes)
 
     def _is_busy(self, size: int) -> bool:
         return (
-            self._running >= limits.PROVIDER_SERVER_CALLS
+            self.running >= limits.PROVIDER_SERVER_CALLS
             or self._waiting >= limits.PROVIDER_SERVER_WAITING
             or self._bytes + size > limits.PROVIDER_SERVER_BYTES
         )
 
     async def _perform(self, asked: Asked, context: Context[bytes, bytes]) -> bytes:
-        """Do what is asked, and write it down whatever the outcome."""
+        """Do what is asked if this client may ask for it, and write it down whatever the outcome."""
         began = monotonic()
         keys: tuple[str, ...] = ()
         cause: BaseException | None = None
         try:
+            caller = self._gate.enter(context.peer())
             use = self._service.provider.prepare(asked.operation, asked.data, asked.parameters)
             keys = use.keys
+            self._gate.check(caller, asked.operation, keys)
             return await self._run(use)
         except BaseException as error:
             cause = error
@@ -139,9 +154,25 @@ class Calls:
         finally:
             seconds = monotonic() - began
             self._row.observe("request_seconds", asked.operation, seconds)
-            self._service.provider.record(
-                asked.operation, keys, cause, client=context.peer(), milliseconds=round(seconds * 1000)
-            )
+            self._record(asked, keys, cause, context, seconds)
+
+    def _record(
+        self,
+        asked: Asked,
+        keys: tuple[str, ...],
+        cause: BaseException | None,
+        context: Context[bytes, bytes],
+        seconds: float,
+    ) -> None:
+        peer = self._gate.identify(context.peer())
+        more: dict[str, object] = {"client": peer.identity, "address": peer.address} if peer else {}
+        if image := _image(context):
+            more["image"] = image
+        self._service.provider.record(asked.operation, keys, cause, **more, milliseconds=round(seconds * 1000))
+
+    def _address(self, context: Context[bytes, bytes]) -> str:
+        peer = self._gate.identify(context.peer())
+        return peer.address if peer else "an unknown connection"
 
     async def _run(self, use: Use) -> bytes:
         """Use a thread only where something waits: a switch of threads costs more than a local key does."""
@@ -158,6 +189,15 @@ class Calls:
         finally:
             self._waiting -= 1
             self._show()
+
+
+def _image(context: Context[bytes, bytes]) -> str:
+    """Return the reference of the image, if the client tells it: in one bounded printable line."""
+    for name, value in context.invocation_metadata() or ():
+        if name == IMAGE_METADATA:
+            text = value.decode(errors="replace") if isinstance(value, bytes) else value
+            return ascii(text)[1:-1][: limits.REGISTRY_REFERENCE_CHARACTERS]
+    return ""
 
 
 def _parse_message(message: bytes) -> bytes:

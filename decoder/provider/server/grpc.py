@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, cast
+from time import monotonic
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong is said here, in one voice
 import grpc
@@ -17,11 +18,18 @@ from decoder import limits
 from decoder.formats import protobuf
 from decoder.provider.client.grpc import SERVICE
 from decoder.provider.server.calls import Calls, Context, abort
-from decoder.provider.server.listening import is_open_to_others, listening
+from decoder.provider.server.files import Files
+from decoder.provider.server.front import Front
+from decoder.provider.server.gate import Gate
+from decoder.provider.server.listening import is_open_to_others
+from decoder.provider.server.refusals import Refusals
 from decoder.provider.server.watch import Watch
 
 if TYPE_CHECKING:
+    import socket
+
     from decoder.provider.server.processes import Child
+    from decoder.provider.server.rates import Rates
     from decoder.provider.server.service import Service
     from decoder.provider.server.tls import Security
     from decoder.provider.server.watch import Counted
@@ -33,36 +41,66 @@ _ENVELOPE_BYTES = 16  # of the message around a request
 _REPLY_FACTOR = 4  # what integers take of JSON, for each byte
 
 
+# Bounds of messages, connections and calls. Connections are bounded at the front, too, which nobody should go around.
+_OPTIONS = (
+    ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _ENVELOPE_BYTES),
+    ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
+    ("grpc.max_allowed_incoming_connections", 2 * limits.PROVIDER_SERVER_CONNECTIONS),
+    ("grpc.max_concurrent_streams", limits.PROVIDER_SERVER_STREAMS),
+    # What gRPC has read and not begun: beyond that it cancels calls at random, where we say that we are busy.
+    ("grpc.server.max_pending_requests", 2 * limits.PROVIDER_SERVER_CALLS),
+    ("grpc.server.max_pending_requests_hard_limit", 4 * limits.PROVIDER_SERVER_CALLS),
+    ("grpc.server_handshake_timeout_ms", int(limits.PROVIDER_SERVER_HANDSHAKE_SECONDS * 1000)),
+    ("grpc.max_connection_idle_ms", int(limits.PROVIDER_SERVER_IDLE_SECONDS * 1000)),
+    ("grpc.max_connection_age_ms", int(limits.PROVIDER_SERVER_AGE_SECONDS * 1000)),
+    ("grpc.max_connection_age_grace_ms", int(limits.PROVIDER_SECONDS * 1000)),
+)
+
+
+class Door(NamedTuple):
+    """How clients reach a process.
+
+    Attributes:
+        listeners: its sockets, which listen.
+        security: as `check` accepted it.
+        rates: how often clients have asked all processes.
+    """
+
+    listeners: Sequence[socket.socket]
+    security: Security
+    rates: Rates
+
+
 def serve(
     service: Service,
-    address: str,
-    security: Security,
+    door: Door,
     say: Callable[[str], None],
     counted: Counted,
+    ready: Callable[[], None],
     child: Child | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; calls that run then may end within PROVIDER_SERVER_GRACE_SECONDS.
+    """Serve until SIGTERM or SIGINT; calls that have come by then may end within PROVIDER_SERVER_GRACE_SECONDS.
 
     Args:
         service: answers the requests.
-        address: as `check` accepted it; port 0 lets the system choose one.
-        security: as `check` accepted it.
-        say: takes a line once the server listens, and whatever the operator should know.
+        door: how clients get here.
+        say: takes what the operator should know.
         counted: where this process counts, and where all numbers are shown.
-        child: of several processes that share the port, of which this is one; by default it is the only one.
+        ready: called once it serves.
+        child: of several processes, of which this is one; by default it is the only one.
 
     Raises:
-        ListenError: it cannot listen there.
+        DecoderError: a file cannot be used.
     """
-    asyncio.run(_serve(service, address, security, say, counted, child))
+    asyncio.run(_serve(service, door, say, counted, ready, child))
 
 
 async def _serve(
     service: Service,
-    address: str,
-    security: Security,
+    door: Door,
     say: Callable[[str], None],
     counted: Counted,
+    ready: Callable[[], None],
     child: Child | None,
 ) -> None:
     stopping = asyncio.Event()
@@ -70,24 +108,32 @@ async def _serve(
         asyncio.get_running_loop().add_reader(child.lifeline, stopping.set)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    files = Files(door.security, say, counted.row)
+    front = Front(door.listeners, files.tls, Refusals(service.provider).record, counted.row)
     threads = ThreadPoolExecutor(limits.PROVIDER_SERVER_THREADS, "keyprovider")
-    server = grpc.aio.server(options=_options(is_shared=child is not None))
-    calls = Calls(service, threads, say, counted.row)
+    calls = Calls(service, threads, say, counted.row, Gate(front, files.policy, door.rates))
+    server = grpc.aio.server(options=_OPTIONS)
     server.add_generic_rpc_handlers((*calls.handlers(), _Health(stopping).handler()))
-    with listening(server, address, security, say, counted.row, is_shared=child is not None) as where:
-        await server.start()
-        watch = Watch(counted, service.provider, where)
-        await watch.start()
-        if child:
-            os.write(child.ready, b"1")
-        else:
-            say_listening(address, where, security, say)
-        await stopping.wait()
-        watch.stopping()
-        await server.stop(limits.PROVIDER_SERVER_GRACE_SECONDS)
+    server.add_insecure_port(front.target)
+    await server.start()
+    front.open()
+
+    def look() -> None:
+        if files.look():
+            front.recheck()
+
+    watch = Watch(counted, service.provider, look)
+    await watch.start()
+    ready()
+    await stopping.wait()
+    watch.stopping()
+    deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS
+    await front.leave(limits.PROVIDER_SERVER_GRACE_SECONDS, lambda: calls.running == 0)
+    if not calls.running:
+        front.close()  # gRPC would wait for clients that do not heed it
+    await server.stop(max(0.0, deadline - monotonic()))
+    front.close()
     threads.shutdown(wait=False, cancel_futures=True)
-    if not child:
-        say("stopped")
 
 
 def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
@@ -95,24 +141,6 @@ def say_listening(address: str, where: str, security: Security, say: Callable[[s
     if is_open_to_others(address, security):
         say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
     say(f"listening on {where}")
-
-
-def _options(is_shared: bool) -> tuple[tuple[str, int], ...]:
-    """Bound messages, connections and calls."""
-    return (
-        ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _ENVELOPE_BYTES),
-        ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
-        ("grpc.max_allowed_incoming_connections", limits.PROVIDER_SERVER_CONNECTIONS),
-        ("grpc.max_concurrent_streams", limits.PROVIDER_SERVER_STREAMS),
-        # What gRPC has read and not begun: beyond that it cancels calls at random, where we say that we are busy.
-        ("grpc.server.max_pending_requests", 2 * limits.PROVIDER_SERVER_CALLS),
-        ("grpc.server.max_pending_requests_hard_limit", 4 * limits.PROVIDER_SERVER_CALLS),
-        ("grpc.server_handshake_timeout_ms", int(limits.PROVIDER_SERVER_HANDSHAKE_SECONDS * 1000)),
-        ("grpc.max_connection_idle_ms", int(limits.PROVIDER_SERVER_IDLE_SECONDS * 1000)),
-        ("grpc.max_connection_age_ms", int(limits.PROVIDER_SERVER_AGE_SECONDS * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(limits.PROVIDER_SECONDS * 1000)),
-        ("grpc.so_reuseport", int(is_shared)),  # or a second server would share the port, unnoticed
-    )
 
 
 class _Health:

@@ -1,25 +1,28 @@
-"""Where a keyprovider server listens, and who may connect: addresses, socket files, TLS."""
+"""Where a keyprovider server listens: addresses, and the sockets of its processes."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
 from decoder.node.network import is_loopback
 from decoder.node.unixsocket import ListenError
-from decoder.provider.server import processes, tls
+from decoder.provider.server import clientpolicy, tls
 
 if TYPE_CHECKING:
-    import grpc.aio
-
-    from decoder.provider.server.tally import Row
     from decoder.provider.server.tls import Security
 
 _UNIX = "unix://"
+_SO_ATTACH_FILTER = 26  # Linux, socket(7); the module has no name for it
+_DROP = struct.pack("HBBI", 6, 0, 0, 0)  # BPF_RET | BPF_K: keep no byte of a packet (linux/filter.h)
 
 
 def check(address: str, security: Security) -> None:
@@ -27,19 +30,24 @@ def check(address: str, security: Security) -> None:
 
     Args:
         address: HOST:PORT, or unix:///path.
-        security: the TLS files, which are read.
+        security: the TLS files and the client policy, which are read.
 
     Raises:
-        UsageError: the address is malformed, or beyond this machine without TLS, or a TLS file lacks its other.
+        UsageError: the address is malformed, or beyond this machine without TLS, or an option lacks its other.
         ListenError: a TLS file cannot be used.
+        PolicyError: the client policy cannot be used.
     """
     if bool(security.certificate) != bool(security.key):
         raise UsageError("--tls-cert and --tls-key need each other")
     if security.client_ca and not security.certificate:
         raise UsageError("--client-ca needs --tls-cert and --tls-key")
     if security.certificate:
-        tls.check(security)
-    if address.startswith(_UNIX):
+        tls.load(security)
+    if security.client_policy and not security.client_ca and not is_unix(address):
+        raise UsageError("--client-policy needs to know its clients: by --client-ca, or at a Unix socket")
+    if security.client_policy:
+        clientpolicy.load(security.client_policy)
+    if is_unix(address):
         unixsocket.check_path(address.removeprefix(_UNIX), "--listen unix://")
         return
     host, _ = parse_address(address)
@@ -52,93 +60,58 @@ def check(address: str, security: Security) -> None:
 
 
 @contextmanager
-def listening(
-    server: grpc.aio.Server,
-    address: str,
-    security: Security,
-    say: Callable[[str], None],
-    row: Row,
-    is_shared: bool = False,
-) -> Iterator[str]:
-    """Give the server its address, as `check` accepted it; a socket is removed at the end.
+def listening(address: str, count: int, is_for_all: bool = False) -> Iterator[tuple[str, list[list[socket.socket]]]]:
+    """Listen, for some processes; a socket file is removed at the end.
 
     Args:
-        server: the server.
-        address: where it will listen.
-        security: with whom it will talk.
-        say: takes what the operator should know, such as that certificates were read again.
-        row: gets when the certificates expire.
-        is_shared: whether the port is one that `reserved` holds for several processes.
+        address: as `check` accepted it; port 0 lets the system choose one.
+        count: how many processes serve. Each gets sockets of its own, and the kernel spreads connections over them
+            (SO_REUSEPORT, socket(7)). They stay open while a process is started again.
+        is_for_all: whether other users may connect to a Unix socket.
 
     Yields:
-        Where it listens, with the port that the system chose for port 0.
+        Where it listens, and the sockets of each process.
 
     Raises:
-        ListenError: it cannot listen there.
+        ListenError: the address is in use, or not one of this machine.
     """
-    if address.startswith(_UNIX):
+    if is_unix(address):
         path = address.removeprefix(_UNIX)
-        with unixsocket.claimed(path):
-            _add_port(server, address, security, say, row)
-        with unixsocket.removed_at_end(path):
-            yield address
+        with unixsocket.listening(path, socket.SOMAXCONN) as listener:
+            if is_for_all:
+                os.chmod(path, 0o666)  # noqa: S103 - the policy decides who may call
+            yield address, [[listener]] * count
         return
     host, port = parse_address(address)
-    if host and not is_shared:
-        _try(host, port, address)
-    shown = f"[{host}]" if ":" in host else host
-    chosen = _add_port(server, f"{shown or '[::]'}:{port}", security, say, row)
-    yield f"{shown}:{chosen}"
-
-
-@contextmanager
-def reserved(address: str) -> Iterator[str]:
-    """Hold a TCP port for several processes that listen on it, so that no other program takes it.
-
-    Args:
-        address: HOST:PORT; port 0 lets the system choose one.
-
-    Yields:
-        The address, with the port.
-
-    Raises:
-        ListenError: the port is in use, or the host is not this machine.
-    """
-    host, port = parse_address(address)
-    addresses = resolve(host, port) if host else resolve("::", port)
-    if host:
-        _try(host, port, address)
     with ExitStack() as stack:
         try:
-            chosen = processes.reserve(stack, addresses)
+            sockets, port = _bind(stack, host, port, count)
         except OSError as error:
             raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
-        yield f"[{host}]:{chosen}" if ":" in host else f"{host}:{chosen}"
+        yield f"[{host}]:{port}" if ":" in host else f"{host}:{port}", sockets
+
+
+def stop_arrivals(listener: socket.socket) -> None:
+    """Let nobody else connect; who has connected already can still be accepted."""
+    if listener.family == socket.AF_UNIX:
+        shut(listener)
+        return
+    # A filter that drops every packet for the listening socket. Clients in the middle of a TCP handshake try again,
+    # and find the port closed.
+    program = ctypes.create_string_buffer(_DROP)
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+
+
+def shut(listener: socket.socket) -> None:
+    """Stop to listen, also for other processes that have the socket."""
+    with suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def is_unix(address: str) -> bool:
     """Check whether an address is that of a Unix socket."""
     return address.startswith(_UNIX)
-
-
-def _add_port(server: grpc.aio.Server, target: str, security: Security, say: Callable[[str], None], row: Row) -> int:
-    try:
-        if security.certificate:
-            return server.add_secure_port(target, tls.credentials(security, say, row))
-        return server.add_insecure_port(target)
-    except RuntimeError as error:  # the reason went to gRPC's own log
-        raise ListenError(f"cannot listen on {quoted(target)}") from error
-
-
-def _try(host: str, port: int, address: str) -> None:
-    """Bind to an address for a moment: the error says what gRPC would not."""
-    for family, kind, number, _, where in resolve(host, port):
-        try:
-            with socket.socket(family, kind, number) as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                trial.bind(where)
-        except OSError as error:
-            raise ListenError(f"cannot listen on {quoted(address)}: {error.strerror}") from error
 
 
 def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
@@ -154,26 +127,58 @@ def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _is_loopback(host: str) -> bool:
-    if not host:
-        return False  # every address of this machine
-    return all(is_loopback(where[0]) for *_, where in resolve(host, 0))
+def is_open_to_others(address: str, security: Security) -> bool:
+    """Check whether clients beyond this machine need no certificate."""
+    if is_unix(address) or security.client_ca:
+        return False
+    return not _is_loopback(parse_address(address)[0])
 
 
 def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
-    """Look up the addresses of a host.
+    """Look up the addresses of a host, or find the one that stands for all of this machine.
 
     Raises:
         ListenError: there is none.
     """
+    if not host:
+        family, everything = (socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "0.0.0.0")  # noqa: S104
+        return [(family, socket.SOCK_STREAM, 0, "", (everything, port))]
     try:
         return cast("list[Any]", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
         raise ListenError(f"the host {quoted(host)} is not known") from error
 
 
-def is_open_to_others(address: str, security: Security) -> bool:
-    """Check whether clients beyond this machine need no certificate."""
-    if address.startswith(_UNIX) or security.client_ca:
-        return False
-    return not _is_loopback(parse_address(address)[0])
+def _bind(stack: ExitStack, host: str, port: int, count: int) -> tuple[list[list[socket.socket]], int]:
+    """Listen with one socket for each process and address; all have the same port."""
+    addresses = resolve(host, port)
+    if count > 1 and port:  # sockets that share a port would also share that of another server of this user
+        for family, kind, number, _, where in addresses:
+            with _socket(family, kind, number, not host) as trial:
+                trial.bind(where)
+    sockets: list[list[socket.socket]] = []
+    for _ in range(count):
+        own = []
+        for family, kind, number, _, where in addresses:
+            listener = stack.enter_context(_socket(family, kind, number, not host))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(count > 1))
+            listener.bind((where[0], port or where[1], *where[2:]))
+            port = int(listener.getsockname()[1])
+            listener.listen(limits.PROVIDER_SERVER_BACKLOG)
+            own.append(listener)
+        sockets.append(own)
+    return sockets, port
+
+
+def _socket(family: int, kind: int, number: int, is_for_both: bool) -> socket.socket:
+    made = socket.socket(family, kind, number)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(not is_for_both))
+    return made
+
+
+def _is_loopback(host: str) -> bool:
+    if not host:
+        return False  # every address of this machine
+    return all(is_loopback(where[0]) for *_, where in resolve(host, 0))

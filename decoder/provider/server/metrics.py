@@ -13,7 +13,7 @@ from decoder import __version__, limits
 from decoder.provider.server import tally as tallies
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from prometheus_client import Metric
 
@@ -28,13 +28,11 @@ class Exposition(Collector):
     Args:
         provider: the label of most of them.
         tally: the numbers.
-        connections: counts the open connections of all processes.
     """
 
-    def __init__(self, provider: str, tally: Tally, connections: Callable[[], int]) -> None:
+    def __init__(self, provider: str, tally: Tally) -> None:
         self._provider = provider
         self._tally = tally
-        self._connections = connections
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -60,6 +58,9 @@ class Exposition(Collector):
         handshakes = CounterMetricFamily(f"{_PREFIX}refused_handshakes", "Connections refused in the TLS handshake")
         handshakes.add_metric([], self._tally.total("refused_handshakes"))
         yield handshakes
+        connections = CounterMetricFamily(f"{_PREFIX}refused_connections", "Connections refused beyond the limit")
+        connections.add_metric([], self._tally.total("refused_connections"))
+        yield connections
         yield from self._states()
 
     def _counter(self, name: str, text: str, outcomes: tuple[str, ...]) -> Metric:
@@ -88,7 +89,7 @@ class Exposition(Collector):
         yield _gauge("requests_in_flight_limit", "Most of them", processes * limits.PROVIDER_SERVER_CALLS)
         yield _gauge("requests_waiting", "Requests that wait for the key service", self._tally.total("waiting"))
         yield _gauge("requests_waiting_limit", "Most of them", processes * limits.PROVIDER_SERVER_WAITING)
-        yield _gauge("connections", "Open connections", self._connections())
+        yield _gauge("connections", "Open connections", self._tally.total("connections"))
         yield _gauge("connections_limit", "Most of them", processes * limits.PROVIDER_SERVER_CONNECTIONS)
         up = any(row.get("backend_up") for row in self._tally.living())
         yield _gauge("backend_up", "1 if the key service can be reached and keys can be read", up)

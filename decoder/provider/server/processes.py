@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from select import POLLIN, poll
 from time import monotonic, sleep
@@ -18,7 +17,7 @@ from decoder import limits
 from decoder.node.unixsocket import ListenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 _CPU_MAX = "/sys/fs/cgroup/cpu.max"  # of the container (cgroups(7)): quota and period, or "max" and period
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
@@ -37,6 +36,10 @@ class Child(NamedTuple):
     lifeline: int
     ready: int
 
+    def tell_ready(self) -> None:
+        """Tell the parent that the process listens."""
+        os.write(self.ready, b"1")
+
 
 def default_count() -> int:
     """Return how many processors this process may use, also by its control group's quota.
@@ -49,30 +52,6 @@ def default_count() -> int:
         quota, period = Path(_CPU_MAX).read_text(encoding="ascii").split()
         processors = min(processors, max(1, int(quota) // int(period)))
     return min(processors, limits.PROVIDER_SERVER_PROCESSES)
-
-
-def reserve(stack: ExitStack, addresses: Sequence[tuple[int, int, int, str, tuple[object, ...]]]) -> int:
-    """Bind to addresses so that processes of ours can share their port, and nobody else's can take it.
-
-    Args:
-        stack: closes the sockets.
-        addresses: as getaddrinfo(3) returns them; port 0 lets the system choose one port for all.
-
-    Returns:
-        The port.
-
-    Raises:
-        OSError: it is in use, or the address is not one of this machine.
-    """
-    port = 0
-    for family, kind, number, _, where in addresses:
-        bound = stack.enter_context(socket.socket(family, kind, number))
-        if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(len(addresses) > 1))
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        bound.bind((where[0], port or where[1], *where[2:]))
-        port = int(bound.getsockname()[1])
-    return port
 
 
 def run(

@@ -12,11 +12,11 @@ from decoder.extras import missing
 from decoder.provider import create
 from decoder.provider.errors import ProviderError
 from decoder.provider.server import processes
+from decoder.provider.server.rates import Rates
 from decoder.provider.server.service import Service
 from decoder.provider.server.tally import Tally
 
 if TYPE_CHECKING:
-    import socket
     from argparse import Namespace
 
     from decoder.commandline import Parser
@@ -36,6 +36,9 @@ def add_options(parser: Parser) -> set[str]:
     group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
     group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
     group.add_argument(
+        "--client-policy", default="", metavar="FILE", help="which client may use which key (TOML); others are refused"
+    )
+    group.add_argument(
         "--processes",
         type=int,
         metavar="N",
@@ -45,7 +48,17 @@ def add_options(parser: Parser) -> set[str]:
         "--metrics", default="", metavar="[HOST]:PORT", help="serve /metrics, /healthz and /readyz there, without TLS"
     )
     group.add_argument("--insecure", action="store_true", help="listen beyond this machine without TLS")
-    return {"listen", "grpcport", "tls-cert", "tls-key", "client-ca", "insecure", "processes", "metrics"}
+    return {
+        "listen",
+        "grpcport",
+        "tls-cert",
+        "tls-key",
+        "client-ca",
+        "client-policy",
+        "insecure",
+        "processes",
+        "metrics",
+    }
 
 
 def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
@@ -70,7 +83,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     except ImportError as error:
         raise ProviderError(missing("grpc", error)) from error
 
-    security = tls.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure)
+    security = tls.Security(parsed.tls_cert, parsed.tls_key, parsed.client_ca, parsed.insecure, parsed.client_policy)
     address = _address(parsed)
     listening.check(address, security)
     count = _processes(parsed, listening.is_unix(address))
@@ -78,28 +91,31 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     def say(text: str) -> None:
         _write_line(f"ctd-decoder: {name}: {text}")
 
-    tally = Tally(count)
+    with (
+        watch.listener(parsed.metrics, say) as probes,
+        listening.listening(address, count, is_for_all=bool(parsed.client_policy)) as (where, sockets),
+    ):
+        tally, rates = Tally(count), Rates()
 
-    def work(where: str, listener: socket.socket | None, child: processes.Child | None = None) -> None:
-        row = tally.rows[child.number if child else 0]
-        service = Service(create(name, options, _write_line, _keks(), _observer(row)), parsed.provider_name)
-        server.serve(service, where, security, say, watch.Counted(tally, row, listener), child)
+        def listens() -> None:
+            server.say_listening(address, where, security, say)
 
-    with watch.listener(parsed.metrics, say) as listener:
+        def work(child: processes.Child | None = None) -> None:
+            number = child.number if child else 0
+            row = tally.rows[number]
+            service = Service(create(name, options, _write_line, _keks(), _observer(row)), parsed.provider_name)
+            door = server.Door(sockets[number], security, rates)
+            ready = child.tell_ready if child else listens
+            server.serve(service, door, say, watch.Counted(tally, row, probes), ready, child)
+
+        status: int | None = 0
         if count == 1:
-            work(address, listener)
-            return 0
-        with listening.reserved(address) as where:
-            status = processes.run(
-                count,
-                lambda child: work(where, listener, child),
-                lambda: server.say_listening(address, where, security, say),
-                say,
-                lambda number: tally.rows[number].clear(),
-            )
-        if status == 0:
-            say("stopped")
-        return status or 0
+            work()
+        else:
+            status = processes.run(count, work, listens, say, lambda number: tally.rows[number].clear())
+    if status == 0:  # it is None in a process of several
+        say("stopped")
+    return status or 0
 
 
 def _observer(row: Row) -> Observer:

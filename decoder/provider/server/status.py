@@ -31,15 +31,11 @@ class Status:
 
     Args:
         tally: what they count.
-        connections: counts their open connections.
         write_metrics: writes the metrics for a field Accept: the body and its Content-Type.
     """
 
-    def __init__(
-        self, tally: Tally, connections: Callable[[], int], write_metrics: Callable[[str], tuple[bytes, str]]
-    ) -> None:
+    def __init__(self, tally: Tally, write_metrics: Callable[[str], tuple[bytes, str]]) -> None:
         self._tally = tally
-        self._connections = connections
         self._write_metrics = write_metrics
         self._open = 0
         self.stopping = False
@@ -79,7 +75,7 @@ class Status:
             ("calls", self._tally.total("in_flight"), limits.PROVIDER_SERVER_CALLS),
             ("calls that wait for the key service", self._tally.total("waiting"), limits.PROVIDER_SERVER_WAITING),
             ("bytes of requests", self._tally.total("request_bytes"), limits.PROVIDER_SERVER_BYTES),
-            ("connections", self._connections(), limits.PROVIDER_SERVER_CONNECTIONS),
+            ("connections", self._tally.total("connections"), limits.PROVIDER_SERVER_CONNECTIONS),
         ):
             most = bound * len(rows)
             if used >= limits.PROVIDER_SERVER_SATURATED * most:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPERATIONS = ("wrap", "unwrap", "wrap-kek", "unwrap-kek")
-# ok; refused by a rule on keys or clients; limited by a rate; the server is busy; a malformed request; the provider
-# failed; a defect of ours; the client went away.
-OUTCOMES = ("ok", "refused", "limited", "busy", "malformed", "failed", "internal", "canceled")
+# ok; refused by allow-key; denied by the client policy; limited by a rate; the server is busy; a malformed request; the
+# provider failed; a defect of ours; the client went away.
+OUTCOMES = ("ok", "refused", "denied", "limited", "busy", "malformed", "failed", "internal", "canceled")
 BACKEND_OUTCOMES = ("ok", "failed")
 # Upper bounds in seconds: a local key takes less than a millisecond, and a key service at most CLOUD_KMS_SECONDS.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, float("inf"))
@@ -37,11 +37,13 @@ _COUNTERS: tuple[Key, ...] = (
         for part in (*map(str, BOUNDS), "sum")
     ),
     ("refused_handshakes",),
+    ("refused_connections",),
 )
 _GAUGES: tuple[Key, ...] = (
     ("in_flight",),
     ("waiting",),
     ("request_bytes",),
+    ("connections",),
     ("backend_up",),
     ("beat",),  # when the process was last seen alive, by time.monotonic()
     *(("reload_failed", what) for what in RELOADED),

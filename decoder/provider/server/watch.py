@@ -13,7 +13,6 @@ from decoder.errors import quoted
 from decoder.extras import missing
 from decoder.node.unixsocket import ListenError
 from decoder.provider.errors import ProviderError
-from decoder.provider.server import sockets
 from decoder.provider.server.listening import parse_address, resolve
 
 if TYPE_CHECKING:
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from decoder.provider.audit import Provider
     from decoder.provider.server.status import Status
     from decoder.provider.server.tally import Row, Tally
-
-_UNIX = "unix://"
 
 
 class Counted(NamedTuple):
@@ -61,10 +58,11 @@ def listener(address: str, say: Callable[[str], None]) -> Iterator[socket.socket
     except ImportError as error:
         raise ProviderError(missing("metrics", error)) from error
     host, port = parse_address(address, "--metrics")
-    family = resolve(host, port)[0][0] if host else socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
-    both = not host and socket.has_dualstack_ipv6()
+    family = resolve(host, port)[0][0]
     try:
-        listening = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+        listening = socket.create_server(
+            (host, port), family=family, dualstack_ipv6=not host and family != socket.AF_INET
+        )
     except OSError as error:
         raise ListenError(f"cannot listen on --metrics {quoted(address)}: {error.strerror}") from error
     with listening:
@@ -79,13 +77,13 @@ class Watch:
     Args:
         counted: where it is noted and shown.
         provider: the key service.
-        where: the address of the server, for its connections.
+        look: looks for files that have changed, about each second.
     """
 
-    def __init__(self, counted: Counted, provider: Provider, where: str) -> None:
+    def __init__(self, counted: Counted, provider: Provider, look: Callable[[], None]) -> None:
         self._counted = counted
         self._provider = provider
-        self._connections = _counting(where)
+        self._look = look
         self._thread = ThreadPoolExecutor(1, "watch")
         self._status: Status | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -93,14 +91,15 @@ class Watch:
     async def start(self) -> None:
         """Begin; without --metrics nobody asks, so the key service is left alone."""
         self._counted.row.beat()
+        self._tasks = [asyncio.create_task(self._beat())]
         if self._counted.listener is None:
             return
         from decoder.provider.server.metrics import Exposition
         from decoder.provider.server.status import Status
 
-        exposition = Exposition(self._provider.name, self._counted.tally, self._connections)
-        self._status = Status(self._counted.tally, self._connections, exposition.write)
-        self._tasks = [asyncio.create_task(self._beat()), asyncio.create_task(self._check_again())]
+        exposition = Exposition(self._provider.name, self._counted.tally)
+        self._status = Status(self._counted.tally, exposition.write)
+        self._tasks.append(asyncio.create_task(self._check_again()))
         self._server = await self._status.serve(self._counted.listener)
 
     def stopping(self) -> None:
@@ -111,6 +110,7 @@ class Watch:
     async def _beat(self) -> None:
         while True:
             self._counted.row.beat()
+            self._look()
             await asyncio.sleep(limits.PROVIDER_SERVER_BEAT_SECONDS)
 
     async def _check_again(self) -> None:
@@ -134,11 +134,3 @@ def _is_up(provider: Provider) -> bool:
     except ProviderError:
         return False
     return checked is None or bool(checked.works)
-
-
-def _counting(where: str) -> Callable[[], int]:
-    if where.startswith(_UNIX):
-        path = where.removeprefix(_UNIX)
-        return lambda: sockets.count_unix(path)
-    port = int(where.rpartition(":")[2])
-    return lambda: sockets.count_tcp(port)

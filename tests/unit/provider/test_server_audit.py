@@ -37,14 +37,36 @@ def test_a_server_writes_a_line_for_each_operation(tmp_path: Path) -> None:
     for line in lines:
         text = line.pop("time")
         assert int(line.pop("milliseconds")) >= 0
-        assert line.pop("client").startswith("ipv4:127.0.0.1:")
+        assert line.pop("address").startswith("ipv4:127.0.0.1:")
+        assert line.pop("client") == ""
         assert text.endswith("Z")
         assert abs(datetime.fromisoformat(text) - datetime.now(UTC)) < timedelta(minutes=1)
     assert lines == [
         {"provider": "local", "operation": "wrap", "key": "local://a", "outcome": "ok"},
-        {"provider": "local", "operation": "wrap", "key": "local://b", "outcome": "failed", "reason": "refused"},
-        {"provider": "local", "operation": "wrap", "key": "", "outcome": "failed", "reason": "failed"},
-        {"provider": "local", "operation": "unwrap", "key": "local://a", "outcome": "failed", "reason": "failed"},
+        {
+            "provider": "local",
+            "operation": "wrap",
+            "key": "local://b",
+            "outcome": "failed",
+            "reason": "refused",
+            "cause": "the key 'local://b' does not match any allow-key",
+        },
+        {
+            "provider": "local",
+            "operation": "wrap",
+            "key": "",
+            "outcome": "failed",
+            "reason": "failed",
+            "cause": "'../a' is not the name of a local key: letters, digits, _, - and . only",
+        },
+        {
+            "provider": "local",
+            "operation": "unwrap",
+            "key": "local://a",
+            "outcome": "failed",
+            "reason": "failed",
+            "cause": "it was not wrapped with the key local://a, or was changed",
+        },
     ]
     for secret in (SAMPLE_KEY, OPTIONS, b"c2VjcmV0", b64encode(SAMPLE_KEY), SAMPLE_KEY.hex().encode()):
         assert secret.decode() not in server.log
@@ -73,7 +95,7 @@ class Checking:
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         def run(_seconds: float) -> bytes:
             if parameters[0] == "fail":
-                raise ProviderError("secret")
+                raise ProviderError("why\n" + "y" * 1000)
             if parameters[0] == "crash":
                 raise RuntimeError("secret")
             return options
@@ -109,4 +131,5 @@ def test_reasons_are_classes() -> None:
     with pytest.raises(RuntimeError):
         audited.wrap(b"x", ["crash"])
     assert [json.loads(line)["reason"] for line in lines] == ["failed", "internal"]
+    assert [json.loads(line)["cause"] for line in lines] == [("why\\n" + "y" * 1000)[:500], "RuntimeError"]
     assert "secret" not in "".join(lines)

@@ -20,6 +20,7 @@ from tests.support.serving import (
     ask,
     execute,
     message,
+    wait_for,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None
             with connected(server, refused) as channel:
                 assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
     assert "--client-ca asks for a certificate" in server.log
-    assert len(server.audit) == 1
+    assert [line["operation"] for line in server.audit] == ["wrap", "handshake", "handshake"]
 
 
 def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
@@ -61,7 +62,18 @@ def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) 
             with connected(server, refused) as channel:
                 assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
     assert "warning" not in server.log
-    assert len(server.audit) == 1
+    called, *handshakes = server.audit
+    assert (called["operation"], called["client"]) == ("wrap", "cn:client")
+    assert {(line["operation"], line["outcome"], line["reason"]) for line in handshakes} == {
+        ("handshake", "failed", "denied")
+    }
+    assert all(line["address"].startswith("ipv4:127.0.0.1:") for line in handshakes)
+    causes = {line["cause"].partition(" (")[0] for line in handshakes}
+    assert causes == {
+        "TLS: WRONG_VERSION_NUMBER",
+        "the client has shown no certificate",
+        "the client's certificate is not accepted: it is not from a trusted authority",
+    }
 
 
 def test_tls_files_are_read_again_when_they_change(
@@ -78,17 +90,21 @@ def test_tls_files_are_read_again_when_they_change(
     ):
         assert ask(old, "WrapKey", WRAP)
         (files / "server.pem").write_text("garbage")
+        wait_for(lambda: "cannot be used; the earlier ones stay" in server.log)
         with connected(server, credentials(certificates, "client")) as channel:
             assert ask(channel, "WrapKey", WRAP)
-        assert "cannot be used; the earlier ones stay" in server.log
         (files / "server.pem").write_bytes((certificates / "server.pem").read_bytes())
+        wait_for(lambda: "the files of tls have changed and were read again" in server.log)
+        assert ask(old, "WrapKey", WRAP)
         (files / "ca.pem").write_bytes((certificates / "other-ca.pem").read_bytes())
+        wait_for(lambda: server.log.count("were read again") == 2)
         with connected(server, credentials(certificates, "client")) as channel:
             assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
         with connected(server, credentials(certificates, "stranger")) as channel:
             assert ask(channel, "WrapKey", WRAP)
-        assert "the TLS files have changed and were read again" in server.log
-        assert ask(old, "WrapKey", WRAP)
+        # The open connection is of an authority that is not trusted any more.
+        code, _ = failure(old, f"/{SERVICE}/WrapKey", message(WRAP))
+        assert code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNAVAILABLE)
 
 
 def test_a_certificate_that_expires_soon_is_told(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:

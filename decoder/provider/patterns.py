@@ -1,0 +1,23 @@
+"""Patterns of names in rules: `*` stands for any characters but one that separates the parts of a name."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+@lru_cache(maxsize=4096)
+def compiled(pattern: str, separator: str = "/") -> re.Pattern[str]:
+    """Compile a pattern. Nothing but `*` is special in it.
+
+    Args:
+        pattern: the pattern; it has to match the whole name.
+        separator: what `*` does not match; "" for nothing.
+    """
+    star = f"[^{re.escape(separator)}]*" if separator else ".*"
+    return re.compile(star.join(map(re.escape, pattern.split("*"))), re.DOTALL)
+
+
+def matches(name: str, pattern: str, separator: str = "/") -> bool:
+    """Check whether a pattern matches a name; see `compiled`."""
+    return compiled(pattern, separator).fullmatch(name) is not None

@@ -1,0 +1,155 @@
+"""The door of a server's process: it accepts connections, bounds them, and knows the client of each call."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import secrets
+import socket
+from contextlib import suppress
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.provider.server import listening, peer
+from decoder.provider.server.connection import Connection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.reloaded import Reloaded
+    from decoder.provider.server.tally import Row
+    from decoder.provider.server.tls import Tls
+
+_ABSTRACT = "unix-abstract:"
+_FILES_OF_ONE = 3  # the client's socket, and both ends of the one to the gRPC server
+
+
+class Front:
+    """Connections to one process.
+
+    Args:
+        listeners: sockets that listen.
+        tls: for connections with TLS, or None.
+        refused: takes each client that is refused before it could call, and why.
+        row: counts connections.
+
+    Attributes:
+        target: where the gRPC server of this process is to listen: a name that nobody can guess.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        tls: Reloaded[Tls] | None,
+        refused: Callable[[Peer, str], None],
+        row: Row,
+    ) -> None:
+        self._name = f"ctd-decoder-{secrets.token_hex(16)}"
+        self.target = _ABSTRACT + self._name
+        self._listeners = listeners
+        self._tls = tls
+        self._refused = refused
+        self._row = row
+        self._connections: dict[str, Connection] = {}
+        self._is_leaving = False
+        self._most = _bound()
+
+    def open(self) -> None:
+        """Begin to accept connections."""
+        for listener in self._listeners:
+            listener.setblocking(False)
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
+
+    def find(self, address: str) -> Connection | None:
+        """Find the connection of a call, by the address that gRPC sees; None for somebody who went around this door."""
+        return self._connections.get(address.removeprefix(_ABSTRACT))
+
+    def recheck(self) -> None:
+        """Ask clients to leave whose authority is not trusted any more, after the TLS files were read again."""
+        assert self._tls is not None  # noqa: S101
+        for connection in list(self._connections.values()):
+            chain = connection.peer.chain
+            if chain and not connection.peer.is_issued_by(self._tls.value.authorities):
+                connection.is_refused = True
+                connection.go_away()
+
+    async def leave(self, seconds: float, is_idle: Callable[[], bool]) -> None:
+        """Accept who has already connected, nobody else, and let all clients finish their calls and go.
+
+        Args:
+            seconds: how long that may take.
+            is_idle: whether no call is being answered.
+        """
+        self._is_leaving = True
+        for listener in self._listeners:
+            listening.stop_arrivals(listener)
+            while self._accept(listener):
+                pass
+            asyncio.get_running_loop().remove_reader(listener.fileno())
+            listening.shut(listener)
+        for connection in list(self._connections.values()):
+            connection.go_away()
+        deadline = monotonic() + seconds
+        while self._connections and monotonic() < deadline:
+            quiet = monotonic() - max(each.active for each in self._connections.values())
+            if is_idle() and quiet > 1.5 * limits.PROVIDER_SERVER_LEAVE_SECONDS:
+                break  # those that are left do not heed the request
+            await asyncio.sleep(limits.SOCKET_LOCK_POLL_SECONDS)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in list(self._connections.values()):
+            connection.close()
+
+    def _accept(self, listener: socket.socket) -> int:
+        """Accept some connections, and return how many."""
+        for count in range(limits.PROVIDER_SERVER_ACCEPTS):
+            try:
+                client, name = listener.accept()
+            except BlockingIOError:
+                return count
+            except OSError:  # the client is gone, or there are no descriptors: then one has to go first
+                return 0
+            if len(self._connections) >= self._most:
+                client.close()
+                self._row.add("refused_connections")
+                continue
+            self._take(client, name)
+        return limits.PROVIDER_SERVER_ACCEPTS
+
+    def _take(self, client: socket.socket, name: object) -> None:
+        if client.family == socket.AF_UNIX:
+            who = peer.of_unix(client)
+        else:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            assert isinstance(name, tuple)  # noqa: S101
+            who = peer.Peer(peer.address_of(name))
+        context = self._tls.value.context if self._tls else None
+        loop = asyncio.get_running_loop()
+        connection = Connection(loop, client, who, context, self._name, self._forget)
+        self._connections[connection.name] = connection
+        self._row.set("connections", value=len(self._connections))
+        if self._is_leaving:
+            loop.call_later(limits.PROVIDER_SERVER_LEAVE_SECONDS, connection.go_away)
+
+    def _forget(self, connection: Connection, reason: str) -> None:
+        self._connections.pop(connection.name, None)
+        self._row.set("connections", value=len(self._connections))
+        if reason:
+            self._row.add("refused_handshakes")
+            self._refused(connection.peer, reason)
+
+
+def _bound() -> int:
+    """Return how many connections there may be, after asking for as many descriptors as they need."""
+    wanted = limits.PROVIDER_SERVER_CONNECTIONS * _FILES_OF_ONE + limits.PROVIDER_SERVER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return limits.PROVIDER_SERVER_CONNECTIONS
+    return max(1, (soft - limits.PROVIDER_SERVER_FILES) // _FILES_OF_ONE)

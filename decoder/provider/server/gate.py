@@ -1,0 +1,85 @@
+"""Who may call: the client of a connection, and what the client policy lets it do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from decoder.provider.errors import ClientRefusedError, RateError
+from decoder.provider.server import clientpolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from decoder.provider.audit import Operation
+    from decoder.provider.server.clientpolicy import ClientPolicy, Rule
+    from decoder.provider.server.front import Front
+    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.rates import Rates
+    from decoder.provider.server.reloaded import Reloaded
+
+_UNKNOWN = "the connection is not one that this server has accepted"
+_DISTRUSTED = "the authority of the client's certificate is not trusted any more"
+_EXPIRED = "the client's certificate has expired"
+
+
+class StaleConnectionError(ClientRefusedError):
+    """The client may connect again, with a certificate that is trusted now."""
+
+
+class Caller(NamedTuple):
+    """Who has called, and the rules about that client; None if there is no policy."""
+
+    peer: Peer
+    rules: Sequence[Rule] | None
+
+
+class Gate:
+    """Decides for each call, by what is trusted and allowed now, whenever the connection was made.
+
+    Args:
+        front: knows the connections.
+        policy: who may do what, or None to let every client do everything.
+        rates: counts requests.
+    """
+
+    def __init__(self, front: Front, policy: Reloaded[ClientPolicy] | None, rates: Rates) -> None:
+        self._front = front
+        self._policy = policy
+        self._rates = rates
+
+    def identify(self, address: str) -> Peer | None:
+        """Find the client of a call, by the address that gRPC sees."""
+        connection = self._front.find(address)
+        return connection.peer if connection else None
+
+    def enter(self, address: str) -> Caller:
+        """Let a client in.
+
+        Raises:
+            StaleConnectionError: its certificate is not trusted any more.
+            ClientRefusedError: no rule is about it.
+        """
+        connection = self._front.find(address)
+        if connection is None:
+            raise ClientRefusedError(_UNKNOWN)
+        if connection.is_refused or connection.expires():
+            connection.go_away()
+            raise StaleConnectionError(_DISTRUSTED if connection.is_refused else _EXPIRED)
+        if self._policy is None:
+            return Caller(connection.peer, None)
+        if connection.rules is None or connection.rules[0] != self._policy.generation:
+            connection.rules = self._policy.generation, self._policy.value.about(connection.peer)
+        return Caller(connection.peer, connection.rules[1])
+
+    def check(self, caller: Caller, operation: Operation, keys: Sequence[str]) -> None:
+        """Check an operation, and count it if there is a rate.
+
+        Raises:
+            ClientRefusedError: no rule allows it.
+            RateError: there were too many.
+        """
+        if caller.rules is None:
+            return
+        rule = clientpolicy.choose(caller.rules, operation, keys)
+        if rule.rate and not self._rates.allows(f"{rule.number} {caller.peer.identity}", rule.rate):
+            raise RateError("the client has asked more often than the client policy allows")

@@ -1,0 +1,49 @@
+"""What must be known of HTTP/2 (RFC 9113) to ask a client to connect again: where a frame ends, and GOAWAY."""
+
+from __future__ import annotations
+
+_HEADER_BYTES = 9  # length (24 bits), type, flags, stream (§4.1)
+# §6.8: a server that closes a connection in good order first sends the greatest number of a stream and NO_ERROR. The
+# client begins no more calls here; those that are under way, either way, are still answered.
+GO_AWAY = bytes((0, 0, 8, 7, 0)) + bytes(4) + b"\x7f\xff\xff\xff" + bytes(4)
+
+
+class Frames:
+    """Follows the frames of one direction of a connection.
+
+    Attributes:
+        has_begun: whether a whole frame has passed.
+    """
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self._left = 0  # bytes of the current frame that are still to come
+        self._head = b""
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether the next byte begins a frame."""
+        return not self._left and not self._head
+
+    def follow(self, data: bytes) -> int:
+        """Take the next bytes.
+
+        Returns:
+            The first offset at which a frame ends, or -1.
+        """
+        first, at, size = -1, 0, len(data)
+        while at < size:
+            if not self._left:
+                head = self._head + data[at : at + _HEADER_BYTES - len(self._head)]
+                at += len(head) - len(self._head)
+                if len(head) < _HEADER_BYTES:
+                    self._head = head
+                    break
+                self._head, self._left = b"", int.from_bytes(head[:3])
+            taken = min(self._left, size - at)
+            self._left -= taken
+            at += taken
+            if not self._left:
+                self.has_begun = True
+                first = at if first < 0 else first
+        return first

@@ -1,0 +1,122 @@
+"""Who a client is: the names in its certificate, or the user at the other end of a Unix socket."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
+
+from decoder import limits
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Iterable
+
+    from cryptography.x509 import Certificate
+
+_CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7): process, user, group
+
+
+class Peer(NamedTuple):
+    """A client.
+
+    Attributes:
+        address: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:`.
+        names: `uri:…` and `dns:…` of its certificate, or `cn:…` if there is no alternative name; `uid:…` and `gid:…`
+            at a Unix socket. Nothing for a client without a certificate.
+        chain: its certificate and the authorities that it was verified with, up to one that is trusted.
+    """
+
+    address: str
+    names: tuple[str, ...] = ()
+    chain: tuple[Certificate, ...] = ()
+
+    @property
+    def identity(self) -> str:
+        """Its names, for the audit."""
+        return ", ".join(self.names)
+
+    def is_issued_by(self, authorities: Iterable[Certificate]) -> bool:
+        """Check whether its certificate was verified with one of these, or with one of the same name and key."""
+        return any(
+            certificate == authority or _is_issued_by(certificate, authority)
+            for authority in authorities
+            for certificate in self.chain
+        )
+
+
+def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
+    """Read the certificate of a client after a handshake that has verified it.
+
+    Args:
+        before: what is known of the client without TLS.
+        connection: the connection.
+
+    Raises:
+        ValueError: it cannot be read, or has too many names.
+    """
+    ders = _verified_chain(connection)
+    if not ders:
+        return before
+    own = x509.load_der_x509_certificate(ders[0])
+    return Peer(before.address, (*before.names, *_names(own)), (own, *map(_authority, ders[1:])))
+
+
+def of_unix(connection: socket.socket) -> Peer:
+    """Ask the kernel for the user who has connected to a Unix socket."""
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    process, user, group = _CREDENTIALS.unpack(packed)
+    return Peer(f"unix:pid={process}", (f"uid:{user}", f"gid:{group}"))
+
+
+def address_of(name: tuple[Any, ...]) -> str:
+    """Write the address of a TCP client as gRPC does."""
+    host = ip_address(name[0].partition("%")[0])
+    mapped = getattr(host, "ipv4_mapped", None)
+    if mapped or host.version == 4:
+        return f"ipv4:{mapped or host}:{name[1]}"
+    return f"ipv6:[{host}]:{name[1]}"
+
+
+@lru_cache(maxsize=64)
+def _authority(der: bytes) -> Certificate:
+    """Parse the certificate of an authority; all clients have one of the same few."""
+    return x509.load_der_x509_certificate(der)
+
+
+def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:
+    """Return what OpenSSL has verified, DER, the client's own first."""
+    if connection.getpeercert(binary_form=True) is None:
+        return []
+    if hasattr(connection, "get_verified_chain"):  # Python 3.13
+        return list(connection.get_verified_chain())
+    # Before, only the object behind it has the method; PEM or DER is its argument (_ssl.ENCODING_DER).
+    return [each.public_bytes(2) for each in connection._sslobj.get_verified_chain()]  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _names(certificate: Certificate) -> tuple[str, ...]:
+    try:
+        alternatives = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return tuple(f"cn:{each.value!s}" for each in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME))[
+            :1
+        ]
+    if len(list(alternatives)) > limits.CLIENT_NAMES:
+        raise ValueError(f"its certificate has more than {limits.CLIENT_NAMES} names")
+    uris = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
+    dns = alternatives.get_values_for_type(x509.DNSName)
+    return (*(f"uri:{each}" for each in uris), *(f"dns:{each.lower()}" for each in dns))
+
+
+def _is_issued_by(certificate: Certificate, authority: Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""How often each client has asked, in memory that the processes of a server share.
+
+The algorithm is GCRA, the generic cell rate algorithm (ITU-T I.371): of each client one number is kept, the time at
+which it will have made up for what it has asked. Entries of clients that have are used again for others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+from contextlib import contextmanager
+from hashlib import sha256
+from threading import Lock
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from decoder.provider.server.clientpolicy import Rate
+
+_ENTRY = struct.Struct("=Qd")  # a hash of the client's name, and its time
+_PROBES = 16  # entries of which a client may have one
+
+
+class Rates:
+    """At most CLIENT_RATES clients at a time; with more than that, some share an entry, and may ask less often.
+
+    It is made before processes are, and used by each of them.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("rates", os.MFD_CLOEXEC)
+        size = limits.CLIENT_RATES * _ENTRY.size
+        os.ftruncate(self._file, size)
+        self._memory = mmap.mmap(self._file, size)
+        self._lock = Lock()
+
+    def allows(self, name: str, rate: Rate) -> bool:
+        """Count a request, unless there were too many.
+
+        Args:
+            name: stands for the client and the rule.
+            rate: how many there may be.
+        """
+        digest = sha256(name.encode(errors="surrogatepass")).digest()
+        identity = int.from_bytes(digest[:8]) | 1  # 0 is an entry that nobody has had
+        first = int.from_bytes(digest[8:16]) % limits.CLIENT_RATES
+        with self._locked():
+            now = monotonic()
+            place, due = self._find(identity, first, now)
+            due = max(due, now)
+            if due - now > (rate.burst - 1) / rate.per_second:
+                return False
+            _ENTRY.pack_into(self._memory, place, identity, due + 1 / rate.per_second)
+        return True
+
+    def _find(self, identity: int, first: int, now: float) -> tuple[int, float]:
+        """Find the place of a client's entry and its time; a client without one gets one whose time is over."""
+        free = -1
+        for step in range(_PROBES):
+            place = (first + step) % limits.CLIENT_RATES * _ENTRY.size
+            owner, due = _ENTRY.unpack_from(self._memory, place)
+            if owner == identity:
+                return place, due
+            if free < 0 and due <= now:
+                free = place
+        if free >= 0:
+            return free, now
+        return first * _ENTRY.size, _ENTRY.unpack_from(self._memory, first * _ENTRY.size)[1]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other threads and other processes out; the kernel frees the lock of a process that ends."""
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)
+            try:
+                yield
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)

@@ -1,0 +1,40 @@
+"""Clients that are refused before they can call: the audit has them, but not more of them than it can bear."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.provider.errors import ClientRefusedError
+
+if TYPE_CHECKING:
+    from decoder.provider.audit import Provider
+    from decoder.provider.server.peer import Peer
+
+
+class Refusals:
+    """Writes AUDITED_HANDSHAKES of them in a second; the next line says how many were left out.
+
+    Args:
+        provider: has the audit.
+    """
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._second = 0.0
+        self._written = self._omitted = 0
+
+    def record(self, peer: Peer, cause: str) -> None:
+        """Write the line of a client."""
+        now = monotonic()
+        if now > self._second + 1:
+            self._second, self._written = now, 0
+        if self._written >= limits.AUDITED_HANDSHAKES:
+            self._omitted += 1
+            return
+        self._written += 1
+        more = {"omitted": self._omitted} if self._omitted else {}
+        self._omitted = 0
+        error = ClientRefusedError(cause)
+        self._provider.record("handshake", (), error, client=peer.identity, address=peer.address, **more)

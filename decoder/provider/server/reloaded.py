@@ -1,0 +1,78 @@
+"""Files that a server reads again when they change. While new ones cannot be used, those before them stay."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from decoder.errors import DecoderError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from decoder.provider.server.tally import Row
+
+_Value = TypeVar("_Value")
+_Signature = list[tuple[int, ...]]
+
+
+class Reloaded(Generic[_Value]):
+    """What is read from files.
+
+    Args:
+        what: names the files in messages and in the metric `reload_failed`.
+        load: reads the files; it returns the value, and the files that it depends on.
+        say: takes what the operator should know.
+        row: gets the alarm.
+
+    Attributes:
+        value: what was read at last.
+        generation: differs when that was read again.
+
+    Raises:
+        DecoderError: they cannot be used at the start.
+    """
+
+    def __init__(
+        self, what: str, load: Callable[[], tuple[_Value, Sequence[str]]], say: Callable[[str], None], row: Row
+    ) -> None:
+        self._what = what
+        self._load = load
+        self._say = say
+        self._row = row
+        self.value, self._files = load()
+        self._seen = _signature(self._files)
+        self.generation = 0
+
+    def look(self) -> bool:
+        """Read the files again if they have changed; return whether there is a new value."""
+        now = _signature(self._files)
+        if now == self._seen:
+            return False
+        try:
+            value, files = self._load()
+        except (DecoderError, OSError, ValueError) as error:
+            self._seen = now
+            self._row.set("reload_failed", self._what, value=1)
+            self._say(
+                f"warning: the files of {self._what} have changed and cannot be used; the earlier ones stay: {error}"
+            )
+            return False
+        # Files that have changed meanwhile are read again the next time.
+        self._seen = now if list(files) == list(self._files) else _signature(files)
+        self.value, self._files = value, files
+        self.generation += 1
+        self._row.set("reload_failed", self._what, value=0)
+        self._say(f"the files of {self._what} have changed and were read again")
+        return True
+
+
+def _signature(files: Sequence[str]) -> _Signature:
+    found: _Signature = []
+    for path in files:
+        try:
+            status = os.stat(path)
+            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        except OSError:
+            found.append(())
+    return found

@@ -1,0 +1,217 @@
+"""A server with a client policy: who is refused, what is written down, and what happens to open connections."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.certificates import issue
+from tests.support.policy_site import UNWRAP, WRAP, Site, outcome, wrap
+from tests.support.serving import (
+    Server,
+    ask,
+    execute,
+    message,
+    method_of,
+    request_of,
+    result_of,
+    wait_for,
+)
+
+PREFIX = "ctd_keyprovider_"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_clients_do_what_a_rule_lets_them_and_nothing_else(site: Site) -> None:
+    node = issue("node", site.authorities["nodes"], ["spiffe://cluster/node"])
+    person = issue("person", site.authorities["people"], ["spiffe://cluster/node"])
+    builder = issue("builder", site.authorities["people"])
+    site.policy.write_text(
+        site.rule("uri:spiffe://cluster/*", unwrap="local://a")
+        + site.rule("cn:builder", ca="people", wrap="local://*", unwrap="local://b")
+    )
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        with site.connect(server, builder) as channel:
+            annotations = {name: result_of(ask(channel, "WrapKey", wrap(name))) for name in ("a", "b")}
+            unwrap = {name: request_of("keyunwrap", annotation) for name, annotation in annotations.items()}
+            assert outcome(channel, UNWRAP, unwrap["b"]) == "OK"
+            assert outcome(channel, UNWRAP, unwrap["a"]) == "PERMISSION_DENIED"
+        with site.connect(server, node) as channel:
+            assert outcome(channel, UNWRAP, unwrap["a"]) == "OK"
+            assert outcome(channel, UNWRAP, unwrap["b"]) == "PERMISSION_DENIED"
+            assert outcome(channel, WRAP, wrap("a")) == "PERMISSION_DENIED"
+        with site.connect(server, person) as channel:
+            assert outcome(channel, UNWRAP, unwrap["a"]) == "PERMISSION_DENIED"
+        numbers = server.metrics()
+    assert numbers[PREFIX + "requests_total", "unwrap", "denied", "local"] == 3
+    assert numbers[PREFIX + "requests_total", "wrap", "denied", "local"] == 1
+    refused = [line for line in server.audit if line["outcome"] == "failed"]
+    assert {line["reason"] for line in refused} == {"denied"}
+    assert [(line["client"], line["operation"], line["key"]) for line in refused] == [
+        ("cn:builder", "unwrap", "local://a"),
+        ("uri:spiffe://cluster/node", "unwrap", "local://b"),
+        ("uri:spiffe://cluster/node", "wrap", "local://a"),
+        ("uri:spiffe://cluster/node", "unwrap", ""),
+    ]
+    assert [line["cause"] for line in refused] == [
+        "the client policy does not let this client unwrap with this key",
+        "the client policy does not let this client unwrap with this key",
+        "the client policy does not let this client wrap with this key",
+        "no rule of the client policy is about 'uri:spiffe://cluster/node'",
+    ]
+    assert all(line["address"].startswith("ipv4:127.0.0.1:") for line in refused)
+
+
+def test_a_new_policy_holds_for_open_connections_and_one_that_is_wrong_for_none(site: Site) -> None:
+    node = issue("node", site.authorities["nodes"])
+    site.policy.write_text(site.rule("cn:node", wrap="local://a"))
+    with Server(site.directory, *site.arguments, *site.tls) as server, site.connect(server, node) as channel:
+        assert outcome(channel, WRAP, wrap("a")) == "OK"
+        assert outcome(channel, WRAP, wrap("b")) == "PERMISSION_DENIED"
+        site.policy.write_text("[[rule]]\n")
+        wait_for(lambda: "the files of policy have changed and cannot be used; the earlier ones stay: " in server.log)
+        assert server.metrics()[PREFIX + "reload_failed", "policy"] == 1
+        assert outcome(channel, WRAP, wrap("a")) == "OK"
+        replacement = site.policy.with_suffix(".new")
+        replacement.write_text(site.rule("cn:node", wrap="local://b"))
+        replacement.rename(site.policy)
+        wait_for(lambda: "the files of policy have changed and were read again" in server.log)
+        assert server.metrics()[PREFIX + "reload_failed", "policy"] == 0
+        assert outcome(channel, WRAP, wrap("a")) == "PERMISSION_DENIED"
+        assert outcome(channel, WRAP, wrap("b")) == "OK"
+        site.authorities["people"].write(site.directory / "nodes.pem")  # the authority that the rule names
+        wait_for(lambda: server.log.count("the files of policy have changed and were read again") == 2)
+        assert outcome(channel, WRAP, wrap("b")) == "PERMISSION_DENIED"
+
+
+def test_a_new_authority_holds_for_open_connections(site: Site) -> None:
+    """Those of authorities that stay are kept; the others are told to connect again."""
+    node, person = (issue("x", site.authorities[name]) for name in ("nodes", "people"))
+    site.policy.write_text(site.rule("cn:x", wrap="local://a") + site.rule("cn:x", ca="people", wrap="local://a"))
+    with (
+        Server(site.directory, *site.arguments, *site.tls) as server,
+        site.connect(server, node) as of_node,
+        site.connect(server, person) as of_person,
+    ):
+        for channel in (of_node, of_person):
+            assert outcome(channel, WRAP, wrap("a")) == "OK"
+        site.write_authorities("nodes")
+        wait_for(lambda: "the files of tls have changed and were read again" in server.log)
+        assert outcome(of_person, WRAP, wrap("a")) in ("UNAVAILABLE", "UNAUTHENTICATED")
+        assert outcome(of_node, WRAP, wrap("a")) == "OK"
+        wait_for(lambda: server.metrics()[PREFIX + "connections",] == 1)
+
+
+def test_a_certificate_that_expires_ends_its_connection(site: Site) -> None:
+    site.policy.write_text(site.rule("cn:node", wrap="local://a"))
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        node = issue("node", site.authorities["nodes"], days=4 / 86400)
+        with site.connect(server, node) as channel:
+            assert outcome(channel, WRAP, wrap("a")) == "OK"
+            deadline = time.monotonic() + 20
+            while (last := outcome(channel, WRAP, wrap("a"))) == "OK":
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert last in ("UNAVAILABLE", "UNAUTHENTICATED")
+
+
+def test_a_client_that_asks_too_often_is_told_to_wait(site: Site) -> None:
+    node = issue("node", site.authorities["nodes"])
+    site.policy.write_text(site.rule("cn:node", wrap="local://*", rate="3/h"))
+    with Server(site.directory, *site.arguments, *site.tls, "--processes", "2") as server:
+        outcomes = []
+        for _ in range(5):  # connections to both processes
+            with site.connect(server, node) as channel:
+                outcomes.append(outcome(channel, WRAP, wrap("a")))
+        assert outcomes == ["OK"] * 3 + ["RESOURCE_EXHAUSTED"] * 2
+        assert server.metrics()[PREFIX + "requests_total", "wrap", "limited", "local"] == 2
+    assert [line.get("reason") for line in server.audit] == [None] * 3 + ["limited"] * 2
+
+
+def test_refused_handshakes_are_written_down_and_counted(site: Site) -> None:
+    site.policy.write_text(site.rule("cn:node", wrap="local://*"))
+    prelude = "limits.PROVIDER_SERVER_HANDSHAKE_SECONDS = 1"
+    with Server(site.directory, *site.arguments, *site.tls, prelude=prelude) as server:
+        for stranger in (issue("stranger"), issue("node", site.authorities["nodes"], days=-1)):
+            with site.connect(server, stranger) as channel:
+                assert outcome(channel, WRAP, wrap("a")) == "UNAVAILABLE"
+        host, _, port = server.target.rpartition(":")
+        for first in (b"", b"\x16\x03\x01"):  # a probe, and somebody who does not go on
+            with socket.create_connection((host, int(port)), 20) as connection:
+                connection.sendall(first)
+                while first and connection.recv(100):
+                    pass
+        wait_for(lambda: len(server.audit) >= 3)
+        causes = {line["cause"].partition(" (")[0] for line in server.audit}
+        assert causes - {"the client has ended the TLS handshake"} == {
+            "the client's certificate is not accepted: it is not from a trusted authority",
+            "the client's certificate is not accepted: it has expired",
+            "nothing was asked within 1 seconds",
+        }
+        assert server.metrics()[PREFIX + "refused_handshakes_total",] == len(server.audit)
+    assert {line["operation"] for line in server.audit} == {"handshake"}
+
+
+def test_the_audit_of_a_flood_of_handshakes_is_bounded(site: Site) -> None:
+    site.policy.write_text(site.rule("cn:node", wrap="local://*"))
+    prelude = "limits.AUDITED_HANDSHAKES = 2"
+    with Server(site.directory, *site.arguments, *site.tls, prelude=prelude) as server:
+        host, _, port = server.target.rpartition(":")
+        for number in range(30):
+            with socket.create_connection((host, int(port)), 20) as connection:
+                connection.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                with suppress(ConnectionResetError):
+                    connection.recv(100)
+            if number == 28:
+                time.sleep(1.2)
+        wait_for(lambda: server.metrics()[PREFIX + "refused_handshakes_total",] == 30)
+    assert len(server.audit) < 30
+    assert sum(int(line.get("omitted", 0)) for line in server.audit) + len(server.audit) == 30
+
+
+def test_what_a_policy_does_not_go_with(site: Site) -> None:
+    site.policy.write_text(site.rule("cn:node", wrap="local://*"))
+    plain = ("--listen", "127.0.0.1:0", "--client-policy", site.policy)
+    tls = ("--tls-cert", site.directory / "server.pem", "--tls-key", site.directory / "server.key")
+    for options in (plain, (*plain, "--insecure"), (*plain, *tls)):
+        refused = execute("serve", *site.arguments, *options)
+        assert (refused.returncode, b"--client-policy needs" in refused.stderr) == (2, True), refused.stderr
+    site.policy.write_text("[[rule]]\n")
+    refused = execute("serve", *site.arguments, *site.tls)
+    assert (refused.returncode, b"policy.toml: rule 1: " in refused.stderr) == (7, True), refused.stderr
+    site.policy.unlink()
+    refused = execute("serve", *site.arguments, *site.tls)
+    assert (refused.returncode, b"No such file" in refused.stderr) == (7, True), refused.stderr
+
+
+def test_nobody_gets_around_the_door(site: Site) -> None:
+    """The gRPC server behind it has a name that local processes can see, and answers nobody who comes by that."""
+    site.policy.write_text(site.rule("cn:node", wrap="local://*"))
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        process = server.process.pid
+        inodes = set()
+        for file in Path(f"/proc/{process}/fd").iterdir():
+            inodes.add(os.readlink(file).removeprefix("socket:[").removesuffix("]"))
+        lines = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+        (name,) = [line[7] for line in lines if len(line) == 8 and line[6] in inodes and line[7].startswith("@ctd-")]
+        with grpc.insecure_channel("unix-abstract:" + name[1:]) as channel:
+            assert outcome(channel, WRAP, wrap("a")) == "PERMISSION_DENIED"
+    assert server.audit[0]["cause"] == "the connection is not one that this server has accepted"
+
+
+def test_the_image_is_written_down_if_the_client_tells_it(site: Site) -> None:
+    listen = ("--listen", "127.0.0.1:0")
+    with Server(site.directory, *site.arguments, *listen) as server, grpc.insecure_channel(server.target) as channel:
+        metadata = (("ctd-decoder-image", "registry.example/app:1"),)
+        method_of(channel, WRAP)(message(wrap("a")), timeout=20, metadata=metadata)
+    assert server.audit[0]["image"] == "registry.example/app:1"
