@@ -251,7 +251,7 @@ def test_through_a_server_the_key_service_is_asked_once(
             assert decrypt(config, encrypted(PLAINTEXT, {f"provider.{NAME}": [wrapped]})) == (0, PLAINTEXT, "")
         assert transit.calls == ["encrypt", "encrypt", "decrypt"]
         assert [line["operation"] for line in server.audit] == ["wrap-kek"] * 2 + ["unwrap-kek"] * 3
-        assert {line["client"].partition(":")[0] for line in server.audit} == {"ipv4"}
+        assert {line["address"].partition(":")[0] for line in server.audit} == {"ipv4"}
 
 
 def test_a_server_opens_envelopes_for_clients_that_do_not_know_them(transit: Transit, tmp_path: Path) -> None:
