@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decoder import leantyping  # before anything imports typing
+
+# isort: split
 import _signal  # type: ignore[import-not-found]  # signal makes enumerations of it, which a cold start would pay for
 import gc
 import os
 import sys
-from contextlib import suppress
 from fcntl import fcntl
 from io import FileIO
 from typing import TYPE_CHECKING, cast
@@ -48,13 +50,12 @@ _AT_A_TERMINAL = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
-    if argv and argv[0].startswith(_AGENT_SOCKET):
-        _guarded(lambda: _leave_agent(argv.pop(0)))  # whatever comes of it, the layer is decrypted
+    kept = _leave_agent(argv.pop(0)) if argv and argv[0].startswith(_AGENT_SOCKET) else None
     if argv and argv[0] in COMMANDS:
         status = _guarded(lambda: _run_command(argv))
     else:
         _catch_signals()
-        if status := decode(argv):
+        if status := decode(argv, kept):
             _fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms
 
@@ -72,12 +73,22 @@ def _fail(status: int) -> NoReturn:
     fail(status)
 
 
-def _leave_agent(option: str) -> int:
-    """Start the agent for the layers that come after this one; the client of the packages asks for it."""
+def _leave_agent(option: str) -> Kept | None:
+    """Start the agent for the layers that come after this one; the client of the packages asks for it.
+
+    Returns:
+        What the agent does for this layer already; None if there is none, and then its error has been printed.
+    """
     from importlib import import_module
 
-    import_module("decoder.agent.birth").leave_agent(option.removeprefix(_AGENT_SOCKET))
-    return 0
+    left: list[Kept] = []
+
+    def leave() -> int:
+        left.append(import_module("decoder.agent.birth").leave_agent(option.removeprefix(_AGENT_SOCKET)))
+        return 0
+
+    _guarded(leave)
+    return left[0] if left else None
 
 
 def decode(argv: list[str], kept: Kept | None = None) -> int:
@@ -117,6 +128,8 @@ def _report(error: BaseException, text: str, client: int) -> None:
     """Log a failure to the journal, if containerd started the decoder: it drops most of what is printed."""
     if _MEDIA_TYPE not in os.environ:
         return  # somebody else did, and reads standard error
+    from contextlib import suppress
+
     from decoder.node.containerd.storeroot import find_root
     from decoder.node.journal.failures import report_failure
 
@@ -142,6 +155,7 @@ def _flush() -> None:
 def _run_command(argv: list[str]) -> int:
     from importlib import import_module
 
+    leantyping.load()
     gc.enable()  # the packages' launcher starts without; a command may run for long
     return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
 
@@ -252,6 +266,8 @@ def _say(text: str) -> None:
 
 
 def _write(text: str) -> None:
+    from contextlib import suppress
+
     data = text.encode(errors="replace")
     if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd keeps all of it in memory, and shows it to clients
         data = data[: limits.STANDARD_ERROR_BYTES].decode(errors="ignore").encode() + _CUT_OFF

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder import keywrap, limits
@@ -132,6 +131,8 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tup
 
 def _clear_frames(error: BaseException | None) -> None:
     """Release local variables that the traceback of a kept error holds: descriptors may have 4 MiB each."""
+    from contextlib import suppress
+
     while error:
         trace = error.__traceback__
         while trace:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import NoReturn
 
 
-def main() -> NoReturn:
+def main() -> None:
     """Run the program; start the interpreter again with `-I` where the script's first line could not say it.
 
     The client in platform wheels (packaging/client) starts the script so, and nothing is started twice.

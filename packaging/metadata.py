@@ -21,5 +21,5 @@ class ProjectMetadata(MetadataHookInterface):
         metadata["authors"] = [{"name": name or "The authors of ctd-decoder"} | ({"email": address} if address else {})]
         if url := project["URL"]:
             metadata["urls"] = {"Homepage": url, "Source": url, "Issues": f"{url.rstrip('/')}/issues"}
-        has_client = bool(os.environ.get("CTD_DECODER_WHEEL_MACHINE"))  # then `ctd-decoder` is that: packaging/wheel.py
-        metadata["scripts"] = {"ctd-decoder-python" if has_client else "ctd-decoder": "decoder.isolated:main"}
+        has_client = bool(os.environ.get("CTD_DECODER_WHEEL_MACHINE"))  # then packaging/wheel.py adds its own scripts
+        metadata["scripts"] = {} if has_client else {"ctd-decoder": "decoder.isolated:main"}

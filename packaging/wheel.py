@@ -15,7 +15,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 MACHINE_VARIABLE = "CTD_DECODER_WHEEL_MACHINE"
-SCRIPT = "ctd-decoder-python"  # the program's script beside the client, which starts it
+# The program's script beside the client, which starts it; pip's own scripts import re: 11 million instructions more.
+SCRIPT = "ctd-decoder-python"
 _PLATFORMS = ("manylinux_2_17_{0}", "manylinux2014_{0}", "musllinux_1_1_{0}")
 
 
@@ -32,6 +33,7 @@ class Client(BuildHookInterface[Any]):
         sources = sorted(map(str, (Path(self.root) / "packaging/client").glob("*.c")))
         options = ["-target", f"{machine}-linux-musl", "-Os", "-static", "-s", f'-DSCRIPT="{SCRIPT}"']
         subprocess.run([sys.executable, "-m", "ziglang", "cc", *options, *sources, "-o", str(client)], check=True)
-        build_data["shared_scripts"] = {str(client): "ctd-decoder"}
+        script = Path(self.root) / "packaging/client" / SCRIPT
+        build_data["shared_scripts"] = {str(client): "ctd-decoder", str(script): SCRIPT}
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{'.'.join(name.format(machine) for name in _PLATFORMS)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 
@@ -187,7 +186,7 @@ def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
         return found
     for number, key in enumerate(keys, 1):
         if isinstance(key, dict):
-            text = json.dumps(key).encode()
+            text = wire.build_json(key)
             found.private.append(PrivateKey(f"{name}#{number}", "jwk", text, password, str(key.get("kid", ""))))
     return found
 

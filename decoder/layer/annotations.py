@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from decoder import limits
@@ -182,4 +181,4 @@ def _nonce(options: dict[str, object]) -> bytes:
 
 
 def _compact(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+    return wire.build_json(value)

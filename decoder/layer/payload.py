@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -63,7 +62,7 @@ def build_payload(payload: Payload) -> bytes:
     parameters = {name: [wire.encode_base64(item) for item in items] for name, items in payload.parameters.items()}
     media_type, annotations, digest = payload.descriptor
     descriptor = {"mediaType": media_type, "digest": digest, "annotations": annotations}
-    value = json.dumps({"DecryptConfig": {"Parameters": parameters}, "Descriptor": descriptor}).encode()
+    value = wire.build_json({"DecryptConfig": {"Parameters": parameters}, "Descriptor": descriptor})
     return protobuf.build_bytes(1, TYPE_URL.encode()) + protobuf.build_bytes(2, value)
 
 

@@ -19,7 +19,15 @@ _STANDARD = (
 _SITE = "site-packages"
 # Not `decoder` itself: an agent ends when the file of that module is replaced, for that is what an upgrade does.
 _INSTALLED = (
-    *("decoder.__main__", "decoder.arguments", "decoder.decrypt", "decoder.errors", "decoder.limits", "decoder.record"),
+    *(
+        "decoder.__main__",
+        "decoder.arguments",
+        "decoder.decrypt",
+        "decoder.errors",
+        "decoder.leantyping",
+        "decoder.limits",
+        "decoder.record",
+    ),
     *("decoder.formats.*", "decoder.keys.*", "decoder.keywrap.*", "decoder.layer.*", "decoder.node.*"),
     *("cryptography", "cryptography.__about__", "cryptography.exceptions", "cryptography.utils"),
     "cryptography.hazmat.*",

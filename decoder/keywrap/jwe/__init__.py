@@ -7,12 +7,12 @@ encryption.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.formats import wire
 from decoder.keys.file import read_key_file
 from decoder.keywrap.jwe import opening
 from decoder.keywrap.jwe.message import Jwe, parse
@@ -106,4 +106,4 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     if not isinstance(entries, list):
         raise WrappedKeyError("this JWE has only one recipient")
     left = [entry for number, entry in enumerate(entries) if number in numbers]
-    return json.dumps({**value, "recipients": left}, separators=(",", ":")).encode()
+    return wire.build_json({**value, "recipients": left})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
@@ -143,7 +142,7 @@ def _open_with_jwcrypto(jwe: Jwe, recipient: JweRecipient, key: PrivateKeyObject
         flattened["header"] = recipient.own
     token = JWE(algs=[str(recipient.joined[name]) for name in ("alg", "enc")])
     try:
-        token.deserialize(json.dumps(flattened), JWK.from_pyca(key))
+        token.deserialize(wire.build_json(flattened).decode(), JWK.from_pyca(key))
     except JWException as error:
         raise ValueError("jwcrypto does not open it") from error
     return bytes(token.payload)

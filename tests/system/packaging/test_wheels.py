@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import sys
-import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -15,26 +13,20 @@ import pytest
 from decoder.agent.status import ask
 from tests.support.agent import wait_until
 from tests.support.layers import encrypted
-from tests.support.processes import ROOT
 from tests.support.program import PLAINTEXT, run_layer
+from tests.support.wheels import SECONDS, build, find, install, pip
 
 PURE = "py3-none-any"
 PLATFORMS = "py3-none-manylinux2014_{0}.manylinux_2_17_{0}.musllinux_1_1_{0}"
 ELF_MACHINES = {"x86_64": 62, "aarch64": 183}
-SECONDS = 600
 
 
 @pytest.fixture(scope="module")
 def wheels(built: object, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build them, with the tools that the packages were built with."""
+    """Build them."""
     directory = tmp_path_factory.mktemp("wheels")
-    subprocess.run([ROOT / "packaging/wheels", directory], check=True, timeout=SECONDS, cwd="/")
+    build(directory)
     return directory
-
-
-def find(wheels: Path, tag: str) -> Path:
-    (wheel,) = wheels.glob(f"*-{tag}.whl")
-    return wheel
 
 
 def test_what_is_built(wheels: Path) -> None:
@@ -51,26 +43,14 @@ def test_the_client_is_static_and_for_its_machine(machine: str, wheels: Path) ->
     with zipfile.ZipFile(find(wheels, f"*{machine}*")) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("data/scripts/ctd-decoder")]
         client = archive.read(name)
-        (entry_points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-        assert b"ctd-decoder-python = decoder.isolated:main" in archive.read(entry_points)
+        (script,) = [name for name in archive.namelist() if name.endswith("data/scripts/ctd-decoder-python")]
+        assert archive.read(script).startswith(b"#!python\n")
+        assert not any(name.endswith("entry_points.txt") for name in archive.namelist())
     assert client[:4] == b"\x7fELF"
     assert int.from_bytes(client[18:20], "little") == ELF_MACHINES[machine]
     assert b"ld-linux" not in client
     assert b"ld-musl" not in client
     assert len(client) < 100_000
-
-
-def install(wheel: Path, environment: Path) -> Path:
-    """Install a wheel into a virtual environment that has its dependencies from this one, and return its program."""
-    subprocess.run([sys.executable, "-m", "venv", environment], check=True, timeout=SECONDS)
-    (site,) = environment.glob("lib/python*/site-packages")
-    pip(environment / "bin/pip", "install", "--no-deps", "--no-index", wheel)
-    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    return environment / "bin/ctd-decoder"
-
-
-def pip(*command: str | Path) -> None:
-    subprocess.run([*command, "--disable-pip-version-check", "--quiet"], check=True, timeout=SECONDS)
 
 
 @pytest.fixture(params=[PURE, f"*{platform.machine()}*"], ids=["all machines", "this machine"])
