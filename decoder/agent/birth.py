@@ -3,26 +3,56 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from _socket import AF_UNIX, SOCK_SEQPACKET, socketpair  # socket itself would take 10 million instructions of the layer
+from fcntl import F_DUPFD_CLOEXEC, fcntl
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from decoder import leantyping
 from decoder.errors import DecoderError, UsageError, quoted
+from decoder.keys.kept import Kept
 
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from decoder.agent.notices import Notices
+    from decoder.keys.kept import Provider
+
 # What a layer needs, imported before the fork, so that both processes have it.
 _HOT_PATH = ("decoder.decrypt", "decoder.keywrap.jwe", "decoder.keys.directory")
 _STANDARD = 4  # descriptors 0 to 3 are those of the layer
+_FIRST_OF_OURS = 10  # as in packaging/client/client.c
 
 
-def leave_agent(place: str) -> None:
+class KeptByNewAgent(Kept):
+    """What the agent does for the layer that has left it behind: it asks key services, and stays connected for others.
+
+    Args:
+        writing: the end of the agent's notices on which its workers write.
+    """
+
+    def __init__(self, writing: int) -> None:
+        self._writing = writing
+        self._notices: Notices | None = None
+
+    def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
+        """Ask a provider as a worker does; see `Kept.ask`."""
+        from decoder.agent.notices import Notices
+        from decoder.agent.processes.keeping import ask_keeper
+
+        self._notices = self._notices or Notices(writing=self._writing)
+        return ask_keeper(self._notices, provider, operation, data, parameters)
+
+
+def leave_agent(place: str) -> Kept:
     """Fork an agent for later layers; if that fails, this layer is decrypted all the same.
 
     Args:
         place: LISTENER,DIRECTORY,NAME: descriptors of the agent's socket and of its directory, and its name there, as
             packaging/client/client.c passes them. Both descriptors are closed in this process.
+
+    Returns:
+        What the agent does for this layer already.
 
     Raises:
         UsageError: it is something else.
@@ -30,11 +60,25 @@ def leave_agent(place: str) -> None:
     listener, directory, name = _parse(place)
     for module in _HOT_PATH:
         import_module(module)
-    with suppress(OSError):
-        if os.fork() == 0:
-            _be_agent(listener, directory, name)
-    os.close(listener)
-    os.close(directory)
+    reading, writing = _notices()
+    try:
+        process = os.fork()
+    except OSError:  # the limit on processes: an agent would be of no use then
+        process = -1
+    if process == 0:
+        _be_agent(listener, directory, name, (reading, writing))
+    for descriptor in (listener, directory, reading):
+        os.close(descriptor)
+    return KeptByNewAgent(writing)
+
+
+def _notices() -> tuple[int, int]:
+    """Make the channel to the agent, out of the way of the descriptors that a layer has."""
+    ends = []
+    for end in socketpair(AF_UNIX, SOCK_SEQPACKET):
+        ends.append(fcntl(end.fileno(), F_DUPFD_CLOEXEC, _FIRST_OF_OURS))
+        end.close()
+    return ends[0], ends[1]
 
 
 def _parse(place: str) -> tuple[int, int, str]:
@@ -45,19 +89,22 @@ def _parse(place: str) -> tuple[int, int, str]:
         raise UsageError(f"unexpected value {quoted(place)}: only the client of the packages passes it") from error
 
 
-def _be_agent(listener: int, directory: int, name: str) -> NoReturn:
+def _be_agent(listener: int, directory: int, name: str, notices: tuple[int, int]) -> NoReturn:
     """Become a process that has nothing of the layer, of its client and of containerd, and serve."""
     try:
+        leantyping.load()
         environment = dict(os.environ)
-        _close_all_but(listener, directory)
+        _close_all_but(listener, directory, *notices)
         _detach()
         import socket
 
         from decoder.agent.endpoint import Endpoint
+        from decoder.agent.notices import Notices
         from decoder.agent.processes import zygote
         from decoder.agent.settings import read_settings
 
-        zygote.serve(Endpoint(socket.socket(fileno=listener), directory, name), read_settings(environment))
+        endpoint = Endpoint(socket.socket(fileno=listener), directory, name)
+        zygote.serve(endpoint, read_settings(environment), Notices(*notices))
     except BaseException as error:  # noqa: BLE001 - nobody else would hear of it
         from decoder import failure
         from decoder.node import journal
@@ -69,6 +116,8 @@ def _be_agent(listener: int, directory: int, name: str) -> NoReturn:
 
 def _close_all_but(*kept: int) -> None:
     """Give up every descriptor; containerd waits for the end of some of them."""
+    from contextlib import suppress
+
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in range(_STANDARD):
         os.dup2(null, descriptor)
@@ -83,6 +132,7 @@ def _close_all_but(*kept: int) -> None:
 def _detach() -> None:
     """Leave the session, directory, umask, signals and OOM score of the process that we were forked from."""
     import signal
+    from contextlib import suppress
 
     os.setsid()
     os.chdir("/")
@@ -98,6 +148,8 @@ def _detach() -> None:
 
 def raise_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
     """Undo that containerd is the last process that the kernel would kill (OOMScoreAdjust=-999)."""
+    from contextlib import suppress
+
     with suppress(OSError, ValueError):
         with open(path, encoding="ascii") as file:
             score = int(file.read())
@@ -108,6 +160,8 @@ def raise_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
 
 def _erase_environment() -> None:
     """Overwrite what execve(2) left of the first client's environment and command line, which ps(1) would show."""
+    from contextlib import suppress
+
     with suppress(OSError, ValueError, IndexError):
         with open("/proc/self/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

@@ -28,11 +28,20 @@ _TYPES = {kind: letter for letter, kind in _KINDS.items()}
 
 
 class Notices:
-    """A channel from all workers to the zygote. What cannot be sent at once is not sent: that is gone, or hangs."""
+    """A channel from all workers to the zygote. What cannot be sent at once is not sent: that is gone, or hangs.
 
-    def __init__(self) -> None:
-        self._reading, self._writing = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._reading.setblocking(False)
+    Args:
+        reading: the descriptor of the zygote's end; -1 for who has none.
+        writing: that of the workers' end; by default both are made.
+    """
+
+    def __init__(self, reading: int = -1, writing: int = -1) -> None:
+        if writing < 0:
+            reading, writing = (end.detach() for end in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        self._writing = socket.socket(fileno=writing)
+        if reading >= 0:
+            self._reading = socket.socket(fileno=reading)
+            self._reading.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor on which the zygote waits."""

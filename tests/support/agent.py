@@ -40,6 +40,7 @@ _SERVE = """\
 import fcntl, os, socket, sys
 from decoder.agent.processes import zygote
 from decoder.agent.endpoint import Endpoint
+from decoder.agent.notices import Notices
 from decoder.agent.settings import Settings
 while os.open(os.devnull, os.O_RDWR) < 12:
     pass
@@ -52,7 +53,7 @@ listener = socket.socket(fileno=fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10))
 made.close()
 directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
 settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]), float(values[4]))
-zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings)
+zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings, Notices())
 """
 
 

@@ -21,6 +21,7 @@ from decoder.agent.processes import keeping
 from decoder.keywrap import keyprovider
 from decoder.node import journal
 from decoder.provider.client.held import Held
+from decoder.provider.errors import ProviderError
 from decoder.provider.keks import Keks
 
 if TYPE_CHECKING:
@@ -85,7 +86,10 @@ class _Keeper:
             configured = keeping.unpack(cast("list[object]", provider))
             connection.settimeout(limits.AGENT_REQUEST_SECONDS)
             operation, data, parameters = cast("tuple[Operation, bytes, list[bytes]]", question)
-            messages.send(connection, keyprovider.ask(configured, operation, data, parameters, self._held))
+            try:
+                messages.send(connection, keyprovider.ask(configured, operation, data, parameters, self._held))
+            except ProviderError as error:
+                messages.send(connection, str(error))
 
     def _settle(self, directory: bytes, environment: dict[bytes, bytes]) -> None:
         with self._lock:

@@ -49,18 +49,35 @@ class KeptByAgent(Kept):
         Raises:
             ProviderError: the provider did not answer within its time limit.
         """
-        if not isinstance(provider.transport, NativeProvider | GrpcProvider):
-            return None
-        until = monotonic() + provider.seconds
-        try:
-            return _converse(self._notices, pack(provider), [operation, data, parameters], provider.seconds)
-        except (messages.MessageError, OSError, ValueError) as error:
-            if monotonic() >= until:
-                raise ProviderError(f"no answer within {provider.seconds:g} seconds") from error
-            return None
+        return ask_keeper(self._notices, provider, operation, data, parameters)
 
 
-def _converse(notices: Notices, provider: list[object], question: list[object], seconds: float) -> bytes:
+def ask_keeper(
+    notices: Notices, provider: Provider, operation: str, data: bytes, parameters: list[bytes]
+) -> bytes | None:
+    """Ask a provider through a keeper; see `KeptByAgent.ask`.
+
+    A provider that failed there is asked again from this process, for what the keeper has kept may be the cause; but
+    not if half of its time is over.
+    """
+    if not isinstance(provider.transport, NativeProvider | GrpcProvider):
+        return None
+    begin = monotonic()
+    try:
+        answer = _converse(notices, pack(provider), [operation, data, parameters], provider.seconds)
+    except (messages.MessageError, OSError, ValueError) as error:
+        if monotonic() >= begin + provider.seconds:
+            raise ProviderError(f"no answer within {provider.seconds:g} seconds") from error
+        return None
+    if isinstance(answer, bytes):
+        return answer
+    if monotonic() >= begin + provider.seconds / 2:
+        raise ProviderError(str(answer))
+    return None
+
+
+def _converse(notices: Notices, provider: list[object], question: list[object], seconds: float) -> object:
+    """Return the answer of a provider, or why it failed, as text."""
     environment = {name: value for name, value in os.environb.items() if name != _OF_THE_LAYER}
     surroundings = [os.fsencode(os.getcwd()), environment]
     identity = hashlib.sha256(cast("bytes", msgpack.packb([surroundings[0], sorted(environment.items())]))).digest()
@@ -70,10 +87,7 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
             notices.want_keeper(identity, theirs)
         ours.settimeout(seconds)
         messages.send(ours, surroundings, provider, question)
-        _, opened = messages.receive(ours, limits.AGENT_KEEPER_BYTES, seconds)
-    if not isinstance(opened, bytes):
-        raise messages.MessageError("not an answer")
-    return opened
+        return messages.receive(ours, limits.AGENT_KEEPER_BYTES, seconds)[1]
 
 
 def pack(provider: Provider) -> list[object]:

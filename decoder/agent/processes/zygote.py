@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import decoder
 from decoder import limits
 from decoder.agent import confinement, messages
-from decoder.agent.notices import Notices
 from decoder.agent.processes import keeper, worker
 from decoder.agent.processes.counts import BUSY, Counts
 from decoder.agent.processes.parsedkeys import ParsedKeys, signature
@@ -29,13 +28,14 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from decoder.agent.endpoint import Endpoint
+    from decoder.agent.notices import Notices
     from decoder.agent.processes.rehearsal import Rehearsal
     from decoder.agent.settings import Settings
 
 _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
 
 
-def serve(endpoint: Endpoint, settings: Settings) -> None:
+def serve(endpoint: Endpoint, settings: Settings, notices: Notices) -> None:
     """Serve clients until SIGTERM or SIGINT, until the program or the socket is gone, or until it was idle for long.
 
     Layers that are being worked on then come to their end first.
@@ -43,11 +43,12 @@ def serve(endpoint: Endpoint, settings: Settings) -> None:
     Args:
         endpoint: the socket, of which only this user may make use.
         settings: as above.
+        notices: the channel on which workers, and the layer that has started the agent, tell something.
     """
     gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
     _keep_memory_to_ourselves()
     _run_as_batch()
-    _Zygote(endpoint, settings).run()
+    _Zygote(endpoint, settings, notices).run()
 
 
 def _keep_memory_to_ourselves() -> None:
@@ -84,9 +85,8 @@ class _Lifeline:
 class _Zygote:
     """The loop, and the processes that it has forked."""
 
-    def __init__(self, endpoint: Endpoint, settings: Settings) -> None:
-        self._endpoint, self._settings = endpoint, settings
-        self._notices = Notices()
+    def __init__(self, endpoint: Endpoint, settings: Settings, notices: Notices) -> None:
+        self._endpoint, self._settings, self._notices = endpoint, settings, notices
         self._counts = Counts()
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()

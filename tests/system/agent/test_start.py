@@ -12,14 +12,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from decoder.agent.status import Status, ask
 from tests.support.agent import OTHER_USER, Place, Running, children_of, is_running, kill, wait_until, works
-from tests.support.client_parts import script
+from tests.support.client_parts import NAME, configuration, decrypt, script, serving, turn
 from tests.support.layers import encrypted
+from tests.support.processes import PROGRAM
 from tests.support.program import PLAINTEXT, run_layer
+
+if TYPE_CHECKING:
+    import grpc
 
 CLIENTS = 64
 SECRET = "a-credential-of-the-first-client"
@@ -86,6 +91,29 @@ def test_64_first_clients_at_once_leave_one_agent(place: Place) -> None:
     assert results == [(0, layer.plaintext, "") for layer in layers]
     assert only(place).served == CLIENTS - 1
     assert place.fallbacks == 1
+
+
+def test_the_first_layer_connects_for_all(place: Place, tmp_path: Path) -> None:
+    """It has the agent ask the key service, so that the second layer finds a connection."""
+    peers: list[str] = []
+
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        peers.append(context.peer())
+        return turn(request, context)
+
+    with serving(answer=answer) as running:
+        config = configuration(tmp_path, {NAME: {"grpc": running.address}})
+        for _ in range(3):
+            assert decrypt(config, program=place.client) == (0, PLAINTEXT, "")
+    assert (len(peers), len(set(peers)), place.fallbacks, only(place).served) == (3, 1, 1, 2)
+
+
+def test_a_provider_that_fails_at_the_first_layer(place: Place, tmp_path: Path) -> None:
+    """The message is that of a layer without an agent."""
+    config = configuration(tmp_path, {NAME: {"grpc": f"unix://{tmp_path}/nobody", "timeout": 2}})
+    result = decrypt(config, program=place.client)
+    assert result == decrypt(config, program=PROGRAM, environment=OFF)
+    assert result.status == 6
 
 
 def test_it_is_there_before_the_payload_is_read(place: Place) -> None:
