@@ -11,7 +11,7 @@ import time
 import tomllib
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tests.support import images
 from tests.support.processes import PROGRAM, ROOT
@@ -205,6 +205,13 @@ class Containerd:
             env=self._environment,
             timeout=_CTR_SECONDS + 5,
             check=False,
+        )
+
+    def start(self, *command: str, output: IO[bytes]) -> subprocess.Popen[bytes]:
+        """Start a command in containerd's namespaces, which ends with them at the latest."""
+        enter = ["nsenter", "--target", self._first_process, "--mount", "--pid"]
+        return subprocess.Popen(
+            [*enter, *command], stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self._environment
         )
 
     def _wait_until_it_serves(self) -> None:
