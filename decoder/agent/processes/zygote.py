@@ -98,6 +98,7 @@ class _Zygote:
         self._waiting: set[int] = set()
         self._leaving: set[int] = set()  # those of an earlier shift
         self._working: dict[int, bool] = {}  # and whether it is known what became of their clients
+        self._asked: set[int] = set()  # by clients that want to know the status: that keeps no agent alive
         self._rests = False
         self._is_stale = False  # who waits does not have all that there is now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
@@ -272,13 +273,13 @@ class _Zygote:
                 self._end_life()
             elif kind == "status" and descriptors:
                 self._settle(int(content))
+                self._asked.add(int(content))
                 self._tell_status(descriptors[0])
             elif kind == "keeper" and descriptors:
                 self._hand_to_keeper(content, descriptors[0])
 
     def _take(self, process: int) -> None:
-        self._active_at = monotonic()
-        self._refill_at = self._active_at + limits.AGENT_REFILL_SECONDS
+        self._refill_at = monotonic() + limits.AGENT_REFILL_SECONDS
         if process in self._waiting | self._leaving:
             self._waiting.discard(process)
             self._leaving.discard(process)
@@ -344,7 +345,8 @@ class _Zygote:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
             if ended in self._working:
                 self._counts.fallen_back += not self._working.pop(ended)
-                self._active_at = monotonic()
+                self._active_at = self._active_at if ended in self._asked else monotonic()
+            self._asked.discard(ended)
             self._waiting.discard(ended)
             self._leaving.discard(ended)
             self._keepers = {key: value for key, value in self._keepers.items() if value[0] != ended}

@@ -56,6 +56,13 @@ def test_it_ends_when_idle(place: Place) -> None:
         assert not place.socket.exists()
 
 
+def test_questions_about_its_status_do_not_keep_it(place: Place) -> None:
+    with Agent(place, idle=2) as running_agent:
+        assert works(place)
+        wait_until(lambda: running_agent.status() is None)
+        assert running_agent.process.wait(60) == 0
+
+
 def test_it_is_not_idle_while_a_layer_comes_slowly(place: Place) -> None:
     with Agent(place, idle=2) as running_agent:
         running, rest = begin(place.client)
