@@ -1,11 +1,11 @@
-# The targets that people use: demo, test, test-unit, test-busy, coverage, fuzz, bench, packages, lock, clean. Everything else is a step of these.
+# The targets that people use: demo, test, test-unit, test-busy, coverage, fuzz, bench, packages, image, lock, clean. Everything else is a step of these.
 PYTHON ?= $(shell tests/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 
 .NOTPARALLEL:
-.PHONY: demo test test-unit test-pythons check system-packages bench packages repository wheel audit reference docs lock clean
+.PHONY: demo test test-unit test-pythons check system-packages bench packages image repository wheel audit reference docs lock clean
 
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
@@ -68,6 +68,11 @@ bench: system-packages $(VENV)/.dev $(VENV)/.program
 
 packages:
 	packaging/build
+
+# An OCI archive of the program for amd64 and arm64, and its tree for machines without glibc, to dist.
+image:
+	packaging/build amd64 arm64
+	packaging/image
 
 # The packages in dist as signed repositories for apt and dnf: make repository KEY=ADDRESS
 repository:

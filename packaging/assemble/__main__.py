@@ -95,7 +95,7 @@ def _lay_interpreter(architecture: str) -> Path:
     """Lay out the interpreter; build it again if its sources have changed."""
     tree = CACHE / f"tree-{architecture}"
     sources = [
-        PACKAGING / "fetch-interpreter",
+        PACKAGING / "fetch-debian",
         *(PACKAGING / name for name in ("assemble/launcher.c", "assemble/interpreter.py")),
         *sorted((PACKAGING / "client").iterdir()),
     ]

@@ -19,7 +19,7 @@ def write(share: Path) -> None:
         share: a directory to make.
     """
     share.mkdir()
-    for name in ("systemd", "scripts", "lintian"):
+    for name in ("systemd", "scripts", "lintian", "selinux"):
         shutil.copytree(PACKAGING / name, share / name)
     reference.write(share)
     shutil.copytree(ROOT / "config", share / "config")

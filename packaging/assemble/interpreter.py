@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from assemble import debian
 from assemble.places import CACHE, GLIBC, LIBRARY, MACHINES, NATIVE, PACKAGING, PREFIX, PYTHON, run, tool
 
+_PACKAGES = (
+    *("libpython3.11-dev", "libpython3.11-stdlib", "libpython3.11-minimal", "python3.11-minimal"),
+    *("libssl-dev", "zlib1g-dev", "libexpat1-dev", "libbz2-1.0", "liblzma-dev"),
+)
 # Left out of the standard library: what only builds, shows or tests something. Extension modules are left out by
 # what they need (`_can_run`).
 _LEFT_OUT = (
@@ -37,22 +42,21 @@ def build(architecture: str, tree: Path) -> None:
     Raises:
         subprocess.CalledProcessError: a tool failed.
     """
-    debian = CACHE / f"debian-{architecture}"
-    run(PACKAGING / "fetch-interpreter", architecture)
+    origin = debian.unpack("debian", architecture, _PACKAGES)
     machine = MACHINES[architecture]
-    static = debian / f"usr/lib/{machine}-linux-gnu"
+    static = origin / f"usr/lib/{machine}-linux-gnu"
     (tree / PREFIX / "bin").mkdir(parents=True)
     link_program(architecture, tree / PREFIX / "bin/ctd-decoder")
     client = sorted((PACKAGING / "client").glob("*.c"))
-    _zig(f"{machine}-linux-musl", "-Os", "-static", *client, "-o", tree / PREFIX / "bin/client")
+    zig(f"{machine}-linux-musl", "-Os", "-static", *client, "-o", tree / PREFIX / "bin/client")
     (tree / PREFIX / "bin/python3").symlink_to("ctd-decoder")
     libraries = _link_libraries(machine, static, tree / PREFIX / "lib")
     for name, file in _COPIED.items():
         libraries[name] = f"libctd-{name.removeprefix('lib')}.so"
         copy = tree / PREFIX / "lib" / libraries[name]
-        shutil.copyfile(debian / f"lib/{machine}-linux-gnu/{file}", copy)
+        shutil.copyfile(origin / f"lib/{machine}-linux-gnu/{file}", copy)
         run(tool("patchelf"), "--set-soname", libraries[name], copy)
-    source = debian / f"usr/lib/python{PYTHON}"
+    source = origin / f"usr/lib/python{PYTHON}"
     shutil.copytree(source, tree / LIBRARY, ignore=lambda folder, names: _unwanted(source, folder, names))
     _copy_extensions(source / "lib-dynload", tree / LIBRARY / "lib-dynload", libraries)
 
@@ -84,22 +88,23 @@ def link_program(architecture: str, program: Path, frozen: Path | None = None) -
     Raises:
         subprocess.CalledProcessError: the linker failed.
     """
-    machine, debian = MACHINES[architecture], CACHE / f"debian-{architecture}"
-    static = debian / f"usr/lib/{machine}-linux-gnu"
+    machine, origin = MACHINES[architecture], CACHE / f"debian-{architecture}"
+    static = origin / f"usr/lib/{machine}-linux-gnu"
     archives = [static / f"{name}.a" for name in (f"libpython{PYTHON}", "libz", "libexpat")]
-    includes = [f"-I{debian / 'usr/include'}/python{PYTHON}", f"-I{debian / 'usr/include'}"]
+    includes = [f"-I{origin / 'usr/include'}/python{PYTHON}", f"-I{origin / 'usr/include'}"]
     table = [f"-I{frozen}", "-DFROZEN", "-std=gnu23"] if frozen else []  # C23 has #embed
     define = f'-DPYTHON="{PYTHON}"'
     libraries = ["-lm", "-ldl", "-lpthread", "-lutil"]
     source = PACKAGING / "assemble/launcher.c"
-    _zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, *table, source, *archives, *libraries, "-o", program)
+    zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, *table, source, *archives, *libraries, "-o", program)
 
 
 def _gnu(machine: str) -> str:
     return f"{machine}-linux-gnu.{GLIBC[0]}.{GLIBC[1]}"
 
 
-def _zig(target: str, *arguments: str | Path) -> None:
+def zig(target: str, *arguments: str | Path) -> None:
+    """Compile and link for a machine and a C library, without symbols for debuggers."""
     cache = {"ZIG_GLOBAL_CACHE_DIR": str(CACHE / "zig"), "ZIG_LOCAL_CACHE_DIR": str(CACHE / "zig")}
     run(sys.executable, "-m", "ziglang", "cc", "-target", target, "-s", *arguments, environment=cache)
 
@@ -122,7 +127,7 @@ def _link_libraries(machine: str, static: Path, directory: Path) -> dict[str, st
         archive: list[str | Path] = ["-Wl,--whole-archive", static / f"{name}.a", "-Wl,--no-whole-archive"]
         others = [directory / f"libctd-{other.removeprefix('lib')}.so" for other in needs]
         options = ["-shared", f"-Wl,-soname,{own}", f"-Wl,--version-script={script}"]
-        _zig(_gnu(machine), *options, *archive, *others, "-ldl", "-lpthread", "-o", directory / own)
+        zig(_gnu(machine), *options, *archive, *others, "-ldl", "-lpthread", "-o", directory / own)
         run(tool("patchelf"), "--set-rpath", "$ORIGIN", directory / own)
         made[name] = own
     return made

@@ -29,7 +29,7 @@ class DebianPackage(NamedTuple):
 
 
 def debian_packages(architecture: str) -> list[DebianPackage]:
-    """List the packages that packaging/fetch-interpreter unpacked."""
+    """List the packages that packaging/fetch-debian unpacked."""
     lines = (CACHE / f"debian-{architecture}/versions").read_text().splitlines()
     return [DebianPackage(*line.split()) for line in lines]
 

@@ -15,7 +15,7 @@ PACKAGING = ROOT / "packaging"
 CACHE = ROOT / ".cache/packaging"
 
 PREFIX = "usr/lib/ctd-decoder"
-PYTHON = "3.11"  # Debian 12's, which packaging/fetch-interpreter unpacks; the version that wheels are chosen for
+PYTHON = "3.11"  # Debian 12's, which packaging/fetch-debian unpacks; the version that wheels are chosen for
 LIBRARY = f"{PREFIX}/lib/python{PYTHON}"
 GLIBC = (2, 28)  # the oldest C library that the packages run on
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+from decoder import __version__
 from tests.support.processes import ROOT
 
 _BUILD_SECONDS = 900
@@ -30,6 +31,25 @@ def build(directory: Path, *architectures: str) -> Built:
     result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return Built(directory)
+
+
+def make_image(packages: Path, output: Path) -> Path:
+    """Make images and trees of the packages in a directory, and return the OCI archive."""
+    command: list[str | Path] = [ROOT / "packaging/image", "--packages", packages, "--output", output]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (archive,) = output.glob("*.oci.tar")
+    return archive
+
+
+def unpack_tree(images: Path, architecture: str, directory: Path) -> Path:
+    """Unpack the tree with its own C library that was made with the images."""
+    name = f"ctd-decoder-{__version__}"
+    archive = images / f"{name}-linux-{architecture}.tar.gz"
+    subprocess.run(
+        ["tar", "--extract", "--file", archive, "--directory", directory], check=True, timeout=_BUILD_SECONDS
+    )
+    return directory / name
 
 
 PREVIOUS = "7bc4a52"  # the commit of version 0.1.0

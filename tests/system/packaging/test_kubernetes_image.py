@@ -11,21 +11,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import pytest
 
+from decoder import __version__
 from tests.support import images, roots
 from tests.support.containerd import IMAGE, Containerd
-from tests.support.kubernetes import MANIFESTS, pod_of, render, run
+from tests.support.kubernetes import pod_of, render, run
 from tests.support.layers import pem, private_options, public_pem, rsa_key
 from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
 from tests.support.processes import PROGRAM, ROOT
 from tests.support.serving import ask, message, method_of, request_of, result_of, wait_for
-
-if TYPE_CHECKING:
-    from tests.support.packages import Built
 
 _SECONDS = 120
 # containerd's, that a manifest's `drop: [ALL]` takes away.
@@ -37,27 +35,11 @@ _OPT = "/run/private/opt"  # of the containerd of the tests
 
 
 @pytest.fixture(scope="module")
-def image(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The OCI layout."""
-    return build_image(built, tmp_path_factory.mktemp("image"))
-
-
-def build_image(built: Built, directory: Path) -> Path:
-    for package in built.directory.glob("*.deb"):
-        shutil.copy(package, directory)
-    run(MANIFESTS / "build-image", directory)
-    (layout,) = directory.glob("image-*")
+def image(image_archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The image for this machine, as an OCI layout."""
+    layout = tmp_path_factory.mktemp("image") / "layout"
+    run("skopeo", "copy", "--quiet", f"oci-archive:{image_archive}:{__version__}", f"oci:{layout}:{__version__}")
     return layout
-
-
-def test_the_same_packages_make_the_same_image(built: Built, image: Path, tmp_path: Path) -> None:
-    assert (build_image(built, tmp_path) / "index.json").read_bytes() == (image / "index.json").read_bytes()
-
-
-def test_two_versions_make_no_image(tmp_path: Path) -> None:
-    for version in ("1", "2"):
-        (tmp_path / f"ctd-decoder_{version}_amd64.deb").touch()
-    assert "does not hold one version" in run(MANIFESTS / "build-image", tmp_path, "amd64", expect=1)
 
 
 class Kubelet:
