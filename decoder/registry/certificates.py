@@ -12,6 +12,7 @@ import ssl
 
 from decoder.errors import ImageError, KeyFileError, quoted
 from decoder.keys.file import read_key_file
+from decoder.node.authorities import trust_system
 
 # The first one that has a directory for the registry is looked into, and no other.
 _PLACES = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
@@ -29,6 +30,7 @@ def tls_context(host: str, verify: bool) -> ssl.SSLContext:
         ImageError: a file in the directory cannot be used, or a key or its certificate is missing.
     """
     context = ssl.create_default_context()
+    trust_system(context)
     if not verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

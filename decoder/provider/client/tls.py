@@ -12,6 +12,7 @@ from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
 from decoder.node import network
+from decoder.node.authorities import trust_system
 from decoder.provider.errors import EndedError, ProviderError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
         except (ssl.SSLError, ValueError) as error:
             raise ProviderError(f"its root-ca-file {quoted(tls.root_ca_file)} holds no PEM certificate") from error
     else:
-        context.load_default_certs()
+        trust_system(context)
     if tls.cert_file:
         _read(tls.cert_file, "cert-file")
         _read(tls.key_file, "key-file")

@@ -1,0 +1,35 @@
+"""The certificate authorities that a system trusts."""
+
+from __future__ import annotations
+
+import os
+import ssl
+
+# Where systems keep them in one file: Debian, Alpine and Arch; Fedora and RHEL, two; openSUSE; others.
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def trust_system(context: ssl.SSLContext) -> None:
+    """Have a context accept the authorities of this system, or those of $SSL_CERT_FILE and $SSL_CERT_DIR.
+
+    OpenSSL itself looks only in the place that it was built for. The packages' is Debian's, which other systems do not
+    have, so the first bundle that is there is loaded instead.
+
+    Raises:
+        ssl.SSLError: that bundle is damaged.
+        OSError: it cannot be read.
+    """
+    context.load_default_certs()
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile or paths.capath or {paths.openssl_cafile_env, paths.openssl_capath_env} & os.environ.keys():
+        return
+    for bundle in _BUNDLES:
+        if os.path.isfile(bundle):
+            context.load_verify_locations(bundle)
+            return
