@@ -25,7 +25,8 @@ from jwcrypto.jwt import JWT
 from tests.support.loopback import Answer, Asked, Loopback, json_answer
 
 _ERRORS = "https://github.com/confidential-containers/kbs/errors/"
-_ADMIN = "Admin auth error"  # the same whatever is wrong with a token
+_ADMIN = "failed to initialize [admin] configuration: "
+_UNVERIFIED = f"{_ADMIN}Admin access denied: Cannot verify token with any of the issuers"
 _COOKIE = "kbs-session-id"
 _RESOURCE = re.compile(r"/kbs/v0/([\w-]+)/((?:[\w-][\w.-]*/)*[\w-][\w.-]*)(?:\?.*)?", re.ASCII)
 _ISSUER_KEY = JWK.generate(kty="EC", crv="P-256")
@@ -99,7 +100,9 @@ class KbsServer(Loopback):
     def _auth(self, asked: Asked) -> Answer:
         members = _json(asked, {"version", "tee", "extra-params"})
         if members["version"] != "0.4.0":
-            raise KbsError("AttestationError", "Attestation error: RCAR handshake Auth failed")
+            mismatch = f"expect =0.4.0 while the request is {members['version']}"
+            failed = "Attestation error: RCAR handshake Auth failed: KBS Client Protocol Version Mismatch"
+            raise KbsError("AttestationError", f"{failed}: {mismatch}")
         if members["tee"] != "sample" or "sha384" not in members["extra-params"]["supported-hash-algorithms"]:
             raise KbsError("SerdeError", "Serialize/Deserialize failed")
         identity, nonce = secrets.token_hex(16), b64encode(secrets.token_bytes(32)).decode()
@@ -147,25 +150,29 @@ class KbsServer(Loopback):
         if asked.headers.get("content-type") != "application/octet-stream":
             raise KbsError("InvalidRequestPath", "another content", 404)
         if not self.is_open:
-            self.verified.append(self._claims(asked.headers.get("authorization", "").removeprefix("Bearer ")))
+            token = asked.headers.get("authorization", "").removeprefix("Bearer ")
+            self.verified.append(self._claims(token, asked.path))
         self.resources[path] = asked.body
         return Answer(200)
 
-    def _claims(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: str, path: str) -> dict[str, Any]:
         """Check an administrator's token, and return what it holds."""
+        if not token:
+            raise KbsError("AdminAuthInitialization", f"{_ADMIN}Failed to parse HTTP Auth Bearer header")
         try:
             signed, _, signature = token.rpartition(".")
             header, claims = (json.loads(decoded(part)) for part in signed.split("."))
             self._verify(header["alg"], signed.encode(), decoded(signature))
         except (ValueError, InvalidSignature):
-            raise KbsError("AdminAuthInitialization", _ADMIN) from None
+            raise KbsError("AdminAuthInitialization", _UNVERIFIED) from None
         now = time.time()
-        if claims.get("role") != "admin":
-            raise KbsError("AdminAuthInitialization", _ADMIN)
+        if (role := claims.get("role")) != "admin":
+            denied = f"{_ADMIN}Admin access denied: Role {role} not allowed for path {path}"
+            raise KbsError("AdminAuthInitialization", denied)
         if any(claims.get(name) != value for name, value in self.claims.items()):
-            raise KbsError("AdminAuthInitialization", _ADMIN)
+            raise KbsError("AdminAuthInitialization", _UNVERIFIED)
         if not claims["iat"] - 5 <= now < claims["exp"] <= now + 3600:
-            raise KbsError("AdminAuthInitialization", _ADMIN)
+            raise KbsError("AdminAuthInitialization", _UNVERIFIED)
         return dict(claims)
 
     def _verify(self, algorithm: str, signed: bytes, signature: bytes) -> None:

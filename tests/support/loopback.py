@@ -40,7 +40,9 @@ class Answer(NamedTuple):
 
 def json_answer(value: object, status: int = 200, **headers: str) -> Answer:
     named = {name.replace("_", "-"): text for name, text in headers.items()}
-    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **named})
+    return Answer(
+        status, json.dumps(value, separators=(",", ":")).encode(), {"Content-Type": "application/json", **named}
+    )
 
 
 class Authority:

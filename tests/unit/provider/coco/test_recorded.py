@@ -1,0 +1,180 @@
+"""What the real peers of Confidential Containers answered, replayed; and that the tests' own peers answer the same."""
+
+from __future__ import annotations
+
+import json
+import os
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from google.protobuf.wrappers_pb2 import BytesValue
+from jwcrypto.jwk import JWK
+
+from decoder.keywrap.kid import ResourceId, parse_kid
+from decoder.provider.client import grpc as grpcclient
+from decoder.provider.client import protocol
+from decoder.provider.client.config import GrpcProvider
+from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco.kbs import source as kbs
+from decoder.provider.services.coco.kbs.register import Registrar
+from decoder.provider.services.coco.packet import open_with
+from tests.support import recorded
+from tests.support.kbs_server import KbsServer
+from tests.support.packets import broker_packet
+from tests.support.register import ADMIN, pkcs8
+from tests.support.serving import write_key
+from tests.support.vectors import COCO_PACKETS
+
+SECONDS = 20.0
+KBS = recorded.read("kbs")
+PROVIDER = recorded.read("coco_keyprovider")
+KID = parse_kid("kbs:///default/image_key/nginx")
+RESOURCE = b64decode(KBS["resource"])
+OPTIONS = COCO_PACKETS["options"].encode()
+SAMPLE_KEY = b64decode("2Zt3BbC6ehaClbOjNnJwsN2bNxv1FMqLm6fwozcR2uo=")  # docs/formats.md §8
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+# -- the key broker
+
+
+@pytest.fixture
+def tee_key(monkeypatch: pytest.MonkeyPatch) -> JWK:
+    """The key of the guest that was recorded, which a new handshake makes again."""
+    key = JWK(**KBS["tee_key"])
+    monkeypatch.setattr(JWK, "generate", lambda **_: key)
+    return key
+
+
+def ask(exchanges: list[Any], options: dict[str, str], resource: ResourceId = KID) -> bytes:
+    with recorded.Broker(exchanges) as broker:
+        data = kbs.create(broker.url, options).key(resource, SECONDS)
+        assert not broker.left
+        return data
+
+
+@pytest.mark.usefixtures("tee_key")
+def test_the_handshake_with_the_sample_attester() -> None:
+    exchanges = KBS["exchanges"]["sample-handshake-and-resource"]
+    with recorded.Broker(exchanges) as broker:
+        assert kbs.create(broker.url, {"tee": "sample"}).key(KID, SECONDS) == RESOURCE
+        attested = json.loads(broker.asked[1].body)
+        assert broker.asked[1].headers["cookie"] == exchanges[1]["request"]["headers"]["cookie"]
+    # The nonce and the key are those of the recording, and so is what is hashed over them.
+    assert attested == json.loads(recorded.content(exchanges[1]["request"]["body"]))
+
+
+def test_a_token_and_its_key(tee_key: JWK, tmp_path: Path) -> None:
+    (exchange,) = KBS["exchanges"]["passport-resource"]
+    token = exchange["request"]["headers"]["authorization"].removeprefix("Bearer ")
+    (tmp_path / "token").write_text(token)
+    key_file = write_key(tmp_path / "tee.jwk", str(tee_key.export()).encode())
+    options = {"kbs-token": str(tmp_path / "token"), "tee-key": str(key_file)}
+    assert ask([exchange], options) == RESOURCE
+
+
+@pytest.mark.usefixtures("tee_key")
+@pytest.mark.parametrize(
+    ("name", "kid", "said"),
+    [
+        ("policy-default-denies-sample", KID, "its resource policy does not give this resource to this attestation"),
+        ("policy-denies", KID, "its resource policy does not give this resource to this attestation"),
+        ("resource-absent", parse_kid("kbs:///default/image_key/absent"), "register the key"),
+    ],
+)
+def test_what_the_broker_refuses(name: str, kid: ResourceId, said: str) -> None:
+    with pytest.raises(ProviderError, match=said):
+        ask(KBS["exchanges"][name], {"tee": "sample"}, kid)
+
+
+@pytest.mark.parametrize("name", [name for name in KBS["exchanges"] if name.startswith("register-")])
+def test_registering_a_key(name: str, tmp_path: Path) -> None:
+    (exchange,) = KBS["exchanges"][name]
+    options = {}
+    if name not in ("register-open", "register-no-token"):
+        options = {"kbs-auth-key": str(write_key(tmp_path / "admin.pem", pkcs8(ADMIN)))}
+    with recorded.Broker([exchange]) as broker:
+        registrar = Registrar({"kbs": broker.url, **options})
+        if exchange["response"]["status"] == 200:
+            assert registrar.register(KID, RESOURCE) is False  # there is no way to read it back
+        else:
+            with pytest.raises(ProviderError, match=r"iss=TrusteeInDocker\), aud and role"):
+                registrar.register(KID, RESOURCE)
+        (asked,) = broker.asked
+    assert asked.body == RESOURCE
+    assert ("authorization" in asked.headers) == ("authorization" in exchange["request"]["headers"])
+
+
+@pytest.mark.parametrize(
+    "name", ["no-token", "token-refused", "plugin-unknown", "auth-version", "register-open", "register-no-token"]
+)
+def test_the_broker_of_the_tests_answers_as_the_real_one(name: str) -> None:
+    (exchange,) = KBS["exchanges"][name]
+    request, response = exchange["request"], exchange["response"]
+    with KbsServer() as server:
+        server.is_open = name == "register-open"
+        answered = requests.request(
+            request["method"],
+            server.url + request["path"],
+            headers=request["headers"],
+            data=recorded.content(request["body"]),
+            timeout=SECONDS,
+        )
+    assert (answered.status_code, answered.content) == (response["status"], recorded.content(response["body"]).strip())
+
+
+@pytest.mark.usefixtures("tee_key")
+@pytest.mark.parametrize("name", ["policy-denies", "resource-absent"])
+def test_the_broker_of_the_tests_refuses_as_the_real_one(name: str) -> None:
+    said = []
+    kid = parse_kid("kbs:///default/image_key/absent") if name == "resource-absent" else KID
+    with KbsServer() as own, recorded.Broker(KBS["exchanges"][name]) as real:
+        own.denied.add(KID.path)
+        for server in (own, real):
+            with pytest.raises(ProviderError) as caught:
+                kbs.create(server.url, {"tee": "sample"}).key(kid, SECONDS)
+            said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+# -- coco_keyprovider
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("gcm", b64decode(PROVIDER["key"])),
+        ("ctr", b64decode(PROVIDER["key"])),  # it was asked for A256CTR, which this version overlooks
+        ("sample", SAMPLE_KEY),
+        ("default-kid", b64decode(PROVIDER["key"])),
+    ],
+    ids=["gcm", "ctr", "sample", "default-kid"],
+)
+def test_packets_of_coco_keyprovider(name: str, key: bytes) -> None:
+    exchange = PROVIDER["exchanges"][name]
+    request = BytesValue.FromString(recorded.content(exchange["request"])).value
+    with recorded.over_grpc(exchange) as (address, came):
+        reply = grpcclient.ask(GrpcProvider(address), grpcclient.method_of("keywrap"), request, SECONDS)
+        assert came == [recorded.content(exchange["request"])]
+    packet = broker_packet(protocol.parse_reply("keywrap", reply))
+    assert packet.wrap_type == "A256GCM"
+    assert open_with(key, packet) == OPTIONS
+
+
+@pytest.mark.parametrize(("name", "said"), [("no-key-file", "read Key file failed"), ("unwrap", "unimplemented")])
+def test_what_coco_keyprovider_refuses(name: str, said: str) -> None:
+    exchange = PROVIDER["exchanges"][name]
+    request = BytesValue.FromString(recorded.content(exchange["request"])).value
+    operation: protocol.Operation = "keyunwrap" if name == "unwrap" else "keywrap"
+    with recorded.over_grpc(exchange) as (address, _), pytest.raises(ProviderError, match=said) as caught:
+        grpcclient.ask(GrpcProvider(address), grpcclient.method_of(operation), request, SECONDS)
+    assert "\n" not in str(caught.value)
