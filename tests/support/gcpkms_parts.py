@@ -38,6 +38,6 @@ def message_of(google: Google, work: Callable[[], object]) -> str:
 
 def waiting(released: threading.Event) -> Callable[[object], None]:
     def wait(_: object) -> None:
-        released.wait(20)
+        released.wait(120)
 
     return wait

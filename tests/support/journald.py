@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.support.containerd import Containerd
 
-_SECONDS = 20.0
+_SECONDS = 120.0
 _READ = (
     "journalctl",
     "--directory",

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = os.environ.get("CTD_DECODER_PROGRAM") or str(Path(sys.executable).parent / "ctd-decoder")
 REFERENCE = str(ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder")
 CONTAINERD_WRITE_BYTES = 32 * 1024
-TIME_LIMIT = 60.0
+TIME_LIMIT = 120.0
 
 
 # Whether the installed program runs in forks of a process that has its libraries: quicker, and set by the unit tests.

@@ -37,7 +37,7 @@ def connected(server: Server, credentials: grpc.ChannelCredentials | None = None
 
 def failure(channel: grpc.Channel, method: str, data: bytes) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.RpcError) as caught:
-        method_of(channel, method)(data, timeout=20)
+        method_of(channel, method)(data, timeout=120)
     assert isinstance(caught.value, grpc.Call)
     return caught.value.code(), str(caught.value.details())
 

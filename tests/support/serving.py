@@ -35,7 +35,7 @@ main()
 _BEFORE = "import os, sys\nfrom decoder import limits\n"
 KEYPROVIDER = (sys.executable, "-c", _START)
 SAMPLE_KEY = b"passphrasewhichneedstobe32bytes!"  # the sample provider of ocicrypt's documentation has it in its source
-_SECONDS = 60.0
+_SECONDS = 120.0
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 

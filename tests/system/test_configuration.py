@@ -30,7 +30,7 @@ PROGRAMS = {
 @pytest.mark.parametrize(("program", "snippet"), PROGRAMS.values(), ids=PROGRAMS)
 def test_containerd_reads_the_snippet(program: str, snippet: str, tmp_path: Path) -> None:
     command = [program, "--config", str(ROOT / "config" / snippet), "--root", str(tmp_path), "config", "dump"]
-    dumped = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert dumped.returncode == 0, dumped.stderr
     configuration = tomllib.loads(dumped.stdout)
     processors = configuration["stream_processors"]

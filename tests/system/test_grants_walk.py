@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import images, registries
-from tests.support.containerd import SOCKET, Containerd
+from tests.support.containerd import Containerd, ctr_finds_it
 from tests.support.image import run
 from tests.support.images import GZIP
 from tests.support.processes import ROOT
@@ -64,14 +64,9 @@ class Walk:
 
 
 @pytest.fixture(autouse=True)
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let ctr find our containerd by itself; what its containers leave of cgroups is removed."""
-    monkeypatch.setenv("CONTAINERD_ADDRESS", SOCKET)
-    monkeypatch.setenv("CONTAINERD_NAMESPACE", NAMESPACE)
-    yield
-    hierarchies = Path("/sys/fs/cgroup")
-    for cgroup in [*hierarchies.glob(NAMESPACE), *hierarchies.glob(f"*/{NAMESPACE}")]:
-        cgroup.rmdir()
+def client() -> Iterator[None]:
+    with ctr_finds_it(NAMESPACE):
+        yield
 
 
 def manifest_of(registry: str, repository: str, tag: str) -> bytes:
@@ -80,7 +75,7 @@ def manifest_of(registry: str, repository: str, tag: str) -> bytes:
         f"http://{registry}/v2/{repository}/manifests/{tag}",
         headers={"Accept": "application/vnd.oci.image.manifest.v1+json"},
     )
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with urllib.request.urlopen(request, timeout=120) as response:
         content: bytes = response.read()
     return content
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import images, registries
-from tests.support.containerd import KEYS_DIRECTORY, SOCKET, Containerd
+from tests.support.containerd import KEYS_DIRECTORY, Containerd, ctr_finds_it
 from tests.support.images import GZIP, Layout
 from tests.support.processes import ROOT
 from tests.support.roots import SUITES, Suite
@@ -68,14 +68,9 @@ def plain(tmp_path: Path) -> dict[str, Layout]:
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let ctr find our containerd by itself; what its containers leave of cgroups is removed."""
-    monkeypatch.setenv("CONTAINERD_ADDRESS", SOCKET)
-    monkeypatch.setenv("CONTAINERD_NAMESPACE", NAMESPACE)
-    yield
-    hierarchies = Path("/sys/fs/cgroup")
-    for cgroup in [*hierarchies.glob(NAMESPACE), *hierarchies.glob(f"*/{NAMESPACE}")]:
-        cgroup.rmdir()
+def client() -> Iterator[None]:
+    with ctr_finds_it(NAMESPACE):
+        yield
 
 
 @pytest.mark.usefixtures("client")

@@ -66,7 +66,7 @@ def test_an_agent_that_hangs() -> None:
         assert not works(place)
         assert not place.socket.exists()
         kill(agent.process.pid, *workers, number=signal.SIGCONT)
-        assert agent.process.wait(60) == 0
+        assert agent.process.wait(120) == 0
 
 
 def test_the_worker_is_killed_during_a_layer(place: Place) -> None:
@@ -87,9 +87,9 @@ def test_the_worker_is_killed_during_a_layer(place: Place) -> None:
         assert running.process.stderr.read().decode() == ENDED_EARLY
         time.sleep(0.3)
         assert not ended
-        assert running.process.wait(10) == 70
+        assert running.process.wait(120) == 70
         collected = time.monotonic()
-        reader.join(10)
+        reader.join(120)
         assert collected < ended[0] < collected + limits.HOLD_SECONDS
         running.process.communicate()
         assert works(place)
@@ -114,7 +114,7 @@ def test_the_client_is_killed(place: Place) -> None:
             assert is_running(worker)
             os.set_blocking(running.stdout.fileno(), False)
             wait_until(lambda running=running: running.stdout.read(MIB) is None)  # type: ignore[misc]
-            assert running.process.wait(10) == -signal.SIGKILL
+            assert running.process.wait(120) == -signal.SIGKILL
             wait_until(lambda worker=worker: not is_running(worker))  # type: ignore[misc]
             running.process.communicate()
 
@@ -130,7 +130,7 @@ def test_the_client_is_asked_to_end(number: signal.Signals, place: Place) -> Non
         assert running.process.stderr.read() == b""  # it has ended
         os.set_blocking(running.stdout.fileno(), False)
         wait_until(lambda: running.stdout.read(MIB) is None)
-        assert running.process.wait(10) == 128 + number
+        assert running.process.wait(120) == 128 + number
         wait_until(lambda: not is_running(worker))
         running.process.communicate()
 
@@ -156,7 +156,7 @@ def test_a_damaged_layer_is_held_until_its_status_was_collected(place: Place) ->
         time.sleep(0.3)
         assert len(running.stdout.read() or b"") == 20_000 - 1 - limits.TAIL_BYTES
         assert running.stdout.read() is None  # open, with nothing in it
-        assert running.process.wait(10) == 5
+        assert running.process.wait(120) == 5
         wait_until(lambda: running.stdout.read() == b"")
         running.stdout.close()
         running.process.stderr.close()
@@ -268,7 +268,7 @@ class Pretender:
         self.listener.shutdown(socket.SHUT_RDWR)  # it wakes the thread
         self.listener.close()
         if self._before is not None:
-            self._thread.join(5)
+            self._thread.join(120)
 
     def _pretend(self) -> None:
         with suppress(OSError):

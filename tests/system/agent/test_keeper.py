@@ -17,7 +17,7 @@ import pytest
 from decoder import provider
 from decoder.keywrap.keyprovider import KeyProvider
 from tests.support import aws_server, gcp_server, loopback
-from tests.support.agent import Agent, Place
+from tests.support.agent import NOTING, Agent, Place
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, turn
 from tests.support.layers import Layer, encrypted, private_options
 from tests.support.processes import PROGRAM
@@ -28,20 +28,6 @@ LAYERS = 5
 LAYERS_OF_AN_IMAGE = 21
 CONNECTING_SECONDS = 0.05
 DECRYPTED = (0, PLAINTEXT, "")
-
-# What the agent runs first: whenever one of its processes imports a library, a file notes it.
-_NOTING = """
-import sys
-
-class Noting:
-    @staticmethod
-    def find_spec(name, *_):
-        if name == {library!r}:
-            with open({record!r}, "a") as record:
-                record.write(name + "\\n")
-
-sys.meta_path.insert(0, Noting)
-"""
 
 
 class Server:
@@ -191,7 +177,7 @@ def test_libraries_are_imported_once_for_an_image(
     """Those of key services are the ones that take long; another environment has to have them once more."""
     aws_server.use_test_account(monkeypatch, tmp_path)
     record = tmp_path / "imports"
-    noting = _NOTING.format(library=library, record=str(record))
+    noting = NOTING.format(module=library, record=str(record))
     with running(tmp_path) as options, Agent(place, before=noting):
         wrapped = provider.create(name, options).wrap(private_options(), [])
         layer = encrypted(PLAINTEXT, {f"provider.{NAME}": [wrapped]})

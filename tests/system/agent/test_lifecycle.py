@@ -41,7 +41,7 @@ def test_it_removes_its_own_socket_alone(place: Place) -> None:
         place.socket.unlink()
         with socket.socket(socket.AF_UNIX) as other:
             other.bind(str(place.socket))
-            assert running.process.wait(60) == 0  # nobody finds it any more
+            assert running.process.wait(120) == 0  # nobody finds it any more
             assert place.socket.exists()
     place.socket.unlink()
     with Agent(place):
@@ -52,7 +52,7 @@ def test_it_removes_its_own_socket_alone(place: Place) -> None:
 def test_it_ends_when_idle(place: Place) -> None:
     with Agent(place, idle=2) as running_agent:
         assert works(place)
-        assert running_agent.process.wait(60) == 0
+        assert running_agent.process.wait(120) == 0
         assert not place.socket.exists()
 
 
@@ -69,7 +69,7 @@ def test_it_is_not_idle_while_a_layer_comes_slowly(place: Place) -> None:
         time.sleep(4)
         assert running_agent.process.poll() is None
         assert running.finish(rest) == (0, 4 * MIB - 1, "")
-        assert running_agent.process.wait(60) == 0
+        assert running_agent.process.wait(120) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -79,10 +79,10 @@ def test_running_layers_come_to_their_end(number: signal.Signals, place: Place) 
         running_agent.process.send_signal(number)
         wait_until(lambda: len(running_agent.children) == 1)
         started = time.monotonic()
-        assert not works(place)  # it is sent away at once
-        assert time.monotonic() - started < 5
+        assert not works(place)  # it is sent away at once, and not after the 60 seconds that a client waits
+        assert time.monotonic() - started < 30
         assert running.finish(rest) == (0, 4 * MIB - 1, "")
-        assert running_agent.process.wait(60) == 0
+        assert running_agent.process.wait(120) == 0
 
 
 def test_a_worker_that_is_killed_is_replaced(place: Place) -> None:
@@ -119,11 +119,11 @@ def test_the_program_is_replaced_while_it_runs(place: Place) -> None:
         assert not works(place)
         assert running_agent.process.poll() is None
         assert running.finish(rest) == (0, 4 * MIB - 1, "")
-        assert running_agent.process.wait(60) == 0
+        assert running_agent.process.wait(120) == 0
 
 
 def test_the_program_is_removed_while_it_runs(place: Place) -> None:
     with Agent(place, before=copied_program(place.directory)) as running_agent:
         shutil.rmtree(place.directory / "decoder")
         assert not works(place)
-        assert running_agent.process.wait(60) == 0
+        assert running_agent.process.wait(120) == 0

@@ -44,7 +44,7 @@ def test_a_slow_reader_keeps_nobody_else_out(place: Place) -> None:
             others += works(place)
             time.sleep(0.1)
         feeder.join()
-        assert (running.process.wait(20), plaintext) == (0, layer.plaintext)
+        assert (running.process.wait(120), plaintext) == (0, layer.plaintext)
         assert others >= 6
         running.stdout.close()
         assert running.process.stderr is not None

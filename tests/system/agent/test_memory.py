@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.agent import Agent, Place, wait_until, works
+from tests.support.agent import NOTING, Agent, Place, wait_until, works
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
 
 if TYPE_CHECKING:
@@ -13,20 +13,6 @@ if TYPE_CHECKING:
 
 IDLE_KIB = 25 * 1024
 MODULE = "decoder.provider.client.command"
-
-# What the agent runs first: whenever one of its processes imports the module, a file notes it.
-_NOTING = """
-import sys
-
-class Noting:
-    @staticmethod
-    def find_spec(name, *_):
-        if name == {module!r}:
-            with open({record!r}, "a") as record:
-                record.write(name + "\\n")
-
-sys.meta_path.insert(0, Noting)
-"""
 
 
 def pss(process: int) -> int:
@@ -49,7 +35,7 @@ def test_memory_of_an_idle_agent(place: Place, monkeypatch: pytest.MonkeyPatch) 
 def test_what_one_layer_has_to_import_later_ones_have(place: Place, tmp_path: Path) -> None:
     record = tmp_path / "imports"
     config = configuration(tmp_path, {NAME: turning_command(tmp_path).entry})
-    with Agent(place, before=_NOTING.format(module=MODULE, record=str(record))) as agent:
+    with Agent(place, before=NOTING.format(module=MODULE, record=str(record))) as agent:
         assert not record.exists()
         assert decrypt(config, program=place.client) == (0, PLAINTEXT, "")
         wait_until(lambda: record.read_text() == f"{MODULE}\n" * 2)  # by the worker, then by the zygote

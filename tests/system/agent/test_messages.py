@@ -90,7 +90,7 @@ def test_a_client_that_is_silent(served: Place) -> None:
     with connect(served) as connection:
         connection.sendall(b"\0\0\1\0half")
         assert connection.recv(1) == b""
-    assert limits.AGENT_REQUEST_SECONDS - 0.1 < time.monotonic() - started < 10
+    assert limits.AGENT_REQUEST_SECONDS - 0.1 < time.monotonic() - started < 60
 
 
 def test_a_client_that_sends_a_byte_at_a_time(served: Place) -> None:
@@ -99,7 +99,7 @@ def test_a_client_that_sends_a_byte_at_a_time(served: Place) -> None:
         connection.sendall(b"\0\0\1\0")
         connection.settimeout(0.05)
         while not is_ended(connection):
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < 60
             with suppress(BrokenPipeError):
                 connection.send(b"x")
 
@@ -124,7 +124,7 @@ def test_a_client_of_another_user(place: Place) -> None:
             [python, "-IS", "-c", program, place.socket],
             user=OTHER_USER,
             capture_output=True,
-            timeout=20,
+            timeout=120,
             check=False,
             cwd="/",
         )

@@ -57,7 +57,7 @@ def test_broken_streams(redirections: str, served: Place, tmp_path: Path) -> Non
     def run(program: str) -> Result:
         command = f'exec "$0" 3<"$1/payload" <"$1/layer" {redirections}'
         arguments = ["/bin/bash", "-c", command, program, str(tmp_path)]
-        done = subprocess.run(arguments, capture_output=True, timeout=30, check=False)
+        done = subprocess.run(arguments, capture_output=True, timeout=120, check=False)
         return Result(done.returncode, done.stdout, done.stderr.decode())
 
     result = run(served.client)
@@ -72,7 +72,7 @@ def test_the_current_directory_and_the_environment_come_along(served: Place, tmp
     (tmp_path / "payload").write_bytes(payload_bytes(layer.descriptor, {}))
     (tmp_path / "layer").write_bytes(layer.ciphertext)
     command = f'cd "$0" && exec {served.client} --decryption-keys-path keys 3<payload <layer'
-    done = subprocess.run(["/bin/bash", "-c", command, tmp_path], capture_output=True, timeout=30, check=False)
+    done = subprocess.run(["/bin/bash", "-c", command, tmp_path], capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, PLAINTEXT, b"")
 
 

@@ -22,7 +22,7 @@ from tests.support.processes import Result, payload_bytes, run_decoder
 from tests.support.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of, wait_for
 
 USER = 65532  # any but root
-_SECONDS = 30
+_SECONDS = 120
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def following(*pairs: Path) -> Iterator[IO[bytes]]:
             yield process.stderr
         finally:
             process.terminate()
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
 
 
 def test_files_follow_their_secrets_while_the_pod_runs(tmp_path: Path) -> None:

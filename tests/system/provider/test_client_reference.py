@@ -17,7 +17,7 @@ from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, 
 from tests.support.layers import encrypted, pem, private_options, rsa_key
 from tests.support.processes import REFERENCE
 
-SECONDS = 10.0
+SECONDS = 120.0
 
 
 def wrapped_by_us(config_file: str, directory: Path) -> None:

@@ -15,7 +15,7 @@ from tests.support.client_parts import configuration, decrypt
 from tests.support.serving import wait_for
 from tests.support.ttrpc_client import entry
 
-_STOP_SECONDS = 20
+_STOP_SECONDS = 120
 
 
 @pytest.fixture(scope="module")

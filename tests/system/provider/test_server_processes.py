@@ -70,7 +70,7 @@ def test_processes_end_with_their_parent(local: tuple[str, ...], tmp_path: Path)
     server = Server(tmp_path, *local, *LOOPBACK, "--processes", "2", prelude=TELLING).__enter__()
     found = processes(server)
     server.process.kill()
-    server.process.wait(20)
+    server.process.wait(120)
     wait_for(lambda: not any(Path(f"/proc/{process}/exe").exists() for process in found))
 
 

@@ -277,7 +277,7 @@ def test_the_process(parties: Parties, write: Write, tmp_path: Path) -> None:
             policy.write_text("{")
             wait_for(lambda: "the earlier one stays" in log.read_text())
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
         finally:
             process.kill()
     assert log.read_text().endswith("ctd-decoder: stopped\n")

@@ -85,10 +85,10 @@ def test_releases_as_it_goes() -> None:
         drain.start()
         os.write(source_write, ciphertext[65536:])
         os.close(source_write)
-        worker.join(10)
+        worker.join(120)
         assert not worker.is_alive()
         sink.close()
-        drain.join(10)
+        drain.join(120)
 
 
 def test_every_flip_and_every_cut_is_refused() -> None:

@@ -98,5 +98,5 @@ def test_a_signal_is_a_failure_that_cannot_be_missed(number: signal.Signals) -> 
     while process.stdout.read(1 << 20):
         pass
     assert process.stdout.read(1) is None  # but somebody holds standard output
-    assert process.wait(10) == 128 + number
+    assert process.wait(120) == 128 + number
     process.communicate()

@@ -96,7 +96,7 @@ def test_bad_payloads(payload: bytes, text: str) -> None:
 def test_unreadable_payload_descriptor(tmp_path: Path) -> None:
     for redirection in (f"3<{tmp_path}", f"3>{tmp_path}/file"):
         command = ["/bin/bash", "-c", f'exec "$0" {redirection}', PROGRAM]
-        done = subprocess.run(command, input=b"", capture_output=True, timeout=30, check=False)
+        done = subprocess.run(command, input=b"", capture_output=True, timeout=120, check=False)
         fails(Result(done.returncode, done.stdout, done.stderr.decode()), 3, "descriptor 3 cannot be read")
 
 
@@ -105,7 +105,7 @@ def test_a_payload_that_never_ends_is_given_up() -> None:
     reading, writing = os.pipe()
     command = ["/bin/bash", "-c", f'exec "$0" -c "$1" 3<&{reading}', sys.executable, program]
     done = subprocess.run(
-        command, capture_output=True, timeout=30, pass_fds=[reading], stdin=subprocess.DEVNULL, check=False
+        command, capture_output=True, timeout=120, pass_fds=[reading], stdin=subprocess.DEVNULL, check=False
     )
     os.close(reading)
     os.close(writing)

@@ -38,7 +38,7 @@ def test_keys_directories_that_cannot_be_used(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/bash", "-c", command, PROGRAM, str(keys), str(tmp_path / "payload")],
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     keys.chmod(0o700)

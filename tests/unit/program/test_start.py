@@ -43,7 +43,7 @@ def with_a_defect(environment: dict[str, str], before: str = "") -> Result:
     program = before + "import decoder.__main__ as m; m.parse_arguments = lambda argv: {}['a secret']; m.main()"
     environment = {**os.environ, **environment}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, timeout=30, check=False, env=environment
+        [sys.executable, "-c", program], capture_output=True, timeout=120, check=False, env=environment
     )
     return Result(done.returncode, done.stdout, done.stderr.decode())
 
@@ -88,7 +88,7 @@ def test_the_hot_path_imports_only_what_it_needs() -> None:
         [*command, f"import sys; sys.path += {paths!r}\n{program}"],
         input=layer.ciphertext,
         capture_output=True,
-        timeout=30,
+        timeout=120,
         pass_fds=[reading],
         check=False,
     )

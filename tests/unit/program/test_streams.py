@@ -50,7 +50,7 @@ def test_reader_that_goes_away() -> None:
             assert process.stdout is not None
             process.stdout.close()
             process.stdout = None
-            _, errors = process.communicate(layer.ciphertext, timeout=30)
+            _, errors = process.communicate(layer.ciphertext, timeout=120)
         fails(Result(process.returncode, b"", errors.decode()), 7, "standard output: Broken pipe")
 
 
@@ -68,7 +68,7 @@ def test_broken_streams(redirections: str, text: str, tmp_path: Path) -> None:
     (tmp_path / "layer").write_bytes(layer.ciphertext)
     command = f'exec "$0" 3<"$1/payload" <"$1/layer" {redirections}'
     done = subprocess.run(
-        ["/bin/bash", "-c", command, PROGRAM, str(tmp_path)], capture_output=True, timeout=30, check=False
+        ["/bin/bash", "-c", command, PROGRAM, str(tmp_path)], capture_output=True, timeout=120, check=False
     )
     fails(Result(done.returncode, done.stdout, done.stderr.decode()), 7, text)
 
@@ -84,7 +84,7 @@ def test_spool_that_cannot_be_made_or_is_full(tmp_path: Path) -> None:
     done = subprocess.run(
         ["/bin/bash", "-c", command, PROGRAM, str(tmp_path)],
         capture_output=True,
-        timeout=30,
+        timeout=120,
         check=False,
         preexec_fn=limit,
     )
@@ -107,7 +107,7 @@ def test_waits_for_a_writer_that_stalls() -> None:
         process.stdin.write(layer.ciphertext[:100])
         time.sleep(2)
         assert process.poll() is None
-        plaintext, _ = process.communicate(layer.ciphertext[100:], timeout=30)
+        plaintext, _ = process.communicate(layer.ciphertext[100:], timeout=120)
     assert (process.returncode, plaintext) == (0, PLAINTEXT)
 
 
@@ -129,8 +129,8 @@ def test_nonblocking_pipes() -> None:
         time.sleep(1)  # by now standard output is full
         with open(stdout_read, "rb") as reader:
             plaintext = reader.read()
-        feeder.join(30)
-        assert process.wait(30) == 0
+        feeder.join(120)
+        assert process.wait(120) == 0
     assert plaintext == layer.plaintext
 
 

@@ -326,7 +326,7 @@ def test_what_a_command_does_not_import(provider: CommandParts, tmp_path: Path) 
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -76,6 +76,6 @@ def test_a_library_that_hangs_or_fails_in_its_own_way(tmp_path: Path, monkeypatc
     started = time.monotonic()
     with pytest.raises(ProviderFailedError, match=r"no answer within 0\.2 seconds"):
         KeyProvider(NAME, config_file).wrap(private_options(), [])
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 15
     with pytest.raises(ProviderFailedError, match=r"it failed in a way that was not foreseen \(RuntimeError\)$"):
         unwrap(config_file)

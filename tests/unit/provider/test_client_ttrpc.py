@@ -58,7 +58,7 @@ def cause(directory: Path, address: str | Path) -> str:
     started = time.monotonic()
     with pytest.raises(ProviderFailedError) as failure:
         unwrap(configuration(directory, entry(address)))
-    assert time.monotonic() - started < 3 * SECONDS
+    assert time.monotonic() - started < 15
     prefix = f"the keyprovider '{NAME}' (ttrpc at {str(address)!r}): "
     assert str(failure.value).startswith(prefix)
     return str(failure.value).removeprefix(prefix)

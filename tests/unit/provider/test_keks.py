@@ -67,12 +67,12 @@ def test_a_failure_is_told_to_those_who_wait_and_not_kept() -> None:
 
     def fail() -> bytes:
         entered.set()
-        leave.wait(30)
+        leave.wait(120)
         raise ProviderError("it failed")
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(opened.opened, b"1", fail, 30)
-        entered.wait(30)
+        entered.wait(120)
         late = pool.submit(opened.opened, b"1", fail, 0.1)
         with pytest.raises(ProviderError, match=r"no answer within 0\.1 seconds"):
             late.result(30)

@@ -145,7 +145,7 @@ def test_a_request_that_does_not_end(key: Path) -> None:
             [*KEYPROVIDER, *LOCAL, "--key", key],
             stdin=read,
             capture_output=True,
-            timeout=10,
+            timeout=120,
             env={**os.environ, "PRELUDE": "limits.PROVIDER_REQUEST_SECONDS = 0.2"},
             check=False,
         )

@@ -187,7 +187,7 @@ def test_time_limits(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(registryclient.RegistryClient.send, "__defaults__", (None, None, 0.5))
         with pytest.raises(ImageError, match=f"{proxy.host} did not answer in time"):
             source.root()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_body_that_trickles_in(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_a_credential_helper_that_has_none(
     began = time.monotonic()
     with pytest.raises(ImageError, match=message.format(host=locked.host)):
         pull(f"docker://{locked.host}/secret", ANYBODY)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_a_module_that_hangs_is_ended(
     monkeypatch.setattr(limits, "PKCS11_SECONDS", 1.0)
     started = time.monotonic()
     assert reason(small_sha1, key_file) == "the PKCS#11 module did not answer within 1 seconds"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert not [entry for entry in Path("/proc").iterdir() if _is_child(entry)]
 
 

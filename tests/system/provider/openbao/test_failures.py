@@ -59,7 +59,7 @@ def test_sealed(tmp_path: Path, as_root: None) -> None:
         text = failure(keys.unwrap, wrapped, [])
         assert "VaultDown" in text
         assert "sealed" in text
-        assert time.monotonic() - begin < 5, "there is no point in waiting for it"
+        assert time.monotonic() - begin < 15, "there is no point in waiting for it"
     finally:
         server.stop()
     assert "there is no file" in failure(keys.unwrap, wrapped, []), "it removes what it had made"

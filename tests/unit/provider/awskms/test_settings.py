@@ -123,24 +123,3 @@ def test_as_a_command(moto: Moto) -> None:
     assert json.loads(annotation)["encryption_context_names"] == ["a", "c"]
     unwrapped = run(protocol.build_request("keyunwrap", annotation, "aws", []))
     assert protocol.parse_reply("keyunwrap", unwrapped) == OPTIONS
-
-
-def test_without_the_library() -> None:
-    script = (
-        "import sys; sys.modules['botocore.session'] = None\n"
-        "from decoder.provider import create\n"
-        "from decoder.provider.errors import ProviderError\n"
-        "try: create('awskms', {})\n"
-        "except ProviderError as error: print(error)"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "-m pip install 'ctd-decoder[aws] @ " in done.stdout
-
-
-def test_the_library_is_loaded_when_it_is_used_alone() -> None:
-    script = (
-        "import sys; from decoder.provider import options_of; options_of('awskms')\n"
-        "print([name for name in ('boto3', 'botocore', 'urllib3') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"

@@ -29,7 +29,7 @@ def test_throttled(cloud: Cloud, wrapped: bytes, status: int) -> None:
     cloud.vault.answer = answer
     begin = time.monotonic()
     assert provider(cloud, key=KEY).unwrap(wrapped, []) == private_options()
-    assert 1 < time.monotonic() - begin < 6
+    assert 1 < time.monotonic() - begin < 15
     assert busy == []
 
 
@@ -40,7 +40,7 @@ def test_throttled_for_too_long(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, w
     getattr(cloud, who).answer = lambda _: json_answer({"error": {}}, 429)
     begin = time.monotonic()
     assert "is too busy (HTTP 429)" in failure(cloud, keys.wrap, b"options", [])
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 15
 
 
 @pytest.mark.parametrize("who", ["vault", "entra"])
@@ -52,7 +52,7 @@ def test_hangs(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, who: str, answer: 
     begin = time.monotonic()
     text = failure(cloud, keys.wrap, b"options", [])
     assert "did not answer in time" in text or "no answer within" in text
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 15
 
 
 @pytest.mark.parametrize("value", [b"", b"x" * 31, b"x" * 32, b"x" * 33])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -14,12 +12,11 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.provider import create
-from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.provider.errors import KeyRefusedError
 from tests.support.azure_cloud import ENTRA, SECRET, TENANT, VAULT, VERSION, Cloud
 from tests.support.azurekv_parts import KEY, changed, failure, provider
 from tests.support.layers import private_options
 from tests.support.loopback import json_answer
-from tests.support.processes import ROOT
 
 # No token goes to a server that an image chose.
 
@@ -136,18 +133,6 @@ def test_changed_annotations_do_not_open(cloud: Cloud, wrapped: bytes, member: s
     for at in (0, len(raw) - 1):
         other = raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :]
         failure(cloud, provider(cloud, key=KEY).unwrap, changed(wrapped, **{member: wire.encode_base64(other)}), [])
-
-
-def test_libraries_are_loaded_by_create_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    program = (
-        "import sys; from decoder.provider import options_of; options_of('azurekv'); print('azure' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == "False\n"
-    monkeypatch.delitem(sys.modules, "decoder.provider.services.azureclient", raising=False)
-    monkeypatch.setitem(sys.modules, "azure.identity", None)
-    with pytest.raises(ProviderError, match=r"pip install 'ctd-decoder\[azure\] @ "):
-        create("azurekv", {"key": KEY})
 
 
 def test_bad_options(cloud: Cloud) -> None:

@@ -48,7 +48,7 @@ def shortly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(limits, "COCO_ATTESTATION_SECONDS", SECONDS)
     started = time.monotonic()
     yield
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 40  # and not COCO_ATTESTATION_SECONDS
 
 
 @pytest.fixture

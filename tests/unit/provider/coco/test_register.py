@@ -31,7 +31,7 @@ from tests.support.layers import ec_key, pem, private_options, rsa_key
 from tests.support.loopback import Answer, Asked, Authority
 from tests.support.packets import broker_packet
 from tests.support.processes import PROGRAM
-from tests.support.register import ADMIN, KEY, KID, pkcs8
+from tests.support.register import ADMIN, KEY, KID, administered, options_of, pkcs8
 from tests.support.serving import execute, request_of, result_of, write_key
 
 TEE_KEY = ec_key(ec.SECP256R1)
@@ -44,16 +44,14 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def server(authority: Authority) -> Iterator[KbsServer]:
-    with KbsServer(authority.server_context("127.0.0.1")) as server:
-        server.admin = ADMIN.public_key()
+    with administered(authority) as server:
         yield server
 
 
 @pytest.fixture
 def options(server: KbsServer, authority: Authority, tmp_path: Path) -> dict[str, str]:
     """Those that an administrator gives."""
-    key = write_key(tmp_path / "admin.pem", pkcs8(ADMIN))
-    return {"kbs": server.url, "kbs-ca": str(authority.file), "kbs-auth-key": str(key)}
+    return options_of(server, authority, tmp_path)
 
 
 @pytest.fixture
@@ -343,6 +341,6 @@ def test_options_of_image_encrypt_need_a_recipient(tmp_path: Path) -> None:
         "--kbs",
         "https://kbs.example",
     ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert "--kbs is for a --recipient provider:attestation-agent, and there is none" in result.stderr

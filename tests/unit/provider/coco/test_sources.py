@@ -159,7 +159,7 @@ def test_each_has_its_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     right = repository.create(repository_of(tmp_path), {})
     started = time.monotonic()
     assert unwrap(Hanging(), Hanging(), right) == OPTIONS
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 6
     assert failure(Hanging()) == "no answer within 0.2 seconds"
 
 

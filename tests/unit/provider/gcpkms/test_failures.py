@@ -90,7 +90,7 @@ def test_throttling_without_end(google: Google, provider: Provider, monkeypatch:
     google.kms.before = abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Quota exceeded for quota metric")
     start = time.monotonic()
     message = message_of(google, lambda: provider.wrap(OPTIONS, []))
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 15
     assert "RESOURCE_EXHAUSTED" in message
     assert "Quota exceeded" in message
     assert len(google.kms.calls) > 2
@@ -120,7 +120,7 @@ def test_a_service_that_hangs(google: Google, provider: Provider, monkeypatch: p
         assert "no answer" in message_of(google, lambda: provider.wrap(OPTIONS, []))
     finally:
         released.set()
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 15
 
 
 def change(name: str, value: object) -> Callable[[Any], None]:
@@ -170,7 +170,7 @@ def test_a_certificate_of_an_unknown_ca(google: Google, tmp_path: Path) -> None:
     provider = create("gcpkms", google.options(**{"key": URI, "ca-file": str(other)}))
     assert "certificate" in message_of(google, lambda: provider.wrap(OPTIONS, []))
     assert google.kms.calls == []
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 15
 
 
 def test_a_certificate_of_another_name(google: Google) -> None:

@@ -75,7 +75,7 @@ def test_a_broker_that_does_not_answer(server: KbsServer, guest: Guest, monkeypa
         began = time.monotonic()
         message = failure(server.url, guest.options, guest.token)
         assert "did not answer in time" in message or "no answer within" in message or "too busy" in message
-        assert time.monotonic() - began < 0.5 + SECONDS
+        assert time.monotonic() - began < 7  # and not COCO_SOURCE_SECONDS
 
 
 @pytest.mark.parametrize(
