@@ -9,6 +9,8 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from decoder.provider.server import clientpolicy
+from tests.support.certificates import issue
 from tests.support.kubernetes import Objects, pod_of, render
 
 OLDEST = "1.30"  # the first that has lifecycle.preStop.sleep without a feature gate
@@ -20,6 +22,7 @@ APPLIED = (
     ("node", ("node-files", "node-cert-manager", "node-drop-in", "node-startup-taint", "node-removal")),
     ("keyprovider", ()),
     ("keyprovider", ("keyprovider-cert-manager",)),
+    ("keyprovider", ("keyprovider-client-policy",)),
     ("keyprovider-openbao", ()),
 )
 
@@ -164,6 +167,24 @@ def test_the_account_may_take_the_taint_away_that_the_pod_is_told_to(tmp_path: P
     assert policy["spec"]["matchConditions"][0]["expression"] == f"request.userInfo.username == '{who}'"
     taint = pod["initContainers"][1]["args"][-1]
     assert f"'{taint}'" in policy["spec"]["variables"][0]["expression"]
+
+
+def test_the_client_policy_is_one_and_fits_the_certificates_of_nodes(tmp_path: Path) -> None:
+    objects = render(tmp_path / "server", "keyprovider", ("keyprovider-client-policy",))
+    pod = pod_of(objects)
+    (path,) = [text.partition("=")[2] for text in pod["containers"][0]["args"] if text.startswith("--client-policy=")]
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    place, _, name = path.rpartition("/")
+    (volume,) = [volume for volume in pod["volumes"] if volume["name"] == mounts[place]]
+    stored = the(objects, "ConfigMap")
+    assert stored["metadata"]["name"] == volume["configMap"]["name"]
+    (tmp_path / "ca.crt").write_bytes(issue("nodes").certificate)
+    assert f"{next(place for place in mounts if mounts[place] == 'tls')}/ca.crt" in stored["data"][name]
+    (tmp_path / name).write_text(stored["data"][name].replace("/secrets/tls/", f"{tmp_path}/"))
+    (rule,) = clientpolicy.load(str(tmp_path / name))[0].rules
+    client = the(render(tmp_path / "node", "node", ("node-files", "node-cert-manager")), "Certificate")
+    assert rule.clients == tuple(("uri", uri) for uri in client["spec"]["uris"])
+    assert (rule.allows("unwrap", ["local://image.key"]), rule.allows("wrap", ["local://image.key"])) == (True, False)
 
 
 def test_the_certificates_are_those_that_server_and_nodes_read(tmp_path: Path) -> None:
