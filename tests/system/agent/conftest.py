@@ -21,3 +21,9 @@ def served() -> Iterator[Place]:
     with Place() as place, Agent(place):
         yield place
         assert place.fallbacks == 0
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Coverage does not measure what the test starts: for thousands of layers, or the memory of a process."""
+    monkeypatch.delenv("COVERAGE_PROCESS_START", raising=False)

@@ -21,6 +21,7 @@ from tests.support.agent import Agent, Place, children_of, kill
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.processes import PROGRAM, payload_bytes
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 ROUNDS = 200
 VICTIMS = ("decoder", "client", "worker", "zygote")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)

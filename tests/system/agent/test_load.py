@@ -8,11 +8,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from tests.support.agent import MIB, Agent, Place, Running, wait_until, works
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.processes import payload_bytes
 from tests.support.program import run_layer
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 CLIENTS = 64
 SMALL = b"a small layer\n"
 LAYERS = 10_000

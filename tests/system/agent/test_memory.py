@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.agent import NOTING, Agent, Place, wait_until, works
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
-
-if TYPE_CHECKING:
-    import pytest
 
 IDLE_KIB = 25 * 1024
 MODULE = "decoder.provider.client.command"
@@ -21,8 +19,8 @@ def pss(process: int) -> int:
     return int(text.partition("\nPss:")[2].split()[0])
 
 
-def test_memory_of_an_idle_agent(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # what measures coverage takes memory too
+@pytest.mark.usefixtures("unmeasured")
+def test_memory_of_an_idle_agent(place: Place) -> None:
     with Agent(place, rest=3) as agent:
         for _ in range(5):
             assert works(place)
