@@ -26,6 +26,7 @@ CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _NO_PASSWORD = "it is encrypted, and no password was given"  # noqa: S105 - a message
+_INCORRECT_PASSWORD = "Incorrect password"  # noqa: S105 - what the library says
 _WRONG_PASSWORD = "it is encrypted, and the password does not open it"  # noqa: S105 - a message
 
 
@@ -169,7 +170,11 @@ def _load_der(data: bytes, password: bytes) -> object:
     try:
         return _load_with(data, password)
     except (ValueError, TypeError) as error:
-        raise KeyFileError(_unknown_cipher(error) or _WRONG_PASSWORD) from error
+        if cipher := _unknown_cipher(error):
+            raise KeyFileError(cipher) from error
+        if _INCORRECT_PASSWORD in str(error):
+            raise KeyFileError(_WRONG_PASSWORD) from error
+        return _load_unusual_encrypted(data, password, error)
 
 
 def _load_with(data: bytes, password: bytes | None) -> object:
@@ -194,6 +199,16 @@ def _load_unusual(data: bytes, error: ValueError) -> object:
     if key is None:
         raise _NotAKeyError("it cannot be parsed as a private key") from error
     return key
+
+
+def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> object:
+    """Load what the library has decrypted and then refuses, or say that the password is right and the key is not."""
+    from decoder.keys import pbes2
+
+    try:
+        return _load_unusual(pbes2.decrypt(data, password), ValueError())
+    except (ValueError, _NotAKeyError):
+        raise KeyFileError("the password opens it, but the key in it is malformed or not supported") from error
 
 
 def _load_openssh(data: bytes, password: bytes) -> object:
@@ -231,6 +246,11 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
                 if key is None:
                     raise KeyFileError("it holds no private key")
                 return key
+    if password:  # the key alone says more: which cipher, and whether it is one that the library does not know
+        from decoder.keys.pkcs12 import private_keys
+
+        for inside in private_keys(data):
+            return _load_der(inside, password)
     # PKCS#12 does not tell a wrong password from damage.
     raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be opened without a password") from failure
 

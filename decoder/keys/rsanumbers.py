@@ -14,8 +14,9 @@ def private_key(modulus: int, exponent: int, private_exponent: int, primes: list
     """Build a private key.
 
     A key of more than two primes (RFC 8017 §3.2) becomes a pair of coprime factors, the first prime and the product of
-    the others: the Chinese remainder theorem needs no more. So the private operation stays the library's own, blinded
-    and checked against the public key, and no arithmetic of ours handles a ciphertext.
+    the others: the Chinese remainder theorem needs no more. So the private operation stays the library's own, and no
+    arithmetic of ours handles a ciphertext. It is blinded as for two primes: OpenSSL makes the blinding of modulus and
+    public exponent alone (RSA_setup_blinding), and checks the result against the public key (rsa_ossl_mod_exp).
 
     Args:
         modulus: n, of at most KEY_NUMBER_BYTES.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from tests.support.images import GZIP, Layout, digest_of, packed, tar_of
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
-IN_TOTO = "application/vnd.in-toto+json"
 ATTESTED = "vnd.docker.reference.digest"
+_RECORDED = Path(__file__).parents[1] / "vectors/buildkit/attested.tar"
 
 Descriptor = dict[str, Any]
 
@@ -44,17 +45,30 @@ def add_image(
     return {**layout.add(to_json(manifest), MANIFEST), "platform": platform}
 
 
+def recorded(directory: Path) -> Layout:
+    """Unpack the image that BuildKit wrote for two platforms, with SBOM and provenance (tests/vectors/buildkit)."""
+    with tarfile.open(_RECORDED) as archive:
+        archive.extractall(directory)
+    return Layout(directory)
+
+
 def add_attestation(layout: Layout, manifest: Descriptor) -> Descriptor:
-    """Add what BuildKit says of a manifest, as BuildKit does."""
-    value = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST,
-        "config": layout.add(to_json({"architecture": "unknown", "os": "unknown"}), CONFIG),
-        "layers": [layout.add(to_json({"_type": "statement"}), IN_TOTO)],
-    }
-    annotations = {"vnd.docker.reference.type": "attestation-manifest", ATTESTED: manifest["digest"]}
-    platform = {"os": "unknown", "architecture": "unknown"}
-    return {**layout.add(to_json(value), MANIFEST), "annotations": annotations, "platform": platform}
+    """Add the recorded attestation of one platform, as if it were that of a manifest."""
+    with tarfile.open(_RECORDED) as archive:
+
+        def read(digest: str) -> bytes:
+            file = archive.extractfile(f"blobs/sha256/{digest.partition(':')[2]}")
+            assert file is not None
+            return file.read()
+
+        index = archive.extractfile("index.json")
+        assert index is not None
+        (root,) = json.load(index)["manifests"]
+        found = next(each for each in json.loads(read(root["digest"]))["manifests"] if "annotations" in each)
+        value = json.loads(read(found["digest"]))
+        for descriptor in (found, value["config"], *value["layers"]):
+            layout.add(read(descriptor["digest"]), descriptor["mediaType"])
+    return {**found, "annotations": {**found["annotations"], ATTESTED: manifest["digest"]}}
 
 
 def add_artifact(layout: Layout, config_type: str, *layers: tuple[bytes, str], **members: Any) -> Descriptor:
@@ -96,9 +110,15 @@ def two_platforms(directory: Path) -> Layout:
     return publish(layout, add_index(layout, amd64, arm64, *attestations, annotations={"kept": "yes"}))
 
 
+def roots(layout: Layout) -> list[Descriptor]:
+    """Return the descriptors in the layout's own index."""
+    found: list[Descriptor] = json.loads((layout.directory / "index.json").read_bytes())["manifests"]
+    return found
+
+
 def manifests(layout: Layout) -> list[Descriptor]:
     """Return the descriptors in the index that the layout's only name stands for."""
-    (root,) = json.loads((layout.directory / "index.json").read_bytes())["manifests"]
+    (root,) = roots(layout)
     found: list[Descriptor] = layout.read_json(root)["manifests"]
     return found
 

@@ -45,6 +45,11 @@ class GnupgHome:
         lines = self.run("--with-colons", "--list-keys", wanted).decode().splitlines()
         return [line.split(":")[9] for line in lines if line.startswith("fpr:")]
 
+    def revoke(self, fingerprint: str) -> None:
+        """Revoke a key with the certificate that gpg writes beside it, as its text says: without the colon."""
+        path = self.path / "openpgp-revocs.d" / f"{fingerprint}.rev"
+        self.run("--import", stdin=path.read_bytes().replace(b":-----BEGIN", b"-----BEGIN"))
+
     def public(self, *wanted: str) -> bytes:
         """Export public keys."""
         return self.run("--export", *wanted)

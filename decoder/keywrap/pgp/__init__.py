@@ -54,14 +54,17 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
         WrappedKeyError: the library is not installed.
     """
     from decoder.keywrap.pgp.keyring import library, usable_certificate
-    from decoder.keywrap.pgp.recipient import check_message
+    from decoder.keywrap.pgp.recipient import check_message, key_kinds
 
     certificates = [usable_certificate(recipient) for recipient in recipients]
     try:
         wrapped = bytes(library().encrypt(options, certificates, armor=False))
         check_message(wrapped, recipients)
     except RuntimeError as error:
-        raise KeyFileError("a certificate has no key that encryption is allowed with") from error
+        raise KeyFileError(
+            "a certificate has no key that encryption is allowed with; its keys are of the types "
+            f"{key_kinds(recipients)}"
+        ) from error
     except ValueError as error:
         raise KeyFileError(f"the certificates ask for a message that would not be opened: {error}") from error
     return wrapped

@@ -76,12 +76,17 @@ def wrap_with(options: bytes, recipients: Sequence[bytes], allowed: Pkcs11Config
         KeyFileError: a recipient is not a usable RSA key, or too small for the options.
         WrappedKeyError: a library is not installed.
     """
-    wrapped = []
+    entries, sizes = [], []
     for recipient in recipients:
         key, default_hash = _public_key(recipient, allowed)
         blob = _encrypt(options, key, hash_name or default_hash)
-        wrapped.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name or default_hash})
-    return json.dumps({"version": _VERSION, "recipients": wrapped}, separators=(",", ":")).encode()
+        entries.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name or default_hash})
+        sizes.append((key.key_size + 7) // 8)
+    wrapped = json.dumps({"version": _VERSION, "recipients": entries}, separators=(",", ":")).encode()
+    # `unwrap` must read it, and find every recipient's share with the size of its key.
+    if [len(each.blob) for each in _parse(wrapped)] != sizes:
+        raise KeyFileError("a recipient could not open what was wrapped to it")
+    return wrapped
 
 
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
@@ -124,7 +129,12 @@ def unwrap_with(
 
 
 def is_key_file(data: bytes) -> bool:
-    """Check whether a file holds the URI of a key on a token, and not a public key or certificate."""
+    """Check whether a file holds the URI of a key on a token, and not a public key, JWK or certificate."""
+    if data.lstrip()[:1] == b"{":
+        try:
+            return "kty" not in (value := wire.parse_object(data)) and "keys" not in value
+        except ValueError:
+            return True
     return pem.BEGIN not in data and data[:1] != b"\x30"
 
 

@@ -110,11 +110,7 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     transports = [_key_transport(recipient, key) for recipient in recipients]
     algorithm = cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce))
     wrapped = cms.build_envelope(transports, algorithm, ciphertext)
-    written = cms.parse_envelope(wrapped)
-    if _acceptable_content(written).ciphertext + encryptor.tag != ciphertext or len(
-        _acceptable_recipients(written.recipients)
-    ) != len(recipients):
-        raise KeyFileError("a recipient could not open what was wrapped to it")
+    _check_written(wrapped, ciphertext, transports)
     return wrapped
 
 
@@ -168,6 +164,19 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
         raise WrappedKeyError("this PKCS#7 wrapped key is for others as well, and of a form that is not rewritten")
     return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
+
+
+def _check_written(wrapped: bytes, ciphertext: bytes, transports: list[cms.Recipient]) -> None:
+    """Check that `unwrap` reads what was wrapped, and finds every recipient's share with the size of its key."""
+    try:
+        envelope = cms.parse_envelope(wrapped)
+        content = _acceptable_content(envelope)
+        found = {(each.identifier, len(each.encrypted_key)) for each in _acceptable_recipients(envelope.recipients)}
+    except ValueError as error:
+        raise KeyFileError(f"what was wrapped could not be opened: {error}") from error
+    expected = {(each.identifier, len(each.encrypted_key)) for each in transports}
+    if found != expected or len(content.ciphertext) + _GCM_TAG_BYTES != len(ciphertext):
+        raise KeyFileError("a recipient could not open what was wrapped to it")
 
 
 def _acceptable_content(envelope: cms.Envelope) -> _Content:

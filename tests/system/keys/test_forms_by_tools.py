@@ -58,6 +58,43 @@ def test_three_primes(form: str, tmp_path: Path) -> None:
         assert opens(public, path.read_bytes(), program=program), program
 
 
+@pytest.fixture(scope="module")
+def three_primes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "three.pem"
+    primes = ["-pkeyopt", "rsa_keygen_bits:2048", "-pkeyopt", "rsa_keygen_primes:3"]
+    openssl("genpkey", "-algorithm", "RSA", *primes, "-out", path)
+    openssl("pkey", "-in", path, "-pubout", "-out", path.with_suffix(".pub"))
+    return path
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("pkcs8 -topk8 -v2 aes-256-cbc", "pkcs8 -topk8 -v2 aes-128-cbc -v2prf hmacWithSHA1", "pkcs8 -topk8 -v2 des3"),
+        *("pkcs8 -topk8 -scrypt", "pkcs8 -topk8 -v2 aes-192-cbc -v2prf hmacWithSHA512"),
+        *("rsa -traditional -aes128", "pkcs12 -export -nocerts"),
+    ],
+)
+def test_three_primes_encrypted(form: str, three_primes: Path, tmp_path: Path) -> None:
+    """The reference reads the legacy form alone."""
+    path = tmp_path / "key"
+    given = "-inkey" if form.startswith("pkcs12") else "-in"
+    openssl(*form.split(), given, three_primes, "-passout", f"pass:{PASSWORD}", "-out", path)
+    for program in (None, REFERENCE) if "traditional" in form else (None,):
+        assert opens(three_primes.with_suffix(".pub"), path.read_bytes(), PASSWORD.encode(), program), program
+    for password, told in ((b"wrong", "the password does not open it"), (b"", "password")):
+        with pytest.raises(KeyFileError, match=told):
+            recognise("k", path.read_bytes(), password).private[0].load()
+
+
+def test_three_primes_within_pbes1_are_not_blamed_on_the_password(three_primes: Path, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    options = ["-passout", f"pass:{PASSWORD}", *_LEGACY]
+    openssl("pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES", "-in", three_primes, "-out", path, *options)
+    with pytest.raises(KeyFileError, match="the password opens it, but the key in it is malformed or not supported"):
+        recognise("k", path.read_bytes(), PASSWORD.encode()).private[0].load()
+
+
 def test_labels_and_blank_lines_that_the_reference_reads_too(key: Path) -> None:
     text = key.read_bytes()
     for changed in (

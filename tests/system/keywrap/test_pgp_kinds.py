@@ -14,6 +14,7 @@ from decoder.keywrap import pgp
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.secretkey import find_secret_keys
 from decoder.keywrap.recipient import RecipientRules
+from tests.support.image import image
 from tests.support.pgp_home import GnupgHome
 
 OPTIONS = b"private options"
@@ -78,6 +79,25 @@ def test_an_expired_certificate_is_said_to_be(home: GnupgHome, wanted: str) -> N
         assert f"{fingerprint} for {name!r} is not usable: it expired on 2020-12-31" in str(caught.value)
     with pytest.raises(KeyFileError, match=r"holds no OpenPGP certificate for 'nobody@example.com'"):
         select(home.public(WHO), "nobody@example.com")
+
+
+@pytest.mark.parametrize("wanted", [WHO, "SOMEBODY@example.com"])
+def test_a_revoked_certificate_is_said_to_be(home: GnupgHome, wanted: str) -> None:
+    """What was wrapped to it before still opens."""
+    fingerprint = make(home, "ed25519", "cv25519")
+    wrapped = home.encrypt(OPTIONS, WHO)
+    home.revoke(fingerprint)
+    for name in (wanted, fingerprint, fingerprint[-16:]):
+        ended = image("encrypt", "oci:nowhere", "oci:target", "--recipient", f"pgp:{name}", "--gpg-homedir", home.path)
+        assert ended.status == 2
+        assert f"{fingerprint} for {name!r} is not usable: it has been revoked" in ended.errors
+    assert opened(home, wrapped) == (OPTIONS, [])
+
+
+def test_curves_that_the_library_lacks_are_named(home: GnupgHome) -> None:
+    make(home, "nistp256", "brainpoolP256r1")
+    with pytest.raises(KeyFileError, match="its keys are of the types ECDSA, ECDH brainpoolP256r1"):
+        keywrap.load("pgp").read_recipient(WHO, RecipientRules(lambda: home.public(WHO)))
 
 
 def test_what_is_wrapped_to_a_good_certificate_opens(home: GnupgHome) -> None:

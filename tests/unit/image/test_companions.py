@@ -21,20 +21,31 @@ if TYPE_CHECKING:
 ZSTD = images.TAR + "+zstd"
 
 
-def test_attestations_are_kept_and_named(tmp_path: Path, target: Layout, recipient: list[str]) -> None:
-    source = layouts.two_platforms(tmp_path / "source")
+def test_attestations_are_kept_and_named(tmp_path: Path, target: Layout, recipient: list[str], key: list[str]) -> None:
+    source = layouts.recorded(tmp_path / "source")
     ended = done("encrypt", oci(source), oci(target), *recipient)
-    attestations = [each["digest"] for each in layouts.manifests(source)[2:]]
+    before, after = layouts.manifests(source), layouts.manifests(target)
+    attestations = [each["digest"] for each in before[2:]]
     assert (
-        f"2 attestations (SBOM, provenance) describe the plain layers and stay readable: {attestations[0]}"
+        f"2 attestations (SBOM, provenance) describe the plain layers and stay readable: {', '.join(attestations)}"
         in ended.errors
     )
-    assert [each["digest"] for each in layouts.manifests(target)[2:]] == attestations
+    assert [each["digest"] for each in after[2:]] == attestations
+    for each in (descriptor for manifest in before[2:] for descriptor in layouts.layers_of(source, manifest)):
+        assert target.read(each) == source.read(each)
+    assert [each["annotations"][layouts.ATTESTED] for each in before[2:]] == [each["digest"] for each in before[:2]]
+    assert [each["annotations"][layouts.ATTESTED] for each in after[2:]] == [each["digest"] for each in after[:2]]
+    back = Layout(tmp_path / "back")
+    done("decrypt", oci(target), oci(back), *key)
+    for old, new in zip(before[:2], layouts.manifests(back)[:2], strict=True):
+        assert layouts.layers_of(back, new) == layouts.layers_of(source, old)
 
 
 def test_attestations_are_dropped(tmp_path: Path, target: Layout, recipient: list[str], key: list[str]) -> None:
-    source = layouts.two_platforms(tmp_path / "source")
-    statements = [layouts.layers_of(source, each)[0]["digest"] for each in layouts.manifests(source)[2:]]
+    source = layouts.recorded(tmp_path / "source")
+    attestations = layouts.manifests(source)[2:]
+    statements = [each["digest"] for manifest in attestations for each in layouts.layers_of(source, manifest)]
+    assert len(set(statements)) == 4
     ended = done("encrypt", oci(source), oci(target), *recipient, "--attestations", "drop")
     assert "attestations" not in ended.errors
     assert [each["platform"]["architecture"] for each in layouts.manifests(target)] == ["amd64", "arm64"]

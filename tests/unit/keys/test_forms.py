@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from contextlib import suppress
 from math import lcm, prod
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.padding import PKCS7
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -25,7 +27,7 @@ from jwcrypto.jwk import JWK
 from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.formats import ber
-from decoder.keys import legacy_pem, pem
+from decoder.keys import legacy_pem, pbes2, pem
 from decoder.keys.file import recognise
 from decoder.keys.privatekey import fingerprint
 from decoder.keywrap import jwe
@@ -136,6 +138,51 @@ def test_rsa_of_several_primes(count: int) -> None:
     algorithm = ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010101")), ber.der(ber.NULL))
     pkcs8 = ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\0"), algorithm, ber.der(ber.OCTET_STRING, data))
     assert loaded(pkcs8) == loaded(data)
+
+
+def encrypted_pkcs8(pkcs8: bytes) -> bytes:
+    """Write PKCS#8 that PBES2 encrypts: PBKDF2 with HMAC-SHA256, and AES-256-CBC."""
+    salt, iv = bytes(8), bytes(range(16))
+    key = hashlib.pbkdf2_hmac("sha256", PASSWORD, salt, 1000, 32)
+    padder = PKCS7(128).padder()
+    encryptor = Cipher(AES(key), modes.CBC(iv)).encryptor()
+    ciphertext = encryptor.update(padder.update(pkcs8) + padder.finalize()) + encryptor.finalize()
+
+    def algorithm(oid: str, *parameters: bytes) -> bytes:
+        return ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex(oid)), *parameters)
+
+    hmac = algorithm("2a864886f70d0209", ber.der(ber.NULL))
+    kdf = ber.der(ber.SEQUENCE, ber.der(ber.OCTET_STRING, salt), ber.der(ber.INTEGER, (1000).to_bytes(2)), hmac)
+    parts = ber.der(
+        ber.SEQUENCE,
+        algorithm("2a864886f70d01050c", kdf),
+        algorithm("60864801650304012a", ber.der(ber.OCTET_STRING, iv)),
+    )
+    return ber.der(ber.SEQUENCE, algorithm("2a864886f70d01050d", parts), ber.der(ber.OCTET_STRING, ciphertext))
+
+
+def test_rsa_of_several_primes_within_encrypted_pkcs8() -> None:
+    data = multi_prime_der(3)
+    algorithm = ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010101")), ber.der(ber.NULL))
+    pkcs8 = ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\0"), algorithm, ber.der(ber.OCTET_STRING, data))
+    locked = encrypted_pkcs8(pkcs8)
+    assert loaded(locked, PASSWORD) == loaded(data)
+    assert reason(locked, b"wrong") == "it is encrypted, and the password does not open it"
+    assert reason(locked) == "it is encrypted, and no password was given"
+
+
+@pytest.mark.parametrize("inside", [b"", b"no key", ber.der(ber.SEQUENCE), ber.der(ber.SEQUENCE, multi_prime_der(3))])
+def test_what_is_malformed_within_encrypted_pkcs8(inside: bytes) -> None:
+    told = "the password opens it, but the key in it is malformed or not supported"
+    assert reason(encrypted_pkcs8(inside), PASSWORD) == told
+
+
+def test_mutations_of_pbes2_raise_nothing_else() -> None:
+    data = encrypted_pkcs8(b"no key")
+    for at in range(len(data)):
+        for value in (0, data[at] ^ 1, 0xFF):
+            with suppress(ValueError):
+                pbes2.decrypt(data[:at] + bytes([value]) + data[at + 1 :], PASSWORD)
 
 
 def test_rsa_of_primes_that_do_not_fit() -> None:

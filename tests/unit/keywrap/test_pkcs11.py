@@ -7,13 +7,18 @@ import os
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwcrypto.jwk import JWK
 
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
+from decoder.keywrap import pkcs11
 from decoder.keywrap.pkcs11 import config as pkcs11_config
 from decoder.keywrap.pkcs11 import keyfile as pkcs11_keyfile
 from decoder.keywrap.pkcs11 import token as pkcs11_token
 from decoder.keywrap.pkcs11 import uri as pkcs11_uri
+from decoder.keywrap.recipient import RecipientRules
+from tests.support.layers import public_pem, rsa_key
 from tests.support.pkcs11_parts import SMALL, recipient, unwrap, wrapped_json, write_config
 from tests.support.pkcs11_tokens import PIN, softhsm
 
@@ -95,3 +100,24 @@ def test_key_files_show_no_pin() -> None:
 def test_malformed_wrapped_keys_are_refused_before_any_key(wrapped: bytes) -> None:
     with pytest.raises(WrappedKeyError):
         unwrap(wrapped, b"not looked at")
+
+
+def test_what_was_wrapped_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing leaves that `unwrap` would not read: too many recipients, or a share without the size of its key."""
+    public = public_pem(rsa_key())
+    with pytest.raises(WrappedKeyError, match="more than 64 recipients"):
+        pkcs11.wrap(b"options", [public] * (limits.PKCS11_RECIPIENTS + 1))
+    encrypt = pkcs11._encrypt
+    monkeypatch.setattr(pkcs11, "_encrypt", lambda options, key, name: encrypt(options, key, name)[:-1])
+    with pytest.raises(KeyFileError, match="could not open what was wrapped"):
+        pkcs11.wrap(b"options", [public])
+
+
+@pytest.mark.parametrize("form", ["{}", '{{"keys": [{}]}}'])
+def test_a_jwk_is_a_public_key_and_no_key_file(form: str, tmp_path: Path) -> None:
+    path = tmp_path / "key.jwk"
+    path.write_text(form.format(JWK.from_pyca(rsa_key().public_key()).export()))
+    (spki,) = pkcs11.read_recipient(str(path), RecipientRules(bytes))
+    assert spki == rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    path.write_text('{"pkcs11": {"uri": "pkcs11:token=t"}, "kind": "other"}')
+    assert pkcs11.is_key_file(path.read_bytes())

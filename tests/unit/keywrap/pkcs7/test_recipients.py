@@ -117,6 +117,26 @@ def test_wraps_for_no_more_recipients_than_open(count: int) -> None:
     assert_opens(pkcs7.wrap(OPTIONS, [somebody().der] * limits.CMS_RECIPIENTS), somebody())
 
 
+@pytest.mark.parametrize("fault", ["one less", "cut", "another algorithm", "too long"])
+def test_what_was_wrapped_is_read_again(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Faults of the writer that no recipient could survive do not leave."""
+    build = cms.build_envelope
+
+    def faulty(recipients: list[cms.Recipient], algorithm: cms.Algorithm, ciphertext: bytes) -> bytes:
+        first, *others = recipients
+        changed = {
+            "one less": others,
+            "cut": [first._replace(encrypted_key=first.encrypted_key[:-1]), *others],
+            "another algorithm": [first._replace(algorithm=cms.Algorithm(cms.DATA, None)), *others],
+        }
+        longer = bytes(limits.CMS_BYTES) if fault == "too long" else b""
+        return build(changed.get(fault, recipients), algorithm, ciphertext + longer)
+
+    monkeypatch.setattr(cms, "build_envelope", faulty)
+    with pytest.raises(KeyFileError, match=r"could not open what was wrapped|could not be opened"):
+        pkcs7.wrap(OPTIONS, [somebody().der, somebody("second").der])
+
+
 def test_the_first_certificate_of_a_chain_is_the_recipient() -> None:
     chain = b"leaf, then issuer\n" + somebody().certificate + somebody("second").certificate
     assert_opens(pkcs7.wrap(OPTIONS, [chain]), somebody())
