@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
 
+COSIGN_TAGS = ("sig", "att", "sbom")  # the ends of the tags under which cosign puts what it says of an image
 # What skopeo reads or writes, and we do not.
 _OF_SKOPEO = ("ostree", "sif", "tarball")
 

@@ -19,6 +19,7 @@ from decoder import limits
 from decoder.errors import DigestError, ImageError, UsageError, quoted
 from decoder.formats import containerd as messages
 from decoder.image.containerd.client import ContainerdClient, ContainerdError
+from decoder.image.transport import COSIGN_TAGS
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:
@@ -118,9 +119,22 @@ class _Source(_Blobs):
         _hold(self._client, descriptor["digest"])
         return descriptor
 
-    def referrers(self, _digest: str) -> list[str]:
-        """Return nothing: containerd stores no referrers that a name leads to."""
-        return []
+    def referrers(self, digest: str) -> list[str]:
+        """Name the images whose tags say that they are about it: containerd has no other way from an image to them."""
+        last = self._name.rpartition("/")[2]
+        repository = self._name.removesuffix(last) + last.partition("@")[0].partition(":")[0]
+        fallback = f"{repository}:{digest.replace(':', '-')}"
+        names = [fallback, *(f"{fallback}.{end}" for end in COSIGN_TAGS)]
+        return [f"the image {name}" for name in names if self._has_image(name)]
+
+    def _has_image(self, name: str) -> bool:
+        try:
+            self._client.call(_IMAGES + "Get", {1: name})
+        except ContainerdError as error:
+            if error.code != "NOT_FOUND":
+                raise
+            return False
+        return True
 
 
 class _Target(_Blobs):

@@ -11,6 +11,7 @@ from decoder import limits
 from decoder.errors import ImageError, UsageError
 from decoder.image.registry.download import Download
 from decoder.image.registry.upload import Upload
+from decoder.image.transport import COSIGN_TAGS
 from decoder.registry.client import RegistryClient
 from decoder.registry.login import Login, Logins
 from decoder.registry.queries import compare, exists, get_manifest, has_tag, is_manifest, listed, tags
@@ -18,8 +19,6 @@ from decoder.registry.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from decoder.image.transport import BlobReader, BlobWriter, Descriptor, ImageSource, ImageTarget, Options
-
-_COSIGN = ("sig", "att", "sbom")  # the ends of the tags under which cosign puts what it says of an image
 
 
 @contextmanager
@@ -110,7 +109,7 @@ class _Source(_Blobs):
         """Name what refers to a manifest: by the referrers API or its fallback tag, and by cosign's tags."""
         fallback = digest.replace(":", "-")
         found = listed(self._client, f"referrers/{digest}") or listed(self._client, f"manifests/{fallback}")
-        names = [f"{fallback}.{end}" for end in _COSIGN]
+        names = [f"{fallback}.{end}" for end in COSIGN_TAGS]
         return [*found, *(f"the tag {tag}" for tag in names if has_tag(self._client, tag))]
 
 

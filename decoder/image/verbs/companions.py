@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder.errors import UsageError, quoted
+from decoder.image.manifest import rebuild
 from decoder.keywrap import PROVIDER_PREFIX
 from decoder.layer.annotations import wrapped_keys
 
@@ -32,17 +33,26 @@ def consider(root: Node, source: ImageSource, *, keep: bool, progress: Progress)
             f"warning: {len(attestations)} attestations (SBOM, provenance) describe the plain layers and stay "
             f"readable: {names}; --attestations drop leaves them out"
         )
-    others = [
-        text
-        for node in root.walk()
-        if node.is_manifest or node is root
-        for text in source.referrers(node.descriptor["digest"])
-    ]
-    if others:
+    if others := _referrers(source, _digests(root)):
         progress.remark(
-            f"not copied, for they are about the plain image: {', '.join(dict.fromkeys(others))}; "
+            f"not copied, for they are about the plain image: {', '.join(others)}; "
             "sign the encrypted image after this (cosign, notation)"
         )
+
+
+def broken(root: Node, source: ImageSource) -> list[str]:
+    """Name what refers from outside to a digest that an image loses by its changes."""
+    left = {node.descriptor["digest"] for node in rebuild(root)}
+    return _referrers(source, [each for each in _digests(root) if each not in left])
+
+
+def _digests(root: Node) -> list[str]:
+    """Return the digests that signatures of an image are about: its own, and those of its manifests."""
+    return [node.descriptor["digest"] for node in root.walk() if node.is_manifest or node is root]
+
+
+def _referrers(source: ImageSource, digests: list[str]) -> list[str]:
+    return list(dict.fromkeys(text for digest in digests for text in source.referrers(digest)))
 
 
 def check_compression(plan: Plan, request: Request, progress: Progress) -> None:

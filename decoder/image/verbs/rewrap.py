@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decoder.errors import DecoderError, UsageError
 from decoder.image import manifest, transfer, transport
 from decoder.image.selection import Layer, choose_images
+from decoder.image.verbs import companions
 from decoder.image.verbs.changes import group
 from decoder.image.verbs.rewrapping import STILL_OPEN, Rewrapping
 from decoder.layer import annotations as layer
@@ -126,14 +127,15 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
         rewrapping = Rewrapping(request.recipients, request.keys, request.removed)
         done = transfer.Work(progress).run([rewrapping.job(each) for each in group(chosen)])
         changes = [change for changed in done for change in changed]
-        if not changes or request.dry_run:
-            return Result(image, WOULD_CHANGE if changes else UNCHANGED, len(changes), digest)
-        broken = source.referrers(digest)
+        if not changes:
+            return Result(image, UNCHANGED, 0, digest)
+        if broken := companions.broken(root, source):
+            progress.remark(
+                f"warning: {image}: these are about the old digest, and must be made again: {', '.join(broken)}"
+            )
+        if request.dry_run:
+            return Result(image, WOULD_CHANGE, len(changes), digest)
         with transport.open_target(image, options._replace(source=image)) as target:
             new = transfer.publish(target, root, lambda descriptor: request.recipients.publish(image, descriptor))
             target.forget([], [digest])
-    if broken:
-        progress.remark(
-            f"warning: {image}: these are about the old digest, and must be made again: {', '.join(broken)}"
-        )
     return Result(image, CHANGED, len(changes), new["digest"])

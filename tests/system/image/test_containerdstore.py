@@ -115,6 +115,40 @@ def test_commands(containerd: Containerd, options: Options, layout: Layout, part
     assert (absent.status, "not found" in absent.errors) == (7, True)
 
 
+def test_other_recipients(
+    containerd: Containerd, options: Options, layout: Layout, parties: dict[str, Party], tmp_path: Path
+) -> None:
+    """rewrap changes the manifest alone, and names what stands under cosign's tags."""
+    old, new = parties["jwe"], parties["pkcs7"]
+    where = ["--namespace", options.namespace, "--address", options.address]
+    name = "containerd:host.example:5000/secret:1"
+    done("encrypt", oci(layout), name, "--recipient", old.recipient, *where)
+    before = content(containerd, options.namespace)
+    digest = pull_root(name, options)
+    signature = other_image(tmp_path / "signature")
+    push(signature, f"{name.removesuffix(':1')}:{digest.replace(':', '-')}.sig", options)
+    dry = done("rewrap", "--dry-run", name, "--recipient", new.recipient, *old.ours, *where, "--json").value
+    assert [(each["action"], each["digest"]) for each in dry["images"]] == [("would change", digest)]
+    ended = done("rewrap", name, "--recipient", new.recipient, *old.ours, *where)
+    (line,) = [line for line in ended.errors.splitlines() if "must be made again" in line]
+    assert f"the image host.example:5000/secret:{digest.replace(':', '-')}.sig" in line
+    assert [each for each in dry["remarks"] if each in line]
+    collect(containerd, options.namespace, other_image(tmp_path / "garbage"))
+    left = content(containerd, options.namespace) - digests_of(signature)
+    assert left == before - {digest} | {pull_root(name, options)}
+    assert not left & {each["digest"] for each in layout.layers}
+    removed = done("rewrap", name, "--remove-recipient", "jwe:", *new.ours, *where)
+    assert "removing a recipient is no revocation" in removed.errors
+    assert "must be made again" not in removed.errors
+    assert image("check", name, *old.ours, *where).status == 4
+    done("check", "--require-encrypted", "all", "--verify", name, *new.ours, *where)
+
+
+def pull_root(name: str, options: Options) -> str:
+    with transport.open_source(name, options) as source:
+        return str(source.root()["digest"])
+
+
 def test_ours_reads_what_ctr_imports(containerd: Containerd, options: Options, layout: Layout) -> None:
     assert containerd.import_image(layout, "--no-unpack", namespace=options.namespace).returncode == 0
     found = pull(f"containerd:image:{images.NAME}", options)

@@ -39,7 +39,7 @@ def run_line(line: str, *options: str) -> str:
 def test_commands_run_and_json_is_as_documented(small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     small.directory.rename(tmp_path / "app")
-    (block,) = re.findall(r"^```sh\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
+    block, _ = re.findall(r"^```sh\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL)
     lines = block.splitlines()
     assert len(lines) > 5
     seen = set()
