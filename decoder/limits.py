@@ -187,7 +187,8 @@ STATUS_SECONDS = 10.0
 
 # Images: manifests, and the local places they are in. A layer may have any size, and is never held whole.
 IMAGE_MANIFESTS = 1024
-IMAGE_MANIFESTS_BYTES = 16 * MIB
+IMAGE_MANIFESTS_BYTES = 16 * MIB  # with the configurations
+IMAGE_JSON_VALUES = 8 * JSON_VALUES  # in all of them together
 IMAGE_LAYERS = 4096
 IMAGE_INDEX_DEPTH = 8
 IMAGE_CONFIG_BYTES = 4 * MIB

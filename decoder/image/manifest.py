@@ -143,6 +143,7 @@ class _Loader:
         self._source = source
         self._count = 0
         self._bytes = 0
+        self._values = 0
         self._configurations: dict[str, tuple[str, list[object]]] = {}
 
     def load(self, descriptor: Descriptor, path: tuple[str, ...] = ()) -> Node:
@@ -163,13 +164,19 @@ class _Loader:
         return node
 
     def _read(self, descriptor: Descriptor, most: int) -> bytes:
-        """Read a manifest or configuration; together they have at most IMAGE_MANIFESTS_BYTES."""
+        """Read a manifest or configuration; together they have at most IMAGE_MANIFESTS_BYTES and IMAGE_JSON_VALUES."""
         self._bytes += descriptor["size"]
         if self._bytes > limits.IMAGE_MANIFESTS_BYTES:
             raise ImageError(
                 f"the manifests and configurations of the image have more than {limits.IMAGE_MANIFESTS_BYTES} bytes"
             )
-        return blobs.read_whole(self._source, descriptor, most)
+        data = blobs.read_whole(self._source, descriptor, most)
+        self._values += wire.count_values(data)
+        if self._values > limits.IMAGE_JSON_VALUES:
+            raise ImageError(
+                f"the manifests and configurations of the image have more than {limits.IMAGE_JSON_VALUES} values"
+            )
+        return data
 
     def _load_index(self, node: Node, path: tuple[str, ...]) -> None:
         for entry in _descriptors(node, "manifests", limits.IMAGE_MANIFESTS):

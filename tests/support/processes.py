@@ -23,6 +23,13 @@ REFERENCE = str(ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder")
 CONTAINERD_WRITE_BYTES = 32 * 1024
 TIME_LIMIT = 120.0
 
+# Python that runs a program, and prints the most memory that it used, in KiB. (A child starts with its parent's
+# figure: a small one.)
+MEASURE = (
+    "import os, sys; process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ);"
+    "_, status, used = os.wait4(process, 0); print(used.ru_maxrss, file=sys.stderr); sys.exit(status != 0)"
+)
+
 
 # Whether the installed program runs in forks of a process that has its libraries: quicker, and set by the unit tests.
 forks = False

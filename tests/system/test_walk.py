@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from tests.support import images, registries
 from tests.support.containerd import KEYS_DIRECTORY, Containerd, ctr_finds_it
 from tests.support.images import GZIP, Layout
-from tests.support.processes import ROOT
+from tests.support.processes import PROGRAM, ROOT
 from tests.support.roots import SUITES, Suite
 
 PAGE = (ROOT / "docs/walk.md").read_text()
@@ -26,7 +27,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
 
 
-KEY_PAIR, BEFORE, PUSH, AFTER, NODE, RUN, CARRY, BACK = blocks("sh")
+KEY_PAIR, BEFORE, PUSH, AFTER, NODE, RUN, REWRAP, CARRY, BACK = blocks("sh")
 TABLE_BEFORE, TABLE_AFTER, REFUSAL = blocks("text")
 
 
@@ -102,9 +103,35 @@ def test_the_walk(suite: Suite, plain: dict[str, Layout], tmp_path: Path) -> Non
             assert len(decrypted) == sum(len(layout.layers) for layout in plain.values())
             assert containerd.blobs
             assert containerd.blobs.isdisjoint(plain_digests)
+            blobs = registry.blobs
+            *_, verdict = shell.run(REWRAP).splitlines()
+            assert verdict == f"{LAYERS} of {LAYERS} layers are encrypted; the keys open all {LAYERS}"
+            assert len(registry.blobs - blobs) == 2  # the manifests
             shell.run(CARRY)
             shell.run(BACK)
     assert Layout(tmp_path / "rest.back").layers == plain["rest"].layers
+
+
+def test_the_commands_of_readme(plain: dict[str, Layout], tmp_path: Path) -> None:
+    """Key pair, encryption, the gate and another recipient, as README's second block of commands has them."""
+    block = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    assert [line.split()[2] for line in block.splitlines()] == ["keygen", "encrypt", "check", "rewrap"]
+    with registries.serving(tmp_path / "registry") as registry:
+
+        def run(script: str) -> subprocess.CompletedProcess[str]:
+            script = script.replace("registry.example", registry.host)
+            path = f"{Path(PROGRAM).parent}:{os.environ['PATH']}"
+            command = ["env", f"PATH={path}", "sh", "-ec", script]
+            return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+
+        registries.push(plain["rest"], f"docker://{registry.host}/app:1")
+        run("ctd-decoder image keygen other")
+        ended = run(block)
+        assert ended.returncode == 0, ended.stderr
+        gate = next(line for line in block.splitlines() if "--require-encrypted" in line)
+        assert run(gate.replace("app:1-encrypted", "app:1")).returncode == 4
+        opened = run(f"{gate.partition('#')[0]} --verify --key other.key")
+        assert opened.returncode == 0, opened.stderr
 
 
 def check_tables(before: list[str], after: list[str], layout: Layout) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from decoder import __version__, limits
 from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, ROOT, Result, payload_bytes, unmeasured
+from tests.support.processes import MEASURE, PROGRAM, ROOT, Result, payload_bytes, unmeasured
 from tests.support.program import PLAINTEXT, fails, run_layer
 
 if TYPE_CHECKING:
@@ -105,13 +105,6 @@ def test_the_hot_path_imports_only_what_it_needs() -> None:
     assert not loaded & unwanted
 
 
-# Run a program, and print the most memory that it used, in KiB. (A child starts with its parent's figure: a small one.)
-_MEASURE = (
-    "import os, sys; process = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ);"
-    "_, status, used = os.wait4(process, 0); print(used.ru_maxrss, file=sys.stderr); sys.exit(status != 0)"
-)
-
-
 def test_memory_does_not_grow_with_the_layer() -> None:
     peaks = []
     for size in (limits.LARGE_AFTER_BYTES + 10 * limits.MIB, 200 * limits.MIB):
@@ -122,7 +115,7 @@ def test_memory_does_not_grow_with_the_layer() -> None:
         os.close(writing)
         command = ["/bin/bash", "-c", f'exec "$0" -ISc "$1" "$2" 3<&{reading} >/dev/null']
         done = subprocess.run(
-            [*command, sys.executable, _MEASURE, PROGRAM],
+            [*command, sys.executable, MEASURE, PROGRAM],
             input=layer.ciphertext,
             stderr=subprocess.PIPE,
             pass_fds=[reading],
