@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.support.registries import Registry
 
 BLOCKS = re.findall(r"^```sh\n(.*?)```", (ROOT / "docs/images.md").read_text(), re.MULTILINE | re.DOTALL)
-TOOLS = ROOT / ".cache/signing/usr/bin"
+TOOLS = ROOT / ".cache/oci-tools/usr/bin"
 HOST = "registry.example"  # as the page has it
 POLICY = {
     "name": "app",

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 from typing import TYPE_CHECKING
 
 from decoder.image.selection import own_platform
-from tests.support import processes
+from tests.support import images, processes
 from tests.support.image import SECONDS, done, oci
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.support.images import Layout
     from tests.support.parties import Party
 
@@ -40,21 +43,33 @@ def test_json_for_programs(gzipped: Layout, target: Layout, parties: dict[str, P
     }
 
 
-def test_bars_at_a_terminal(gzipped: Layout, target: Layout, parties: dict[str, Party]) -> None:
+def test_bars_at_a_terminal(tmp_path: Path, target: Layout, parties: dict[str, Party]) -> None:
+    """Each layer has a bar of its own: what is done with it, how much of its size, and the time that is left."""
+    tars = [images.tar_of({"noise": bytes(megabytes << 20)}) for megabytes in (30, 40)]
+    plain = images.write_layers(tmp_path / "plain", [images.packed(each, images.TAR) for each in tars])
+    shown = at_a_terminal("encrypt", oci(plain), oci(target), "--recipient", parties["jwe"].recipient)
+    assert "\x1b[" in shown
+    assert shown.count("ctd-decoder: encrypted layer") == 2
+    frames = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    for layer, size in enumerate(("31.5", "42.0")):
+        for phase in ("encrypting", "verifying"):
+            assert re.search(rf"{phase} layer {layer} \(\S+\) +\S+ \d+\.\d/{size} MB .*?(\d:\d\d:\d\d|-:--:--)", frames)
+    assert re.search(r"MB/s +\d:\d\d:\d\d", frames)
+
+
+def at_a_terminal(*arguments: str) -> str:
+    """Run the program, and return what it shows on standard error at a terminal of 200 columns."""
     ours, theirs = pty.openpty()
-    command = [processes.PROGRAM, "image", "encrypt", oci(gzipped), oci(target), "--recipient"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
-    with subprocess.Popen(
-        [*command, parties["jwe"].recipient], stdout=subprocess.DEVNULL, stderr=theirs, env=environment
-    ) as process:
+    command = [processes.PROGRAM, "image", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""
         while chunk := _read(ours):
             shown += chunk
         assert process.wait(SECONDS) == 0
     os.close(ours)
-    assert b"\x1b[" in shown
-    assert shown.count(b"ctd-decoder: encrypted layer") == 3
+    return shown.decode()
 
 
 def _read(terminal: int) -> bytes:
