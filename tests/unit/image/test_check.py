@@ -89,9 +89,10 @@ def test_a_wrong_hmac_is_found(small: Layout, target: Layout, recipient: list[st
 def test_a_provider_that_hangs_costs_its_time_once(small: Layout, target: Layout, tmp_path: Path) -> None:
     log = tmp_path / "log"
     program = tmp_path / "provider"
-    wrapped = json.dumps({"keywrapresults": {"annotation": "AAAA"}})
+    answer = '{"keywrapresults": {"annotation": "%s"}}'  # another one for each layer
     program.write_text(
-        f"#!/bin/sh\necho asked >> {log}\nif grep -Eq '.op. *: *.keyunwrap'; then sleep 60; else echo '{wrapped}'; fi\n"
+        f"#!/bin/sh\necho asked >> {log}\nif grep -Eq '.op. *: *.keyunwrap'; then sleep 60; else\n"
+        f"printf '{answer}' $(head -c 12 /dev/urandom | base64)\nfi\n"
     )
     program.chmod(0o755)
     config = tmp_path / "providers.json"

@@ -12,7 +12,7 @@ from decoder import limits
 from tests.support import layouts
 from tests.support.image import image, oci
 from tests.support.images import Layout
-from tests.support.processes import MEASURE, PROGRAM
+from tests.support.processes import MEASURE, PROGRAM, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +27,7 @@ _MEMBERS = b",".join(b'"%x":{}' % number for number in range(limits.JSON_VALUES 
 def peak_of(*arguments: str) -> tuple[bool, int]:
     """Run `ctd-decoder image`, and return whether it succeeded, and the most memory that it used, in bytes."""
     command = [sys.executable, "-ISc", MEASURE, PROGRAM, "image", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, env=unmeasured(), timeout=120, check=False)
     return ended.returncode == 0, int(ended.stderr.splitlines()[-1]) * limits.KIB
 
 
