@@ -88,6 +88,18 @@ class CheckableService(Protocol):
         """Look at everything that is configured, for at most so many seconds each."""
 
 
+@runtime_checkable
+class ReachableService(Protocol):
+    """A KeyService behind a network."""
+
+    def reach(self, seconds: float) -> None:
+        """Find out whether the service answers, without using a key.
+
+        Raises:
+            ProviderError: it does not within so many seconds.
+        """
+
+
 class KeyService(Protocol):
     """What the module of a key service creates."""
 

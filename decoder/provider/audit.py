@@ -95,6 +95,24 @@ class Provider:
 
         return self._service.check(seconds) if isinstance(self._service, CheckableService) else None
 
+    def reach(self, seconds: float) -> None:
+        """Find out whether keys can be used, without using them; nothing is found out if there is no way to.
+
+        Raises:
+            ProviderError: the service does not answer within so many seconds, or no key is there.
+        """
+        from decoder.provider import ReachableService
+
+        if isinstance(self._service, ReachableService):
+            self._service.reach(seconds)
+        elif (checked := self.check(seconds)) and not checked.works:
+            raise ProviderError("; ".join(checked.problems))
+
+    def sweep(self) -> None:
+        """Wipe key-encryption keys whose time is over."""
+        if self._keks:
+            self._keks.sweep()
+
     def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
         """Check a request and prepare to do it. The caller writes it down with `record`.
 
@@ -155,12 +173,13 @@ class Provider:
         if keks is None or not use.waits:
             return use._replace(run=lambda seconds: check_kek(use.run(seconds)))
         name = sha256(self._identity() + sha256(wrapped_kek).digest()).digest()
-        is_kept = keks.get(name) is not None
+        if (kept := keks.get(name)) is not None:
+            return use._replace(run=lambda _seconds: kept, waits=False)
 
         def run(seconds: float) -> bytes:
             return keks.opened(name, lambda: check_kek(use.run(seconds)), seconds)
 
-        return use._replace(run=run, waits=not is_kept)
+        return use._replace(run=run)
 
     def _observed(self, operation: Operation, use: Use) -> Use:
         observe = self._observe

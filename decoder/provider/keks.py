@@ -18,7 +18,7 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_MAP_LOCKED = 0x2000  # Linux, mmap(2); the module has no name for it
+MAP_LOCKED = 0x2000  # Linux, mmap(2); the module has no name for it
 _SLOT_BYTES = 64  # a key-encryption key has 42
 
 
@@ -50,7 +50,7 @@ class Keks:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         size = limits.OPENED_KEKS * _SLOT_BYTES
-        self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_LOCKED)
+        self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_LOCKED)
         for advice in (mmap.MADV_DONTDUMP, mmap.MADV_DONTFORK):
             self._memory.madvise(advice)
         self._lock = Lock()
@@ -77,17 +77,22 @@ class Keks:
         if others:
             return _wait_for(others, seconds)
         try:
-            opening.kek = open_it()
+            opening.kek = self._open(name, open_it, seconds)
         except ProviderError as error:
             opening.error = error
             raise
         finally:
             with self._lock:
                 del self._opening[name]
-                if opening.kek:
-                    self._put(name, opening.kek)
             opening.ended.set()
         return opening.kek
+
+    def _open(self, name: bytes, open_it: Callable[[], bytes], _seconds: float) -> bytes:
+        """Open a key and keep it; of the threads of this process one is here for a name."""
+        kek = open_it()
+        with self._lock:
+            self._put(name, kek)
+        return kek
 
     def get(self, name: bytes) -> bytes | None:
         """Return the key that is kept under a name, unless its time is over."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from decoder.provider.errors import ProviderError
 
@@ -17,6 +19,23 @@ def reach_port(host: str, port: int, seconds: float) -> None:
         socket.create_connection((host.strip("[]"), port), seconds).close()
     except (OSError, ValueError) as error:
         raise ProviderError(f"no connection: {getattr(error, 'strerror', None) or error}") from error
+
+
+def reach_url(url: str, seconds: float) -> None:
+    """Connect to the server of a URL, or to the proxy that the environment names for it, and send nothing.
+
+    Raises:
+        ProviderError: nobody answers there within so many seconds.
+    """
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    proxy = "" if proxy_bypass(host) else getproxies().get(parts.scheme, "")
+    where = urlsplit(proxy if "//" in proxy else f"//{proxy}") if proxy else parts
+    try:
+        port = where.port or (443 if where.scheme == "https" else 80)
+    except ValueError as error:
+        raise ProviderError("its address has no port that is one") from error
+    reach_port(where.hostname or "", port, seconds)
 
 
 def reach_socket(path: str, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,8 +75,12 @@ class Answers:
 
 
 @contextmanager
-def running_answers() -> Iterator[Answers]:
-    """Run the server on a free port."""
+def running_answers(refusing_seconds: float = 0.0) -> Iterator[Answers]:
+    """Run the server on a free port.
+
+    Args:
+        refusing_seconds: how long it refuses connections first.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -96,10 +101,21 @@ def running_answers() -> Iterator[Answers]:
         def handle_error(self, *_: object) -> None:
             """Say nothing of clients that stopped waiting."""
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", 0), Handler, bind_and_activate=False)
+    server.server_bind()
     answers = Answers(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+
+    def serve() -> None:
+        time.sleep(refusing_seconds)
+        server.server_activate()
+        listens.set()
+        server.serve_forever(0.05)
+
+    listens = threading.Event()
+    thread = threading.Thread(target=serve)
     thread.start()
+    if not refusing_seconds:
+        listens.wait()
     try:
         yield answers
     finally:

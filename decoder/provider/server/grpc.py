@@ -121,6 +121,7 @@ async def _serve(
     def look() -> None:
         if files.look():
             front.recheck()
+        service.provider.sweep()
 
     watch = Watch(counted, service.provider, look)
     await watch.start()

@@ -11,7 +11,7 @@ from decoder.errors import UsageError
 from decoder.extras import missing
 from decoder.provider import create
 from decoder.provider.errors import ProviderError
-from decoder.provider.server import processes
+from decoder.provider.server import processes, sharedkeks
 from decoder.provider.server.rates import Rates
 from decoder.provider.server.service import Service
 from decoder.provider.server.tally import Tally
@@ -95,7 +95,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
         watch.listener(parsed.metrics, say) as probes,
         listening.listening(address, count, is_for_all=bool(parsed.client_policy)) as (where, sockets),
     ):
-        tally, rates = Tally(count), Rates()
+        tally, rates, kept = Tally(count), Rates(), sharedkeks.create_file()
 
         def listens() -> None:
             server.say_listening(address, where, security, say)
@@ -103,7 +103,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
         def work(child: processes.Child | None = None) -> None:
             number = child.number if child else 0
             row = tally.rows[number]
-            service = Service(create(name, options, _write_line, _keks(), _observer(row)), parsed.provider_name)
+            service = Service(create(name, options, _write_line, _keks(kept), _observer(row)), parsed.provider_name)
             door = server.Door(sockets[number], security, rates)
             ready = child.tell_ready if child else listens
             server.serve(service, door, say, watch.Counted(tally, row, probes), ready, child)
@@ -139,11 +139,9 @@ def _processes(parsed: Namespace, is_unix: bool) -> int:
     return int(parsed.processes)
 
 
-def _keks() -> Keks | None:
-    from decoder.provider.keks import Keks
-
+def _keks(file: int) -> Keks | None:
     try:
-        return Keks(limits.KEK_SECONDS)
+        return sharedkeks.SharedKeks(limits.KEK_SECONDS, file)
     except OSError as error:
         _write_line(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
         return None

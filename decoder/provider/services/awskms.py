@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from threading import Lock
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,10 +21,12 @@ from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.extras import missing
 from decoder.formats import wire
+from decoder.node import network
 from decoder.node.network import is_loopback
 from decoder.provider import Option, Use
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
+from decoder.provider.reach import reach_url
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
@@ -77,6 +80,10 @@ class AwsKms:
         self._policy = policy
         self._context = dict(context)
         self._service = service
+
+    def reach(self, seconds: float) -> None:
+        """Connect to the endpoint; see `ReachableService`."""
+        self._service.reach(self._policy.configured, seconds)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options, at most AWS_KMS_PLAINTEXT_BYTES; see `KeyService`."""
@@ -149,15 +156,42 @@ class _Service:
         Raises:
             ProviderError: it failed.
         """
-        return within(seconds, lambda: self._call(key, operation, request))
+        return within(seconds, lambda: self._call(key, operation, request, monotonic() + seconds))
 
-    def _call(self, key: str, operation: str, request: Mapping[str, object]) -> bytes:
+    def reach(self, key: str, seconds: float) -> None:
+        """Connect to the endpoint of a key's region, if it is known.
+
+        Raises:
+            ProviderError: nobody answers.
+        """
+        if self._endpoint or self._region_of(key):
+            reach_url(within(seconds, lambda: str(self._client(self._region_of(key)).meta.endpoint_url)), seconds)
+
+    def _region_of(self, key: str) -> str:
         match = _ARN.fullmatch(key)
-        region = self._region or (match["region"] if match else "")
+        return self._region or (match["region"] if match else "")
+
+    def _ask(self, key: str, operation: str, request: Mapping[str, object], deadline: float) -> Any:
+        """Ask KMS, again while it throttles or cannot be reached, with random pauses, until the time is over."""
+        for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
+            try:
+                return getattr(self._client(self._region_of(key)), operation)(KeyId=key, **request)
+            except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
+                if not self._may_pass(error) or pause + _LEAST_SECONDS > deadline - monotonic():
+                    raise ProviderError(self._reason(error)) from error
+            sleep(pause)
+        raise AssertionError  # the pauses never end
+
+    def _may_pass(self, error: Exception) -> bool:
+        if isinstance(error, self._errors.ClientError):
+            response = getattr(error, "response", {})
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status in network.BUSY_STATUSES or response.get("Error", {}).get("Code") in _PASSING
+        return type(error).__name__ in _UNREACHABLE
+
+    def _call(self, key: str, operation: str, request: Mapping[str, object], deadline: float) -> bytes:
         try:
-            reply = getattr(self._client(region), operation)(KeyId=key, **request)
-        except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
-            raise ProviderError(self._reason(error)) from error
+            reply = self._ask(key, operation, request, deadline)
         except (ValueError, TypeError, AttributeError) as error:  # botocore does not check the types of a reply
             raise ProviderError("AWS KMS's reply is malformed") from error
         result = reply.get("CiphertextBlob" if operation == "encrypt" else "Plaintext")
@@ -171,7 +205,7 @@ class _Service:
         config = self._config(
             connect_timeout=limits.CLOUD_KMS_CONNECT_SECONDS,
             read_timeout=limits.CLOUD_KMS_READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": limits.CLOUD_KMS_ATTEMPTS},
+            retries={"mode": "standard", "total_max_attempts": 1},  # `_ask` tries again, for as long as it may
         )
         with self._lock:
             return self._session.create_client(
@@ -189,6 +223,24 @@ class _Service:
         return f"AWS KMS: {_CAUSES.get(type(error).__name__) or type(error).__name__}"
 
 
+# What AWS answers when the same request may succeed later, whatever its status (docs: Error retries, KMS API errors).
+_PASSING = frozenset(
+    (
+        "DependencyTimeoutException",
+        "KMSInternalException",
+        "LimitExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "Throttling",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    )
+)
+_UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ProxyConnectionError")
+_LEAST_SECONDS = 0.2  # the time that one more attempt needs
 _CAUSES = {
     "NoCredentialsError": "there are no AWS credentials",
     "PartialCredentialsError": "the AWS credentials are incomplete",

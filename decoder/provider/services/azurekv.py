@@ -23,6 +23,7 @@ from decoder.extras import missing
 from decoder.formats import wire
 from decoder.provider import Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.provider.reach import reach_url
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
@@ -97,6 +98,11 @@ class AzureKeyVault:
     def __init__(self, vaults: Vaults, policy: KeyPolicy) -> None:
         self._vaults = vaults
         self._policy = policy
+
+    def reach(self, seconds: float) -> None:
+        """Connect to the vault of the configured key, if there is one; see `ReachableService`."""
+        if self._policy.configured:
+            reach_url(self._policy.configured, seconds)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options, and to have the vault wrap the key of that; see `KeyService`."""

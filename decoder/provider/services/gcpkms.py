@@ -23,6 +23,7 @@ from decoder.provider import Option, Use
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
+from decoder.provider.reach import reach_url
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
@@ -41,6 +42,7 @@ OPTIONS = (
 
 _WRAP_TYPE = "AES"
 _HOST = "cloudkms.googleapis.com"
+_DISTRUST = ("handshake", "CERTIFICATE_VERIFY_FAILED", "Hostname Verification")  # what gRPC says of a failure of TLS
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms"]
 # What google-auth raises besides its own for files and replies with JSON of other types than it expects.
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
@@ -49,7 +51,11 @@ _KEY = re.compile(
     r"/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63})"
 )
 # Private options are a few hundred bytes; a reply has the ciphertext and some names besides.
-_CHANNEL_OPTIONS = (("grpc.max_receive_message_length", 2 * limits.PROVIDER_WRAPPED_BYTES),)
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 2 * limits.PROVIDER_WRAPPED_BYTES),
+    # By itself gRPC would connect again after 120 seconds, when our time is long over.
+    ("grpc.max_reconnect_backoff_ms", int(limits.PROVIDER_LONGEST_PAUSE_SECONDS * 1000)),
+)
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> GoogleKms:
@@ -71,6 +77,10 @@ class GoogleKms:
     def __init__(self, policy: KeyPolicy, service: _Service) -> None:
         self._policy = policy
         self._service = service
+
+    def reach(self, seconds: float) -> None:
+        """Connect to the service; see `ReachableService`."""
+        reach_url(f"https://{self._service.target}", seconds)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options, at most GCP_KMS_PLAINTEXT_BYTES; see `KeyService`."""
@@ -106,7 +116,9 @@ class _Service:
             self._errors = import_module("google.api_core.exceptions")
             self._retry = import_module("google.api_core.retry")
             self._kms = import_module("google.cloud.kms_v1")
-            self._client = self._connect(options.get("endpoint", "") or _HOST, _read(options.get("ca-file", "")))
+            endpoint = options.get("endpoint", "") or _HOST
+            self.target = endpoint if re.search(r":\d+$", endpoint) else f"{endpoint}:443"
+            self._client = self._connect(_read(options.get("ca-file", "")))
         except ImportError as error:
             raise ProviderError(missing("gcp", error)) from error
         file = options.get("adc", "") or os.environ.get("GOOGLE_APPLICATION_CREDENTIALS", "")
@@ -142,9 +154,10 @@ class _Service:
             raise ProviderError("Cloud KMS's reply is damaged: the checksum of its plaintext is wrong")
         return bytes(reply.plaintext)
 
-    def _connect(self, endpoint: str, authorities: bytes | None) -> Any:
-        target = endpoint if re.search(r":\d+$", endpoint) else f"{endpoint}:443"
-        channel = self._grpc.secure_channel(target, self._grpc.ssl_channel_credentials(authorities), _CHANNEL_OPTIONS)
+    def _connect(self, authorities: bytes | None) -> Any:
+        channel = self._grpc.secure_channel(
+            self.target, self._grpc.ssl_channel_credentials(authorities), _CHANNEL_OPTIONS
+        )
         transport = self._kms.KeyManagementServiceClient.get_transport_class("grpc")
         return self._kms.KeyManagementServiceClient(transport=transport(channel=channel))
 
@@ -156,7 +169,13 @@ class _Service:
     def _try_call(self, method: str, request: dict[str, object], deadline: float) -> Any:
         headers = self._authorize(deadline)
         left = max(0.1, deadline - monotonic())
-        retry = self._retry.Retry(predicate=self._passes(), initial=0.2, maximum=5, multiplier=2, timeout=left)
+        retry = self._retry.Retry(  # its pauses are random as a whole ("full jitter")
+            predicate=self._passes,
+            initial=limits.PROVIDER_FIRST_PAUSE_SECONDS,
+            maximum=limits.PROVIDER_LONGEST_PAUSE_SECONDS,
+            multiplier=2,
+            timeout=left,
+        )
         try:
             return getattr(self._client, method)(
                 request=request, retry=retry, timeout=left, metadata=list(headers.items())
@@ -167,16 +186,11 @@ class _Service:
         except self._errors.GoogleAPICallError as error:
             raise ProviderError(self._reason(error, headers)) from error
 
-    def _passes(self) -> Any:
-        """Check whether an error may pass: throttling while time is left, a lost connection a few times."""
-        lost = iter(range(limits.CLOUD_KMS_ATTEMPTS - 1))
-
-        def passes(error: Exception) -> bool:
-            if isinstance(error, self._errors.ServiceUnavailable):
-                return "handshake" not in str(error) and next(lost, None) is not None
-            return isinstance(error, self._errors.ResourceExhausted) and "larger than max" not in str(error)
-
-        return passes
+    def _passes(self, error: Exception) -> bool:
+        """Check whether an error may pass while time is left: throttling, and a service that cannot be reached."""
+        if isinstance(error, self._errors.ServiceUnavailable):
+            return not any(text in str(error) for text in _DISTRUST)
+        return isinstance(error, self._errors.ResourceExhausted) and "larger than max" not in str(error)
 
     def _reason(self, error: Any, headers: Mapping[str, str]) -> str:
         """Describe what the service answered; its messages hold nothing that a client sent but, in error, the token."""

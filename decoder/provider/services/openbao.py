@@ -37,6 +37,7 @@ _SCHEME = "openbao://"
 _SIGSTORE_SCHEME = "hashivault://"
 _EXAMPLE = "openbao://transit/NAME"
 _WRAP_TYPE = "TRANSIT"
+_HEALTHY = 200
 _CIPHERTEXT = re.compile(r"vault:v[0-9]{1,9}:[A-Za-z0-9+/]+={0,2}", re.ASCII)
 _CIPHERTEXT_CHARACTERS = 2 * limits.PRIVATE_OPTIONS_BYTES
 
@@ -119,6 +120,13 @@ class OpenBao:
                 raise ProviderError("the server returned something other than a plaintext in base64") from error
 
         return Use((key_url,), run)
+
+    def reach(self, seconds: float) -> None:
+        """Ask whether the server is initialized and not sealed; see `ReachableService`."""
+        url = f"{self._server.address}/v1/sys/health?standbyok=true&perfstandbyok=true"
+        status = self._web.within(seconds, lambda session: session.get(url).status_code)
+        if status != _HEALTHY:
+            raise ProviderError(f"{self._server.host} is sealed or not initialized (HTTP {status})")
 
     def _read(self, text: str) -> str:
         return _one_form(text, self._mount)

@@ -10,10 +10,7 @@ import pytest
 
 from decoder import limits
 from decoder.formats import wire
-from tests.support.aws_server import (
-    REGION,
-    Answers,
-)
+from tests.support.aws_server import REGION, Answers, running_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,17 +69,30 @@ def test_throttling_passes(answers: Answers) -> None:
 
 
 def test_throttling_without_end(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CLOUD_KMS_ATTEMPTS", 3)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 2.0)
     answers.answer = fail("ThrottlingException", "Rate exceeded")
     message = message_of(lambda: provider_of(answers).unwrap(make_annotation(ARN), []))
     assert "ThrottlingException: 'Rate exceeded'" in message
+    assert len(answers.requests) > 2
+
+
+@pytest.mark.parametrize(("kind", "status"), [("x", 503), ("x", 429), ("KMSInternalException", 500)])
+def test_an_outage_passes(answers: Answers, kind: str, status: int) -> None:
+    answers.answer = fail(kind, status=status, times=2)
+    assert provider_of(answers).unwrap(make_annotation(ARN), []) == OPTIONS
     assert len(answers.requests) == 3
+
+
+def test_an_endpoint_that_refuses_connections_for_a_while(answers: Answers) -> None:
+    with running_answers(refusing_seconds=2) as late:
+        late.answer = fail("", times=0)
+        assert provider_of(late).unwrap(make_annotation(ARN), []) == OPTIONS
+    assert not answers.requests
 
 
 @pytest.mark.parametrize("slow", ["CLOUD_KMS_SECONDS", "CLOUD_KMS_READ_SECONDS"])
 def test_a_service_that_hangs(answers: Answers, monkeypatch: pytest.MonkeyPatch, slow: str) -> None:
     monkeypatch.setattr(limits, slow, 1.0)
-    monkeypatch.setattr(limits, "CLOUD_KMS_ATTEMPTS", 1)
     released = threading.Event()
 
     def wait(_headers: object, _body: object) -> tuple[int, object]:
