@@ -86,7 +86,7 @@ def _measure(
     pause: float = 0,
     hmac_alone: bool = False,
 ) -> dict[str, list[Run]]:
-    """Give each program its turn in every round, so that whatever else the machine does meets all of them.
+    """Run each program once in every round, so that other load on the machine affects all of them.
 
     Before that, each program works once without being measured, and its plaintext is compared.
     """

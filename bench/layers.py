@@ -49,7 +49,7 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 @cache
 def rsa_key() -> rsa.RSAPrivateKey:
-    """Make an RSA-2048 key, once."""
+    """Return one RSA-2048 key, generated at the first call."""
     return rsa.generate_private_key(65537, 2048)
 
 
@@ -69,7 +69,7 @@ def jwe_rsa(options: bytes) -> Wrapped:
 
 
 def make_layer(size: int, wrap: Wrap = jwe_rsa) -> Layer:
-    """Make the layer whose ciphertext is `bench.process.ciphertext(size)`."""
+    """Build the layer whose ciphertext is `bench.process.ciphertext(size)`."""
     hmac, plain = _digests(size)
     wrapped = wrap(build_private_options(PrivateOptions(_KEY, _NONCE, f"sha256:{plain}")))
     descriptor = Descriptor(OCI_TAR + ENCRYPTED, build_annotations(hmac, {wrapped.annotation: [wrapped.key]}))
@@ -171,7 +171,7 @@ def _certificate() -> bytes:
 
 
 def _pgp(home: Path) -> Wrap:
-    """Have GnuPG make a key, and later encrypt to it."""
+    """Generate a key with GnuPG, which later encrypts to it."""
     home.mkdir(0o700)
     batch = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--passphrase", "", "--pinentry-mode", "loopback"]
 

@@ -96,7 +96,7 @@ def _registry(directory: Path) -> Iterator[str]:
 
 
 def _push(directory: Path, reference: str, sizes: Sequence[int]) -> str:
-    """Make an image with layers of these sizes, no two of them alike, and push it encrypted."""
+    """Build an image with layers of these sizes, no two of them alike, and push it encrypted."""
     source = directory / re.sub(r"\W", "-", reference)
     diff_ids, layers = [], []
     for size in sizes:

@@ -59,7 +59,7 @@ THREAD_AFTER_BYTES = 4 * MIB
 PIPE_BYTES = 1 * MIB
 
 # A failure keeps standard output open until its exit status was collected: for how long at most, how often
-# it looks, and how much time whoever collected it gets to take note.
+# it looks, and how much time the collector gets to take note.
 HOLD_SECONDS = 2.0
 HOLD_POLL_SECONDS = 0.005
 HOLD_AFTER_SECONDS = 0.1
@@ -102,7 +102,7 @@ PKCS11_SECONDS = 20.0
 CMS_BYTES = 256 * KIB
 CMS_RECIPIENTS = 64
 CERTIFICATE_BYTES = 64 * KIB
-RECIPIENT_RSA_BITS = 2048  # the least to encrypt to; a private key opens whatever its size
+RECIPIENT_RSA_BITS = 2048  # the least to encrypt to; private keys of any size open layers
 WEAK_RSA_BITS = 1024  # the least with --allow-weak-keys
 RECIPIENT_KEYS = 64  # in one file
 BER_ELEMENTS = 4096  # in one SEQUENCE, SET or string, or within one of indefinite length

@@ -56,7 +56,7 @@ def _label(folder: str) -> str:
     try:
         return _lines(f"{folder}/attr/current")[0]
     except (OSError, IndexError):
-        return ""  # there is no security module
+        return ""  # no security module
 
 
 def _lines(path: str) -> list[str]:

@@ -65,7 +65,7 @@ class Notices:
             self._send("parsed", key)
 
     def imported(self, modules: list[str]) -> None:
-        """Tell which modules on demand this worker has had to import."""
+        """Report the modules of ON_DEMAND that this worker had to import."""
         self._send("imported", " ".join(modules).encode())
 
     def outdated(self) -> None:

@@ -113,7 +113,7 @@ def octets(element: Element) -> bytes:
         return element.value
     parts = Reader(element.value).rest()
     if any(part.tag != OCTET_STRING for part in parts):
-        raise ValueError("it has a string in parts that are no octet strings")
+        raise ValueError("it has a string in parts that are not octet strings")
     return b"".join(part.value for part in parts)
 
 

@@ -64,7 +64,7 @@ def integer(fields: Fields, number: int) -> int:
     """Return the last number of a field, 0 without any."""
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
-        raise ValueError(f"field {number} is no number")
+        raise ValueError(f"field {number} is not a number")
     return value
 
 

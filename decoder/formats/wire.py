@@ -164,7 +164,7 @@ def encode_base64url(data: bytes) -> str:
 
 
 def _no_constant(name: str) -> object:
-    raise ValueError(f"not JSON ({name} is no number)")
+    raise ValueError(f"not JSON ({name} is not a number)")
 
 
 class _Scanning:

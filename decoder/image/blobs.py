@@ -1,6 +1,6 @@
 """Blobs on their way: read and compared with their digest, written under the digest that they turn out to have.
 
-Whatever reads or writes fails with an ImageError that names the blob; a reader that is no regular file, such as a
+Readers and writers fail with an ImageError that names the blob; a reader that is not a regular file, such as a
 registry's answer, may give less at a time than it is asked for.
 """
 
@@ -44,7 +44,7 @@ class CheckedReader:
         reader: the blob.
         descriptor: its digest and size.
         advance: told of every read.
-        beside: whoever reads also gives every block to `digest`, in a thread beside its own.
+        beside: the reader passes every block to `digest`, in a thread of its own.
 
     Attributes:
         digest: of what was read, in the descriptor's algorithm.

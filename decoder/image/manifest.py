@@ -114,17 +114,17 @@ class Node:
 
 
 def is_manifest_type(media_type: str) -> bool:
-    """Tell whether a media type is that of a manifest or an index."""
+    """Check whether a media type is that of a manifest or an index."""
     return media_type in (*_MANIFESTS, *_INDEXES)
 
 
 def is_plain(media_type: str) -> bool:
-    """Tell whether a layer of this media type can be encrypted."""
+    """Check whether a layer of this media type can be encrypted."""
     return media_type in PLAIN_LAYERS
 
 
 def is_encrypted(media_type: str) -> bool:
-    """Tell whether a media type calls itself encrypted, known or not."""
+    """Check whether a media type calls itself encrypted, known or not."""
     return media_type.endswith(layer.ENCRYPTED)
 
 
@@ -267,7 +267,7 @@ def rebuild(node: Node) -> list[Node]:
 
 
 def described(descriptor: Descriptor, media_type: str, digest: str, size: int) -> Descriptor:
-    """Let a descriptor name another blob, and keep what is not about the blob's bytes or place."""
+    """Return a descriptor for another blob; members that describe the old blob's bytes or location are dropped."""
     kept = {name: value for name, value in descriptor.items() if name not in ("data", "urls")}
     return {**kept, "mediaType": media_type, "digest": digest, "size": size}
 

@@ -56,7 +56,7 @@ class Progress:
         pass
 
     def remark(self, text: str) -> None:
-        """Tell the user something, once, however many layers it is about."""
+        """Show a remark once, even if it concerns several layers."""
         with self._lock:
             if text not in self.remarks:
                 self.remarks.append(text)
@@ -67,7 +67,7 @@ class Progress:
         return _Line(self, label)
 
     def finished(self, text: str) -> None:
-        """Tell that a blob is finished."""
+        """Report that a blob is finished."""
         with self._lock:
             self._say(text)
 
@@ -82,7 +82,7 @@ class Quiet(Progress):
     """Remarks alone."""
 
     def finished(self, text: str) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 class JsonLines(Progress):

@@ -82,7 +82,7 @@ class Recipients:
         texts: `PROTOCOL:VALUE`.
         rules: which recipients are accepted; OpenPGP's keyring is only read for a recipient that is `pgp:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
-        broker: options of our own attestation-agent, which then wraps whatever is configured; none if it is empty.
+        broker: options of our own attestation-agent, which then wraps instead of the configured one; empty for none.
         packet_format: what keyproviders write, as `KeyProvider` takes it.
         sealing: wraps for the recipient `provider:grants`.
 

@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 def again(work: Callable[[], _Result], task: Task) -> _Result:
-    """Do work that writes a blob; repeat all of it while it is interrupted, at most REGISTRY_ATTEMPTS times.
+    """Run work that writes a blob; repeat all of it while it is interrupted, at most REGISTRY_ATTEMPTS times.
 
     Args:
         work: starts from the beginning each time.

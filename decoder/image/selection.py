@@ -94,7 +94,7 @@ def own_platform() -> str:
 
 
 def matches(platform: str, wanted: Sequence[str]) -> bool:
-    """Tell whether a platform is one of those wanted; without a variant any will do."""
+    """Check whether a platform is one of those wanted; one without a variant matches every variant."""
     return any(_fits(platform.split("/"), each.split("/")) for each in wanted)
 
 

@@ -100,7 +100,7 @@ def publish(target: ImageTarget, root: Node, before: Callable[[Descriptor], None
 
 
 def is_elsewhere(source: ImageSource, descriptor: Descriptor) -> bool:
-    """Tell whether a foreign layer is not at the source, but only where its `urls` lead (image-spec, descriptor.md)."""
+    """Check whether a foreign layer is only at its `urls`, and not at the source (image-spec, descriptor.md)."""
     if not descriptor.get("urls") or "layer" not in descriptor["mediaType"]:
         return False
     try:

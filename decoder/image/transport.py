@@ -13,7 +13,7 @@ COSIGN_TAGS = ("sig", "att", "sbom")  # the ends of the tags under which cosign 
 _OF_SKOPEO = ("ostree", "sif", "tarball")
 
 Descriptor = dict[str, Any]
-"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
+"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and its other members."""
 
 # Names as skopeo has them, with the module of each.
 TRANSPORTS = {
@@ -46,7 +46,7 @@ class BlobWriter(Writable, Protocol):
     """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
 
     def commit(self, digest: str, size: int) -> None:
-        """Make the blob visible under its digest."""
+        """Publish the blob under its digest."""
 
 
 def write_all(file: Writable, data: bytes | memoryview) -> None:
@@ -81,7 +81,7 @@ class ImageTarget(Protocol):
     """A place to write an image to."""
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Tell whether the whole blob is there already (a registry may mount it from another repository)."""
+        """Check whether the whole blob exists already (a registry may mount it from another repository)."""
 
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
         """Start a blob of `size` bytes: may be called from several threads."""
@@ -93,7 +93,7 @@ class ImageTarget(Protocol):
         """Write a manifest or index, after everything that it names."""
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Make the reference name this manifest or index: the last step, which succeeds as a whole or not at all."""
+        """Publish a manifest or index under the reference: the last step, which succeeds completely or not at all."""
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
         """After `publish`: delete plain blobs if the image was encrypted in place, and nothing else refers to them.
@@ -169,7 +169,7 @@ def _split(reference: str, is_target: bool = False) -> tuple[Any, str, str]:
 
 
 def _hint(reference: str, name: str, is_target: bool) -> str:
-    """Say what to write instead: the nearest transport, or the command of skopeo that takes the image there."""
+    """Return what to write instead: the nearest transport, or the command of skopeo that copies the image there."""
     from difflib import get_close_matches
 
     if name not in _OF_SKOPEO and (nearest := get_close_matches(name, TRANSPORTS, 1)):

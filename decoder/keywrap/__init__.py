@@ -33,7 +33,7 @@ if TYPE_CHECKING:
             """Read and check what follows `--recipient SCHEME:`.
 
             Args:
-                value: a file, or whatever else SCHEMES says.
+                value: a file, or what else SCHEMES says.
                 rules: what to accept.
 
             Returns:
@@ -125,7 +125,7 @@ class Budget:
         return time.monotonic() > self._started + self._seconds
 
     def _lengthen(self) -> bool:
-        """Take the time limits of keyproviders into account; as long as nobody is slow, nobody has to read them."""
+        """Extend the time limit to those of the keyproviders, which are read only once something is slow."""
         if not self._keyprovider_config:
             return False
         from decoder.keywrap.keyprovider import longest_seconds
@@ -169,7 +169,7 @@ def unwrap_any(
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
     if config.deny_config and (config.is_config_required or _may_deny(config.deny_config)):
-        from decoder.keywrap import deny  # most hosts have no such file, and pay nothing for it
+        from decoder.keywrap import deny  # imported here, because most hosts have no such file
 
         deny.check(config.deny_config, media_type, annotations)
     attempts: list[Attempt] = []
@@ -207,7 +207,7 @@ def _may_deny(config_file: str) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError:
-            pass  # whatever is there, it cannot be looked at
+            pass  # something is there that cannot be examined
         return True
     return False
 

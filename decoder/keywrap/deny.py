@@ -1,8 +1,8 @@
-"""Layers that this host must not decrypt, whichever of its keys would open them.
+"""Layers that this host must not decrypt, even if one of its keys opens them.
 
 The configuration of keyproviders has `"deny": [RULE, …]` beside its providers. A rule is a shell pattern of a scheme
 (`provider.attestation-agent`, `provider.*`, `jwe`), `media-type:PATTERN`, or `kid:PATTERN` of the key that a
-keyprovider's annotation names. Only an honest image is kept from opening: whoever serves one can leave annotations out.
+keyprovider's annotation names. The rules stop only honest images, because a registry can leave annotations out.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class KeyProvider:
     Args:
         name: what follows `provider.` in the annotation's name.
         config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
-        own: options of our own provider of this name, which then wraps whatever is configured.
+        own: options of our own provider of this name, which then wraps instead of the configured one.
         packet_format: `new` to wrap one key-encryption key for everything that this object wraps, `old` to have the
             provider wrap each layer's options, "" for what suits the provider.
     """

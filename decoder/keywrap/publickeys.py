@@ -55,7 +55,7 @@ class PublicKey(Record):
 def read_public_keys(data: bytes, rules: RecipientRules, *, certified: bool = False) -> list[PublicKey]:
     """Read the public keys in a file that are to be encrypted to.
 
-    Of a certificate chain that is the leaf, whatever the order.
+    Of a certificate chain this is the leaf, in any order.
 
     Args:
         data: PEM with any number of blocks, DER, a JWK or a JWK Set; at most KEY_FILE_BYTES.

@@ -157,6 +157,6 @@ class Worker:
         while (block := self.blocks.get()) is not None:
             try:
                 self._update(block)
-            except Exception as error:  # noqa: BLE001 - the caller waits for its buffer, whatever happened
+            except Exception as error:  # noqa: BLE001 - the caller waits for its buffer in any case
                 self._failure = error
             self.free.put(memoryview(block.obj))

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
         """An unbuffered binary file to write and then to read again."""
 
         def seek(self, offset: int, /) -> int:
-            """Go to an offset, in bytes from the start."""
+            """Seek to an offset, in bytes from the start."""
 
 
 _SLACK = 15  # update_into() wants room for all but one byte of a further AES block.

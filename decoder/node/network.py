@@ -17,7 +17,7 @@ from decoder.errors import quoted
 Kind = Literal["certificate", "tls", "ended", "late", "unknown", "refused", "unreachable", "protocol"]
 
 # Statuses after which the same request may succeed (RFC 9110 §15, RFC 6585 §4). A server that answers 500 has failed
-# at this request; proxies and registries use it for less, so whoever asks those adds it.
+# at this request; proxies and registries answer so for lesser reasons, so their clients add 500.
 BUSY_STATUSES = frozenset((408, 429, 502, 503, 504))
 
 _RETRIED: frozenset[Kind] = frozenset(("ended", "late", "refused", "unreachable"))

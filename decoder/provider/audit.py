@@ -75,7 +75,7 @@ class Provider:
     def perform(
         self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None = None
     ) -> bytes:
-        """Do any operation; the arguments and errors are like those of `wrap`."""
+        """Perform an operation; arguments and errors are those of `wrap`."""
         began = monotonic()
         keys: tuple[str, ...] = ()
         failure: BaseException | None = None

@@ -1,4 +1,4 @@
-"""A time limit on work that a key service's library does, whatever time limits of its own that has."""
+"""A time limit on the work of a key service's library, which may have none or longer ones of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Result = TypeVar("_Result")
 
 
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """Do work in a thread, and leave it to itself when the time is over.
+    """Run work in a thread, and stop waiting for it when the time is over.
 
     Raises:
         ProviderError: it has not ended in time.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class KeyPolicy:
-    """The keys that a provider may use. An annotation names one, and it comes from whoever serves the image.
+    """The keys that a provider may use. An annotation names one, and it comes from an untrusted registry.
 
     Args:
         configured: the provider's own key, or "" if it has none.

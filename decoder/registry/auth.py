@@ -122,7 +122,7 @@ class Authorization:
             return self._header != sent
 
     def refusal(self) -> str:
-        """Say which login the registry has refused, or where none was found, and what to do.
+        """Describe which login the registry has refused, or where none was found, and what to do.
 
         Raises:
             ImageError: a login cannot be read.

@@ -113,7 +113,7 @@ class RegistryClient:
         return self._web.begin(method, url, {**headers, **self._secret(url)[0]}, size)
 
     def drop(self, url: str) -> None:
-        """Tell the registry that an upload is given up; it finds out by itself if this fails."""
+        """Cancel an upload at the registry; it expires there if this fails."""
         with suppress(ImageError):
             self._send_authorized("DELETE", url, {}, None, limits.REGISTRY_CONNECT_SECONDS).close()
 
@@ -214,7 +214,7 @@ def _challenges(response: Response) -> list[str]:
 
 
 def _said(response: Response) -> str:
-    """Take the registry's own words (distribution-spec, Error Codes)."""
+    """Return the registry's own message (distribution-spec, Error Codes)."""
     try:
         error = json.loads(response.read(limits.REGISTRY_ERROR_BYTES))["errors"][0]
         return f", {quoted(error['code'])[1:-1]}: {quoted(error['message'])[1:-1]}"

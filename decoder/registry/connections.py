@@ -134,7 +134,7 @@ def _deadline(sock: socket, seconds: float) -> Iterator[None]:
             raise
     finally:
         timer.cancel()
-    if is_late.is_set():  # whatever failed did so because the socket was shut down
+    if is_late.is_set():  # then the failure is that the socket was shut down
         raise TimeoutError
 
 

@@ -88,7 +88,7 @@ class Response:
         return bytes(body)
 
     def close(self) -> None:
-        """Give the connection back, or end it if some of the body is unread."""
+        """Return the connection to the pool, or close it if some of the body is unread."""
         if self.length == 0:
             self._response.drain_conn()  # reads nothing, but lets the connection know that this was all
         else:

@@ -37,7 +37,7 @@ class Login(NamedTuple):
 
 
 class Logins:
-    """The logins of whoever runs this.
+    """The logins of the current user.
 
     Args:
         authfile: the only file to look into, "" for the usual ones.
@@ -55,7 +55,7 @@ class Logins:
         return self._given or find_login(host, repository, self._authfile, self._further)[0]
 
     def refusal(self, host: str, repository: str) -> str:
-        """Say which login a registry has refused or, if there is none, which files were read; and what to do.
+        """Describe which login a registry has refused or, if there is none, which files were read; and what to do.
 
         Raises:
             ImageError: as `find_login` does.
@@ -157,7 +157,7 @@ def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
 
 
 def _host(name: str) -> str:
-    """Take the host from a URL; what is none may name a repository, whose login is for that alone."""
+    """Return the host of a URL; other names may be repositories, whose logins are for nothing else."""
     scheme, separator, rest = name.partition("://")
     return rest.partition("/")[0] if separator and scheme in ("http", "https") else ""
 

@@ -26,7 +26,7 @@ MANIFESTS = (
 DIGEST_HEADER = "Docker-Content-Digest"
 
 Descriptor = dict[str, Any]
-"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and whatever else it has."""
+"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and its other members."""
 
 
 def tags(client: RegistryClient) -> list[str]:
@@ -81,13 +81,13 @@ def listed(client: RegistryClient, path: str) -> list[str]:
 
 
 def has_tag(client: RegistryClient, tag: str) -> bool:
-    """Tell whether the repository has a tag."""
+    """Check whether the repository has a tag."""
     with client.send("HEAD", client.url(f"manifests/{tag}"), {"Accept": ", ".join(MANIFESTS)}) as response:
         return response.status == 200
 
 
 def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
-    """Tell whether the repository has a blob or manifest of that size.
+    """Check whether the repository has a blob or manifest of that size.
 
     Raises:
         ImageError: the registry does not let us ask.
@@ -118,7 +118,7 @@ def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descripto
 
 
 def _media_type(data: bytes) -> str:
-    """Take the media type that a manifest gives itself, for it is what the digest is about."""
+    """Return the media type inside the manifest, because the digest covers that one."""
     try:
         value = json.loads(data)["mediaType"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -145,7 +145,7 @@ def compare(response: Response, digest: str) -> None:
 
 
 def is_manifest(descriptor: Descriptor) -> bool:
-    """Tell a manifest or index from a blob."""
+    """Check whether a descriptor is of a manifest or index, and not of a blob."""
     return descriptor["mediaType"] in MANIFESTS
 
 

@@ -70,12 +70,12 @@ def parse_reference(place: str) -> Reference:
 
 
 def is_tag(text: str) -> bool:
-    """Tell whether a text can be a tag."""
+    """Check whether a text can be a tag."""
     return bool(_TAG.fullmatch(text))
 
 
 def _split_host(named: str) -> tuple[str, str]:
-    """Tell a host by its dot, colon or name, as docker does; what has none is at Docker Hub."""
+    """Recognize a host by its dot, colon or name, as docker does; a reference without a host is at Docker Hub."""
     first, slash, rest = named.partition("/")
     if slash and (any(sign in first for sign in ".:[") or first == "localhost"):
         host, name = first, rest

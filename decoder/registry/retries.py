@@ -52,5 +52,5 @@ def with_retries(attempt: Callable[[], Response]) -> Response:
 
 
 def is_busy(response: Response) -> bool:
-    """Tell whether the same request may succeed a little later."""
+    """Check whether the same request may succeed a little later."""
     return response.status in _BUSY

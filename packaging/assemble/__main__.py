@@ -119,7 +119,7 @@ def _remove_common(directory: Path, other: Path) -> None:
 
 
 def _set_modes_and_times(stage: Path) -> None:
-    """Give every file the one time, and the mode that policy asks for: only programs can be executed."""
+    """Set the time of every file, and the mode that policy asks for: only programs can be executed."""
     epoch = int(os.environ["SOURCE_DATE_EPOCH"])
     for path in stage.rglob("*"):
         os.utime(path, (epoch, epoch), follow_symlinks=False)
@@ -130,7 +130,7 @@ def _set_modes_and_times(stage: Path) -> None:
 
 
 def _package(name: str, stage: Path, values: dict[str, str], output: Path) -> None:
-    """Make the .deb and the .rpm of a package.
+    """Build the .deb and the .rpm of a package.
 
     Args:
         name: of the package.

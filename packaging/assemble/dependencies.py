@@ -101,7 +101,7 @@ def install(wheel: Path, distributions: list[Distribution], directory: Path, arc
 
 
 def with_metadata(distributions: list[Distribution], *directories: Path) -> list[Distribution]:
-    """Take the licence from the wheels as they are unpacked: pip's report leaves it out (PEP 639) before pip 24.3."""
+    """Read the licence from the unpacked wheels, because pip's report omits it (PEP 639) before pip 24.3."""
     found: dict[tuple[str, str], str | None] = {}
     for path in (path for directory in directories for path in directory.glob("*.dist-info/METADATA")):
         headers = HeaderParser().parsestr(path.read_text(errors="replace"))

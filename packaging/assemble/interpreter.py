@@ -110,7 +110,7 @@ def zig(target: str, *arguments: str | Path) -> None:
 
 
 def _link_libraries(machine: str, static: Path, directory: Path) -> dict[str, str]:
-    """Make shared libraries of static ones.
+    """Link static libraries to shared ones.
 
     Returns:
         The name of each by the name under which Debian's extension modules ask for it.

@@ -39,7 +39,7 @@ class InstallError(Exception):
 
 
 def main() -> int:
-    """Do what the command line says, and return the exit status: 0, or 1 with a line on standard error."""
+    """Run the command, and return the exit status: 0, or 1 with a line on standard error."""
     parser = argparse.ArgumentParser(prog="install-on-node", description=__doc__)
     parser.add_argument("verb", choices=("install", "remove", "follow", "wait", "untaint"))
     parser.add_argument(
@@ -126,7 +126,7 @@ def install(tree: Path, into: Path) -> None:
 
 
 def remove(into: Path) -> None:
-    """Take away what `install` made, the link first.
+    """Remove what `install` created, the link first.
 
     Raises:
         InstallError: something else has the name of the link.
@@ -237,7 +237,7 @@ def follow(groups: Mapping[Path, Mapping[str, Path]], seconds: float) -> None:
 
 
 def untaint(node: str, taint: str, account: Path) -> None:
-    """Take a taint from a node, by the API server that the pod's environment names.
+    """Remove a taint from a node, through the API server that the pod's environment names.
 
     An API server that does not answer, or a node that changes meanwhile, is tried again for about a minute.
 

@@ -37,7 +37,7 @@ def scripts() -> dict[str, str]:
 
 
 def _mark(parser: ArgumentParser) -> None:
-    """Say for each action of a parser, and of its commands, what the shell completes its value with."""
+    """Return, for each action of a parser and of its commands, what the shell completes its value with."""
     for action in parser._actions:  # noqa: SLF001
         if isinstance(action.choices, dict):
             for command in cast("dict[str, ArgumentParser]", action.choices).values():
@@ -132,7 +132,7 @@ end"""
 
 
 def _with_colons(script: str) -> str:
-    """Let a colon be part of a word, which bash ends a word at, as `oci:DIR` needs it."""
+    """Keep the colon from ending a word in bash, because values look like `oci:DIR`."""
     start, end = script.rsplit("complete -o bashdefault -F ", 1)
     function, program = end.split()
     return f"""{start}

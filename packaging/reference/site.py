@@ -39,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
-    """Let links of a page point to where the files stand on the site."""
+    """Rewrite the links of a page to where the files are on the site."""
     uri = page.file.src_uri
     source = ROOT / uri.removeprefix(_OUTSIDE) if uri.startswith(_OUTSIDE) else ROOT / "docs" / uri
 

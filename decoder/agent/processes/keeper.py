@@ -78,7 +78,7 @@ class _Keeper:
             threading.Thread(target=self._answer, args=[socket.socket(fileno=descriptor)], daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
-        with connection, suppress(Exception):  # whatever it is, the worker will meet and report it
+        with connection, suppress(Exception):  # the worker meets the same failure and reports it
             _, surroundings, provider, question = messages.receive(
                 connection, limits.AGENT_KEEPER_BYTES, limits.AGENT_REQUEST_SECONDS
             )

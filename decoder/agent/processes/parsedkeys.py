@@ -79,7 +79,7 @@ class ParsedKeys:
         if identity in self._kept:
             return cast("Parsed", self._kept[identity].value)
         parsed = parse()
-        with suppress(ValueError, InternalError):  # a key that computes nonsense: it is parsed for each layer anew
+        with suppress(ValueError, InternalError):  # an inconsistent key, which every layer then parses by itself
             packed = _pack(cast("Value", parsed))
             notices.parsed(cast("bytes", msgpack.packb([identity, os.path.abspath(file), packed])))
         return parsed

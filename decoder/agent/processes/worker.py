@@ -64,7 +64,7 @@ def work(shift: Shift) -> NoReturn:
 
 
 def rehearse(rehearsal: Rehearsal) -> None:
-    """Do once what a client will ask for: memory that is written to then need not be copied while a client waits."""
+    """Decrypt a layer of our own once, so that memory pages are copied before a client waits for it."""
     from decoder import __main__ as program
 
     client, connection = socket.socketpair()
@@ -137,13 +137,13 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     messages.send(connection, ENDED, status)
     if status:
         hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
-    _let_go()  # after that: whoever reads to the end of the layer would take the processor from the client and from us
+    _let_go()  # after that: the reader at the end of the layer would take the processor from the client and from us
     if new := [module for module in ON_DEMAND if module in sys.modules and module not in before]:
         notices.imported(new)
 
 
 def _end_with(connection: socket.socket, client: int) -> None:
-    """End this process as soon as the client is gone, whatever is being done then.
+    """End this process as soon as the client is gone, at any point of its work.
 
     The signal alone does not tell: it may come late for the request itself.
     """

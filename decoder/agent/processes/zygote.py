@@ -68,7 +68,7 @@ def _run_as_batch() -> None:
 
 
 class _Lifeline:
-    """A pipe that ends for whoever waits at `reading` when what it stands for ends."""
+    """A pipe whose reader sees its end when the process or object that holds the other end is gone."""
 
     def __init__(self) -> None:
         self.reading, self._writing = os.pipe()
@@ -207,7 +207,7 @@ class _Zygote:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
 
     def _may_fork(self) -> bool:
-        """Forking takes time from the layer that has just begun: there is no hurry while a worker waits."""
+        """Forking takes time from the layer that has just begun, so it can wait while another worker is ready."""
         return monotonic() >= max(self._respawn_at, self._refill_at if self._waiting else 0.0)
 
     def _change_shift(self) -> None:

@@ -36,7 +36,7 @@ def _examine(node: Host, root: str, is_named: bool) -> Finding:
         if _is_root(node.place(root)):
             return Finding("ok", _SUBJECT, f"{store} comes with the first image")
         if node.containerd.pid or is_named:
-            text = f"there is no directory {store}"
+            text = f"the directory {store} does not exist"
             return Finding("error", _SUBJECT, text, "see root in containerd's configuration, and --content-store")
         return Finding("note", _SUBJECT, f"{store} does not exist yet: containerd creates it")
     except OSError as error:

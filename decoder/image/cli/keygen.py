@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    """Make a key pair."""
+    """Create a key pair."""
     from decoder.image.verbs.keygen import make_key_pair
 
     pair = make_key_pair(parsed.name, parsed.type)

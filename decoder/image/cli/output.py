@@ -40,7 +40,7 @@ def show_outcome(parsed: Namespace, outcome: Outcome, progress: Progress) -> Non
 
 
 def is_standard_output(place: str) -> bool:
-    """Tell whether an image is written to standard output."""
+    """Check whether an image is written to standard output."""
     return place.partition(":")[2].partition(":")[0] in ("-", "/dev/stdout")
 
 

@@ -33,7 +33,7 @@ class ContainerdError(ImageError):
 
 
 class Stream:
-    """A call with a stream of replies, which a thread receives ahead of whoever takes them.
+    """A call with a stream of replies, which a thread receives ahead of the caller.
 
     Args:
         replies: the call.
@@ -49,7 +49,7 @@ class Stream:
         Thread(target=self._receive, daemon=True).start()
 
     def take(self) -> Fields | None:
-        """Take the next reply; None at the end, however often one asks.
+        """Return the next reply, or None at the end and after it.
 
         Raises:
             ImageError: the call failed, or nothing came for CONTAINERD_SECONDS.
@@ -126,7 +126,7 @@ class ContainerdClient:
         self._channel.close()
 
     def call(self, method: str, request: dict[int, Value]) -> Fields:
-        """Make a call with one reply.
+        """Call a method that has one reply.
 
         Args:
             method: such as `images.v1.Images/Get`.
@@ -141,12 +141,12 @@ class ContainerdClient:
         return _parsed(reply)
 
     def receive(self, method: str, request: dict[int, Value]) -> Stream:
-        """Make a call with a stream of replies."""
+        """Call a method that has a stream of replies."""
         stub = self._channel.unary_stream(_SERVICES + method)
         return Stream(stub(messages.build(request), metadata=self._metadata()), self._failure)
 
     def converse(self, method: str, requests: Iterator[bytes]) -> Stream:
-        """Make a call with a stream of requests, each already written, and one of replies."""
+        """Call a method that has a stream of requests, already serialized, and a stream of replies."""
         stub = self._channel.stream_stream(_SERVICES + method)
         return Stream(stub(requests, metadata=self._metadata()), self._failure)
 

@@ -84,7 +84,7 @@ def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None
 
 
 def _is_stream(path: str) -> bool:
-    """Tell whether there is something that is not a file, such as a named pipe: it is written to, not replaced."""
+    """Check whether the path is not a file but, say, a named pipe, which is written to and not replaced."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -139,7 +139,7 @@ class ArchiveTarget:
         self._places: dict[str, Place] = {}
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Tell whether the blob was written already."""
+        """Check whether the blob was written already."""
         place = self._places.get(descriptor["digest"])
         return place is not None and place.size == descriptor["size"]
 
@@ -262,7 +262,7 @@ class ArchiveWriter:
         return count
 
     def commit(self, digest: str, size: int) -> None:
-        """Make it part of the archive."""
+        """Add it to the archive."""
         if size != self._place.size or self._written != size:
             raise ImageError(f"{digest} has {self._written} bytes, and was announced with {self._place.size}")
         self._target.commit(digest, self._place)

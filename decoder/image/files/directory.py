@@ -86,7 +86,7 @@ class _Files:
         try:
             return self._open(_manifest_name(descriptor["digest"]))
         except ImageError:
-            return self._open(_MANIFEST)  # the root; whoever reads it compares the digest
+            return self._open(_MANIFEST)  # the root; its reader compares the digest
 
     def _open(self, name: str) -> FileIO:
         try:
@@ -103,7 +103,7 @@ class DirectorySource(_Files):
     """An image in a directory."""
 
     def root(self) -> Descriptor:
-        """Make the descriptor of `manifest.json`, whose media type is in it, or follows from its members.
+        """Build the descriptor of `manifest.json`, whose media type is in it, or follows from its members.
 
         Raises:
             ImageError: it is absent, too long or not JSON.
@@ -133,7 +133,7 @@ class DirectoryTarget(_Files):
         self._written: set[str] = set()
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Tell whether a blob of that digest and size is there."""
+        """Check whether a blob of that digest and size is there."""
         name = _blob_name(descriptor["digest"])
         self._written.add(name)
         try:
@@ -172,7 +172,7 @@ class DirectoryTarget(_Files):
         return []
 
     def name_blob(self, name: str, give_name: GiveName) -> None:
-        """Let a blob have its name.
+        """Rename a blob to its digest.
 
         Raises:
             OSError: it cannot be written.
@@ -203,7 +203,7 @@ class DirectoryWriter:
         return self._file.write(data)
 
     def commit(self, digest: str, _size: int) -> None:
-        """Let the blob have its name, once it is on the disk."""
+        """Rename the blob to its digest, after it has been written to the disk."""
         os.fdatasync(self._file.fileno())
         self._target.name_blob(_blob_name(digest), self._give_name)
 

@@ -77,7 +77,7 @@ class LayoutTarget:
             os.close(descriptor)
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Tell whether there is a blob of that digest and size."""
+        """Check whether there is a blob of that digest and size."""
         algorithm, digits = split_digest(descriptor["digest"])
         try:
             status = os.stat(digits, dir_fd=self._folder(algorithm), follow_symlinks=False)
@@ -155,7 +155,7 @@ class LayoutTarget:
         return [f"the plain layer {digest} stays: {kept.name_of(digest)} in the layout refers to it" for digest in stay]
 
     def name_blob(self, digest: str, give_name: GiveName) -> None:
-        """Let a blob have its name.
+        """Rename a blob to its digest.
 
         Raises:
             OSError: it cannot be written.
@@ -237,7 +237,7 @@ class LayoutWriter:
         return self._file.write(data)
 
     def commit(self, digest: str, _size: int) -> None:
-        """Let the blob have its name, once it is on the disk."""
+        """Rename the blob to its digest, after it has been written to the disk."""
         os.fdatasync(self._file.fileno())
         self._target.name_blob(digest, self._give_name)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         """Whatever has the blobs."""
 
         def has(self, descriptor: Descriptor) -> bool:
-            """Tell whether the blob is there."""
+            """Check whether the blob is there."""
 
 
 _MEMBERS = ("manifests", "layers", "blobs")

@@ -12,7 +12,7 @@ _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR)  # NFS, FUSE, overlayfs of 
 _MODE = 0o644
 
 GiveName = Callable[[int, str], None]
-"""Give the file a name in a directory (its descriptor), in the place of whatever has the name."""
+"""Link the file to a name in a directory (given by its descriptor), and replace a file of that name."""
 
 
 @contextmanager

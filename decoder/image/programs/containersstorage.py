@@ -22,7 +22,7 @@ _PROGRAMS = ("skopeo", "podman")
 
 @contextmanager
 def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource]:
-    """Have skopeo or podman write an image to a temporary archive, and open that.
+    """Export an image with skopeo or podman to a temporary archive, and open that.
 
     Raises:
         UsageError: no image is named.

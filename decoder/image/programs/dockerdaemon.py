@@ -27,7 +27,7 @@ _UNIX = "unix://"
 
 @contextmanager
 def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSource]:
-    """Have the daemon write an image to a temporary file, and open that.
+    """Export an image from the daemon to a temporary file, and open that.
 
     Raises:
         UsageError: no image is named, or $DOCKER_HOST is not a socket.

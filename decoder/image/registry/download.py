@@ -41,7 +41,7 @@ class Download:
             return count
 
     def close(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the pool."""
         self._response.close()
 
     def _failure(self, descriptor: Descriptor) -> ImageError | None:

@@ -136,11 +136,11 @@ class _Target(_Blobs):
         self._put(data, descriptor, descriptor["digest"])
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Give the tag to what the registry has of it by now."""
+        """Publish the tag, for what has been uploaded so far."""
         digest = descriptor["digest"]
         if self._reference.digest:
             if self._reference.digest != digest:
-                raise ImageError(f"{self._reference}: what was written has the digest {digest}, so no such name")
+                raise ImageError(f"{self._reference}: what was written has another digest, {digest}")
             return
         data, _ = get_manifest(self._client, digest)
         self._put(data, descriptor, self._reference.tag)

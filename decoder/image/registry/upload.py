@@ -98,7 +98,7 @@ class Upload:
             raise DigestError(str(failure))
         if response.status != 404:
             raise failure
-        # It knows of no such upload: because the first PUT was heard, and only its reply lost?
+        # The upload is unknown there: perhaps the first PUT succeeded, and only its reply was lost.
         if not exists(self._client, {"mediaType": "", "digest": digest, "size": self._size}):
             raise InterruptedWriteError(str(failure))
 

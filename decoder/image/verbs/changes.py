@@ -75,7 +75,7 @@ class Group(NamedTuple):
         return ", ".join(each.describe() for each in self.layers)
 
     def change(self, media_type: str, digest: str, size: int, annotations: dict[str, str], action: str) -> list[Any]:
-        """Let the manifests refer to another blob, and return what was done.
+        """Point the manifests to another blob, and return what was done.
 
         Args:
             media_type: of the new blob.
@@ -145,6 +145,6 @@ def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig
 
 
 def note_if_nothing_changed(outcome: list[dict[str, Any]], progress: Progress) -> None:
-    """Tell the user if the image was only copied."""
+    """Report it if the image was only copied."""
     if not outcome:
         progress.remark("no layer was changed; the image is copied as it is")

@@ -171,7 +171,7 @@ def _chosen(root: Node, platforms: Sequence[str]) -> list[Node]:
     if not platforms:
         return [node for node in root.walk() if node.is_manifest and not node.is_attestation]
     nodes = selection.choose_images(root, platforms)
-    # A node may run an image without a platform, whatever its own is.
+    # Any node may run an image that names no platform.
     return [*nodes, *(node for node in root.walk() if node.is_image and not node.platform)]
 
 

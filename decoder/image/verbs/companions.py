@@ -56,7 +56,7 @@ def _referrers(source: ImageSource, digests: list[str]) -> list[str]:
 
 
 def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
-    """Tell about layers that some nodes cannot unpack.
+    """Report layers that some nodes cannot unpack.
 
     Raises:
         UsageError: a zstd layer is to be encrypted for Confidential Containers, where nothing unpacks it.

@@ -23,7 +23,7 @@ class KeyPair(NamedTuple):
 
 
 def make_key_pair(name: str, kind: str) -> KeyPair:
-    """Make a key pair in two new files: NAME.key (PKCS#8 in PEM, mode 0600) and NAME.pub (mode 0644).
+    """Create a key pair in two new files: NAME.key (PKCS#8 in PEM, mode 0600) and NAME.pub (mode 0644).
 
     Args:
         name: the path without the ends.

@@ -1,4 +1,4 @@
-"""Which layers `encrypt` encrypts, which ones get other recipients, and whatever it must not leave in the clear."""
+"""Which layers `encrypt` encrypts, which ones get other recipients, and what it must not leave in the clear."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
 
 STILL_OPEN = (
-    "removing a recipient is no revocation: everybody who pulled the image before still has a manifest that opens its "
+    "removing a recipient does not revoke access: everybody who pulled the image before has a manifest that opens its "
     "layers; to lock them out, decrypt the image and encrypt it again, which gives it new keys"
 )
 

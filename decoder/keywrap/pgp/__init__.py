@@ -48,7 +48,7 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
         recipients: OpenPGP certificates, binary or armoured, one each; `keyring.select` finds them.
 
     Raises:
-        KeyFileError: a recipient is no certificate, has no key to encrypt to, has expired or been revoked,
+        KeyFileError: a recipient is not a certificate, has no key to encrypt to, has expired or been revoked,
             or asks for a form that `unwrap` and the reference do not read; or together they have more than
             PGP_RECIPIENTS keys to encrypt to.
         WrappedKeyError: the library is not installed.

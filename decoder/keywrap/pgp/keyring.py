@@ -38,7 +38,7 @@ class KeyringEntry(Record):
         return digits in (self.fingerprint.hex(), self.fingerprint.hex()[-16:])
 
     def mentions(self, text: str) -> bool:
-        """Search the user IDs, signed or not, whatever the case of letters."""
+        """Search the user IDs, signed or not, without regard to case."""
         return any(text.lower() in user_id.lower() for user_id in self._user_ids())
 
     def names(self, wanted: str) -> bool:

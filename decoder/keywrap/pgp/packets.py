@@ -49,7 +49,7 @@ def split(data: bytes, most: int) -> Iterator[Packet]:
             raise ValueError(f"it has more than {most} packets")
         start, first = at, data[at]
         if not first & 0x80:
-            raise ValueError("there is something that is no packet")
+            raise ValueError("it holds something other than packets")
         if first & 0x40:
             tag = first & 0x3F
             body, at = _body(data, at + 1, tag in _WITH_PARTIAL_LENGTHS)

@@ -45,7 +45,7 @@ class _RefusedError(Exception):
 
 
 def answer(request: Request) -> Reply:
-    """Do what a request asks for: decrypt its blobs, find the key, or read the public key."""
+    """Perform a request: decrypt its blobs, find the key, or read the public key."""
     work = _decrypt if request["blobs"] else _find if request["finds"] else _public_key
     try:
         return work(request, _find_token(_load(request["module"]), request["token"]))
@@ -114,7 +114,7 @@ def _decrypt(request: Request, token: pkcs11.Token) -> Reply:
                     try:
                         opened = _decrypt_blob(key, blob, hash_name, request["pin"])
                     except _UNFIT:
-                        reason = "it does not open this wrapped key"  # one reason, whatever the padding was
+                        reason = "it does not open this wrapped key"  # one reason for every wrong padding
                     else:
                         return {"opened": wire.encode_base64(opened)}
     raise _RefusedError(reason)

@@ -9,7 +9,7 @@ from hmac import compare_digest
 def unpad(encoded: bytes, hash_name: str) -> bytes:
     """Remove OAEP padding with an empty label; MGF1 uses the same hash.
 
-    No byte of the padding decides where this goes: whoever could tell one failure from the other, by its
+    The path through this code depends on no byte of the padding: an attacker who could tell failures apart, by their
     reason or its time, could decrypt without the key (Manger's attack, RFC 8017 §7.1.2, last note).
 
     Args:

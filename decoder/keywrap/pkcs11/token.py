@@ -107,7 +107,7 @@ def _ask(
 
 
 def _run(request: bytes, name: str) -> Reply:
-    """Run the child on one request; it and whatever it started are gone when this returns."""
+    """Run the child on one request; it and all processes that it started are gone when this returns."""
     if not sys.executable:
         raise KeyFileError("PKCS#11 needs a child process, and this Python does not know its own program")
     memory = os.memfd_create("pkcs11-request")
@@ -153,7 +153,7 @@ def _read_line(child: subprocess.Popen[bytes]) -> bytes:
 
 
 def _end(child: subprocess.Popen[bytes]) -> int | None:
-    """End the child and whatever it started; killing does not change the status of one that has ended."""
+    """End the child and all processes that it started; the status of one that has ended stays."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):  # a process inside a driver can be neither killed nor waited for

@@ -31,7 +31,7 @@ class Pkcs11Uri(Record):
         token: the attributes that select a token, by name.
         label: CKA_LABEL of the key.
         key_id: CKA_ID of the key.
-        query: pin-value, pin-source, module-name, module-path and whatever else follows the question mark.
+        query: pin-value, pin-source, module-name, module-path and other attributes after the question mark.
     """
 
     token: dict[str, str]

@@ -316,7 +316,7 @@ def _certified_moduli(recipients: list[_Recipient], keys: Keyring, refused: Refu
 
 
 def _modulus(key: PrivateKey) -> int:
-    """Give the modulus of an RSA key, and 0 of one that is not usable."""
+    """Return the modulus of an RSA key, or 0 if the key is not usable."""
     try:
         loaded = key.load()
     except KeyFileError:

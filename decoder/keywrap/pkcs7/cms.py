@@ -116,7 +116,7 @@ def parse_envelope(data: bytes) -> Envelope:
     if content_type == AUTH_ENVELOPED_DATA:
         attributes = fields.optional(EXPLICIT | 1)
         if attributes:
-            additional_data = one_byte(SET) + attributes.encoded[1:]  # they are DER whatever the rest is
+            additional_data = one_byte(SET) + attributes.encoded[1:]  # they are DER even in a BER message
         mac = take_octets(fields)
     fields.optional(EXPLICIT | 1, EXPLICIT | 2)  # attributes that nothing protects
     fields.end()

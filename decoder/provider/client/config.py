@@ -59,7 +59,7 @@ class GrpcTls(Record):
         cert_file: our certificate chain, for mutual TLS.
         key_file: its private key.
         server_name: the name to expect in the server's certificate, instead of the address's.
-        insecure_skip_verify: trust whatever certificate the server shows.
+        insecure_skip_verify: trust any certificate that the server shows.
     """
 
     root_ca_file: str = ""

@@ -175,7 +175,7 @@ def _connect(address: str, tls: tuple[grpc.ChannelCredentials, list[tuple[str, s
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_http_proxy", 0),
         ("grpc.enable_retries", 0),  # they would not know our limit
-        ("grpc.use_local_subchannel_pool", 1),  # a retry connects anew
+        ("grpc.use_local_subchannel_pool", 1),  # a retry makes a new connection
         ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _OVERHEAD_BYTES),
     ]
     if tls:

@@ -29,7 +29,7 @@ class Trust:
     """What a server must show, and what it is shown.
 
     With insecure-skip-verify the server is asked for its certificate first, and exactly that certificate is then
-    required in the call: whoever sits in between can show one of its own. One that has expired is refused even so, for
+    required in the call: an attacker in between can show its own certificate. An expired one is refused even so, for
     grpcio cannot be told otherwise.
 
     Args:
@@ -140,7 +140,7 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask a terminal
         except (ssl.SSLError, OSError, ValueError) as error:
             names = f"cert-file {quoted(tls.cert_file)} and its key-file {quoted(tls.key_file)}"
-            raise ProviderError(f"its {names} are no certificate and key in PEM that belong together") from error
+            raise ProviderError(f"its {names} are not a matching certificate and key in PEM") from error
     return context
 
 

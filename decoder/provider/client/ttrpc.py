@@ -26,7 +26,7 @@ _METHODS: dict[protocol.Operation, str] = {"keywrap": "WrapKey", "keyunwrap": "U
 _HEADER = struct.Struct(">IIBB")
 _REQUEST, _RESPONSE = 1, 2
 _STREAM = 1  # clients have the odd ones
-# The codes of google.rpc.Status in their order; 0 is no error.
+# The codes of google.rpc.Status in order; 0 is success.
 _CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
     *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED"),
@@ -68,7 +68,7 @@ def call(address: str, service: str, method: str, payload: bytes, seconds: float
 
     Raises:
         ProviderError: the server cannot be reached, does not answer in time, answers with an error, whose text is
-            quoted, or with what is no reply, or a message is longer than TTRPC_MESSAGE_BYTES.
+            quoted, or with something other than a reply, or a message is longer than TTRPC_MESSAGE_BYTES.
     """
     request = (
         protobuf.build_bytes(1, service.encode())
@@ -99,7 +99,7 @@ def socket_path(address: str) -> str:
 
 
 class _Connection:
-    """A connection that ends, whatever it is doing, when its time is over.
+    """A connection that closes when its time is over, even in the middle of a message.
 
     Raises:
         ProviderError: the server cannot be reached, breaks the connection off, or the time is over.
@@ -140,7 +140,7 @@ class _Connection:
         self._socket.close()
 
     def _limit(self) -> None:
-        """Give the next step the time that is left."""
+        """Set the time limit of the next step to the time that is left."""
         left = self._deadline - monotonic()
         if left <= 0:
             raise TimeoutError
@@ -161,7 +161,7 @@ def _reply(connection: _Connection) -> bytes:
         if stream != _STREAM:
             continue
         if kind != _RESPONSE:
-            raise ProviderError(f"it answered with a frame of type {kind}, which is no reply")
+            raise ProviderError(f"it answered with a frame of type {kind}, which is not a reply")
         return message
 
 

@@ -39,7 +39,7 @@ _VERBS = ("run", "serve", "attestation-agent")
 
 
 class ServiceFailedError(DecoderError):
-    """The provider failed, or what it was asked is no request."""
+    """The provider failed, or the request is malformed."""
 
     status = 6
 

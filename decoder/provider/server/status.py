@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class Status:
-    """Answers for all processes of a server, whichever of them is asked.
+    """Answers for all processes of a server; any of them can be asked.
 
     Args:
         tally: what they count.

@@ -103,7 +103,7 @@ class Watch:
         self._server = await self._status.serve(self._counted.listener)
 
     def stopping(self) -> None:
-        """Say that the server is not ready from now on."""
+        """Report the server as not ready from now on."""
         if self._status:
             self._status.stopping = True
 

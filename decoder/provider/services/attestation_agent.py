@@ -135,7 +135,7 @@ class AttestationAgent:
     def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to decrypt private options with the key that the packet names; see `KeyService`.
 
-        Parameters that are no key specs are what guests tell their own agents, and mean nothing here.
+        Parameters that are not key specs are for the agents of guests, and are ignored here.
         """
         packet = parse_packet(annotation)
         self._policy.check(packet.key_name)

@@ -56,7 +56,7 @@ class Vaults:
     def __init__(self, ca_file: str) -> None:
         for name in ("azure", "msal"):  # the SDK warns on standard error of what is raised as well
             logging.getLogger(name).addHandler(logging.NullHandler())
-        # Managed identities are asked by plain HTTP, through whatever proxy the machine has for it.
+        # Managed identities are asked by plain HTTP, through the machine's proxy if it has one.
         self._web = Web(ca_file, patient=True, http_by_proxy=True)
         self._tokens: dict[tuple[object, ...], AccessToken] = {}
 

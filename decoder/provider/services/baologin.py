@@ -47,7 +47,7 @@ class Login(Protocol):
     """A way to get a token."""
 
     def __call__(self, client: hvac.Client) -> float:
-        """Give the client a token, and tell for how many seconds it may be kept."""
+        """Set the token of the client, and return for how many seconds it may be kept."""
 
 
 class Server(NamedTuple):
@@ -188,7 +188,7 @@ class CachedLogin:
         self._until = 0.0
 
     def give_token(self, client: hvac.Client) -> bool:
-        """Give the client a token; tell whether it is from an earlier login."""
+        """Set the token of the client; return whether it comes from an earlier login."""
         with self._lock:
             token, until = self._token, self._until
         if monotonic() < until:
@@ -206,7 +206,7 @@ class CachedLogin:
 
 
 def translated(work: Callable[[], _Result], host: str) -> _Result:
-    """Do something with hvac, and make ProviderErrors of what it raises.
+    """Run work with hvac, and turn what it raises into ProviderErrors.
 
     Raises:
         ProviderError: with the service's own words, as far as they are its documented list of errors.

@@ -143,7 +143,7 @@ class _Service:
         return bytes(reply.ciphertext)
 
     def decrypt(self, name: str, ciphertext: bytes, seconds: float) -> bytes:
-        """Decrypt with whichever version of a key it was that encrypted.
+        """Decrypt with the version of the key that encrypted.
 
         Raises:
             ProviderError: it failed.
@@ -272,7 +272,7 @@ def _checked(key: str) -> str:
 
 
 def _resource(key: str) -> str:
-    """Turn a key's URI into its name in the API; whatever might be another API path is refused."""
+    """Return the API name of a key's URI; anything that could be another API path is rejected."""
     match = _KEY.fullmatch(key)
     if match is None:
         raise ProviderError(f"the key {quoted(key)} is not {OPTIONS[0].help}")
@@ -293,7 +293,7 @@ def _read(file: str) -> bytes | None:
 
 
 def _oauth_reason(error: Exception) -> str:
-    """Describe why there is no token: OAuth's error code and description (RFC 6749 §5.2), not what may be a token."""
+    """Describe why no token was issued: OAuth's error code and description (RFC 6749 §5.2), and nothing secret."""
     text = str(error.args[0]) if error.args else ""
     if not re.match(r"[a-z_]{3,40}: ", text):
         return type(error).__name__

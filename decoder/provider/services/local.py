@@ -137,7 +137,7 @@ class Local:
 
 
 def _read_url(text: str) -> str:
-    """Give the name or the URL of a key its one form, and make sure that it can be part of a path."""
+    """Normalize the name or the URL of a key, and check that it is safe in a path."""
     name = text.removeprefix(_SCHEME)
     if not _NAME.fullmatch(name):
         raise ProviderError(f"{quoted(text)} is not the name of a local key: letters, digits, _, - and . only")

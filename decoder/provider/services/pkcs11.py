@@ -1,6 +1,6 @@
 """PKCS#11 tokens: private options wrapped as the scheme `pkcs11` does, whose JSON is the annotation.
 
-That names no key: whoever unwraps tries the key files that the operator configured. Parameters and policies name a key
+That names no key: to unwrap, the key files that the operator configured are tried. Parameters and policies name a key
 by the name of its file, so no caller can make this node open another one.
 """
 

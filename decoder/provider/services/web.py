@@ -36,7 +36,7 @@ class Web:
     Args:
         ca_file: certificates to accept instead of the system's, or "".
         patient: try again when the service refuses or drops a connection, as while it is started again.
-        final: a reply that contains one of these is not waited for, whatever its status.
+        final: a reply that contains one of these is never tried again.
         http_by_proxy: send plain HTTP to a proxy of the environment, which then sees it.
     """
 
@@ -50,7 +50,7 @@ class Web:
         self.adapter = HTTPAdapter(pool_maxsize=limits.PROVIDER_SERVER_THREADS)
 
     def within(self, seconds: float, work: Callable[[Session], _Result]) -> _Result:
-        """Do something within a time limit that all its requests, retries and logins share.
+        """Run work within one time limit for all its requests, retries and logins.
 
         Args:
             seconds: how long it may take.

@@ -218,7 +218,7 @@ def test_files_that_cannot_be_used(certificates: Certificates, local: Path, tmp_
         (tls_files(root_ca_file="/bin/busybox"), "its root-ca-file '/bin/busybox': it is larger than"),
         (tls_files(root_ca_file=tmp_path), "it is not a regular file"),
         (tls_files(cert_file="/none", key_file="/none"), "its cert-file '/none': No such file or directory"),
-        (mixed, "are no certificate and key in PEM that belong together"),
+        (mixed, "are not a matching certificate and key in PEM"),
     ]
     for files, text in cases:
         assert text in cause(tmp_path, entry("127.0.0.1:1", files))

@@ -116,7 +116,7 @@ REPLIES: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
     "a byte too many": (lambda _: HEADER.pack(4194305, 1, 2, 0), "a message of 4194305 bytes is too large"),
     "less than it says": (lambda _: HEADER.pack(4194304, 1, 2, 0), "it ended the connection before its reply"),
     "another stream alone": (lambda ours: frame(ours[10:], 3), "it ended the connection before its reply"),
-    "a request": (lambda ours: frame(ours[10:], 1, 1), "it answered with a frame of type 1, which is no reply"),
+    "a request": (lambda ours: frame(ours[10:], 1, 1), "it answered with a frame of type 1, which is not a reply"),
     "HTTP/2": (lambda _: b"\0\0\x06\4\0\0\0\0\0\0\5\0\0\x40\0", "it ended the connection before its reply"),
     "HTTP": (lambda _: b"HTTP/1.1 400 Bad Request\r\n\r\n", "a message of 1213486160 bytes is too large"),
     "no protobuf": (lambda _: frame(b"\xff" * 100), "its reply is not one of ttrpc: a number is too long"),

@@ -41,7 +41,7 @@ def get(url: str, target: str, seconds: float) -> bytes:
 
 
 def reach(url: str, seconds: float, ca_file: str = "") -> None:
-    """Check that a server answers, whatever it says.
+    """Check that a server answers; the content does not matter.
 
     Args:
         url: of the server, as `base_url` returns it.

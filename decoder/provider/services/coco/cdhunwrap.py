@@ -45,7 +45,7 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
         options: none of them matters here.
 
     Raises:
-        UsageError: it is no absolute path.
+        UsageError: it is not an absolute path.
     """
     from decoder.provider.client import ttrpc as ttrpcclient
 

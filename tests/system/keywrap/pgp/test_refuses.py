@@ -32,7 +32,7 @@ def rsa_public(rsa_secret: KeyMaterial) -> tuple[rsa.RSAPublicKey, bytes]:
     ("data", "reason"),
     [
         (b"", "it holds no OpenPGP secret key"),
-        (b"no key", "it is not an OpenPGP key: there is something that is no packet"),
+        (b"no key", "it is not an OpenPGP key: it holds something other than packets"),
         (b"\x94", "it is not an OpenPGP key: it ends too early"),
         (b"\x95\x00\x02\x04\x00", "it is not an OpenPGP key: it ends too early"),
         (b"\xc5\xe1\x04\x00", "it is not an OpenPGP key: a packet has a partial length that its type must not have"),
@@ -93,7 +93,7 @@ def test_refuses_what_is_not_encrypted_or_protected(
         "a packet of type 18 is out of place": [share + data + data, good + writer.literal(OPTIONS)],
         "a packet of type 6 is out of place": [home.public("rsa@example.com")],
         "it has more than 64 recipients": [share * 65 + data],
-        "there is something that is no packet": [b"-----BEGIN PGP MESSAGE-----\n", good + b"\n"],
+        "it holds something other than packets": [b"-----BEGIN PGP MESSAGE-----\n", good + b"\n"],
         "it ends too early": [good[:-1], share + b"\xd2\xe0", writer.packet(1, b"\3") + data],
     }
     for reason, messages in bad.items():

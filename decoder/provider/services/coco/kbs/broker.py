@@ -129,7 +129,7 @@ class Conversation:
 
         Raises:
             RefusedError: the broker answered with an error.
-            ProviderError: it cannot be asked, or its reply is no JSON object.
+            ProviderError: the broker cannot be reached, or its reply is not a JSON object.
         """
         reply = self._send("POST", name, {"Content-Type": "application/json"}, json.dumps(members).encode())
         try:

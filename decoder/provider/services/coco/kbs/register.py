@@ -132,7 +132,7 @@ class Registrar:
 
 
 def _read_token(path: str) -> str:
-    """Read a ready-made token, each time, for whoever renews it replaces the file."""
+    """Read a ready-made token at each use, because the file is replaced when the token is renewed."""
     try:
         token = read_key_file(path, private=True).decode(errors="replace").strip()
     except KeyFileError as error:

@@ -1,4 +1,4 @@
-"""The source `kbs:URL`: a key broker that releases keys to whoever is attested (docs/formats.md §8).
+"""The source `kbs:URL`: a key broker that releases keys to attested guests (docs/formats.md §8).
 
 The attestation token of a guest and the private key that the token names (passport mode) come from files, or from the
 attestation agent. For development there is the handshake with the sample attester instead.
@@ -116,7 +116,7 @@ class Kbs:
         reach(self._url, seconds, self._ca_file)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
-        """Fetch a resource, attested anew if the broker does not accept what it accepted before; see `KeySource`."""
+        """Fetch a resource; attest again if the broker no longer accepts the earlier attestation. See `KeySource`."""
         from decoder.provider.services.web import Web
 
         deadline = monotonic() + seconds
