@@ -3,8 +3,8 @@
 Names that are listed in `__all__` here are public and follow semantic versioning. Every other module of the package is
 private and may change at any time. docs/library.md has examples.
 
-Every function raises DecoderError, or a subclass of it, for what it foresees; `status` is the exit status that the
-program would have, and `str` of it is one line for people without a secret in it.
+Every function raises DecoderError, or a subclass of it, for expected failures. `status` is the exit status that the
+program would have; `str` of the error is one line for people, without secrets.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Reader(Protocol):
     """A binary file to read, such as `open(name, "rb")` or `io.BytesIO`."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read at most as much as fits, and return how much that was: 0 at the end."""
+        """Read at most as much as fits, and return how many bytes that was: 0 at the end."""
 
     def fileno(self) -> int:
         """Return the descriptor; only called for files that do not block."""

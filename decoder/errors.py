@@ -1,6 +1,6 @@
 """The exceptions of this program, one class per exit status.
 
-Each carries what it is about; the text is made here, when it is printed.
+Each has its data as attributes; the text is built here, when it is printed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Describable(Protocol):
-        """A key, or anything else that was tried, that can name itself without revealing itself."""
+        """A key, or anything else that was tried, which can describe itself without revealing secrets."""
 
         def describe(self) -> str:
             """Name it for a message."""
@@ -54,7 +54,7 @@ class DeniedError(DecoderError):
 
 
 class LayerError(DecoderError):
-    """The layer, or what its descriptor says of it, is damaged or not authentic."""
+    """The layer, or what its descriptor says about it, is damaged or not authentic."""
 
     status = 5
 
@@ -123,8 +123,8 @@ class NoKeyError(DecoderError):
 
     Args:
         attempts: what was tried.
-        notes: files that might have been keys, and were not used.
-        advice: what to look at: directories that were searched, recipients of the layer, keys that there were.
+        notes: files that may be keys but were not used.
+        advice: what to check: directories that were searched, recipients of the layer, keys that were available.
     """
 
     status = 4

@@ -1,9 +1,9 @@
 """BER and DER (X.690): elements read one after another, and written.
 
-The reader is our own because no library reads all that has to be read: BER with indefinite lengths (`openssl cms
--stream`), and the primitive SEQUENCE that the reference writes; and `cryptography.x509` takes 72 ms to import.
+This reader exists because no library reads BER with indefinite lengths (`openssl cms -stream`) and the primitive
+SEQUENCE that the reference writes; and because `cryptography.x509` takes 72 ms to import.
 
-Every function that reads raises ValueError for malformed input, with a reason that quotes nothing of it.
+Every parser raises ValueError for malformed input, with a reason that quotes nothing of it.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def one_byte(tag: int) -> bytes:
 
 
 def _header(data: bytes, at: int) -> tuple[int, int, int | None]:
-    """Read tag and length; no length means an indefinite one. Contents that are not all there are refused."""
+    """Read tag and length; None means an indefinite length. Contents that are cut short are rejected."""
     head = data[at : at + 2]
     if len(head) < 2:
         raise ValueError("it is cut short")

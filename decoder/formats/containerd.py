@@ -1,4 +1,4 @@
-"""Messages of containerd's services, written and read by hand: fields of numbers, of bytes, and maps of strings.
+"""Messages of containerd's services, built and parsed without generated code: numbers, bytes, and maps of strings.
 
 The numbers of the fields are those of containerd's api/services/{content,images,leases}/v1/*.proto.
 """
@@ -14,7 +14,7 @@ Fields = dict[int, list[int | bytes]]
 
 
 def build(fields: Mapping[int, Value]) -> bytes:
-    """Write a message; fields that are 0 or empty are left out, as proto3 has it.
+    """Build a message; fields that are 0 or empty are omitted, as in proto3.
 
     Args:
         fields: by number: integers of 0 and more, text, bytes or nested messages, maps of text to text.
@@ -31,7 +31,7 @@ def build(fields: Mapping[int, Value]) -> bytes:
 
 
 def parse(message: bytes) -> Fields:
-    """Read a message: what each field holds, in order, by its number.
+    """Parse a message: the values of each field, in order, by its number.
 
     Raises:
         ValueError: it is not a protobuf message.

@@ -1,6 +1,6 @@
 """JSON and base64 as the Go programs on the other end write and read them.
 
-Every function raises ValueError, with a reason that quotes no input, for what does not fit.
+Every function raises ValueError for other input, with a reason that does not quote it.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def parse_json(text: bytes) -> object:
     """Parse UTF-8 JSON text; ill-formed UTF-8 inside strings is replaced, as Go does.
 
     Args:
-        text: as long as the caller allows. It becomes at most JSON_VALUES values, for `[]` takes 20 times the memory
-            of its text. Beyond JSON_WIDE_BYTES it must be ASCII, for one other character makes every character of its
-            string take 4 bytes.
+        text: as long as the caller allows. It may have at most JSON_VALUES values, because `[]` takes 20 times the
+            memory of its text. Beyond JSON_WIDE_BYTES it must be ASCII, because with one other character every
+            character of a string can take 4 bytes.
 
     Raises:
         ValueError: it is not JSON, or not within these bounds.
@@ -78,7 +78,7 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 
 def member(value: dict[str, object], name: str) -> object:
-    """Look up a struct member the way encoding/json does: any case, the last one wins."""
+    """Look up a struct member as encoding/json does: in any case, and the last one wins."""
     folded = name.lower()
     found: object = None
     for key, item in value.items():
@@ -115,7 +115,7 @@ def list_value(value: object) -> list[object]:
 
 
 def named(where: str, read: Callable[[object], Read], value: object) -> Read:
-    """Read a value with one of the functions here; the reason of an error begins with where the value stands."""
+    """Read a value with one of the functions here; errors begin with the position of the value."""
     try:
         return read(value)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Ciphers that other tools encrypt PKCS#8 with (RFC 8018) and that are not supported, by name for messages."""
+"""Names, for messages, of unsupported ciphers that other tools encrypt PKCS#8 with (RFC 8018)."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ _PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 def add_directory(keyring: Keyring, directory: str) -> None:
     """Add every key below a directory; files that are not keys, or cannot be read, cause a warning.
 
-    Files come in the order of their names, before those in subdirectories. Symbolic links are followed
-    while they stay inside, as a Kubernetes Secret needs it; each file counts once. The password of an
-    encrypted key NAME is in NAME.pass beside it, which only its owner may read, or in the systemd
+    Files are added in the order of their names, before those in subdirectories. Symbolic links inside the
+    directory are followed, because Kubernetes Secrets consist of them; each file counts once. The password
+    of an encrypted key NAME is in NAME.pass beside it, which only its owner may read, or in the systemd
     credential NAME.pass.
 
     Args:

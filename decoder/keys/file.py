@@ -1,4 +1,4 @@
-"""Key files: what a file holds, told by its first bytes. Nothing is parsed here that may not be needed."""
+"""Key files: what a file holds, recognized by its first bytes. Keys are parsed only when they are needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decoder.keys.kept import Kept
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
 
-_PRIVATE_LABEL = b"PRIVATE KEY"  # alone or after RSA, EC, ENCRYPTED, OPENSSH, …; the content decides
+_PRIVATE_LABEL = b"PRIVATE KEY"  # with or without RSA, EC, ENCRYPTED, OPENSSH, … before it; the content decides
 _PUBLIC_LABEL = b"PUBLIC KEY"
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _PGP_LABEL = b"PGP PRIVATE KEY BLOCK"
@@ -32,7 +32,7 @@ class KeyMaterial(Record):
     Attributes:
         name: where it came from, for messages: `x509s[0]` or the name of a file.
         data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
-        password: opens an encrypted key; not looked at for any other.
+        password: opens an encrypted key; ignored for others.
         file: the path of the key file that it was read from, or "".
         kept: what earlier processes kept; it is asked before the key is parsed.
     """
@@ -65,21 +65,21 @@ class KeyFile:
         self.pkcs11: list[KeyMaterial] = []
 
     def extend(self, other: KeyFile) -> None:
-        """Add what another one holds."""
+        """Add the contents of another file."""
         self.private += other.private
         self.certificates += other.certificates
         self.pgp += other.pgp
         self.pkcs11 += other.pkcs11
 
     def came_from(self, file: str, kept: Kept) -> None:
-        """Record the path of the key file that all of it was read from, and what earlier processes kept of it."""
+        """Set, for all keys, the path of the file that they come from, and what earlier processes have kept."""
         for key in self.private:
             key.file, key.kept = file, kept
         self.pgp = [key._replace(file=file, kept=kept) for key in self.pgp]
 
 
 def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
-    """Sort what is in a file by what it can be used for.
+    """Sort the contents of a file by their use.
 
     Args:
         name: where it came from, for messages.
@@ -114,7 +114,7 @@ def read_key_file(path: str, private: bool = False) -> bytes:
 
     Args:
         path: the file.
-        private: refuse a file that its group or others may read; of a file of root's, our own group may be the reader.
+        private: reject a file that its group or others may read; a file of root may be readable for our own group.
 
     Raises:
         KeyFileError: it cannot be opened, is not a regular file, is larger, or is not private.
@@ -137,14 +137,14 @@ def read_key_file(path: str, private: bool = False) -> bytes:
 
 
 def _too_open(status: os.stat_result) -> int:
-    """Return the permissions that a private file must not give; Kubernetes mounts Secrets as root's, with our group."""
+    """Return the mode bits that a private file must not have; Kubernetes mounts Secrets as root, with our group."""
     if status.st_uid == 0 and os.geteuid() != 0:
         return stat.S_IWGRP | stat.S_IXGRP | stat.S_IRWXO
     return stat.S_IRWXG | stat.S_IRWXO
 
 
 def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
-    """RFC 7468; a file may hold keys and certificates of every kind, each in a block of its own."""
+    """Sort PEM blocks (RFC 7468); a file may hold keys and certificates of every kind, one per block."""
     found = KeyFile()
     blocks = [pem.BEGIN + rest for rest in data.split(pem.BEGIN)[1:]]
     labels = [block[len(pem.BEGIN) :].partition(b"-----")[0].strip() for block in blocks]
@@ -171,7 +171,7 @@ def _what_else(labels: list[bytes]) -> str:
 
 
 def _in_json(name: str, data: bytes, password: bytes) -> KeyFile:
-    """A JWK or JWK Set (RFC 7517), or PKCS#11 YAML in its JSON form."""
+    """Sort a JWK or JWK Set (RFC 7517), or PKCS#11 YAML in its JSON form."""
     found = KeyFile()
     try:
         value = wire.parse_object(data)
@@ -202,7 +202,7 @@ def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
     if first == _INTEGER and data[first_inside:first_end] == _PKCS12_VERSION:
         found.private += _in_pkcs12(name, data, password)
     elif first == _INTEGER and second == _INTEGER and _element(data, _element(data, first_end)[2])[0] == -1:
-        raise KeyFileError(_PUBLIC)  # PKCS#1: modulus and exponent alone
+        raise KeyFileError(_PUBLIC)  # PKCS#1: only modulus and exponent
     elif first == _INTEGER:  # the version of PKCS#1, PKCS#8 or SEC1
         found.private.append(PrivateKey(name, "der", data, password))
     elif first == _SEQUENCE and _element(data, first_inside)[0] in (_EXPLICIT_0, _INTEGER):  # version or serial number
@@ -215,7 +215,7 @@ def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
 
 
 def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
-    """List every key of a PKCS#12 file: they are PKCS#8 within it, but for the files that only the library can open."""
+    """List every key of a PKCS#12 file, as PKCS#8, or the file as a whole if only the library can open it."""
     from decoder.keys.pkcs12 import private_keys
 
     keys = private_keys(data)
@@ -225,7 +225,7 @@ def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
 
 
 def _known_otherwise(data: bytes) -> str:
-    """Name common files that people take for keys that open layers."""
+    """Name common files that are mistaken for keys that open layers."""
     if data[0:1] and data[0] in _PUBLIC_KEY_PACKETS:
         return "it holds an OpenPGP public key; a secret key is needed"
     if data.startswith(_JKS_MAGIC):

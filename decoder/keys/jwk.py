@@ -59,7 +59,7 @@ def parse_public(members: dict[str, object]) -> rsa.RSAPublicKey | ec.EllipticCu
 
 
 def _reason(error: Exception) -> str:
-    """Return our own words; the library's may quote the key."""
+    """Return an error in our own words, because the library's message may quote the key."""
     return str(error) if isinstance(error, _MemberError) else "its numbers do not make a key"
 
 

@@ -1,4 +1,4 @@
-"""What an earlier process of this program has kept for this one: nothing, unless the agent's worker overrides it."""
+"""What earlier processes of this program have kept for this one: nothing, except in a worker of the agent."""
 
 from __future__ import annotations
 

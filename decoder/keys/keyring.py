@@ -18,8 +18,8 @@ class Notes:
     """What the operator should know.
 
     Attributes:
-        warnings: printed even if the layer is decrypted: files and payload entries that were skipped, and what is odd
-            about the configuration of keyproviders.
+        warnings: printed even if the layer is decrypted: files and payload entries that were skipped, and problems of
+            the configuration of keyproviders.
         remarks: printed only if no key opens the layer.
     """
 
@@ -28,12 +28,12 @@ class Notes:
         self.remarks: list[str] = []
 
     def warn(self, line: str) -> None:
-        """Add a warning once, however often it comes up."""
+        """Add a warning, once."""
         if line not in self.warnings:
             self.warnings.append(line)
 
     def skip(self, name: str, reason: object) -> None:
-        """Warn that a file or payload entry, which might have been a key, is not used."""
+        """Warn that a file or payload entry, which may be a key, is not used."""
         self.warnings.append(f"{name} was skipped: {reason}")
 
 

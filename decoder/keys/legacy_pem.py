@@ -30,7 +30,7 @@ def decrypt(dek_info: str, ciphertext: bytes, password: bytes) -> bytes:
 
     Raises:
         KeyFileError: the cipher is not supported.
-        ValueError: the header is malformed, or the password does not fit.
+        ValueError: the header is malformed, or the password is wrong.
     """
     from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
     from cryptography.hazmat.primitives.ciphers import Cipher
@@ -56,7 +56,7 @@ def decrypt(dek_info: str, ciphertext: bytes, password: bytes) -> bytes:
 
 
 def _derive_key(password: bytes, salt: bytes, size: int) -> bytes:
-    """OpenSSL's EVP_BytesToKey with MD5 and one round, which is what this format has."""
+    """Derive the key as OpenSSL's EVP_BytesToKey does with MD5 and one round; this format has nothing else."""
     import hashlib
 
     key = digest = b""

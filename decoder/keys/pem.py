@@ -1,6 +1,6 @@
-"""PEM (RFC 7468, RFC 1421): blocks found in a file, and the bytes in them.
+"""PEM (RFC 7468, RFC 1421): blocks in a file, and the bytes in them.
 
-The label is not trusted to say what the bytes are: tools write PKCS#8 as `RSA PRIVATE KEY` and PKCS#1 as `PRIVATE KEY`.
+Labels are not trusted: tools write PKCS#8 as `RSA PRIVATE KEY` and PKCS#1 as `PRIVATE KEY`.
 Blank lines and white space around lines are ignored, as Go's reader does.
 """
 

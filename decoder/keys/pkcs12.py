@@ -1,6 +1,6 @@
 """The keys in a PKCS#12 file (RFC 7292): all of them, where the library returns only one.
 
-A key bag holds PKCS#8, encrypted as a rule, which the library opens. Nothing is decrypted here.
+A key bag holds PKCS#8, which is usually encrypted; the library opens it. Nothing is decrypted here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def private_keys(data: bytes) -> list[bytes]:
         data: the file, BER.
 
     Returns:
-        At most PKCS12_KEYS of them; none if it is malformed or keeps its keys elsewhere, which the library can tell.
+        At most PKCS12_KEYS keys; none if the file is malformed or has its keys elsewhere, which the library detects.
     """
     try:
         fields = Reader(Reader(data).take(SEQUENCE).value)

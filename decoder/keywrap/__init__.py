@@ -86,13 +86,13 @@ if TYPE_CHECKING:
 # first. Keyproviders, which have a scheme `provider.NAME` each, come after them all.
 SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
 REQUIRE_CONFIG = "require-config"
-"""A file of this name beside the configuration of keyproviders says that no layer is opened without that file."""
+"""If a file of this name is beside the configuration of keyproviders, no layer is opened without that configuration."""
 PROVIDER = "provider"
 PROVIDER_PREFIX = f"{PROVIDER}."
 
 
 class Budget:
-    """The time and the attempts that are left to open one layer, over all of its descriptors and wrapped keys.
+    """The time and the attempts that remain to open one layer, for all of its descriptors and wrapped keys.
 
     Args:
         keyprovider_config: the file that configures keyproviders, or "". The slowest of them gets its whole time, and
@@ -200,7 +200,7 @@ def unwrap_any(
 
 
 def _may_deny(config_file: str) -> bool:
-    """Return false only if the file is absent, and REQUIRE_CONFIG does not say beside it that it must not be."""
+    """Return false only if the file is absent and REQUIRE_CONFIG, beside it, does not require it."""
     for path in (config_file, os.path.join(os.path.dirname(config_file), REQUIRE_CONFIG)):
         try:
             os.lstat(path)

@@ -20,7 +20,7 @@ _NAMES = 8  # of recipients in a line
 def advice(items: Sequence[WrappedKey], keyring: Keyring) -> list[str]:
     """Describe where keys were looked for, and for each scheme the layer's recipients and how many keys there were.
 
-    Keyproviders are left out: why one of them did not unwrap is said of each wrapped key.
+    Keyproviders are left out, because each wrapped key has its own line about why they did not unwrap it.
 
     Args:
         items: the wrapped keys.

@@ -1,6 +1,6 @@
 """Keyproviders as a scheme: private options wrapped and unwrapped by a command or a service.
 
-A provider is told its own parameters alone: no private key of the payload or the node, and nothing that is meant for
+A provider gets only its own parameters: no private key of the payload or the node, and nothing that is meant for
 another provider.
 """
 
@@ -77,7 +77,7 @@ class KeyProvider:
 
     @property
     def warnings(self) -> list[str]:
-        """What is odd about the configuration that `wrap` has read, and about the providers that it asked."""
+        """Problems of the configuration that `wrap` has read, and of the providers that it asked."""
         return self._notes.warnings
 
     def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
@@ -137,7 +137,7 @@ class KeyProvider:
         return [value.encode()]
 
     def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
-        """Name the one recipient by what the JSON of most keyproviders tells; see `keywrap.Scheme`."""
+        """Name the one recipient as the JSON of most keyproviders does; see `keywrap.Scheme`."""
         try:
             value = wire.parse_object(wrapped)
         except ValueError:
@@ -184,7 +184,7 @@ class KeyProvider:
         raise WrappedKeyError(f"{missing} in {quoted(config_file)}, which has {names} (an alias can join the names)")
 
     def _parameters(self, provider: Configured, config: DecryptConfig) -> list[bytes]:
-        """Choose the provider's own parameters; for an alias those that came under the annotation's name."""
+        """Choose the provider's own parameters; for an alias, those under the annotation's name."""
         for name in (provider.name, self._name):
             if not name.startswith(_KEY_PARAMETERS) and name in config.parameters:
                 return list(config.parameters[name])
@@ -201,7 +201,7 @@ def longest_seconds(config_file: str) -> float:
 
 
 def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
-    """Return what the first provider answers; those that failed before it leave a warning."""
+    """Return the answer of the first provider that succeeds; each that failed before it causes a warning."""
     failures = []
     for provider in providers:
         try:
@@ -216,7 +216,7 @@ def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Con
 
 
 def _checked_options(opened: bytes) -> bytes:
-    """Refuse what cannot be private options: then the provider failed, and another may do better."""
+    """Check that a result can be private options; otherwise the provider failed, and another may succeed."""
     try:
         parse_private_options(opened)
     except ValueError as error:
@@ -227,10 +227,10 @@ def _checked_options(opened: bytes) -> bytes:
 def _new_kek(
     provider: Configured, parameters: list[bytes], packet_format: str
 ) -> tuple[bytes, envelope.Envelope] | None:
-    """Create a key-encryption key, and let a provider wrap it.
+    """Create a key-encryption key, and ask a provider to wrap it.
 
     Returns:
-        The key, and an envelope of nothing that has it wrapped; None if layers are to be wrapped one by one.
+        The key, and an empty envelope that has it wrapped; None if layers are to be wrapped one by one.
 
     Raises:
         ProviderError: it failed, or cannot do it although `packet_format` is `new`.
@@ -250,7 +250,7 @@ def _new_kek(
 
 
 def _suits_keks(provider: Configured) -> bool:
-    """Check whether key-encryption keys are the default: not where a published format has no room for them."""
+    """Check whether key-encryption keys are the default: not for published formats that have no field for them."""
     transport = provider.transport
     if isinstance(transport, NativeProvider):
         return transport.provider not in envelope.WITHOUT_ENVELOPES
@@ -286,7 +286,7 @@ def ask(
         from decoder.provider.deadline import within
 
         if is_kek and transport.provider == _PACKETS:
-            raise NoKekServiceError("the packets of Confidential Containers have no room for key-encryption keys")
+            raise NoKekServiceError("the packets of Confidential Containers cannot hold key-encryption keys")
         native = protocol.OPERATIONS[operation, is_kek]
         return within(seconds, lambda: _ask_native(transport, native, data, parameters, seconds, held))
     is_options = isinstance(transport, GrpcProvider) and operation == "keyunwrap" and not is_kek
@@ -369,10 +369,10 @@ def _ask_native(
 
     try:
         with held.use(provider.identity(native.provider, native.options), create, lambda _: None) as service:
-            # Its time ends a little before ours, so that its own error is the one that is seen.
+            # Its time ends a little before ours, so that its own error is shown.
             seconds *= limits.PROVIDER_OWN_SHARE
             return service.perform(operation, data, texts, seconds)
     except ProviderError:
         raise
-    except Exception as error:  # a library's; its text may hold a secret, and another provider may do better
-        raise ProviderError(f"it failed in a way that was not foreseen ({type(error).__name__})") from error
+    except Exception as error:  # a library's; its text may hold a secret, and another provider may succeed
+        raise ProviderError(f"it failed unexpectedly ({type(error).__name__})") from error

@@ -1,6 +1,6 @@
 """Public keys to encrypt to: read from a file, chosen if there are several, and checked.
 
-A key that passes can open what is wrapped to it. Everything else is refused before anything is written.
+A key that passes the checks can open what is wrapped to it. All others are rejected before anything is written.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     PublicKeyObject = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
 _RSASSA_PSS = bytes.fromhex("2a864886f70d01010a")  # 1.2.840.113549.1.1.10
-_PRIVATE = "it holds a private key; give the public key or the certificate alone"
+_PRIVATE = "it holds a private key; give only the public key or the certificate"
 _NOT_A_KEY = "it is not a public key or certificate in PEM, DER or JWK form"
 _ENCRYPTING = {"encrypt", "wrapKey", "deriveKey", "deriveBits"}
 
@@ -63,13 +63,13 @@ def read_public_keys(data: bytes, rules: RecipientRules, *, certified: bool = Fa
         certified: only certificates count.
 
     Raises:
-        KeyFileError: there is none, or several without `rules.all_keys`; or one may or can not be encrypted to.
+        KeyFileError: there is none, there are several without `rules.all_keys`, or one cannot or must not be used.
     """
     found = _distinct(parse_public_keys(data))
     if certified:
         found = [each for each in found if each.certificate]
         if not found:
-            raise KeyFileError("it is a public key alone, and PKCS#7 needs a certificate")
+            raise KeyFileError("it is only a public key, and PKCS#7 needs a certificate")
     if len(found) > 1 and not rules.all_keys:
         raise KeyFileError(f"it holds {len(found)} unrelated keys or certificates; --all-keys encrypts to all of them")
     for each in found:
@@ -99,7 +99,7 @@ def parse_public_keys(data: bytes) -> list[PublicKey]:
 
 
 def check_size(bits: int, rules: RecipientRules) -> None:
-    """Refuse an RSA key that is too small.
+    """Check that an RSA key is large enough.
 
     Raises:
         KeyFileError: it has fewer bits than the rules want.
@@ -130,7 +130,7 @@ def _parse_json(data: bytes) -> list[PublicKey]:
 
 
 def _parse_jwk(members: dict[str, object]) -> PublicKey:
-    """Parse a JWK, and refuse one that is not for encryption (RFC 7517 §4.2, §4.3)."""
+    """Parse a JWK, which must be for encryption (RFC 7517 §4.2, §4.3)."""
     if "d" in members:
         raise KeyFileError(_PRIVATE)
     use, operations = members.get("use"), members.get("key_ops")
@@ -184,7 +184,7 @@ def _supported_key(key: object) -> PublicKeyObject:
 
 
 def _distinct(found: list[PublicKey]) -> list[PublicKey]:
-    """Leave out the certificates of issuers, and keys that are there twice; of those the longest-lived certificate."""
+    """Leave out certificates of issuers and duplicate keys; of duplicates the certificate that expires last stays."""
     certificates = {
         each.certificate: x509.load_der_x509_certificate(each.certificate) for each in found if each.certificate
     }
@@ -222,7 +222,7 @@ def _check(each: PublicKey, rules: RecipientRules) -> None:
 
 
 def check_curve(key: ec.EllipticCurvePublicKey) -> None:
-    """Refuse a curve that no decoder opens.
+    """Check that decoders support the curve.
 
     Raises:
         KeyFileError: it is not P-256, P-384 or P-521.

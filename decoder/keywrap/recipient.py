@@ -45,5 +45,5 @@ def shown(text: object) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Check that `shown` has cut nothing: two long names may begin alike."""
+    """Check that `shown` has cut nothing off, because two long names may begin with the same characters."""
     return "…" not in text

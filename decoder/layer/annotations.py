@@ -1,4 +1,4 @@
-"""What the annotations of an encrypted layer hold, read and written (ocicrypt's spec/ADVANCED layout).
+"""The annotations of an encrypted layer, parsed and built (ocicrypt's spec/ADVANCED layout).
 
 `….enc.pubopts` holds the public options, each `….enc.keys.SCHEME` wrapped private options.
 """
@@ -55,7 +55,7 @@ class PrivateOptions(Record):
 
 
 class PublicOptions(Record):
-    """What anybody can read, and change, of a layer's encryption: the HMAC and, in error, a nonce."""
+    """The part of a layer's encryption that anybody can read and change: the HMAC and, wrongly, a nonce."""
 
     hmac: bytes
     nonce: bytes
@@ -70,7 +70,7 @@ class LayerKey(Record):
 
 
 def check_media_type(media_type: str) -> None:
-    """Refuse a layer that is not encrypted, or not in a way that this program knows.
+    """Check that a layer is encrypted in a way that this program knows.
 
     Raises:
         PayloadError: it is neither OCI's nor Docker's layer type with `+encrypted`.
@@ -121,7 +121,7 @@ def parse_public_options(annotations: Mapping[str, str]) -> PublicOptions:
 
 
 def parse_private_options(text: bytes) -> PrivateOptions:
-    """Read what a wrapped key opened to.
+    """Parse the content of a wrapped key.
 
     Raises:
         ValueError: it is malformed, or the key is not 32 or the nonce not 16 bytes long.
@@ -151,7 +151,7 @@ def layer_key(public: PublicOptions, private: PrivateOptions) -> LayerKey:
 
 
 def build_private_options(options: PrivateOptions) -> bytes:
-    """Write private options: what a scheme then wraps."""
+    """Build private options, which a scheme then wraps."""
     return _compact(
         {
             "symkey": wire.encode_base64(options.symmetric_key),
@@ -162,7 +162,7 @@ def build_private_options(options: PrivateOptions) -> bytes:
 
 
 def build_annotations(hmac: bytes, wrapped: Mapping[str, Sequence[bytes]]) -> dict[str, str]:
-    """Write the annotations of an encrypted layer.
+    """Build the annotations of an encrypted layer.
 
     Args:
         hmac: 32-byte HMAC-SHA256 over the ciphertext.

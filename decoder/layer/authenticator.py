@@ -1,4 +1,4 @@
-"""HMAC-SHA256 and digests over blocks, in a second thread once a layer is large enough to gain by it."""
+"""HMAC-SHA256 and digests over blocks, in a second thread if the layer is large enough to benefit."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 
 def new_buffer(size: int) -> memoryview:
-    """Return a buffer of `size` bytes, whose memory is taken only as it is written to; a bytearray's is at once."""
+    """Return a buffer of `size` bytes whose memory is allocated as it is written to, unlike that of a bytearray."""
     return memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))
 
 
 class Beside:
-    """Work on blocks beside the caller's own, which goes on with the same blocks meanwhile.
+    """Process blocks in parallel with the caller, which works on the same blocks meanwhile.
 
-    A block is part of a buffer that `free_buffer` handed out, and must not change before that buffer is
-    handed out again. The first blocks are worked on at once; after THREAD_AFTER_BYTES a second thread
+    A block is part of a buffer that `free_buffer` returned, and must not change before that buffer is
+    returned again. The first blocks are processed immediately; after THREAD_AFTER_BYTES a second thread
     takes over (OpenSSL releases the GIL while it digests).
 
     Args:
         work: takes each block.
-        buffer_bytes: the size of every buffer handed out, in bytes.
-        first_bytes: how much of them is handed out before LARGE_AFTER_BYTES have been seen, if less: large
-            buffers cost fewer changes between processes, small ones let them all begin earlier.
+        buffer_bytes: the size of every buffer, in bytes.
+        first_bytes: how much of a buffer is used before LARGE_AFTER_BYTES have been seen, if less: large
+            buffers cause fewer context switches, small ones let all processes begin earlier.
     """
 
     def __init__(self, work: Callable[[memoryview], object], buffer_bytes: int, first_bytes: int | None = None) -> None:
@@ -56,12 +56,12 @@ class Beside:
         self.join()
 
     def free_buffer(self) -> memoryview:
-        """Return a buffer to fill, as soon as no block in it is still to be worked on."""
+        """Wait until all blocks of a buffer are processed, and return it to be filled."""
         buffer = self._worker.free.get() if self._worker else self._buffer
         return buffer if self._bytes_seen >= limits.LARGE_AFTER_BYTES else buffer[: self._first_bytes]
 
     def update(self, block: memoryview) -> None:
-        """Work on a block: the front part of what `free_buffer` returned last."""
+        """Process a block: the front part of the buffer that `free_buffer` returned last."""
         self._bytes_seen += len(block)
         if self._worker:
             self._worker.blocks.put(block)
@@ -71,7 +71,7 @@ class Beside:
             self._worker = Worker(self._work, self._buffer)
 
     def join(self) -> None:
-        """Wait until every block is worked on. May be called again."""
+        """Wait until every block is processed. May be called again."""
         if self._worker:
             self._worker.join()
 
@@ -121,14 +121,14 @@ class Authenticator(Beside):
 
 
 class Worker:
-    """The second thread, and the ring of buffers that goes round between it and the caller.
+    """The second thread, and the ring of buffers that it shares with the caller.
 
     Args:
         update: takes each block, in the second thread.
         first_buffer: is in the ring, with RING_BUFFERS - 1 of its size.
 
     Attributes:
-        blocks: what is to be worked on, each the front part of a buffer of the ring.
+        blocks: those to be processed, each the front part of a buffer of the ring.
         free: buffers to fill.
     """
 
@@ -147,7 +147,7 @@ class Worker:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until every block is worked on, and end the thread. May be called again."""
+        """Wait until every block is processed, and end the thread. May be called again."""
         self.blocks.put(None)
         self._thread.join()
         if self._failure:

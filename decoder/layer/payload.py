@@ -18,7 +18,7 @@ TYPE_URL = "io.containerd.ocicrypt.v1.Payload"
 
 
 class Descriptor(Record):
-    """What the manifest says of a layer (OCI image-spec, descriptor)."""
+    """What the manifest says about a layer (OCI image-spec, descriptor)."""
 
     media_type: str
     annotations: dict[str, str]
@@ -33,7 +33,7 @@ class Payload(Record):
 
 
 def parse_payload(data: bytes) -> Payload:
-    """Parse what came on descriptor 3.
+    """Parse the content of descriptor 3.
 
     Args:
         data: protobuf `google.protobuf.Any`, at most PAYLOAD_BYTES.
@@ -83,7 +83,7 @@ def _parameter(name: str, items: object) -> list[bytes]:
 
 
 def parse_descriptor(value: dict[str, object]) -> Descriptor:
-    """Read an OCI descriptor; members that decoding does not need are checked for their type alone.
+    """Read an OCI descriptor; for members that decoding does not need, only the type is checked.
 
     Raises:
         ValueError: a member has a wrong type, or an annotation is over its limit.

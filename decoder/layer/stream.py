@@ -1,8 +1,8 @@
 """The layer cipher, both ways: AES-256-CTR, and HMAC-SHA256 over the ciphertext.
 
-What is released before the verdict: `decrypt` writes plaintext as it comes, but for the last
-TAIL_BYTES, which stay back until the HMAC was found equal (a layer that is no longer stays back
-whole). `decrypt_verified` writes nothing before that. Memory does not depend on the layer's size.
+`decrypt` writes plaintext as it is decrypted, except for the last TAIL_BYTES, which are held back until
+the HMAC has been verified (a layer of at most that size is held back completely). `decrypt_verified`
+writes nothing before that. Memory does not depend on the layer's size.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
 
         def readinto(self, buffer: memoryview, /) -> int | None:
-            """Read at most as much as fits; 0 at the end, None if that would have to wait."""
+            """Read at most as much as fits; return 0 at the end, None if the read would block."""
 
         def fileno(self) -> int:
             """Return the descriptor, to wait for it."""
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
         """An unbuffered binary file to write."""
 
         def write(self, data: memoryview, /) -> int | None:
-            """Write as much as goes at once; None if that would have to wait."""
+            """Write as much as is possible at once; return None if the write would block."""
 
         def fileno(self) -> int:
             """Return the descriptor, to wait for it."""
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
             """Seek to an offset, in bytes from the start."""
 
 
-_SLACK = 15  # update_into() wants room for all but one byte of a further AES block.
+_SLACK = 15  # update_into() requires room for all but one byte of another AES block.
 
 
 class Rewound:
-    """A source whose start was read ahead and is read again.
+    """A source whose start was read ahead, and is read a second time.
 
     Args:
         source: what to read.
@@ -100,7 +100,7 @@ def decrypt(
         source: the ciphertext, read to its end.
         sink: takes the plaintext, which has the same length.
         key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
-        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
+        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
         source_name: what a StreamError calls the source.
         also: takes every block of ciphertext too, perhaps in another thread.
 
@@ -127,10 +127,10 @@ def decrypt_verified(
 
     Args:
         source: the ciphertext, read to its end.
-        sink: takes the plaintext, after the verdict.
+        sink: takes the plaintext, after the verification.
         key: as for `decrypt`.
         spool: an empty file that only this process can read; it takes the ciphertext.
-        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
+        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
 
     Raises:
         LayerError: the HMAC differs; nothing was written to `sink`.
@@ -181,7 +181,7 @@ def encrypt(
 
 
 def fill(source: Source, buffer: memoryview, name: str = "standard input") -> int:
-    """Read until the buffer is full or the source at its end; return the number of bytes.
+    """Read until the buffer is full or the source ends; return the number of bytes.
 
     Raises:
         StreamError: reading failed.
@@ -202,7 +202,7 @@ def fill(source: Source, buffer: memoryview, name: str = "standard input") -> in
 
 
 def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> None:
-    """Write everything, however little the sink takes at a time.
+    """Write everything, even if the sink takes little at a time.
 
     Raises:
         StreamError: writing failed.
@@ -219,7 +219,7 @@ def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> No
 
 
 def _release_all_but_tail(sink: Sink, plain: memoryview, held: int) -> int:
-    """Write what may leave now, move the rest to the front, and return how much that is."""
+    """Write what may be released, move the rest to the front, and return the size of the rest."""
     releasable = held - limits.TAIL_BYTES
     if releasable <= 0:
         return held

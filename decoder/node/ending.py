@@ -1,9 +1,9 @@
 """How a failure ends: standard output stays open until the exit status has been collected.
 
 containerd reads a layer to the end of standard output and only then looks whether its processor failed,
-without waiting for it. A process that exits lets go of standard output before anybody can collect its
-status, so a failure can be missed; and what did come out may be all that an attacker wanted to get
-through, because the registry also writes the diff ID that containerd compares it with.
+without waiting for it. A process that exits closes standard output before its status can be collected, so
+a failure can be missed. Then the output that containerd accepts may be just what an attacker wanted, because
+the registry also provides the diff ID that containerd compares it with.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def fail(status: int) -> NoReturn:
     """End the process with a failure that containerd cannot miss.
 
-    A child stays behind with nothing but standard output, until this process has been waited for or
-    HOLD_SECONDS are over. If no child can be started (RLIMIT_NPROC, cgroups), it is tried again for as long.
+    A child keeps only standard output open, until this process has been waited for or HOLD_SECONDS are over.
+    If no child can be started (RLIMIT_NPROC, cgroups), this process tries again for that long.
 
     Args:
         status: the exit status, not 0.

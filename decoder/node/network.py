@@ -1,6 +1,6 @@
-"""Hosts on the network: what goes wrong with them, in the same words for registries, key services and brokers.
+"""Failures of hosts on the network, in the same words for registries, key services and brokers.
 
-It needs nothing but the standard library. Errors of urllib3 and requests are understood by their causes.
+This module needs only the standard library. Errors of urllib3 and requests are recognized by their causes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _CAUSES = 32
 
 _ENDED = "{host} ended the connection"
 _LATE = "{host} did not answer in time"
-# The first line that fits counts.
+# The first line that matches counts.
 _MEANINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str], ...] = (
     (ssl.SSLCertVerificationError, "certificate", "the certificate of {host} is not accepted: {reason}"),
     ((ssl.SSLEOFError, ConnectionResetError, BrokenPipeError, EOFError), "ended", _ENDED),
@@ -69,7 +69,7 @@ class Failure(NamedTuple):
 
 
 def explain(error: BaseException, host: str) -> Failure:
-    """Find out why a conversation failed, from an exception and what caused it.
+    """Describe why a conversation failed, from an exception and its causes.
 
     Args:
         error: what a library raised.

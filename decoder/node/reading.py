@@ -10,7 +10,7 @@ from decoder import limits
 
 
 def read_to_end(descriptor: int, most: int, seconds: float) -> bytes:
-    """Read until the end, or until there are more than `most` bytes, which the caller then sees by the length.
+    """Read to the end, or until there are more than `most` bytes; the caller sees that by the length.
 
     Args:
         descriptor: open for reading; it may be non-blocking.

@@ -35,7 +35,7 @@ def check_path(path: str, option: str) -> None:
 
 
 def check_directory(path: str) -> None:
-    """Check that nobody else can replace a socket at this path.
+    """Check that no other user can replace a socket at this path.
 
     Raises:
         ListenError: its directory is missing, or users other than root and this one can write to it.
@@ -72,7 +72,7 @@ def listening(path: str, backlog: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def claimed(path: str) -> Iterator[None]:
-    """Remove a stale socket, and let the block make a new one that only this user can connect to.
+    """Remove a stale socket; within the block, the caller creates a new one that only this user can connect to.
 
     The directory is locked until the block ends, so of two servers that start at once neither removes the other's
     socket.
@@ -91,7 +91,7 @@ def claimed(path: str) -> Iterator[None]:
 
 @contextmanager
 def removed_at_end(path: str) -> Iterator[None]:
-    """Remove the socket that is at a path now when the block ends, but not one that has replaced it since."""
+    """Remove the socket at a path when the block ends, but not a socket that has replaced it."""
     identity = _identity(path)
     try:
         yield
@@ -124,7 +124,7 @@ def _is_locked(directory: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: then there is nothing to wait for
+        return True  # a file system without locks
     return True
 
 

@@ -1,7 +1,7 @@
 """JWE (RFC 7516, 7518): private options wrapped to RSA and EC keys.
 
 Accepted, before any key is used: RSA-OAEP, RSA-OAEP-256 and ECDH-ES+A128KW, A192KW, A256KW, with A128GCM, A192GCM,
-A256GCM, A128CBC-HS256, A192CBC-HS384, A256CBC-HS512. Everything else is refused: `zip`, `crit`, PBES2, direct
+A256GCM, A128CBC-HS256, A192CBC-HS384, A256CBC-HS512. Everything else is rejected: `zip`, `crit`, PBES2, direct
 encryption.
 """
 
@@ -35,8 +35,8 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     """Wrap private options to public keys: one JWE in JSON serialization for all of them, A256GCM inside.
 
-    Each recipient has a `kid`, so that it can be told from others: that of its JWK, or else the fingerprint by which
-    messages name keys.
+    Each recipient has a `kid` that distinguishes it: that of its JWK, or else the fingerprint by which messages name
+    keys.
 
     Args:
         options: the private options.
@@ -73,7 +73,7 @@ def unwrap_with(jwe: Jwe, private: Sequence[PrivateKey], refused: Refused) -> by
 
     Args:
         jwe: from `parse`.
-        private: tried in this order, but those first that have a key ID which the JWE names.
+        private: tried in this order, but keys whose key ID the JWE names come first.
         refused: is called with each key that does not open it, and the reason.
 
     Returns:
@@ -100,7 +100,7 @@ def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
 
 
 def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
-    """Keep some recipients alone; only the general JSON form has several. See `keywrap.Scheme`."""
+    """Keep only some recipients; only the general JSON form has several. See `keywrap.Scheme`."""
     value = parse(wrapped).value
     entries = value.get("recipients")
     if not isinstance(entries, list):

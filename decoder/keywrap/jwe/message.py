@@ -15,7 +15,7 @@ class JweRecipient(Record):
 
     Attributes:
         joined: the protected, the shared and its own header, joined (RFC 7516 §7.2.1).
-        own: the shared and its own header, which nothing protects.
+        own: the shared and its own header, which are not authenticated.
         encrypted_key: the content key, encrypted to the recipient.
     """
 
@@ -47,7 +47,7 @@ class Jwe(Record):
 def parse(wrapped: bytes) -> Jwe:
     """Parse a JWE.
 
-    White space anywhere is ignored, as go-jose does: files end with a newline, and tools fold and indent.
+    White space is ignored everywhere, as go-jose does: files end with a newline, and tools fold and indent.
 
     Args:
         wrapped: at most JWE_BYTES.
@@ -84,7 +84,7 @@ def _parse_json(text: bytes) -> Jwe:
 
 
 def _parse_members(value: dict[str, object]) -> Jwe:
-    """Read the members of the general or the flattened form; `null` is as good as absent."""
+    """Read the members of the general or the flattened form; `null` counts as absent."""
     members = {name: wire.decode_base64url(wire.text_value(value.get(name))) for name in _BASE64}
     protected = wire.parse_object(members["protected"]) if members["protected"] else {}
     shared = wire.object_value(value.get("unprotected"))

@@ -8,9 +8,9 @@ from decoder.keywrap.recipient import KeyName, is_whole, shown
 
 
 def key_name(header: Mapping[str, object]) -> KeyName:
-    """Name a recipient by what its joined header says: key ID, key algorithm and curve.
+    """Name a recipient by its joined header: key ID, key algorithm and curve.
 
-    Only the key ID stands for one key: that of a JWK, or the fingerprint that our own `wrap` writes.
+    Only the key ID identifies one key: that of a JWK, or the fingerprint that our own `wrap` writes.
     """
     parts = []
     key_id = header.get("kid")

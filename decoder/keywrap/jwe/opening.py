@@ -31,7 +31,7 @@ _GCM_TAG_BYTES = 16
 
 
 class DoesNotFitError(Exception):
-    """This key opens no recipient's share; the text says whether that was tried."""
+    """This key opens the wrapped key of no recipient; the text says whether that was tried."""
 
 
 def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
@@ -80,13 +80,13 @@ def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject) -
             content_key = _content_key(recipient, key)
             return _open_gcm(jwe, content_key, _GCM_KEY_BYTES[str(recipient.joined["enc"])])
         except (ValueError, InvalidTag, InvalidUnwrap):
-            # One reason for all: nobody may learn whether RSA or the AEAD failed (RFC 7516 §11.5).
+            # One reason for all: an attacker must not learn whether RSA or the AEAD failed (RFC 7516 §11.5).
             reason = "it does not open this wrapped key"
     raise DoesNotFitError(reason)
 
 
 def could_fit(recipient: JweRecipient, key: PrivateKeyObject | PublicKeyObject) -> bool:
-    """Check by what is public whether the key can be the recipient's, before any work with it.
+    """Check from public values whether the key can be the recipient's, before it is used.
 
     Raises:
         ValueError: the recipient's header is malformed.
@@ -131,7 +131,7 @@ def _open_gcm(jwe: Jwe, content_key: bytes, length: int) -> bytes:
 
 
 def _open_with_jwcrypto(jwe: Jwe, recipient: JweRecipient, key: PrivateKeyObject) -> bytes:
-    """Leave the CBC-HMAC contents, which nobody writes by default, to the library."""
+    """Decrypt CBC-HMAC contents, which no program writes by default, with the library."""
     from jwcrypto.common import JWException
     from jwcrypto.jwe import JWE
     from jwcrypto.jwk import JWK

@@ -18,7 +18,7 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from decoder.keywrap.publickeys import PublicKey, PublicKeyObject
 
-_SAME_FAMILY = ("ECDH-ES",)  # without key wrapping, which has no room for several recipients
+_SAME_FAMILY = ("ECDH-ES",)  # without key wrapping, which allows only one recipient
 
 
 class JweKey(Record):
@@ -51,7 +51,7 @@ def jwe_key(data: bytes) -> JweKey:
     """Read one public key.
 
     Raises:
-        KeyFileError: it is not a public key, or none that a JWE can be wrapped to and opened with.
+        KeyFileError: it is not a public key, or not one for which a JWE can be wrapped and opened.
     """
     public, *others = parse_public_keys(data)
     if others:

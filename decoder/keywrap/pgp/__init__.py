@@ -3,9 +3,8 @@
 Accepted, before any key is looked at: session keys for RSA and ECDH (version 3), then data with integrity
 protection (SEIPD version 1 with its MDC), and nothing after it.
 
-Certificates are left to a library. What GnuPG, the reference and skopeo wrap is opened by `decoder.openpgp`:
-that library refuses what Go's openpgp writes, which is lengths that count leading zero bits (RFC 9580 §3.2)
-and first parts below 512 bytes (§4.2.1.4).
+A library reads certificates and wraps. Messages are opened by the code here, because that library rejects what Go's
+openpgp writes: lengths that count leading zero bits (RFC 9580 §3.2) and first parts below 512 bytes (§4.2.1.4).
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
 
 
 def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
-    """Keep some recipients alone; see `keywrap.Scheme`."""
+    """Keep only some recipients; see `keywrap.Scheme`."""
     from decoder.keywrap.pgp.naming import keep_recipients
 
     _parse(wrapped)

@@ -43,11 +43,11 @@ def block_bytes(cipher: int) -> int:
 
 
 def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
-    """Decrypt in CFB mode, which by itself protects nothing from being changed.
+    """Decrypt in CFB mode, which does not protect the integrity of data.
 
     Args:
         cipher: one of KEY_BYTES.
-        key: of the size that is there.
+        key: of the size in KEY_BYTES.
         iv: one block.
         data: of any length.
 
@@ -63,7 +63,7 @@ def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
     try:
         decryptor = Cipher(algorithm, CFB(iv)).decryptor()
     except UnsupportedAlgorithm as error:
-        raise ValueError("the cipher is not there") from error
+        raise ValueError("the installed library does not have this cipher") from error
     return decryptor.update(data) + decryptor.finalize()
 
 

@@ -1,4 +1,4 @@
-"""The keyring of a GnuPG installation, asked from its program."""
+"""The keyring of a GnuPG installation, exported by its program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def gnupg_keyring(home: str | None = None, program: str = "gpg") -> bytes:
     directory = [f"--homedir={os.path.abspath(home)}"] if home else []
     command = [program, "--batch", "--no-tty", "--quiet", *directory, "--export"]
     try:
-        process = subprocess.Popen(  # noqa: S603  # no shell, and nothing but an absolute path to pass
+        process = subprocess.Popen(  # noqa: S603  # no shell, and an absolute path is the only argument
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
     except OSError as error:
@@ -57,7 +57,7 @@ def _home(home: str | None) -> str:
 
 
 def _output(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
-    """Read all output until the process has ended; None if it is too much, or that takes too long."""
+    """Read all output until the process has ended; return None if it is too long or takes too long."""
     assert process.stdout is not None  # noqa: S101  # for the type checker
     poll = polling.poll()
     poll.register(process.stdout, polling.POLLIN)

@@ -1,6 +1,6 @@
 """Certificates: found in keyrings, and whether they may be encrypted to.
 
-Expiry, revocation and user IDs are a matter of signatures, which a library checks.
+Expiry, revocation and user IDs depend on signatures, which a library checks.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
     if not wanted:
         raise KeyFileError(problem)
     for entry in certificates(keyring):
-        # The library takes much longer than this, so it sees none that cannot fit.
+        # The library takes much longer than this, so it only gets certificates that can match.
         if not (entry.has_number(digits) if by_number else entry.mentions(wanted)):
             continue
         raw = b"".join(packet.raw for packet in entry.packets)
@@ -77,7 +77,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
             if by_number or _has_user_id(usable, wanted):
                 found[entry.fingerprint] = raw
         except KeyFileError as error:
-            # An expired certificate vouches for no user ID any more: its packets alone say whether it is the one.
+            # An expired certificate no longer vouches for its user IDs, so the packets have to identify it.
             if by_number or entry.names(wanted):
                 problem = (
                     f"the certificate {entry.fingerprint.hex().upper()} for {quoted(wanted)} is not usable: {error}"
@@ -91,7 +91,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
 
 
 def certificates(keyring: bytes) -> Iterator[KeyringEntry]:
-    """Split a keyring into certificates, and leave out secret keys.
+    """Split a keyring into certificates; secret keys are left out.
 
     Args:
         keyring: binary or armoured, at most PGP_KEYRING_BYTES and PGP_KEYRING_PACKETS.

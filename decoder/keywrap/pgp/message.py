@@ -89,7 +89,7 @@ def decrypt_data(session_key: bytes, data: bytes) -> bytes:
         The packets inside, authenticated.
 
     Raises:
-        ValueError: the session key is a wrong one, or the data were changed.
+        ValueError: the session key is wrong, or the data was changed.
     """
     cipher = session_key[0]
     prefix_bytes = block_bytes(cipher) + 2
@@ -102,11 +102,11 @@ def decrypt_data(session_key: bytes, data: bytes) -> bytes:
 
 
 def literal_data(content: bytes, depth: int = 0) -> bytes:
-    """Find the literal data in decrypted packets (RFC 9580 §5.9), signed or compressed as they may be.
+    """Find the literal data in decrypted packets (RFC 9580 §5.9), which may be signed and compressed.
 
     Args:
         content: the packets.
-        depth: how often they have been decompressed; PGP_NESTING times at most.
+        depth: how many times they have been decompressed; PGP_NESTING at most.
 
     Returns:
         At most PRIVATE_OPTIONS_BYTES.
@@ -117,7 +117,7 @@ def literal_data(content: bytes, depth: int = 0) -> bytes:
     skipped = (packets.SIGNATURE, packets.ONE_PASS_SIGNATURE, packets.MARKER, packets.PADDING)
     found = [packet for packet in packets.split(content, limits.PGP_PACKETS) if packet.tag not in skipped]
     if len(found) != 1:
-        raise ValueError("it holds no data, or several")
+        raise ValueError("it does not hold exactly one piece of literal data")
     tag, body, _ = found[0]
     if tag == packets.COMPRESSED and depth < limits.PGP_NESTING:
         return literal_data(_decompressed(body), depth + 1)
@@ -130,7 +130,7 @@ def literal_data(content: bytes, depth: int = 0) -> bytes:
 
 
 def _decompressed(body: bytes) -> bytes:
-    """Decompress at most twice PRIVATE_OPTIONS_BYTES, for there may be signatures (RFC 9580 §5.6)."""
+    """Decompress at most twice PRIVATE_OPTIONS_BYTES, because there may be signatures (RFC 9580 §5.6)."""
     import bz2
     import zlib
 

@@ -111,7 +111,7 @@ def byte(data: bytes, at: int) -> int:
 
 
 def mpis(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
-    """Read multiprecision integers (RFC 9580 §3.2), whose lengths may count leading zero bits, as Go has it.
+    """Read multiprecision integers (RFC 9580 §3.2), whose lengths may count leading zero bits, as in Go.
 
     Returns:
         `count` of them from the offset `at`, big-endian without leading zeros, and the offset behind them.
@@ -128,9 +128,9 @@ def mpis(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
 
 
 def dearmoured(data: bytes) -> bytes:
-    """Join what the ASCII armour in a file holds (RFC 9580 §6.2); a file without any is binary.
+    """Join the contents of all ASCII armour in a file (RFC 9580 §6.2); a file without armour is binary.
 
-    The checksum may be absent there, and is not looked at here.
+    The checksum is optional, and is not checked.
 
     Raises:
         ValueError: it holds something other than base64.

@@ -1,4 +1,4 @@
-"""Whether the recipients of a message can open it, as far as their certificates tell."""
+"""Check, from their certificates, whether the recipients of a message can open it."""
 
 from __future__ import annotations
 

@@ -26,13 +26,13 @@ from decoder.keywrap.pgp.packets import byte, mpis, part
 if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
 
-_SHA1_CHECKED, _SUM_CHECKED = 254, 255  # RFC 9580 §3.7.2.1: what follows the numbers that a passphrase protects
+_SHA1_CHECKED, _SUM_CHECKED = 254, 255  # RFC 9580 §3.7.2.1: the checksums after the numbers that a passphrase protects
 _SIMPLE, _SALTED, _ITERATED = 0, 1, 3
 _GNU_STUB = 101
 
 
 class SecretKey:
-    """A secret key or subkey of version 4 that can decrypt, out of a file that may hold several.
+    """A secret key or subkey of version 4 that can decrypt, from a file that may hold several.
 
     Args:
         material: the file.
@@ -70,7 +70,7 @@ class SecretKey:
 
 
 def find_secret_keys(material: KeyMaterial) -> list[SecretKey]:
-    """Find the keys in a file that can decrypt, subkeys first, for a primary key seldom does.
+    """Find the keys in a file that can decrypt, subkeys first, because primary keys seldom do.
 
     Args:
         material: OpenPGP secret keys, binary or armoured, at most KEY_FILE_BYTES.
@@ -121,10 +121,10 @@ def unlock(key: SecretKey) -> list[bytes]:
     """Decrypt the secret numbers of a key with its file's passphrase (RFC 9580 §5.5.3).
 
     Returns:
-        d, p, q and the inverse of p modulo q for RSA; the one scalar for ECDH. They are not validated.
+        d, p, q and the inverse of p modulo q for RSA; one scalar for ECDH. They are not validated.
 
     Raises:
-        KeyFileError: they are malformed, elsewhere, protected in an unknown way or by another passphrase.
+        KeyFileError: they are malformed, stored elsewhere, protected in an unknown way or by another passphrase.
     """
     sources = [bytes([key.algorithm]), key.secret, key.material.password]
     return key.material.kept.parsed(key.material.file, sources, lambda: _unlock(key))
@@ -167,7 +167,7 @@ def _checked_numbers(key: SecretKey, plain: bytes, *, hashed: bool) -> list[byte
 
 
 def _from_passphrase(secret: bytes, passphrase: bytes, size: int) -> tuple[bytes, int]:
-    """Derive a key of `size` bytes by the specifier at offset 2 (RFC 9580 §3.7.1), and tell where that ends."""
+    """Derive a key of `size` bytes with the specifier at offset 2 (RFC 9580 §3.7.1); return it and the next offset."""
     kind, name = byte(secret, 2), HASHES.get(byte(secret, 3))
     if kind not in (_SIMPLE, _SALTED, _ITERATED) or name is None:
         raise KeyFileError("its passphrase protects it in a way that is not supported")

@@ -34,12 +34,12 @@ class EncryptedSessionKey(Record):
     encrypted: bytes
 
     def may_be_for(self, key: SecretKey) -> bool:
-        """Check whether it asks for this key, or for one of its algorithm without saying which."""
+        """Check whether it is for this key, or for a hidden recipient with the algorithm of this key."""
         return self.key_id in (key.key_id, _HIDDEN) and (self.algorithm in RSA) == (key.algorithm in RSA)
 
 
 def parse_session_key(body: bytes) -> EncryptedSessionKey:
-    """Read the packet, version 3.
+    """Parse the packet, version 3.
 
     Raises:
         ValueError: it is cut short.
@@ -59,7 +59,7 @@ def decrypt_session_key(key: SecretKey, secret: list[bytes], encrypted: bytes) -
         The cipher in one byte, and a key of its size.
 
     Raises:
-        ValueError: it was encrypted to another key, or is malformed; nobody may be told which.
+        ValueError: it was encrypted to another key, or is malformed; callers must not reveal which.
     """
     decrypt = _decrypt_rsa if key.algorithm in RSA else _decrypt_ecdh
     try:
@@ -76,11 +76,11 @@ def decrypt_session_key(key: SecretKey, secret: list[bytes], encrypted: bytes) -
 def _decrypt_rsa(key: SecretKey, secret: list[bytes], encrypted: bytes) -> bytes:
     (number,), _ = mpis(encrypted, 0, 1)
     modulus, exponent = map(int.from_bytes, key.numbers)
-    # OpenPGP has the inverse of p modulo q, others that of q modulo p: p and q change places.
+    # OpenPGP has the inverse of p modulo q, other formats that of q modulo p, so p and q are swapped.
     d, q, p, inverse = map(int.from_bytes, secret)
     public = rsa.RSAPublicNumbers(exponent, modulus)
     numbers = rsa.RSAPrivateNumbers(p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), inverse, public)
-    # Validation would take 36 ms; the MDC exposes a key that computes nonsense.
+    # Validation would take 36 ms; if the numbers are inconsistent, the MDC does not match.
     private = numbers.private_key(unsafe_skip_rsa_key_validation=True)
     return private.decrypt(number.rjust((private.key_size + 7) // 8, b"\0"), padding.PKCS1v15())
 

@@ -67,7 +67,7 @@ def wrap_with(options: bytes, recipients: Sequence[bytes], allowed: Pkcs11Config
 
     Args:
         options: the private options; RSA-2048 holds 190 bytes with SHA-256 and 214 with SHA-1.
-        recipients: public keys or certificates in PEM or DER, or YAML key files, whose token is then asked.
+        recipients: public keys or certificates in PEM or DER, or YAML key files, whose public key is on a token.
         allowed: which modules may be loaded for key files.
         hash_name: the hash of OAEP, `sha1` or `sha256`; None for SHA-256, but SHA-1 for a key on a token that cannot
             do SHA-256.
@@ -139,7 +139,7 @@ def is_key_file(data: bytes) -> bool:
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
-    """Name the recipients by size and hash, which is all that there is; see `keywrap.Scheme`."""
+    """Name the recipients by size and hash, because they have nothing else; see `keywrap.Scheme`."""
     from decoder.keywrap.recipient import KeyName, shown
 
     names = []
@@ -151,7 +151,7 @@ def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
 
 
 def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
-    """Keep some recipients alone; see `keywrap.Scheme`."""
+    """Keep only some recipients; see `keywrap.Scheme`."""
     value, entries = _parse_entries(wrapped)
     left = [entry for number, entry in enumerate(entries) if number in numbers]
     others = {name: item for name, item in value.items() if name.lower() != "recipients"}
@@ -217,9 +217,9 @@ def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config
 
 
 def find_key(data: bytes, allowed: Pkcs11Config) -> str:
-    """Find the key of a key file on its token, and decrypt nothing.
+    """Find the key of a key file on its token, without decrypting anything.
 
-    The PIN is tried only where the token shows no public key without it, and never if that could lock the token.
+    The PIN is tried only if the token shows no public key without it, and never if that could lock the token.
 
     Args:
         data: the YAML of the key file.
@@ -244,7 +244,7 @@ def find_key(data: bytes, allowed: Pkcs11Config) -> str:
 
 
 def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicKey, str]:
-    """Parse a public key, or read it from its token; with the hash that suits it."""
+    """Parse a public key, or read it from its token; return it with the hash to use."""
     if not is_key_file(recipient):
         return _parse_public_key(recipient), _DEFAULT_WRITTEN
     from decoder.keywrap.pkcs11.token import public_numbers
@@ -269,7 +269,7 @@ def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
 
 
 def chosen_hash() -> str | None:
-    """Read $OCICRYPT_OAEP_HASHALG; another value than the two that there are is not a choice."""
+    """Read $OCICRYPT_OAEP_HASHALG; values other than the two known ones are ignored."""
     name = os.environ.get("OCICRYPT_OAEP_HASHALG", "").lower()
     return name if name in _HASHES else None
 

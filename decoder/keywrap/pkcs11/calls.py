@@ -1,4 +1,4 @@
-"""The calls into a PKCS#11 module, made in the child process alone."""
+"""The calls into a PKCS#11 module, which only the child process makes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OAEP = {
     "sha1": (Mechanism.SHA_1, pkcs11.MGF.SHA1, None),
     "sha256": (Mechanism.SHA256, pkcs11.MGF.SHA256, None),
 }
-# What modules say of a ciphertext; all else is about the token itself.
+# Errors about a ciphertext; all others are about the token itself.
 _UNFIT = (
     ValueError,
     pkcs11.ArgumentsBad,
@@ -37,7 +37,7 @@ _UNFIT = (
 
 
 class _RefusedError(Exception):
-    """The token cannot do it; `wrong_pin_at` is the token that has refused the PIN."""
+    """The token cannot perform the request; `wrong_pin_at` is the token that has refused the PIN."""
 
     def __init__(self, reason: str, wrong_pin_at: str | None = None) -> None:
         super().__init__(reason)
@@ -79,7 +79,7 @@ def _tokens(module: _pkcs11.lib) -> Iterator[pkcs11.Token]:
         try:
             token = slot.get_token()
         except pkcs11.PKCS11Error:
-            continue  # removed since, or not recognised: then it is not there
+            continue  # removed meanwhile, or not recognized
         if token.flags & TokenFlag.TOKEN_INITIALIZED:
             yield token
 
@@ -100,7 +100,7 @@ def _fits(token: pkcs11.Token, wanted: dict[str, str]) -> bool:
 
 
 def _decrypt(request: Request, token: pkcs11.Token) -> Reply:
-    """Try every key that fits the URI on every blob of its size."""
+    """Try every key that matches the URI on every blob of its size."""
     reason = "no recipient has a key of this size"
     blobs = [(hash_name, wire.decode_base64(blob)) for hash_name, blob in request["blobs"]]
     with _log_in(token, request) as session:
@@ -121,7 +121,7 @@ def _decrypt(request: Request, token: pkcs11.Token) -> Reply:
 
 
 def _decrypt_blob(key: Any, blob: bytes, hash_name: str, pin: str | None) -> bytes:
-    """Decrypt RSA-OAEP on the token, or unpad here if it refuses the parameters, as SoftHSM does SHA-256."""
+    """Decrypt RSA-OAEP on the token, or unpad here if it refuses the parameters, as SoftHSM does for SHA-256."""
     always = _attribute(key, Attribute.ALWAYS_AUTHENTICATE, False)
     how: dict[str, Any] = {"pin": pin} if always else {}
     try:
@@ -142,7 +142,7 @@ def _find(request: Request, token: pkcs11.Token) -> Reply:
 
 
 def _public_key(request: Request, token: pkcs11.Token) -> Reply:
-    """Read the public key that fits the URI; tokens show it without a login, as a rule."""
+    """Read the public key that matches the URI; tokens usually show it without a login."""
     with token.open() as session:
         numbers = _public_numbers(session, request)
     if not numbers and request["pin"] is not None:
@@ -205,7 +205,7 @@ def _find_keys(session: pkcs11.Session, request: Request, kind: ObjectClass) -> 
 
 
 def _find_objects(session: pkcs11.Session, request: Request, kind: ObjectClass) -> list[pkcs11.Object]:
-    """Find at most PKCS11_OBJECTS RSA keys. The search ends here: until then a session does nothing else."""
+    """Find at most PKCS11_OBJECTS RSA keys, and end the search, because a session does nothing else during one."""
     wanted: dict[Attribute, object] = {
         Attribute.CLASS: kind,
         Attribute.KEY_TYPE: pkcs11.KeyType.RSA,

@@ -41,7 +41,7 @@ def applicable_config(from_payload: Sequence[bytes]) -> Pkcs11Config:
 
 
 def node_config() -> Pkcs11Config:
-    """Read the first there is of $OCICRYPT_CONFIG, the user's configuration and the system's; none allows nothing.
+    """Read the first that exists: $OCICRYPT_CONFIG, the user's configuration, the system's; without one, allow nothing.
 
     Raises:
         KeyFileError: it cannot be read, or is malformed.
@@ -60,10 +60,10 @@ def node_config() -> Pkcs11Config:
 
 
 def find_module(uri: Pkcs11Uri, config: Pkcs11Config) -> str:
-    """Find the module that a URI asks for, among those that the configuration allows; nothing is loaded.
+    """Find the module that a URI asks for, among those that the configuration allows, without loading it.
 
     Returns:
-        Its real path: what was checked is what gets loaded.
+        Its real path, so that the file that was checked is the one that is loaded.
 
     Raises:
         KeyFileError: there is none, or it is not allowed.
@@ -82,7 +82,7 @@ def find_module(uri: Pkcs11Uri, config: Pkcs11Config) -> str:
 
 
 def _directories() -> Iterator[str]:
-    """Yield where a configuration may be, the user's own first (XDG: a relative path does not count)."""
+    """Yield where a configuration may be, the user's own first (XDG: relative paths are ignored)."""
     config_home = os.environ.get("XDG_CONFIG_HOME", "")
     if os.path.isabs(config_home):
         yield config_home
@@ -166,10 +166,10 @@ def _named(directory: str, name: str) -> Iterator[str]:
 
 
 def _is_allowed(place: str, allowed: Sequence[str]) -> bool:
-    """Compare real directories, so that no `..` and no link to a directory leads out of what is allowed.
+    """Compare real directories, so that no `..` and no link to a directory leads out of the allowed ones.
 
-    A link in an allowed directory is as good as a file there: distributions keep modules that way (Debian's
-    /usr/lib/softhsm), and who can make the link could put a module there as well.
+    A link in an allowed directory counts as a file there: distributions install modules as links (Debian's
+    /usr/lib/softhsm), and a user who can create the link can also put a module there.
     """
     directory, real = os.path.dirname(place), os.path.realpath(place)
     return any(

@@ -28,7 +28,7 @@ def parse_key_file(data: bytes) -> Pkcs11KeyFile:
     """Parse a key file of at most PKCS11_YAML_BYTES.
 
     Raises:
-        KeyFileError: it is malformed; the message quotes nothing of it, for it may hold a PIN.
+        KeyFileError: it is malformed; the message quotes nothing of it, because it may hold a PIN.
         WrappedKeyError: the YAML library is not installed.
     """
     content = parse_yaml(data)
@@ -40,7 +40,7 @@ def parse_key_file(data: bytes) -> Pkcs11KeyFile:
 
 
 def read_pin(uri: Pkcs11Uri) -> str | None:
-    """Get the PIN that a URI holds or points to, without one trailing line break; None if there is none.
+    """Return the PIN that a URI holds or points to, without one trailing line break; None if there is none.
 
     Raises:
         KeyFileError: its file cannot be read, or it is empty, too long, or not UTF-8.
@@ -94,7 +94,7 @@ def is_text(value: object) -> TypeGuard[str]:
 
 
 def _variable(name: str, value: object) -> str:
-    """Check one environment variable; those of the dynamic loader could bring in code past the allowed paths."""
+    """Check one environment variable; those of the dynamic loader could load code from outside the allowed paths."""
     if not name or "=" in name or not is_text(name) or not is_text(value):
         raise KeyFileError("its module env has something other than NAME: text")
     if name.startswith("LD_"):
@@ -103,7 +103,7 @@ def _variable(name: str, value: object) -> str:
 
 
 def _read_pin_file(source: str) -> str:
-    """Read an absolute path or file: URI (RFC 8089); RFC 7512 §2.4 leaves open what else a source may be."""
+    """Parse an absolute path or a file: URI (RFC 8089); RFC 7512 §2.4 leaves other sources open."""
     path = source
     if source.startswith("file:"):
         path = percent_decode(source.removeprefix("file:").removeprefix("//")).decode(errors="surrogateescape")

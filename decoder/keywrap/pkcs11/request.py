@@ -1,4 +1,4 @@
-"""What `token` asks of its child process, and what that answers: one line of JSON each, bytes in base64."""
+"""Requests of `token` to its child process, and the replies: one line of JSON each, bytes in base64."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ Reply = dict[str, object]
 class Request(TypedDict):
     """One request.
 
-    `blobs` are pairs of a hash name and a wrapped key; without them the public key is asked for, or with
-    `finds` only whether the key is there.
+    `blobs` are pairs of a hash name and a wrapped key; without them the request is for the public key, or with
+    `finds` only for whether the key exists.
     `wrong_pin_at` are the tokens that have already refused this PIN.
     """
 

@@ -1,7 +1,7 @@
-"""Ask a token, from a distance: its module runs in a child process, within a time limit.
+"""Use a token through a child process, which runs its module within a time limit.
 
-A PKCS#11 module is foreign native code. If it hangs, crashes, prints, forks or changes the environment, that
-stays in the child. A request, PIN included, goes there in anonymous memory: no argument, variable or file shows it.
+A PKCS#11 module is foreign native code. If it hangs, crashes, prints, forks or changes the environment, only the
+child is affected. A request, PIN included, is passed in anonymous memory: no argument, variable or file shows it.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from decoder.keywrap.pkcs11.request import Reply, Request
 
-# -I and -S: no foreign directory, variable or .pth file has a say. sys.path is the parent's: it has what this needs.
+# -I and -S: no other directory, variable or .pth file has influence. sys.path is the parent's, which is sufficient.
 _PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
 _REAP_SECONDS = 1.0
 
-# Tokens (as the child names them) with a PIN that they have refused: another try could lock them.
+# Tokens, as the child names them, with a PIN that they have refused. Another try could lock them.
 _wrong_pins: set[tuple[str, str]] = set()
 
 
@@ -49,7 +49,7 @@ def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tupl
     Args:
         key_file: names the token and the key.
         module: real path of a module that was found to be allowed.
-        pin: tried once per token, in the life of this process.
+        pin: tried once per token during the life of this process.
         blobs: hash names, `sha1` or `sha256`, and ciphertexts, each of at most PKCS11_BLOB_BYTES.
 
     Raises:
@@ -61,7 +61,7 @@ def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tupl
 
 
 def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> PublicNumbers:
-    """Read an RSA public key from a token, without logging in where it shows without.
+    """Read an RSA public key from a token, without a login if the token allows that.
 
     Raises:
         KeyFileError: the token, key or module cannot be used; the message says which.
@@ -72,7 +72,7 @@ def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> Pub
 
 
 def is_found_with_pin(key_file: Pkcs11KeyFile, module: str, pin: str) -> bool:
-    """Find a key on a token; tell whether the PIN was needed for that.
+    """Find a key on a token; return whether the PIN was needed for that.
 
     Raises:
         KeyFileError: the token, key or module cannot be used; the message says which.
@@ -136,7 +136,7 @@ def _run(request: bytes, name: str) -> Reply:
 
 
 def _read_line(child: subprocess.Popen[bytes]) -> bytes:
-    """Read the reply; it ends at a line break, for what the module left running may hold the pipe open."""
+    """Read the reply, which ends at a line break, because processes that the module started may hold the pipe open."""
     assert child.stdout is not None  # noqa: S101 - it was asked for
     deadline = monotonic() + limits.PKCS11_SECONDS
     reading = select.poll()

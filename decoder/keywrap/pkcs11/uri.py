@@ -25,7 +25,7 @@ TOKEN_ATTRIBUTES = (
 
 
 class Pkcs11Uri(Record):
-    """A parsed URI; what it does not name is absent or None.
+    """A parsed URI; attributes that it does not have are absent or None.
 
     Attributes:
         token: the attributes that select a token, by name.

@@ -79,7 +79,7 @@ class _Content(Record):
 
 
 class _DoesNotFitError(Exception):
-    """This key opens no recipient's share; the text says whether that was tried."""
+    """This key opens the wrapped key of no recipient; the text says whether that was tried."""
 
 
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
@@ -117,16 +117,16 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
     """Open CMS enveloped data with the first private key that fits one of its recipients.
 
-    A recipient whose certificate is there is opened with the key of that certificate and no other; every
-    other recipient, with every key of its size.
+    A recipient whose certificate is known is tried only with the key of that certificate; every other
+    recipient, with every key of its size.
 
     Args:
         wrapped: BER or PEM, at most CMS_BYTES.
         config: `keyring.private` is tried in its order, but those first whose certificate is a recipient.
-        refused: told of each key that does not open it and each certificate that does not help, and why.
+        refused: called with each key that does not open it and each certificate that does not help, and why.
 
     Returns:
-        The private options, or None. What nothing authenticates (CBC) is returned only if it is private options.
+        The private options, or None. Unauthenticated plaintext (CBC) is returned only if it is private options.
 
     Raises:
         WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no private key at all.
@@ -158,7 +158,7 @@ def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
 
 
 def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
-    """Keep some recipients alone; see `keywrap.Scheme`."""
+    """Keep only some recipients; see `keywrap.Scheme`."""
     envelope = cms.parse_envelope(wrapped)
     left = [each for number, each in enumerate(envelope.recipients) if number in numbers]
     if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
@@ -207,7 +207,7 @@ def _cbc(
 
 
 def _gcm(envelope: cms.Envelope, key_bytes: int) -> _Content:
-    """Read the nonce, and take the tag from where it is: in its own field, or at the ciphertext's end."""
+    """Read the nonce, and the tag from its own field or from the end of the ciphertext."""
     nonce, tag_bytes = _gcm_parameters(envelope.algorithm.parameters)
     if len(nonce) != _GCM_NONCE_BYTES or not _GCM_LEAST_TAG_BYTES <= tag_bytes <= _GCM_TAG_BYTES:
         raise ValueError("the nonce or the tag of the content has a wrong length")
@@ -240,7 +240,7 @@ def _reference_parameters(nonce: bytes) -> ber.Element:
 
 
 def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
-    """Keep the recipients whose algorithms are on the list; no key has been touched yet."""
+    """Return the recipients whose algorithms are accepted; no key has been used yet."""
     accepted = []
     problem = "it has no recipient with an RSA key"
     for recipient in recipients:
@@ -325,7 +325,7 @@ def _modulus(key: PrivateKey) -> int:
 
 
 def _candidates(recipients: list[_Recipient], moduli: dict[bytes, set[int]], modulus: int) -> list[_Recipient]:
-    """Choose the recipients that a key may open, those first that its certificate names."""
+    """Return the recipients that a key may open, those that its certificate names first."""
     own = [recipient for recipient in recipients if modulus in moduli.get(recipient.identifier, ())]
     return own + [recipient for recipient in recipients if recipient.identifier not in moduli]
 
@@ -345,7 +345,7 @@ def _open(content: _Content, candidates: list[_Recipient], key: PrivateKeyObject
 
 
 def _content_key(recipient: _Recipient, key: rsa.RSAPrivateKey, key_bytes: int) -> bytes:
-    """Decrypt the content key; where that fails, give a random one, so that nobody learns it (RFC 3218 §2.3.2)."""
+    """Decrypt the content key; return a random one if that fails, to hide the failure (RFC 3218 §2.3.2)."""
     substitute = os.urandom(key_bytes)
     try:
         content_key = key.decrypt(recipient.encrypted_key, recipient.padding)
@@ -365,8 +365,8 @@ def _open_content(content: _Content, key: bytes) -> bytes:
 def _open_cbc(algorithm: BlockCipherAlgorithm, mode: modes.CBC, ciphertext: bytes) -> bytes:
     """Decrypt and remove the padding (RFC 5652 §6.3).
 
-    Private options alone pass: bad padding and bad contents look the same, and a wrong key does not
-    give one thing in 256 for the caller to take for private options.
+    Only private options are returned: bad padding and bad contents look the same, and random plaintext of a wrong
+    key, of which one in 256 has a valid padding, is not mistaken for private options.
     """
     from cryptography.hazmat.primitives.padding import PKCS7
 

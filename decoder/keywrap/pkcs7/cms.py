@@ -1,6 +1,6 @@
 """CMS (RFC 5652, 5083) and X.509 (RFC 5280) structures as far as key transport needs them; no cryptography here.
 
-Every function that reads raises ValueError for malformed input, with a reason that quotes nothing of it.
+Every parser raises ValueError for malformed input, with a reason that quotes nothing of it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Envelope(Record):
 
 
 class Certificate(Record):
-    """What a certificate says of its key: the identifiers that recipients have of it, and the key's own bytes."""
+    """What a certificate says about its key: the identifiers by which recipients name it, and the key itself."""
 
     issuer_and_serial: bytes
     key_identifier: bytes

@@ -101,7 +101,7 @@ class Search:
             )
 
     def _refuse_keyless(self, store: int) -> None:
-        """Search the whole store before a key is tried; what is found is not kept, for it may be large.
+        """Search the whole store before a key is tried; what is found is not kept, because it may be large.
 
         Raises:
             PayloadError: a manifest names the layer without a wrapped key of its own, or the store is too large.
@@ -137,9 +137,9 @@ class Search:
     def _newest_first(self, store: int) -> Iterator[str]:
         """Yield the names of what may be manifests, newer ones first.
 
-        To ask for the times of 10,000 files takes longer than to decrypt a small layer. Inode numbers come
-        with the names, and those of a fresh image are often the largest: they go first. All others are put
-        in order before the next is read, for on XFS, and where numbers are used again, they tell nothing.
+        Reading the times of 10,000 files takes longer than decrypting a small layer. Inode numbers come with
+        the names, and those of a fresh image are often the largest, so these are yielded first. The others are
+        sorted by time, because inode numbers say nothing on XFS and where they are used again.
         """
         with os.scandir(store) as scan:
             entries = sorted(scan, key=os.DirEntry.inode, reverse=True)
@@ -186,7 +186,7 @@ class Search:
 
 
 def _read_manifest(store: int, name: str) -> dict[str, object] | None:
-    """Read a blob if it is JSON that names an encrypted layer; the first bytes tell most others."""
+    """Read a blob if it is JSON that names an encrypted layer; most others are recognized by their first bytes."""
     data = _read(store, name, limits.STORE_WINDOW_BYTES)
     if data is None or not data.lstrip(_JSON_SPACE).startswith(b"{"):
         return None

@@ -1,7 +1,7 @@
-"""Which image a layer belongs to, as far as containerd's content store tells.
+"""Which image a layer belongs to, as far as containerd's content store shows.
 
 Names of images are in containerd's database, not in the content store. An index that was imported holds them as
-annotations; else the digest has to do, which `ctr images list` and `crictl images --digests` show.
+annotations. Otherwise messages name the digest, which `ctr images list` and `crictl images --digests` show.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ _ANCESTORS = 3  # a wrapper script may stand between containerd and us
 def find_root(client: int = 0) -> str:
     """Find the root directory of the containerd that started the decoder.
 
-    Its open files tell, for it is reading the layer's blob while we run; else its `--root`, else the
-    `root` of its configuration file, else the default.
+    It follows from containerd's open files, because containerd reads the layer's blob while this process runs;
+    otherwise from its `--root`, then from the `root` of its configuration file, then from the default.
 
     Args:
         client: the process that containerd started, if that is not this one.
@@ -29,7 +29,7 @@ def find_root(client: int = 0) -> str:
     for _ in range(_ANCESTORS):
         if root := _from_open_files(pid) or _from_command_line(pid):
             return root
-        pid = process.parent(pid)  # may be 1: containerd is the first process of many a container
+        pid = process.parent(pid)  # may be 1: in containers, containerd is often the first process
         if not pid:
             break
     return DEFAULT_ROOT

@@ -18,7 +18,7 @@ def is_strict(file: str) -> bool:
         file: the configuration of keyproviders, or ""; it need not exist.
 
     Raises:
-        PayloadError: the file cannot be read, so that nobody knows.
+        PayloadError: the file cannot be read, so the setting is unknown.
     """
     if not file or not os.path.lexists(file):
         return False

@@ -1,7 +1,7 @@
 """The system journal: containerd drops a decoder's standard error, so this is where operators read about layers.
 
 systemd-journald takes messages with fields (systemd.journal-fields(7); its datagrams are described at
-https://systemd.io/JOURNAL_NATIVE_PROTOCOL/). Where it does not run, syslog takes the message alone.
+https://systemd.io/JOURNAL_NATIVE_PROTOCOL/). Where it does not run, syslog takes the message without fields.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def warn(text: str, *sockets: str) -> None:
 def log(
     text: str, severity: int, fields: Mapping[str, str] | None = None, journald: str = _JOURNALD, syslog: str = _SYSLOG
 ) -> None:
-    """Log one message, if journald or syslog is there and takes it without a wait.
+    """Log one message, if journald or syslog is running and accepts it immediately.
 
     Args:
         text: the message; line feeds become semicolons, and it is cut off at JOURNAL_BYTES.

@@ -1,7 +1,7 @@
 """What the journal gets about a layer: a failure, or warnings about a layer that was decrypted.
 
-containerd shows a decoder's standard error only if nothing or little of the layer had been written before. For any
-other damaged layer its clients say `unexpected EOF`, and nothing else. Read these messages with
+containerd shows a decoder's standard error only if little or none of the layer had been written before. For any
+other damaged layer its clients print only `unexpected EOF`. Read these messages with
 `journalctl -t ctd-decoder`.
 """
 
@@ -57,5 +57,5 @@ def _log(text: str, severity: int, fields: dict[str, str]) -> None:
         journal.log(text, severity, fields)
     if left == 0:
         seconds = limits.JOURNAL_WINDOW_SECONDS
-        text = f"more than {limits.JOURNAL_MESSAGES} messages in {seconds} seconds: the rest of them is dropped"
+        text = f"more than {limits.JOURNAL_MESSAGES} messages in {seconds} seconds: further ones are dropped"
         journal.log(text, journal.WARNING)

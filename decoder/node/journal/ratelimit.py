@@ -23,11 +23,11 @@ def remaining(file: str) -> int:
     """Count a message, and return how many more the current window has room for.
 
     Args:
-        file: holds the count; made if it is absent.
+        file: holds the count; created if it is absent.
 
     Returns:
-        A negative number if this message is one too many. JOURNAL_MESSAGES where nothing can be counted: then
-        journald's own limit has to do.
+        A negative number if this message is one too many. JOURNAL_MESSAGES if nothing can be counted; then only
+        journald's own limit applies.
     """
     with suppress(OSError):
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK

@@ -19,7 +19,7 @@ _STARTED_BY_CONTAINERD = "STREAM_PROCESSOR_MEDIATYPE"
 def noted(what: str) -> Iterator[None]:
     """Log once if the body takes longer than WAITING_SECONDS; only in a decoder that containerd started.
 
-    A timer signal interrupts the wait, which Python resumes (PEP 475): a thread for it would cost every layer.
+    A timer signal interrupts the wait, which Python resumes (PEP 475). A thread would cost every layer some time.
 
     Args:
         what: what is waited for.
@@ -31,7 +31,7 @@ def noted(what: str) -> Iterator[None]:
     def note(*_: object) -> None:
         from decoder.node.journal.failures import report_warnings
 
-        report_warnings([f"waiting for {what} since {limits.WAITING_SECONDS:g} seconds"])
+        report_warnings([f"still waiting for {what} after {limits.WAITING_SECONDS:g} seconds"])
 
     try:
         signal.signal(signal.SIGALRM, note)

@@ -79,7 +79,7 @@ def test_a_layer_out_of_range_is_not_decrypted(gzipped: Layout, target: Layout, 
 
 def test_a_public_key_is_no_certificate(gzipped: Layout, target: Layout, keys: dict[str, KeyPair]) -> None:
     options = ["--recipient", f"pkcs7:{keys['rsa2048'].public}"]
-    assert_refused(oci(gzipped), target, options, 2, "it is a public key alone, and PKCS#7 needs a certificate")
+    assert_refused(oci(gzipped), target, options, 2, "it is only a public key, and PKCS#7 needs a certificate")
 
 
 @pytest.mark.parametrize(

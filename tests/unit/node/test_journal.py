@@ -122,7 +122,7 @@ def test_dropped_messages_are_mentioned_once(monkeypatch: pytest.MonkeyPatch) ->
         failures.report_warnings([f"warning {number}"])
     assert logged[:2] == ["warning 0", "warning 1"]
     assert len(logged) == 3
-    assert "the rest of them is dropped" in logged[2]
+    assert "further ones are dropped" in logged[2]
 
 
 def test_a_failure_without_a_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -175,6 +175,6 @@ def test_a_wait_for_a_key_service_is_noted(tmp_path: Path) -> None:
     assert result.status == 6
     waiting, failure = (line for line in result.errors.splitlines() if line.startswith("JOURNAL"))
     assert waiting.startswith("JOURNAL waiting for the keyprovider 'slow' (")
-    assert waiting.endswith(" since 0.5 seconds")
+    assert waiting.endswith(" after 0.5 seconds")
     assert "cannot decrypt" in failure
     assert run_decoder(payload, layer.ciphertext, *options, program=str(program)).errors.count("JOURNAL") == 0
