@@ -65,7 +65,7 @@ _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content
 
 
 class Arguments(Record):
-    """The options of the command line; `show` is a text to print instead of decrypting."""
+    """The options of the command line; if `show` is set, it is printed and no layer is decrypted."""
 
     keys_directory: str = ""
     keyprovider_config: str = ""

@@ -1,4 +1,4 @@
-"""What the commands share: an argument parser, and how they print. The decoder itself does without argparse."""
+"""What the commands share: an argument parser, and printing. The decoder itself works without argparse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Parser(ArgumentParser):
     """An argument parser that raises UsageError, and suggests the nearest spelling of a mistyped word.
 
     Attributes:
-        accepts_unknown: leave options that it does not know to `parse_known_args`, instead of rejecting them.
+        accepts_unknown: let `parse_known_args` return unknown options, instead of rejecting them.
     """
 
     accepts_unknown = False
@@ -61,7 +61,7 @@ class Parser(ArgumentParser):
     def _reject_unknown_options(self, arguments: Sequence[str]) -> None:
         for word in arguments:
             if word == "--" or (self._subparsers and not word.startswith("-")):
-                break  # what follows is not ours to judge
+                break  # the arguments after it belong to another parser
             name = word.partition("=")[0]
             if name.startswith("--") and name not in self._option_string_actions:
                 self.error(f"unknown option {quoted(name)}{nearest(name, self._option_string_actions)}")

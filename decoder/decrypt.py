@@ -26,9 +26,9 @@ class Settings(Record):
     Attributes:
         keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
         keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
-        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
-        open_spool: gives the file to keep the ciphertext in until the whole layer is verified; without
-            it plaintext is released as it comes, but for its tail.
+        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
+        open_spool: opens the file that holds the ciphertext until the whole layer is verified; without
+            it, plaintext is released as it is decrypted, except for its tail.
         look_up: searches containerd's content store for the descriptor of the layer that starts with
             these bytes.
         is_config_required: whether `keyprovider_config` must exist, because an option and not only the environment
@@ -55,17 +55,17 @@ def decrypt_layer(
     Args:
         payload_bytes: what containerd wrote to descriptor 3, at most PAYLOAD_BYTES; None if no payload came.
         source: the ciphertext, read to its end once a key has opened the layer.
-        sink: takes the plaintext; `stream` states what it gets before the verdict.
+        sink: takes the plaintext; `stream` says what is written before the HMAC is verified.
         settings: everything that does not come with the layer.
         kept: parsed keys and answers of keyproviders that an earlier process kept; by default nothing.
 
     Returns:
-        What the operator should know although the layer was decrypted: a line for each file or payload
-        entry that was skipped because it holds no usable key.
+        Warnings for the operator: a line for each file or payload entry that was skipped because it holds no
+        usable key.
 
     Raises:
         PayloadError: the payload is not what containerd sends, or not for an encrypted layer, or no payload
-            came and the content store does not tell either.
+            came and the content store has no descriptor either.
         NoKeyError: no key opens the layer.
         DeniedError: the configuration denies it to this host.
         LayerError: the layer, or what its annotations say, is damaged or not authentic.
@@ -104,7 +104,7 @@ def decrypt_layer(
 
 
 def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[layer.LayerKey, str]:
-    """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
+    """Open the layer with the first descriptor for which there is a key; several manifests may name one blob.
 
     Returns:
         The key, and the digest that the descriptor has.

@@ -1,4 +1,4 @@
-"""Libraries that only some functions need: what to say, and how to install them, where one cannot be imported."""
+"""Optional libraries: the error message, and how to install one that cannot be imported."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def remedy(extra: str, file: str = __file__) -> str:
 
     Args:
         extra: as above.
-        file: the path of this module, which tells how the program was installed.
+        file: the path of this module, which shows how the program was installed.
     """
     if _PACKAGE_DIRECTORY in file:
         package = _DISTRIBUTION if extra in _IN_THE_CORE_PACKAGE else f"{_DISTRIBUTION}-providers"

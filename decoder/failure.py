@@ -22,12 +22,12 @@ _CAUSES = 16
 
 
 def message(error: BaseException) -> str:
-    """Return what is printed about an error: its own text if it is one of ours, else where it was raised."""
+    """Return the text for an error: its own if it is one of ours, otherwise where it was raised."""
     return str(error) if isinstance(error, DecoderError) else internal_error(error)
 
 
 def internal_error(error: BaseException) -> str:
-    """Describe an error that this program does not foresee.
+    """Describe an unexpected error.
 
     Returns:
         One line: its type, our module and line, the version, and where to report it.

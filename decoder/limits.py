@@ -71,7 +71,7 @@ STANDARD_ERROR_BYTES = 16 * KIB  # one message, for any failure
 JOURNAL_BYTES = 4 * KIB
 JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS
 JOURNAL_WINDOW_SECONDS = 60
-WAITING_SECONDS = 5.0  # for a key service, until the journal says so
+WAITING_SECONDS = 5.0  # after which a wait for a key service is noted in the journal
 IMAGE_NAME_SECONDS = 1.0  # the search for a failed layer's image
 IMAGE_NAME_BYTES = 256 * KIB  # of one manifest or index
 IMAGE_NAME_TOTAL_BYTES = 16 * MIB
@@ -119,7 +119,7 @@ PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0
 OPENED_KEKS = 256
 KEK_SECONDS = 60.0  # how long an opened key-encryption key is used again: the duration of a pull
-PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time, after which one of ours gives up by itself, with a better error
+PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time, after which our own provider gives up, with a better error
 PROVIDER_ERROR_BYTES = 2 * KIB
 
 # Cloud key services. Their time is less than PROVIDER_SECONDS, so that it is their error which is seen.
@@ -140,7 +140,7 @@ PROVIDER_FIRST_PAUSE_SECONDS = 0.25  # the bound of the first random pause befor
 PROVIDER_LONGEST_PAUSE_SECONDS = 4.0
 PROVIDER_RETRIES = 2  # after a connection that the server ended after the TLS handshake, as a stranger's
 PROVIDER_PROBE_SECONDS = 3.0
-DOCTOR_SECONDS = 10.0  # for a program that only tells something
+DOCTOR_SECONDS = 10.0  # for a program that only prints information
 DOCTOR_LAYER_SECONDS = 1800.0  # for a layer that is tried
 CONFIGURATION_WARNINGS = 16
 
@@ -209,7 +209,7 @@ REGISTRY_RETRY_AFTER_SECONDS = 30.0
 REGISTRY_REDIRECTS = 5
 REGISTRY_ERROR_BYTES = 16 * KIB
 REGISTRY_TOKEN_BYTES = 256 * KIB
-REGISTRY_TOKEN_SECONDS = 60.0  # how long a token holds that does not say
+REGISTRY_TOKEN_SECONDS = 60.0  # how long a token is valid that does not say so
 REGISTRY_REFERENCE_CHARACTERS = 512
 REGISTRY_TAGS = 65536
 DOCKER_SECONDS = 300.0  # a daemon may compute for a while before it sends an image
@@ -247,7 +247,7 @@ GRANTS_LONGEST_POLL_SECONDS = 15.0
 # Confidential Containers: packets and where their keys come from. A first attestation
 # fetches collateral from elsewhere, so that it takes long; the provider itself then gets COCO_PROVIDER_SECONDS.
 COCO_KID_CHARACTERS = 1024
-COCO_RESOURCE_BYTES = 4 * KIB  # a key has 32; what is larger is not read to its end
+COCO_RESOURCE_BYTES = 4 * KIB  # a key has 32; larger ones are not read to their end
 COCO_SOURCE_SECONDS = 8.0
 COCO_ATTESTATION_SECONDS = 60.0
 COCO_PROVIDER_SECONDS = 90.0

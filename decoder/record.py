@@ -1,4 +1,4 @@
-"""Records: the fields of a NamedTuple without the cost of making one at run time."""
+"""Records: the fields of a NamedTuple without the cost of creating the class at run time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ else:
     from _collections import _tuplegetter  # how a NamedTuple reads its fields
 
     class Record(tuple):
-        """A base for immutable records; type checkers take it for `typing.NamedTuple`.
+        """A base for immutable records; type checkers see `typing.NamedTuple`.
 
         `NamedTuple` compiles a constructor and parses every annotation for each class. For the classes of one
         layer that is 15 of 130 million instructions at every start of the program. This base has one constructor

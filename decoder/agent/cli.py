@@ -1,4 +1,4 @@
-"""`ctd-decoder agent`: look at the agents of this user, and stop them."""
+"""`ctd-decoder agent`: show the agents of this user, and stop them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     """Run `ctd-decoder agent`.
 
     Args:
-        arguments: those after `agent`.
+        arguments: the words after `agent`.
 
     Returns:
         The exit status, 0.

@@ -1,4 +1,4 @@
-"""What a process may do and see, as far as decrypting depends on it: packaging/client/confinement.c does the same."""
+"""What a process may do and see, as far as decrypting depends on it; its twin in C is packaging/client/confinement.c."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _STATUS = (
 )
 _NAMESPACES = ("mnt", "net", "pid", "user", "uts", "ipc", "cgroup", "time")
 _CORE = "Max core file size"  # the agent switches core dumps off
-_BYTES = 8191  # the client reads as much
+_BYTES = 8191  # the client has the same limit
 
 
 def describe(process: int) -> list[str]:
-    """Describe a process: a line for each property. Processes that are described alike can stand for each other.
+    """Describe a process: one line per property. Processes with equal descriptions can replace each other.
 
     Raises:
         OSError: the process is gone, or must not be inspected by this one.
@@ -35,7 +35,7 @@ def first_difference(ours: list[str], theirs: list[str]) -> str:
 
 
 def property_of(line: str) -> str:
-    """Return the name that a line of a description begins with."""
+    """Return the property name at the start of a line of a description."""
     return (line.partition(":")[0] if ":" in line else line.partition("  ")[0])[:40]
 
 

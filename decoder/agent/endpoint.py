@@ -1,4 +1,4 @@
-"""The agent's socket in its directory: the client has made both (packaging/client/place.c)."""
+"""The agent's socket in its directory; the client has created both (packaging/client/place.c)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Endpoint:
         name: its name there.
 
     Raises:
-        OSError: the socket is not there any more.
+        OSError: the socket no longer exists.
     """
 
     def __init__(self, listener: socket.socket, directory: int, name: str) -> None:
         listener.setblocking(False)
-        listener.listen(limits.AGENT_BACKLOG)  # from now on clients are told that it is our process
+        listener.listen(limits.AGENT_BACKLOG)  # from now on, clients see this process as the owner of the socket
         self.listener = listener
         self.name = name
         self._directory = directory
@@ -38,18 +38,18 @@ class Endpoint:
             return False
 
     def remove(self) -> None:
-        """Remove the socket's name, unless another socket has it by now; the next client then starts another agent."""
+        """Remove the socket, unless another one has replaced it; the next client then starts another agent."""
         with suppress(OSError):
             lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # clients hold it for a moment, while they make a socket
+                fcntl.flock(lock, fcntl.LOCK_EX)  # clients hold the lock briefly, while they create a socket
                 if self.is_current():
                     os.unlink(self.name, dir_fd=self._directory)
             finally:
                 os.close(lock)
 
     def has_client(self) -> bool:
-        """Check whether a client waits to be accepted."""
+        """Check whether a client is waiting to be accepted."""
         import select
 
         queue = select.poll()
@@ -57,7 +57,7 @@ class Endpoint:
         return bool(queue.poll(0))
 
     def send_away(self) -> int:
-        """Hang up on every client that waits, and return how many that were."""
+        """Close the connections of all waiting clients, and return their number."""
         count = 0
         with suppress(BlockingIOError, ConnectionAbortedError):
             while True:

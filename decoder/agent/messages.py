@@ -2,7 +2,7 @@
 
 To a client: `[VERSION, READY | STARTED | ENDED, exit status]`. From a client: `[VERSION, arguments, environment,
 open descriptors]` with its descriptors; `[VERSION, reason]` if it refuses the worker; `[VERSION]` to ask for the
-agent's status. packaging/client/client.c says in which order, and is the other half.
+agent's status. packaging/client/client.c is the other end, and defines the order.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PASSED = STREAMS + 1  # and the current directory
 
 
 class MessageError(Exception):
-    """The other end does not speak as it must, or not in time."""
+    """The other end violates the protocol, or does not answer in time."""
 
 
 class RefusedError(MessageError):

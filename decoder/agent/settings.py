@@ -20,11 +20,11 @@ class Settings(Record):
     """How the agent runs.
 
     Attributes:
-        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
+        idle_seconds: it ends after this time without work; 0 for never.
         spare: how many workers wait for layers.
-        most: how many layers at most are decrypted at a time; further clients decrypt by themselves.
+        most: how many layers are decrypted at a time at most; further clients decrypt by themselves.
         kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
-        rest_seconds: after how long without a layer it gives up memory.
+        rest_seconds: after this time without a layer it frees memory.
     """
 
     idle_seconds: float = limits.AGENT_IDLE_SECONDS

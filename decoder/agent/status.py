@@ -1,4 +1,4 @@
-"""Ask the agents of this user how they are."""
+"""The status of the agents of this user."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _FOLDER = "ctd-decoder"  # as in packaging/client/place.c
 
 
 class Status(Record):
-    """What an agent says of itself.
+    """What an agent reports about itself.
 
     Attributes:
         socket: the path of its socket.
         pid: its process number.
         seconds: how long it has been running.
-        idle_seconds: it ends when it had nothing to do for so long; 0 for never.
+        idle_seconds: it ends after this time without work; 0 for never.
         served: layers that it has decrypted or decrypts now.
         sent_away: layers that it has not decrypted, by the property in which their client differs from it.
-        fallen_back: layers whose clients did not wait, or did not say what they want.
+        fallen_back: layers whose clients did not wait, or sent no valid request.
         decrypting: layers that are being decrypted now.
         waiting: workers that wait for layers.
         prepared: whether it has imported everything, and its workers have done so too.
@@ -54,7 +54,7 @@ def directories() -> list[Path]:
 
 
 def all_statuses(places: Sequence[Path | str] | None = None) -> list[Status]:
-    """Ask every agent of this user; sockets on which nobody answers are left out.
+    """Ask every agent of this user; sockets that do not answer are left out.
 
     Args:
         places: the directories of their sockets; by default `directories()`.
@@ -65,7 +65,7 @@ def all_statuses(places: Sequence[Path | str] | None = None) -> list[Status]:
 
 
 def ask(path: Path) -> Status | None:
-    """Ask one agent; None if it does not answer within AGENT_STATUS_SECONDS, or in another version's language."""
+    """Ask one agent; return None if it does not answer within AGENT_STATUS_SECONDS, or speaks another version."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(limits.AGENT_STATUS_SECONDS)

@@ -1,6 +1,6 @@
 """`ctd-decoder doctor`: check whether this node can decrypt images.
 
-A check is a module of this package with one function, `check(node)`, which yields findings. To add one, write its
+A check is a module in `checks` with one function, `check(node)`, which yields findings. To add one, write its
 module and add its name to CHECKS.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.doctor.finding import Finding
     from decoder.doctor.host import Host
 
-# In the order in which a layer meets what they look at.
+# In the order in which they matter to a layer.
 CHECKS = (
     "containerd",
     "configuration",
@@ -82,7 +82,7 @@ def main(arguments: list[str]) -> int:
 
 
 def examine(node: Host) -> Iterator[Finding]:
-    """Run all checks; one that fails in an unforeseen way is a finding itself, and the next ones still run."""
+    """Run all checks; one that fails unexpectedly yields a finding, and the next ones still run."""
     from decoder.doctor.finding import Finding
 
     for name in CHECKS:
@@ -90,7 +90,7 @@ def examine(node: Host) -> Iterator[Finding]:
         try:
             for finding in check(node):
                 yield finding._replace(check=name)
-        except Exception as error:  # noqa: BLE001 - of a check, which must not hide what others find
+        except Exception as error:  # noqa: BLE001 - a failing check must not hide the findings of others
             from decoder.failure import internal_error
 
             yield Finding("error", name, f"the check failed: {quoted(internal_error(error))}", check=name)

@@ -1,4 +1,4 @@
-"""Which containerd this node has: the one that runs, or the one that is installed; k3s and RKE2 bring their own."""
+"""Find the containerd of this node: the running one, or the installed one; k3s and RKE2 bring their own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from decoder.node import process
 
 DEFAULT_FILE = "/etc/containerd/config.toml"
-# What systemd gives to services: used if no containerd runs that could be asked.
+# systemd's PATH for services: used if no containerd is running.
 _SERVICE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _RANCHER = {"k3s": "k3s", "rke2": "RKE2"}  # Kubernetes distributions, by their directory in /var/lib/rancher
 _NAME = "containerd"
@@ -22,7 +22,7 @@ class Containerd(NamedTuple):
         pid: its process, or 0 if it does not run.
         others: how many more run here.
         program: its path, or "" if there is none.
-        distribution: what brings it: `containerd`, `k3s` or `RKE2`.
+        distribution: the product that contains it: `containerd`, `k3s` or `RKE2`.
         file: its configuration file.
         is_file_named: a command line names that file, so it must exist.
         path: its PATH.
@@ -30,7 +30,7 @@ class Containerd(NamedTuple):
         root: the root directory that its command line names, or "".
         address: its socket.
         is_rootless: it belongs to a user other than root, or runs in a user namespace.
-        prefix: what to put before a path to see what it sees; "" if it sees the same mounts as this process.
+        prefix: prepended to a path to see containerd's mounts; "" if they are the same as those of this process.
     """
 
     pid: int
@@ -116,7 +116,7 @@ def _processes() -> list[int]:
 
 
 def _preference(pid: int) -> tuple[bool, bool, int]:
-    """Put a containerd of this user before others', one with the same mounts before others, and the oldest first."""
+    """Return the order of preference: this user's containerd first, then one with the same mounts, then the oldest."""
     return (_owner(pid) != os.geteuid(), not _is_same(pid, "mnt"), pid)
 
 
@@ -125,7 +125,7 @@ def _file_of(pid: int) -> str:
 
 
 def _program_of(pid: int) -> str:
-    """Return the program of a process; that of k3s is one file for many commands, which go by their names."""
+    """Return the program of a process; k3s has one file for many commands, which are distinguished by name."""
     program = _link(pid, "exe").removesuffix(" (deleted)")
     by_name = os.path.join(os.path.dirname(program), _NAME)
     return by_name if os.path.exists(by_name) else program or shutil.which(_NAME) or ""
@@ -150,6 +150,6 @@ def _owner(pid: int) -> int:
 
 
 def _is_same(pid: int, namespace: str) -> bool:
-    """Check whether a process is in the same namespace as this one; what cannot be read counts as the same."""
+    """Check whether a process is in the same namespace as this one; an unreadable namespace counts as the same."""
     theirs = _link(pid, f"ns/{namespace}")
     return not theirs or theirs == _link(os.getpid(), f"ns/{namespace}")

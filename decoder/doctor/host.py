@@ -1,4 +1,4 @@
-"""What is known of the node: each fact is looked up once, when the first check needs it."""
+"""Facts about the node; each one is looked up once, when the first check needs it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Source(NamedTuple):
 
     Attributes:
         in_file: what the file says; {} if there is none.
-        in_force: what containerd says is in force, or the file's content where containerd could not be asked.
+        in_force: the configuration that containerd reports, or the file's content if containerd cannot be asked.
         failure: why the file cannot be read, or "".
-        dump_failure: why containerd cannot show what is in force, or "".
-        is_absent: there is no such file.
+        dump_failure: why containerd cannot report its configuration, or "".
+        is_absent: the file does not exist.
     """
 
     in_file: Table
@@ -70,7 +70,7 @@ class Processor(NamedTuple):
 
     @property
     def environment(self) -> dict[str, str]:
-        """What it adds to containerd's environment."""
+        """The variables that it adds to containerd's environment."""
         return {
             name: value for name, equals, value in (text.partition("=") for text in texts(self.table, "env")) if equals
         }
@@ -155,7 +155,7 @@ class Host:
 
     @cached_property
     def keyprovider_files(self) -> dict[str, bool]:
-        """Return the configurations of keyproviders, and whether an option names each: then it must exist."""
+        """Return the configurations of keyproviders, and whether each must exist because an option names it."""
         files: dict[str, bool] = {}
         for each in self.processors.values():
             by_option = each.arguments.keyprovider_config
@@ -232,7 +232,7 @@ class Host:
 
 
 def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[str, str]:
-    """Run a program that only tells something, for DOCTOR_SECONDS at most.
+    """Run a program that only prints information, for DOCTOR_SECONDS at most.
 
     Returns:
         Its standard output, and why it failed, or "".

@@ -1,9 +1,8 @@
-"""Questions to key services that change nothing.
+"""Requests to key services that change nothing.
 
-Services with keys in files, on tokens or from sources look for them themselves. The others are asked to decrypt a few
-bytes that are not a wrapped key.
-The refusal tells: a service that says that the bytes are malformed was reached, knows this node, and would let it
-decrypt with the key. Nothing but the right to decrypt is needed. The request appears in the service's audit.
+Services with keys in files, on tokens or from sources check these themselves. The others are asked to decrypt a few
+bytes that are not a wrapped key. If a service answers that the bytes are malformed, it can be reached, knows this node,
+and would let it decrypt with the key. Only the right to decrypt is needed. The request appears in the service's audit.
 """
 
 from __future__ import annotations
@@ -38,8 +37,8 @@ class Probe(NamedTuple):
     """How to ask one key service.
 
     Attributes:
-        members: make the members of an annotation for a key that could be one of its own.
-        reached: make the pattern of the errors that come after all permissions were checked.
+        members: builds the members of an annotation for one of its keys.
+        reached: builds the pattern of the errors that follow after all permissions were checked.
     """
 
     members: Callable[[str], Mapping[str, object]]
@@ -48,7 +47,7 @@ class Probe(NamedTuple):
 
 def _awskms(key: str) -> dict[str, object]:
     url = key if key.startswith("awskms://") else f"awskms://{key}"
-    blob = key.rpartition("/")[2].encode() + _GARBAGE  # servers that play KMS read a key's ID there
+    blob = key.rpartition("/")[2].encode() + _GARBAGE  # servers that emulate KMS read a key's ID there
     return {"key_url": url, "wrapped_key": wire.encode_base64(blob), "wrap_type": "AWSKMS"}
 
 
@@ -72,7 +71,7 @@ def _azure_version(key: str) -> str:
 
 
 def _azure_reached(key: str) -> str:
-    """A vault checks permissions before it looks for a version, so 404 is good news where none is configured."""
+    """A vault checks permissions before it looks for a version, so 404 is success if no version is configured."""
     return r"answers HTTP 400\b" if _azure_version(key) else r"answers HTTP (400|404)\b"
 
 
@@ -90,11 +89,11 @@ PROBES = {
 
 
 def _summary(checked: Checked) -> str:
-    """Put what was found into one line.
+    """Summarize the result in one line.
 
     Raises:
-        PartlyReachableError: some of it cannot be used.
-        UnreachableError: nothing of it can be used.
+        PartlyReachableError: some keys or sources cannot be used.
+        UnreachableError: none can be used.
     """
     if checked.problems:
         kind = PartlyReachableError if checked.works else UnreachableError
@@ -106,7 +105,7 @@ def ask(native: NativeProvider) -> str:
     """Ask the key service of one of our own providers whether it would decrypt for this node.
 
     Returns:
-        What is known now, for a finding.
+        The text of a finding.
 
     Raises:
         PartlyReachableError: some of its keys or sources cannot be used.
@@ -124,7 +123,7 @@ def ask(native: NativeProvider) -> str:
         if checked := service.check(limits.PROVIDER_PROBE_SECONDS):
             return _summary(checked)
         if probe is None or not key:
-            return "its configuration is right; the key service was not asked" if probe else "it can be used"
+            return "its configuration is valid; the key service was not asked" if probe else "it can be used"
         annotation = json.dumps(probe.members(key)).encode()
         within(limits.DOCTOR_SECONDS, lambda: service.unwrap(annotation, []))
     except ProviderError as error:
@@ -136,5 +135,5 @@ def ask(native: NativeProvider) -> str:
     except UnreachableError:
         raise
     except Exception as error:  # of a library; its text may hold a secret
-        raise UnreachableError(f"it failed in an unforeseen way ({type(error).__name__})") from error
+        raise UnreachableError(f"it failed unexpectedly ({type(error).__name__})") from error
     raise UnreachableError("the key service opened bytes that are not a wrapped key")

@@ -1,21 +1,21 @@
-"""What has become of the clients of an agent."""
+"""Counts of an agent's clients: served, refused, and those that decrypted by themselves."""
 
 from __future__ import annotations
 
 from decoder import limits
 from decoder.node import journal
 
-BUSY = "busy"  # as many layers as there may be are being decrypted
+BUSY = "busy"  # the maximum number of layers is being decrypted
 _LATER = "other"
 
 
 class Counts:
-    """Clients by what became of them.
+    """Clients by their outcome.
 
     Attributes:
         served: how many layers workers have begun to decrypt.
-        fallen_back: how many clients decrypted by themselves although nothing spoke against serving them.
-        sent_away: how many were refused, by the name of what they differ in.
+        fallen_back: how many clients decrypted by themselves although they could have been served.
+        sent_away: how many were refused, by the property in which they differ.
     """
 
     def __init__(self) -> None:

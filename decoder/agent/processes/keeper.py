@@ -1,7 +1,7 @@
-"""A keeper: a process that asks keyproviders for workers, and keeps what those need long to make.
+"""A keeper: a process that queries keyproviders on behalf of workers and caches what is slow to create.
 
-There is one for each environment and current directory that clients have, so that a provider finds there what it would
-find in the client's place. When anything fails it just ends the conversation: the worker then asks the provider itself.
+There is one for each environment and current directory of clients, so that a provider runs as it would for the client.
+If anything fails, the keeper only closes the connection, and the worker asks the provider itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoReturn:
-    """Answer workers until there are none for a while, or the agent ends; then end this process.
+    """Answer workers until none has asked for a while, or the agent ends; then end this process.
 
     Args:
         requests: each message on it brings a connection to a worker.
@@ -68,7 +68,7 @@ class _Keeper:
         self._is_settled = False
 
     def sweep(self) -> None:
-        """Wipe the key-encryption keys whose time is over."""
+        """Wipe the key-encryption keys that have expired."""
         if self._held.keks:
             self._held.keks.sweep()
 

@@ -1,4 +1,4 @@
-"""What a worker has of earlier layers: the zygote's parsed keys, and a keeper that asks keyproviders for it."""
+"""What a worker reuses of earlier layers: the zygote's parsed keys, and a keeper that queries keyproviders."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class KeptByAgent(Kept):
     Args:
         client: the process that the worker decrypts for.
         parsed_keys: those that the worker has inherited.
-        notices: for what the worker tells the zygote.
+        notices: the channel to the zygote.
     """
 
     def __init__(self, client: int, parsed_keys: ParsedKeys, notices: Notices) -> None:
@@ -40,7 +40,7 @@ class KeptByAgent(Kept):
         self._parsed_keys, self._notices = parsed_keys, notices
 
     def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-        """Return a parsed key, and send the zygote each that it does not have."""
+        """Return a parsed key, and send it to the zygote if that does not have it."""
         return self._parsed_keys.parsed(self._notices, file, sources, parse) if file else parse()
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
@@ -91,13 +91,13 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
 
 
 def pack(provider: Provider) -> list[object]:
-    """Write the entry of a native or gRPC provider so that it can be sent; `unpack` reads it."""
+    """Serialize the entry of a native or gRPC provider for `unpack`."""
     transport = cast("NativeProvider | GrpcProvider", provider.transport)
     return [provider.name, isinstance(transport, NativeProvider), list(transport), provider.seconds]
 
 
 def unpack(value: list[object]) -> Configured:
-    """Read what `pack` wrote; only what a worker sent comes here."""
+    """Parse the result of `pack`, which only workers send."""
     name, is_native, fields, seconds = cast("tuple[str, bool, list[object], float]", tuple(value))
     if is_native:
         transport: NativeProvider | GrpcProvider = NativeProvider(*fields)  # type: ignore[arg-type]

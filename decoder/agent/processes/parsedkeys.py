@@ -1,4 +1,4 @@
-"""Parsed keys of key files, which the zygote has and its workers inherit: dropped when the file changes."""
+"""Parsed keys of key files, which the zygote holds and its workers inherit; they are dropped when the file changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Kept(Record):
 
 
 def signature(file: str) -> tuple[int, ...]:
-    """Return what changes when a file is written to or replaced."""
+    """Return values that change when a file is written to or replaced."""
     try:
         status = os.stat(file)
     except OSError:
@@ -41,10 +41,10 @@ def signature(file: str) -> tuple[int, ...]:
 
 
 class ParsedKeys:
-    """At most AGENT_PARSED_KEYS of them; further ones are parsed for each layer.
+    """At most AGENT_PARSED_KEYS parsed keys; further ones are parsed for each layer.
 
-    Each is found again by all that it was parsed from, its password too. So nobody gets a key whose file or password
-    was not read for the layer, and one that has changed is never used: dropping it only clears memory.
+    A key is looked up by everything that it was parsed from, including its password. So a layer only gets a key whose
+    file and password were read for it, and a changed key is never used: dropping it only frees memory.
     """
 
     def __init__(self) -> None:
@@ -54,11 +54,11 @@ class ParsedKeys:
         return len(self._kept)
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Drop all keys."""
         self._kept.clear()
 
     def add(self, notice: bytes) -> bool:
-        """Keep a key that a worker has parsed, as `use` has it told; tell whether that is news."""
+        """Keep a key that a worker has reported through `use`; return whether it is new."""
         identity, file, packed = msgpack.unpackb(notice)
         if identity in self._kept or len(self._kept) >= limits.AGENT_PARSED_KEYS:
             return False
@@ -67,14 +67,14 @@ class ParsedKeys:
         return identity in self._kept
 
     def drop_changed(self) -> bool:
-        """Forget those whose files have changed or are gone; tell whether there was one."""
+        """Drop the keys whose files have changed or are gone; return whether there was one."""
         changed = [identity for identity, kept in self._kept.items() if signature(kept.file) != kept.signature]
         for identity in changed:
             del self._kept[identity]
         return bool(changed)
 
     def parsed(self, notices: Notices, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-        """Return the key that was parsed from the same sources before, or parse it and tell the zygote."""
+        """Return the key that was parsed from the same sources before, or parse it and report it to the zygote."""
         identity = hashlib.sha256(cast("bytes", msgpack.packb(sources))).digest()
         if identity in self._kept:
             return cast("Parsed", self._kept[identity].value)
@@ -86,7 +86,7 @@ class ParsedKeys:
 
 
 def _pack(value: Value) -> bytes | list[bytes]:
-    """Write a private key so that it can be sent; the secret numbers of an OpenPGP key can as they are."""
+    """Serialize a private key; the secret numbers of an OpenPGP key are sent as they are."""
     if isinstance(value, list):
         return value
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # 40 ms at worst

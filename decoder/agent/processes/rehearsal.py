@@ -1,4 +1,4 @@
-"""A layer of our own, decrypted before any client comes: what a first time sets up, no client waits for."""
+"""A layer of our own, decrypted before any client connects, so that no client waits for one-time initialization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
 _PLAINTEXT = bytes(2 * limits.TAIL_BYTES)
-# RSA, 1024 bits (PKCS#1). It is not secret: nothing but the rehearsal is encrypted to it. To make one takes 50 ms.
+# RSA, 1024 bits (PKCS#1). It is not secret: only the rehearsal is encrypted to it. Generating one takes 50 ms.
 _KEY = (
     "MIICXgIBAAKBgQDMvJ4bHMSSx6skkmzTrKKMK6huQ1q4Caf3ky5bXijHuiVQ+obN3DLYhzG9fVy0KWj8X29Nrecpw0anE1nQ9e9T"
     "E4yTuZQKanIwdNSGDOOwqXOYpfpWhDgtLkR9tbJsiqK5MFmp8EkqguJE2WHsNTznD79EQXimcDj/TGpPlsmnDQIDAQABAoGBAIWk"
@@ -61,12 +61,12 @@ class Rehearsal:
         self._ciphertext = ciphertext.getvalue()
 
     def play(self) -> None:
-        """Decrypt it as if containerd had sent it."""
+        """Decrypt the layer as if containerd had sent it."""
         source, sink = cast("stream.Source", io.BytesIO(self._ciphertext)), cast("stream.Sink", io.BytesIO())
         decrypt.decrypt_layer(self._payload, source, sink, _SETTINGS)
 
     def request(self) -> Request:
-        """Build a request for it, such as a client sends; its descriptors are open."""
+        """Build the request that a client would send for the layer; its descriptors are open."""
         null = os.open(os.devnull, os.O_WRONLY)
         streams = {0: _file(self._ciphertext), 1: null, 2: os.dup(2), 3: _file(self._payload)}
         return Request([], {"PATH": os.defpath}, streams, os.open("/", os.O_PATH | os.O_DIRECTORY))
@@ -80,7 +80,7 @@ def _file(content: bytes) -> int:
 
 
 def _wrap(options: bytes, key: rsa.RSAPublicKey) -> bytes:
-    """Write a flattened JWE (RFC 7516 §7.2.2) without the library that `jwe.wrap` loads."""
+    """Build a flattened JWE (RFC 7516 §7.2.2) without the library that `jwe.wrap` loads."""
     content_key, iv = AESGCM.generate_key(256), os.urandom(12)
     protected = _base64url(b'{"alg":"RSA-OAEP-256","enc":"A256GCM"}')
     sealed = AESGCM(content_key).encrypt(iv, options, protected.encode())

@@ -1,4 +1,4 @@
-"""A worker: one layer, decrypted by the program's own code on the descriptors of its client, and then it ends."""
+"""A worker: it decrypts one layer with the program's own code on the descriptors of its client, and ends."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Shift(Record):
 
     Attributes:
         listener: the agent's socket, which all workers share.
-        lifeline: a pipe that ends when the worker is not needed any more.
-        notices: for what it tells the zygote.
-        description: what a client must be like (`confinement.describe`).
+        lifeline: a pipe that is closed when the worker is no longer needed.
+        notices: the channel to the zygote.
+        description: what a client must match (`confinement.describe`).
         parsed_keys: those of earlier layers.
-        is_current: tells whether the program on the disk is still the one that is running.
+        is_current: checks whether the program on the disk is still the one that is running.
     """
 
     listener: socket.socket
@@ -53,12 +53,12 @@ class Shift(Record):
 
 
 def work(shift: Shift) -> NoReturn:
-    """Wait for a client, do what it asks for, and end the process."""
+    """Wait for a client, decrypt its layer, and end the process."""
     connection = _wait_for_client(shift.listener, shift.lifeline)
     if not shift.is_current():
         shift.notices.outdated()
-        os._exit(0)  # the client sees the connection end, and runs the program that is there now
-    with suppress(MessageError, OSError):  # the same: nothing of its layer has been touched
+        os._exit(0)  # the client sees the connection end, and runs the new program
+    with suppress(MessageError, OSError):  # the same: its layer is untouched
         _answer(connection, shift)
     os._exit(0)
 
@@ -94,10 +94,10 @@ def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:
 
 
 def _answer(connection: socket.socket, shift: Shift) -> None:
-    """Decrypt the client's layer, or tell the zygote why not.
+    """Decrypt the client's layer, or report to the zygote why not.
 
     Raises:
-        MessageError: the client does not speak as it must.
+        MessageError: the client violates the protocol.
         OSError: it is gone.
     """
     client = _client_of(connection)
@@ -145,7 +145,7 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
 def _end_with(connection: socket.socket, client: int) -> None:
     """End this process as soon as the client is gone, at any point of its work.
 
-    The signal alone does not tell: it may come late for the request itself.
+    The signal alone is not enough, because it may be a late one for the request itself.
     """
 
     def look(*_: object) -> None:
@@ -184,7 +184,7 @@ def _let_go() -> None:
 
 
 def forget_the_zygote() -> None:
-    """Undo what a child inherits of the zygote's signals, and see to it that SIGIO comes."""
+    """Reset the signal handling inherited from the zygote, and enable SIGIO."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)

@@ -16,7 +16,7 @@ _DIRECTORY = "/run/ctd-decoder"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Ask the agents of this user what they have done."""
+    """Report what the agents of this user have done."""
     status = import_module("decoder.agent.status")  # the agent is built on top of everything else
     found = status.all_statuses([node.place(_DIRECTORY), *status.directories()])
     if not found:

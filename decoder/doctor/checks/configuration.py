@@ -16,7 +16,7 @@ _SUBJECT = "configuration"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Read containerd's configuration file, and ask containerd for what is in force."""
+    """Read containerd's configuration file, and ask containerd for the effective configuration."""
     file, configuration = node.containerd.file, node.configuration
     if configuration.failure:
         remedy = "run the doctor as root" if configuration.failure == "Permission denied" else "correct the file"
@@ -30,10 +30,10 @@ def check(node: Host) -> Iterator[Finding]:
         return
     if configuration.dump_failure:
         command = f"{node.containerd.program} --config {file} config dump"
-        text = f"containerd cannot show what is in force ({configuration.dump_failure}); only the file was checked"
+        text = f"containerd cannot show its configuration ({configuration.dump_failure}); only the file was checked"
         yield Finding("error", _SUBJECT, text, f"run `{command}` to see why")
     elif configuration.is_absent:
-        yield Finding("ok", _SUBJECT, f"there is no file {quoted(file)}: containerd's defaults are in force")
+        yield Finding("ok", _SUBJECT, f"there is no file {quoted(file)}, so containerd uses its defaults")
     elif node.containerd.program:
         yield Finding("ok", _SUBJECT, f"{quoted(file)}, version {configuration.in_force.get('version')}")
     else:

@@ -30,7 +30,7 @@ def check(node: Host) -> Iterator[Finding]:
         text = f"{containerd.program} does not print its version: {quoted(output)}"
         yield Finding("error", _SUBJECT, text, f"run {containerd.program} --version to see why")
     if not containerd.pid:
-        text = "it does not run, or not where this process sees it; the installed files are checked"
+        text = "it is not running, or not visible to this process; the installed files are checked"
         yield Finding("warning", _SUBJECT, text, f"start it: systemctl start {_service(containerd.distribution)}")
     if containerd.others:
         text = f"{containerd.others} more run here; this one has the process ID {containerd.pid}"

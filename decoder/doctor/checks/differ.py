@@ -1,4 +1,4 @@
-"""Check the differ that unpacks layers: erofs hangs for ever on a layer that ends early."""
+"""Check the differ that unpacks layers: erofs hangs forever on a layer that ends early."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _TRANSFER = "io.containerd.transfer.v1.local"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Compare the differ with how plaintext is released."""
+    """Check that the differ works with the way in which plaintext is released."""
     if not _uses_erofs(table(node.configuration.in_force, "plugins")):
         return
     streaming = [name for name, each in node.processors.items() if each.arguments.release != VERIFIED]
     if streaming:
-        text = "mkfs.erofs may hang for ever on a damaged layer, if plaintext is released as it comes"
+        text = "mkfs.erofs may hang forever on a damaged layer, if plaintext is released before it is verified"
         remedy = f'add "--release", "verified" to args of {" and ".join(streaming)}'
         yield Finding("warning", "differ", text, remedy)
     else:

@@ -99,7 +99,7 @@ def _try(node: Host, descriptor: dict[str, Any], subject: str) -> Finding:
         return Finding("error", subject, f"its blob {digest} cannot be read: {error.strerror}", "pull the image again")
     if errors:
         return Finding("error", subject, f"{digest} does not open: {errors}")
-    return Finding("ok", subject, f"{digest} opens, and its HMAC is right")
+    return Finding("ok", subject, f"{digest} opens, and its HMAC is correct")
 
 
 def _environment(node: Host, processor: Processor) -> dict[str, str]:
@@ -137,5 +137,5 @@ def _run(command: list[str], payload: bytes, blob: BinaryIO, environment: dict[s
 
 
 def ascii_lines(text: str) -> list[str]:
-    """Split a message into lines without characters that a terminal would act upon."""
+    """Split a message into lines without control characters."""
     return [line.encode("ascii", "backslashreplace").decode() for line in text.splitlines()]

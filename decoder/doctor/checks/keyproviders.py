@@ -51,7 +51,7 @@ def check(node: Host) -> Iterator[Finding]:
 def _check_file(file: str, place: str, subject: str) -> Iterator[Finding]:
     status = os.stat(place)
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        text = "others can write to it, and so have containerd start programs of theirs"
+        text = "others can write to it, so they can make containerd start their programs"
         yield Finding("error", subject, text, f"chmod 600 {shlex.quote(file)}")
     if status.st_uid not in (0, os.geteuid()):
         yield Finding("error", subject, f"it belongs to the user {status.st_uid}", f"chown root {shlex.quote(file)}")
@@ -77,7 +77,7 @@ def _reach(provider: config.Configured, node: Host) -> Finding:
     except (UnreachableError, ProviderError) as error:
         return Finding("error", subject, str(error), f"see its entry: {transport.describe()}")
     if _is_in_the_clear(transport):
-        text = f"{transport.describe()} can be reached, and layer keys go to it without TLS"
+        text = f"{transport.describe()} can be reached, but layer keys are sent to it without TLS"
         return Finding("warning", subject, text, "add grpc-tls to its entry")
     return Finding("ok", subject, f"{transport.describe()}: {text}")
 
@@ -91,14 +91,14 @@ def _is_in_the_clear(transport: config.Transport) -> bool:
 
 
 def _find(command: config.CommandProvider, node: Host) -> None:
-    """Find the program as the decoder does, which has containerd's PATH."""
+    """Find the program on containerd's PATH, as the decoder does."""
     found = command.path if "/" in command.path else shutil.which(command.path, path=node.path)
     if not found or not os.access(node.place(found), os.X_OK):
-        raise UnreachableError(f"there is no program {quoted(command.path)} that could be started")
+        raise UnreachableError(f"the program {quoted(command.path)} does not exist, or cannot be started")
 
 
 def _connect(grpc: config.GrpcProvider, node: Host) -> None:
-    """Connect, and no more: the server sees a client that goes away."""
+    """Connect and disconnect, without a request."""
     for file in (grpc.tls.root_ca_file, grpc.tls.cert_file, grpc.tls.key_file) if grpc.tls else ():
         if file and not os.access(node.place(file), os.R_OK):
             raise UnreachableError(f"the file {quoted(file)} cannot be read")

@@ -64,14 +64,14 @@ def _check_access(directory: str, status: os.stat_result, subject: str) -> Itera
         text = f"it belongs to the user {status.st_uid}, who can put keys there"
         yield Finding("error", subject, text, f"chown root {shlex.quote(directory)}")
     if mode & _OTHERS:
-        text = f"its mode is {mode:04o}: others can look into it"
+        text = f"its mode is {mode:04o}: others can list it"
         yield Finding("error", subject, text, f"chmod 700 {shlex.quote(directory)}")
     else:
         yield Finding("ok", subject, f"mode {mode:04o}")
 
 
 def _check_files(directory: str, place: str, is_closed: bool, subject: str) -> Iterator[Finding]:
-    """Check who else can read the files; one that only the directory protects is worth a note."""
+    """Check who else can read the files; one that only the directory protects yields a note."""
     for folder, _, names in os.walk(place):
         for name in sorted(names):
             path = os.path.join(folder, name)
@@ -137,7 +137,7 @@ def _try_pgp(material: KeyMaterial, subject: str) -> Iterator[Finding]:
 
 
 def _try_pkcs11(material: KeyMaterial, subject: str) -> Finding:
-    """Check the file and find its module; the token itself is not asked, since wrong PINs may lock it."""
+    """Check the file and find its module; the token is not used, because wrong PINs may lock it."""
     from decoder.keywrap.pkcs11.config import find_module, node_config
     from decoder.keywrap.pkcs11.keyfile import parse_key_file
 

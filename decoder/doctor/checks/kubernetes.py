@@ -21,7 +21,7 @@ _WITHOUT_DECRYPTION = (((2, 0, 0), (2, 0, 12)), ((2, 1, 0), (2, 1, 7)), ((2, 2, 
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Look at the CRI plugin's settings, and at what its version does."""
+    """Check the CRI plugin's settings, and what its version does."""
     if node.configuration.failure or not node.version[0]:
         return
     version, names = node.version[0], set(CRI_PLUGINS.values())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SUBJECT = "processors"
 _PRINT = "compare with the output of `ctd-decoder config containerd`"
-# Where the configuration that these distributions write themselves takes additions from.
+# The templates for additions to the configuration that these distributions generate.
 _TEMPLATES = {
     "k3s": "/var/lib/rancher/k3s/agent/etc/containerd/config-v3.toml.tmpl (config.toml.tmpl for containerd 1.x)",
     "RKE2": "/var/lib/rancher/rke2/agent/etc/containerd/config-v3.toml.tmpl (config.toml.tmpl for containerd 1.x)",
@@ -28,7 +28,7 @@ def check(node: Host) -> Iterator[Finding]:
     """Compare the stream processors for encrypted layers with what clients and layers need."""
     if not node.processors:
         if node.configuration.failure or (node.configuration.is_absent and not node.containerd.program):
-            yield Finding("warning", _SUBJECT, "what containerd would use is not known", _PRINT)
+            yield Finding("warning", _SUBJECT, "they are unknown, because the configuration cannot be read", _PRINT)
         else:
             yield Finding("error", _SUBJECT, "none takes encrypted layers", _add(node))
         return
@@ -38,7 +38,7 @@ def check(node: Host) -> Iterator[Finding]:
         if processor.failure:
             yield Finding("error", _SUBJECT, f"the args of {name}: {processor.failure}", _PRINT)
         elif not processor.arguments.keys_directory:
-            remedy = f'add "{KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless keys come from keyproviders alone'
+            remedy = f'add "{KEYS_OPTION}", "{KEYS_DIRECTORY}" to its args, unless all keys come from keyproviders'
             yield Finding("note", _SUBJECT, f"{name} has no keys directory", remedy)
 
 
@@ -51,7 +51,7 @@ def _check_types(expected: Expected, node: Host) -> Iterator[Finding]:
     if returned not in {processor.returns for processor in PROCESSORS}:
         text = f"{expected.identifier} returns {quoted(returned)}, which is not the media type of a plain layer"
         yield Finding("error", _SUBJECT, text, f'set returns = "{expected.returns}"')
-    # containerd's defaults take tar and gzip alone, which is what most images have.
+    # containerd's defaults accept only tar and gzip, which most images have.
     is_default = not table(node.configuration.in_file, "stream_processors")
     for media_type in expected.accepts:
         takers = [name for name, processor in node.processors.items() if media_type in processor.accepts]
@@ -59,7 +59,7 @@ def _check_types(expected: Expected, node: Host) -> Iterator[Finding]:
             minor: Level = "note" if is_default else "warning"
             level: Level = "error" if media_type == expected.accepts[0] else minor
             remedy = f"add it to accepts of {expected.identifier}: {_add(node)}"
-            yield Finding(level, _SUBJECT, f"layers of the type {media_type} are refused", remedy)
+            yield Finding(level, _SUBJECT, f"layers of the type {media_type} are rejected", remedy)
         elif not {processor.identifier for processor in PROCESSORS} & set(takers):
             text = f"{media_type} is taken by {', '.join(takers)}, an ID for which clients send no payload"
             yield Finding("warning", _SUBJECT, text, f"add it to accepts of {expected.identifier}")

@@ -21,7 +21,7 @@ _REFERENCE_HELP = "used as a call-out from containerd content stream plugins"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Start each program that the stream processors name, as containerd finds it, to print its version."""
+    """Start each program that the stream processors name, as containerd does, and print its version."""
     for program in node.programs():
         found, relative = node.find_program(program)
         if relative:
@@ -30,7 +30,7 @@ def check(node: Host) -> Iterator[Finding]:
             yield Finding("error", _SUBJECT, text, f"remove {entry} from containerd's PATH, or move it to the end")
         elif not found:
             where = "there is no such program" if os.path.isabs(program) else f"containerd looks in {node.path}"
-            remedy = "install it there, or set path in the stream processors to its place"
+            remedy = "install it there, or set path in the stream processors to its path"
             yield Finding("error", _SUBJECT, f"{quoted(program)} cannot be started: {where}", remedy)
         else:
             yield _identify(found, node.place(found))

@@ -1,4 +1,4 @@
-"""Check that there is anything at all that can open a layer: a key, or a keyprovider."""
+"""Check that there is at least one key or keyprovider that can open a layer."""
 
 from __future__ import annotations
 

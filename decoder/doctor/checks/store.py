@@ -34,7 +34,7 @@ def _examine(node: Host, root: str, is_named: bool) -> Finding:
         os.listdir(node.place(store))
     except FileNotFoundError:
         if _is_root(node.place(root)):
-            return Finding("ok", _SUBJECT, f"{store} comes with the first image")
+            return Finding("ok", _SUBJECT, f"{store} is created with the first image")
         if node.containerd.pid or is_named:
             text = f"the directory {store} does not exist"
             return Finding("error", _SUBJECT, text, "see root in containerd's configuration, and --content-store")

@@ -59,7 +59,7 @@ def test_a_default_node_is_healthy(suite: Suite, encrypted: Layout, key: Path, t
         assert texts(findings, "warning", "error") == []
         assert status == 0
         notes = texts(findings, "note", check="processors")
-        assert any("tar+zstd+encrypted are refused" in text for text in notes)
+        assert any("tar+zstd+encrypted are rejected" in text for text in notes)
         assert containerd.import_image(encrypted).returncode == 0
 
 
@@ -70,7 +70,7 @@ def test_a_node_without_a_configuration_file(suite: Suite, encrypted: Layout, ke
         assert texts(findings, "warning", "error") == []
         assert status == 0
         (text,) = texts(findings, "ok", check="configuration")
-        assert "containerd's defaults are in force" in text
+        assert "containerd uses its defaults" in text
         (text,) = texts(findings, "ok", check="store")
         assert "/run/private/root/" in text
         assert containerd.import_image(encrypted).returncode == 0
@@ -143,7 +143,7 @@ def test_an_image_opens(suite: Suite, encrypted: Layout, key: Path, tmp_path: Pa
     opened = texts(findings, "ok", check="image")
     assert len(opened) == len(encrypted.layers)
     for number, (text, layer) in enumerate(zip(opened, encrypted.layers, strict=True)):
-        assert text == f"image {IMAGE}, layer {number}: {layer['digest']} opens, and its HMAC is right"
+        assert text == f"image {IMAGE}, layer {number}: {layer['digest']} opens, and its HMAC is correct"
 
 
 def test_an_image_that_does_not_open(encrypted: Layout, key: Path, keys: dict[str, KeyPair], tmp_path: Path) -> None:
