@@ -1,4 +1,4 @@
-"""What a process may do and see, as far as decrypting depends on it; its twin in C is packaging/client/confinement.c."""
+"""What a process may do and see, as far as decrypting depends on it; confinement.c in packaging/client is its twin."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Encrypted images: encrypt, decrypt, list and check them, wherever they are kept."""
+"""Encrypted images: encrypt, decrypt, list and check them, in every transport."""

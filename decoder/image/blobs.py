@@ -1,7 +1,7 @@
-"""Blobs on their way: read and compared with their digest, written under the digest that they turn out to have.
+"""Reading blobs and comparing their digests, and writing blobs under the digest of what was written.
 
-Readers and writers fail with an ImageError that names the blob; a reader that is not a regular file, such as a
-registry's answer, may give less at a time than it is asked for.
+Readers and writers fail with an ImageError that names the blob. A reader that is not a regular file, such as a
+registry's answer, may return less than was asked for.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decoder.layer.annotations import LayerKey, PrivateOptions
 
 Advance = Callable[[int], None]
-"""Told of every so many bytes that went through; may raise to end the work."""
+"""Called with the number of bytes after every read; may raise to end the work."""
 
 
 class Written(NamedTuple):
@@ -38,12 +38,12 @@ def _ignore(_count: int) -> None:
 
 
 class CheckedReader:
-    """A source for the cipher loops that compares size and digest of what they read with a descriptor.
+    """A source for the cipher loops, which compares size and digest with a descriptor.
 
     Args:
         reader: the blob.
         descriptor: its digest and size.
-        advance: told of every read.
+        advance: called after every read.
         beside: the reader passes every block to `digest`, in a thread of its own.
 
     Attributes:
@@ -82,7 +82,7 @@ class CheckedReader:
         return count
 
     def fileno(self) -> int:
-        """Satisfy `stream.Source`; a blob that has to be waited for blocks."""
+        """Satisfy `stream.Source`, which never calls it for blobs, because their reads block."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -102,7 +102,7 @@ class Sink:
 
     Args:
         writer: takes the blob; None to write nothing.
-        digest: takes what is written, here and now; None if somebody else digests it.
+        digest: takes what is written, in this thread; None if it is digested elsewhere.
     """
 
     def __init__(self, writer: BlobWriter | None, digest: RunningDigest | None = None) -> None:
@@ -124,7 +124,7 @@ class Sink:
         return len(data)
 
     def fileno(self) -> int:
-        """Satisfy `stream.Sink`; a blob that has to be waited for blocks."""
+        """Satisfy `stream.Sink`, which never calls it for blobs, because their writes block."""
         raise NotImplementedError
 
 
@@ -300,7 +300,7 @@ def _digest_beside(reader: CheckedReader, sink: Sink) -> None:
 
 
 class _Counted:
-    """A source whose digest nobody needs, for there is an HMAC."""
+    """A source without a digest, because an HMAC covers its content."""
 
     def __init__(self, reader: BlobReader, descriptor: Descriptor, advance: Advance) -> None:
         self._reader = reader
@@ -320,7 +320,7 @@ class _Counted:
 
 
 def _plain_digest(plain: str) -> RunningDigest:
-    """Start a digest of the algorithm that private options name; they are authenticated, but not by whom."""
+    """Start a digest of the algorithm that private options name; these are untrusted, though authenticated."""
     return RunningDigest(split_digest(plain)[0]) if plain else RunningDigest()
 
 

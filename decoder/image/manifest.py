@@ -1,7 +1,7 @@
 """Manifests and indexes (image-spec, manifest.md and image-index.md): read as a tree, and written from the leaves up.
 
-Unknown members stay. A Docker manifest that changes becomes an OCI manifest: only OCI has media types of encrypted
-layers.
+Unknown members are kept. A Docker manifest that changes becomes an OCI manifest, because only OCI has media types for
+encrypted layers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLAIN_LAYERS = {
     + next((f"+{name}" for name in ("gzip", "zstd") if name in media_type), "")
     for media_type in layer.DECODABLE
 }
-# BuildKit: an attestation says its kind, and which manifest in the same index it is about.
+# BuildKit: an attestation names its kind, and the manifest in the same index that it describes.
 _REFERENCE_TYPE = "vnd.docker.reference.type"
 _ATTESTED = "vnd.docker.reference.digest"
 # Layers of statements about images: in-toto (SLSA), cosign and notation.
@@ -58,13 +58,13 @@ class Node:
         descriptor: refers to it.
         data: its bytes, whose digest the descriptor has.
         value: its parsed JSON.
-        platform: OS, architecture and variant, joined by slashes, printable; "" if nothing tells them.
+        platform: OS, architecture and variant, joined by slashes, printable; "" if they are unknown.
         diff_ids: the digests of the uncompressed layers in the configuration, if it has them.
         children: the manifests and indexes in an index.
         others: what else it refers to: the configuration, or entries of an index that are neither.
         layers: the descriptors of a manifest's layers.
         changed: new descriptors of layers, by number.
-        is_dropped: whether the new image goes without it.
+        is_dropped: whether the new image omits it.
     """
 
     def __init__(self, descriptor: Descriptor, data: bytes, value: dict[str, Any]) -> None:
@@ -94,13 +94,13 @@ class Node:
     def is_attestation(self) -> bool:
         """Whether it is a statement about another manifest: SBOM, provenance or signature."""
         if annotations_of(self.descriptor).get(_REFERENCE_TYPE) == "attestation-manifest":
-            # Anybody can write that; what could run is an image all the same.
+            # Anybody can write that annotation; a manifest that could run counts as an image anyway.
             return not any(is_plain(each["mediaType"]) or is_encrypted(each["mediaType"]) for each in self.layers)
         return bool(self.layers) and all(each["mediaType"] in _STATEMENTS for each in self.layers)
 
     @property
     def name(self) -> str:
-        """What to call it in a message: its platform, artifact type or configuration's type."""
+        """Its name in messages: platform, artifact type or type of the configuration."""
         config = self.value.get("config")
         fallback = config.get("mediaType") if isinstance(config, dict) else self.descriptor["mediaType"]
         return self.platform or shown(self.value.get("artifactType") or fallback)
@@ -124,7 +124,7 @@ def is_plain(media_type: str) -> bool:
 
 
 def is_encrypted(media_type: str) -> bool:
-    """Check whether a media type calls itself encrypted, known or not."""
+    """Check whether a media type, known or unknown, says that it is encrypted."""
     return media_type.endswith(layer.ENCRYPTED)
 
 
@@ -213,7 +213,7 @@ def _diff_ids(config: dict[str, object]) -> list[object]:
 
 
 def check_descriptor(value: object) -> Descriptor:
-    """Check the members of a descriptor that everything relies on (image-spec, descriptor.md).
+    """Check the required members of a descriptor (image-spec, descriptor.md).
 
     Raises:
         ImageError: one of them is absent or malformed.
@@ -235,7 +235,7 @@ def annotations_of(descriptor: Descriptor) -> dict[str, str]:
 
 
 def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
-    """Return the digest of what a manifest is about (its `subject`), "" if it has none or cannot be read."""
+    """Return the digest of a manifest's `subject`; "" if it has none or cannot be read."""
     if descriptor["mediaType"] not in (*_MANIFESTS, *_INDEXES):
         return ""
     try:
@@ -246,7 +246,7 @@ def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
 
 
 def rebuild(node: Node) -> list[Node]:
-    """Write every manifest and index again in which something changed, the leaves first and `node` last.
+    """Rewrite every manifest and index in which something changed, the leaves first and `node` last.
 
     Returns:
         All manifests and indexes, each after those that it names.
@@ -279,7 +279,7 @@ def _manifest_with_changes(node: Node) -> Node:
 
 
 def _index_of(node: Node, kept: list[Node], children: list[Descriptor]) -> Node:
-    """Write an index again; an attestation goes on naming the manifest that it is about."""
+    """Rewrite an index; attestations are changed to name the new digest of the manifest that they describe."""
     new = {old.descriptor["digest"]: each["digest"] for old, each in zip(kept, children, strict=True)}
     rest = iter(_with_gaps(node, children))
     manifests = []
@@ -303,7 +303,7 @@ def _with_gaps(node: Node, children: list[Descriptor]) -> list[Descriptor | None
 
 
 def _in_oci(descriptor: Descriptor, types: dict[str, str]) -> Descriptor:
-    """Turn a Docker media type into that of OCI, and leave every other."""
+    """Return the OCI media type for one of Docker's; others stay the same."""
     media_type = descriptor["mediaType"]
     if ".docker." not in media_type:
         return descriptor
@@ -320,7 +320,7 @@ def _written(descriptor: Descriptor, value: dict[str, Any]) -> Node:
 
 
 def _parse(descriptor: Descriptor, data: bytes) -> dict[str, Any]:
-    """Parse a manifest or index; one that could be taken for the other is refused (CVE-2021-41190)."""
+    """Parse a manifest or index; a document that could be either is rejected (CVE-2021-41190)."""
     media_type = descriptor["mediaType"]
     try:
         value: dict[str, Any] = wire.parse_object(data)
@@ -353,5 +353,5 @@ def _platform(value: object) -> str:
 
 
 def shown(text: object) -> str:
-    """Return a word from a manifest as it is if it is plain, otherwise quoted, so that it can be printed."""
+    """Return a word from a manifest in printable form: quoted unless it is plain."""
     return text if isinstance(text, str) and _WORD.fullmatch(text) else quoted(text)

@@ -1,7 +1,7 @@
-"""Recipients of encrypted layers by name, as far as wrapped keys tell, and wrapped keys without some of them.
+"""The names of an encrypted layer's recipients, as far as wrapped keys contain them, and removal of recipients.
 
-No wrapped key is opened here. What authenticates it covers none of its recipients (RFC 7516 §5.1, RFC 5652 §6,
-RFC 9580 §5.1), so each can be removed; the rest opens as before.
+No wrapped key is opened here. Its authentication does not cover the recipients (RFC 7516 §5.1, RFC 5652 §6,
+RFC 9580 §5.1), so each can be removed, and the others still open it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Subjects = Mapping[bytes, str]
 """Names of certificates that are known, by their identifiers in CMS: see `keywrap.pkcs7.naming.subjects_of`."""
 Identity = tuple[str, str]
-"""A scheme, and a name that stands for one key alone."""
+"""A scheme, and a name that identifies one key."""
 
 
 class Recipient(NamedTuple):
@@ -30,7 +30,7 @@ class Recipient(NamedTuple):
     Attributes:
         scheme: `jwe`, …, or `provider.NAME`.
         item: the number of the wrapped key in its annotation.
-        name: what the wrapped key tells: key ID, certificate, URL of a key, or its algorithm alone.
+        name: as in the wrapped key: key ID, certificate, URL of a key, or only its algorithm.
     """
 
     scheme: str
@@ -42,7 +42,7 @@ class Recipient(NamedTuple):
 
 
 def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Recipient]:
-    """Name everybody who can open a layer; a malformed wrapped key is one recipient, and its name says so.
+    """List the recipients of a layer; a malformed wrapped key counts as one recipient, and its name says so.
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
@@ -52,7 +52,7 @@ def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Re
 
 
 def identities(annotations: Mapping[str, str]) -> frozenset[Identity]:
-    """Return those recipients of a layer whose names stand for one key alone.
+    """Return the recipients of a layer whose names identify one key.
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
@@ -68,7 +68,7 @@ def without(
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
-        WrappedKeyError: a wrapped key is for others as well, and of a form that cannot be written without one.
+        WrappedKeyError: a wrapped key is also for others, and has a form from which one cannot be removed.
     """
     left: dict[str, list[str]] = {}
     for item in wrapped_keys(annotations):
@@ -111,7 +111,7 @@ def _names(item: WrappedKey, subjects: Subjects) -> list[KeyName]:
 
 
 def _item_without(item: WrappedKey, subjects: Subjects, is_removed: Callable[[Recipient], bool]) -> str:
-    """Return the text of a wrapped key without some recipients, "" if nobody is left."""
+    """Return the text of a wrapped key without some recipients, or "" if none is left."""
     names = _names(item, subjects)
     kept = [
         number for number, name in enumerate(names) if not is_removed(Recipient(item.scheme, item.number, name.text))

@@ -64,7 +64,7 @@ class KeptForOneRun(Kept):
         self._held: Held | None = None
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Ask a keyprovider with what its earlier answers left; see `Kept`."""
+        """Ask a keyprovider, reusing clients and keys of earlier answers; see `Kept`."""
         if self._held is None:
             self._held = Held(limits.KEK_SECONDS, _keks())
         return ask(cast("Configured", provider), cast("Operation", operation), data, parameters, self._held)
@@ -75,7 +75,7 @@ def _keks() -> Keks | None:
 
     try:
         return Keks(limits.KEK_SECONDS)
-    except OSError:  # this user may lock no memory: then every layer is opened by itself
+    except OSError:  # this user cannot lock memory, so no key is kept and every layer is opened by itself
         return None
 
 
@@ -113,7 +113,7 @@ def _is_pipe(path: str) -> bool:
 
 
 def _split_password(text: str) -> tuple[str, bytes]:
-    """Split a file from its password; no message has the text, which may hold one.
+    """Split a file from its password; messages do not quote the text, which may hold a password.
 
     Raises:
         UsageError: the password cannot be read.
@@ -138,7 +138,7 @@ def _split_password(text: str) -> tuple[str, bytes]:
 
 
 def _split_bare_password(text: str) -> tuple[str, bytes]:
-    """Split FILE:PASSWORD, as ctr-enc and skopeo take it; a file whose name has a colon is taken as it is."""
+    """Split FILE:PASSWORD, as ctr-enc and skopeo do; an existing file whose name has a colon is not split."""
     path, _, password = text.partition(":")
     if password and not os.path.exists(text) and os.path.exists(path):
         return path, password.encode()

@@ -1,4 +1,4 @@
-"""What people and programs see of the work, on standard error: bars, lines, JSON lines, or remarks alone."""
+"""Progress on standard error: bars, lines, JSON lines, or only remarks."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 AUTO, PLAIN, JSON, NONE = "auto", "plain", "json", "none"
 MODES = (AUTO, PLAIN, JSON, NONE)
-_EVENT_SECONDS = 0.5  # between two reports of how far a blob is
+_EVENT_SECONDS = 0.5  # between two progress reports of a blob
 
 
 class Task(Protocol):
-    """The way of one blob."""
+    """The progress of one blob."""
 
     def advance(self, count: int) -> None:
-        """Note that so many more bytes went through."""
+        """Add a number of bytes to the progress."""
 
     def phase(self, label: str) -> None:
-        """Note that the same blob goes through once more, for another purpose."""
+        """Start another pass over the same blob, for another purpose."""
 
     def restart(self, reason: str) -> None:
-        """Note that it starts again from the beginning, and why."""
+        """Restart from the beginning, for a reason."""
 
     def done(self, text: str) -> None:
-        """Note that it is finished, with the result."""
+        """Finish, with a result."""
 
 
 class Progress:
     """A line for each remark, and for each blob when it is finished.
 
     Attributes:
-        remarks: what stays as it is, and what else the user should know.
+        remarks: what was left unchanged, and what else the user should know.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Progress:
                 self._say_remark(text)
 
     def task(self, label: str, size: int) -> Task:
-        """Start a blob of so many bytes."""
+        """Start a blob of a size in bytes."""
         return _Line(self, label)
 
     def finished(self, text: str) -> None:
@@ -79,7 +79,7 @@ class Progress:
 
 
 class Quiet(Progress):
-    """Remarks alone."""
+    """Only remarks."""
 
     def finished(self, text: str) -> None:
         """Print nothing."""
@@ -106,7 +106,7 @@ class JsonLines(Progress):
 
 
 class Bars(Progress):
-    """A bar for each blob that is on its way, with the time that is left, and lines above them."""
+    """A bar for each active blob, with the remaining time, and lines above the bars."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -141,11 +141,11 @@ class Bars(Progress):
 
 
 def choose(mode: str, for_programs: bool) -> Progress:
-    """Choose how the work is shown.
+    """Choose how progress is shown.
 
     Args:
         mode: one of MODES; `auto` is bars at a terminal if their library is installed, and lines elsewhere.
-        for_programs: whether the result is JSON; then `auto` is remarks alone.
+        for_programs: whether the result is JSON; then `auto` shows only remarks.
     """
     if mode == JSON:
         return JsonLines()
@@ -158,7 +158,7 @@ def choose(mode: str, for_programs: bool) -> Progress:
 
 
 def _write(line: str) -> None:
-    with suppress(OSError):  # if nobody listens, the work goes on
+    with suppress(OSError):  # standard error is closed, and the work goes on
         print(line, file=sys.stderr, flush=True)
 
 

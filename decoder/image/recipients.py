@@ -1,4 +1,4 @@
-"""Recipients as the command line names them, `PROTOCOL:VALUE`: reading them, checking them, wrapping to them."""
+"""Recipients on the command line, `PROTOCOL:VALUE`: reading them, checking them, wrapping to them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Keyring(NamedTuple):
                 raise UsageError(f"the GnuPG keyring: {error}") from error
         try:
             with open(self.file, "rb") as file:
-                return file.read(limits.PGP_KEYRING_BYTES + 1)  # `select` tells what is too large
+                return file.read(limits.PGP_KEYRING_BYTES + 1)  # `select` reports one that is too large
         except OSError as error:
             raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from error
 
@@ -76,7 +76,7 @@ class _Named(NamedTuple):
 
 
 class Recipients:
-    """Everybody that layers are to be encrypted to.
+    """The recipients that layers are encrypted to.
 
     Args:
         texts: `PROTOCOL:VALUE`.
@@ -118,7 +118,7 @@ class Recipients:
 
     @property
     def warnings(self) -> list[str]:
-        """What is odd about the keyproviders that have wrapped so far, or about their configuration."""
+        """Problems of the keyproviders that have wrapped so far, or of their configuration."""
         return [warning for provider in self._providers.values() for warning in provider.warnings]
 
     def check_publishing(self) -> None:
@@ -149,7 +149,7 @@ class Recipients:
             self._sealing.forget()
 
     def wrap(self, options: PrivateOptions) -> Wrapped:
-        """Wrap private options to everybody: once per scheme and keyprovider.
+        """Wrap private options to all recipients: once per scheme and keyprovider.
 
         Raises:
             UsageError: a scheme cannot wrap.
@@ -158,11 +158,11 @@ class Recipients:
         return self._wrap_to(self._recipients, options)
 
     def wrap_to_others(self, options: PrivateOptions, present: Set[names.Identity]) -> tuple[Wrapped, list[str]]:
-        """Wrap private options to everybody but those whom they are wrapped to already.
+        """Wrap private options to the recipients that a layer does not have yet.
 
         Args:
             options: the private options.
-            present: who that is, as `names.identities` has it: by name, for nothing authenticates recipients.
+            present: those that it has, from `names.identities`; by name, because recipients are not authenticated.
 
         Returns:
             The wrapped keys, and the texts of the recipients that were left out.
@@ -181,7 +181,7 @@ class Recipients:
         return wrapped, [each.text for each in known]
 
     def _is_among(self, recipient: _Named, options: PrivateOptions, present: Set[names.Identity]) -> bool:
-        """Wrap to one recipient alone, and compare how it is named there; keyproviders are asked only once, later."""
+        """Wrap to one recipient, to learn its name in wrapped keys; keyproviders are asked only once, later."""
         if recipient.scheme in self._providers:
             return False
         identities = names.identities(_annotations(self._wrap_to([recipient], options)))
@@ -232,7 +232,7 @@ def split_provider(value: str) -> tuple[str, bytes | None]:
 
 
 def _parse(text: str, rules: RecipientRules) -> _Named:
-    """Read what the scheme wraps to, and wrap something to it, so that a recipient that cannot be used is named."""
+    """Read a recipient's key, and wrap a test value to it, so that an error names the recipient."""
     protocol, value = split_protocol(text)
     if protocol == keywrap.PROVIDER:
         name, parameter = split_provider(value)
@@ -249,7 +249,7 @@ def _parse(text: str, rules: RecipientRules) -> _Named:
 
 
 def _annotations(wrapped: Wrapped) -> dict[str, str]:
-    """Write wrapped keys into annotations, without any other."""
+    """Build annotations that contain only these wrapped keys."""
     annotations = build_annotations(bytes(limits.HMAC_BYTES), wrapped)
     del annotations[PUBLIC_OPTIONS]
     return annotations

@@ -1,4 +1,4 @@
-"""Layers in zstd turned into gzip, which every containerd unpacks, on their way to be encrypted."""
+"""Recompression of zstd layers to gzip, which every containerd unpacks, before they are encrypted."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GZIP_WINDOW = 31  # zlib's number for gzip with the largest window
 
 
 class Recompressed:
-    """A source that also has the layers that were compressed again; it keeps them in unlinked temporary files.
+    """A source that also has recompressed layers, which are in unlinked temporary files.
 
     Args:
         source: has all other blobs.
@@ -45,11 +45,11 @@ class Recompressed:
         return self._source.root()
 
     def referrers(self, digest: str) -> list[str]:
-        """Return the names of what refers to a manifest."""
+        """Return the names of artifacts that refer to a manifest."""
         return self._source.referrers(digest)
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a blob of the source, or one that was compressed again."""
+        """Open a blob of the source, or a recompressed one."""
         found = self._files.get(descriptor["digest"])
         if found is None:
             return self._source.open(descriptor)
@@ -111,7 +111,7 @@ class _File:
 
 
 class _Unpacked:
-    """A zstd stream, unpacked; all of its frames, and to the end of the blob."""
+    """A decompressed zstd stream with all of its frames, up to the end of the blob."""
 
     def __init__(self, reader: CheckedReader) -> None:
         import zstandard

@@ -1,4 +1,4 @@
-"""Writing that is done again after an interruption."""
+"""Repeated writing after interruptions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def again(work: Callable[[], _Result], task: Task) -> _Result:
 
     Args:
         work: starts from the beginning each time.
-        task: is told about each repetition.
+        task: shows each repetition.
 
     Raises:
-        InterruptedWriteError: the last attempt was, too.
+        InterruptedWriteError: the last attempt was interrupted as well.
         BaseException: what else the work raised.
     """
     for pause in pauses():

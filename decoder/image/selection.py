@@ -36,7 +36,7 @@ class LayerRange(NamedTuple):
     last: int
 
     def numbers(self, count: int) -> range | None:
-        """Apply it to an image of so many layers; None if it reaches beyond them."""
+        """Apply the range to an image with a number of layers; return None if it reaches beyond them."""
         first, last = (number + count if number < 0 else number for number in (self.first, self.last))
         return range(first, last + 1) if 0 <= first <= last < count else None
 
@@ -102,7 +102,7 @@ def choose_images(root: Node, platforms: Sequence[str]) -> list[Node]:
     """Choose the manifests of some platforms, or of all.
 
     Raises:
-        UsageError: one of the platforms is not there.
+        UsageError: the image does not have one of the platforms.
     """
     images = [node for node in root.walk() if node.is_image]
     for platform in platforms:

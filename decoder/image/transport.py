@@ -29,7 +29,7 @@ TRANSPORTS = {
 
 
 class BlobReader(Protocol):
-    """A blob being read; the caller compares its digest, as `decoder.image.blobs` does."""
+    """A blob being read; the caller compares its digest, see `decoder.image.blobs`."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read at most as much as fits; 0 at the end."""
@@ -43,14 +43,14 @@ class Writable(Protocol):
 
 
 class BlobWriter(Writable, Protocol):
-    """A blob being written; nobody sees it before `commit`, and leaving the context without throws it away."""
+    """A blob being written; it is invisible before `commit`, and discarded if the context ends without one."""
 
     def commit(self, digest: str, size: int) -> None:
         """Publish the blob under its digest."""
 
 
 def write_all(file: Writable, data: bytes | memoryview) -> None:
-    """Write everything, however little the file takes at a time.
+    """Write everything, even if the file takes little at a time.
 
     Raises:
         OSError: writing failed.
@@ -74,7 +74,7 @@ class ImageSource(BlobSource, Protocol):
         """Resolve the reference: the descriptor of a manifest or an index."""
 
     def referrers(self, digest: str) -> list[str]:
-        """Name what refers to a manifest from outside the image: signatures, SBOMs (OCI 1.1 `subject`, cosign tags)."""
+        """Name artifacts outside the image that refer to a manifest: signatures, SBOMs (OCI 1.1 `subject`, cosign)."""
 
 
 class ImageTarget(Protocol):
@@ -116,7 +116,7 @@ class Options(NamedTuple):
         address: containerd's socket.
         login: the user and password for registries, ("", "") for those that `docker login` and others stored.
         authfile: the file with stored logins, "" for the usual ones.
-        source: where a target's image comes from, `TRANSPORT:PLACE`: it may be the same place, or have blobs at hand.
+        source: where a target's image comes from, `TRANSPORT:PLACE`: perhaps the same place, or one that has its blobs.
     """
 
     tls_verify: bool = True

@@ -59,7 +59,7 @@ class Stream:
         try:
             reply = self._received.get(timeout=limits.CONTAINERD_SECONDS)
         except Empty as error:
-            raise ContainerdError("DEADLINE_EXCEEDED", "containerd does not go on with a blob") from error
+            raise ContainerdError("DEADLINE_EXCEEDED", "containerd stopped sending or receiving a blob") from error
         if isinstance(reply, ImageError):
             raise reply
         self._has_ended = reply is None
@@ -115,7 +115,10 @@ class ContainerdClient:
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.max_receive_message_length", limits.CONTAINERD_MESSAGE_BYTES),
-            ("grpc.default_authority", "localhost"),  # Go's server refuses what grpcio makes of a path
+            (
+                "grpc.default_authority",
+                "localhost",
+            ),  # Go's server rejects the authority that grpcio derives from a path
         ]
         self._channel = self._grpc.insecure_channel(f"unix:{path}", options)
 
@@ -179,7 +182,7 @@ def _load() -> Any:
 
 
 def _check_socket(path: str) -> None:
-    """Check the address, before grpcio tries it for a while."""
+    """Check the address first, because grpcio would try it for a while."""
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError as error:

@@ -1,7 +1,7 @@
 """`oci-archive:FILE[:REF]`, an OCI layout in a tar file, and `docker-archive:FILE[:NAME]`, as `docker save` writes it.
 
-An archive is written to a file without a name, with blobs side by side, each in a place of its own. The whole file gets
-the name in one step, in the place of what had it; a pipe gets a copy at the end.
+An archive is written to a file without a name, in which parallel blobs have separate ranges. The finished file gets its
+name in one step, and replaces an older file; if the destination is a pipe, it gets a copy at the end.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def open_target(name: str, place: str, _options: Options) -> Iterator[ArchiveTar
 
 
 def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None]]:
-    """Return a file to write the archive to, and what delivers it."""
+    """Return a file to write the archive to, and a function that delivers it."""
     if os.path.isdir(path):
         raise ImageError(f"{quoted(path)} is a directory")
     if path in (STANDARD, "/dev/stdout") or _is_stream(path):
@@ -122,7 +122,7 @@ class ArchiveSource:
         yield self._archive.section(_name(descriptor["digest"]))
 
     def referrers(self, _digest: str) -> list[str]:
-        """Return nothing: nobody looks for signatures in archives."""
+        """Return nothing: archives have no signatures."""
         return []
 
 
@@ -160,7 +160,7 @@ class ArchiveTarget:
             self._places[descriptor["digest"]] = Place(0, len(data))  # nobody reads it back
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Finish the archive, and let it have its name."""
+        """Finish the archive, and publish it under its name."""
         entries = [named(descriptor, self._reference)]
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         try:
@@ -177,7 +177,7 @@ class ArchiveTarget:
         return []
 
     def commit(self, digest: str, place: Place) -> None:
-        """Write the header of a blob, which makes it one.
+        """Write the header of a blob, which adds it to the archive.
 
         Raises:
             OSError: writing failed.
@@ -195,7 +195,7 @@ class ArchiveTarget:
         _write_at(self._descriptor, memoryview(data), place.offset)
 
     def _reserve(self, size: int) -> Place:
-        """Set room aside for a header, the content, and what fills the last block up."""
+        """Reserve space for a header, the content and the padding of the last block."""
         with self._lock:
             place = Place(self._end + _BLOCK, size)
             self._end = place.offset + -(-size // _BLOCK) * _BLOCK

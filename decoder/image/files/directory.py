@@ -43,7 +43,7 @@ def open_source(_name: str, place: str, _options: Options) -> Iterator[Directory
 
 @contextmanager
 def open_target(_name: str, place: str, _options: Options) -> Iterator[DirectoryTarget]:
-    """Open a directory for writing; it is made if it is not there.
+    """Open a directory for writing; it is created if it does not exist.
 
     Raises:
         UsageError: no directory is named.
@@ -120,7 +120,7 @@ class DirectorySource(_Files):
         return {"mediaType": str(media_type), "digest": digest_of(data), "size": len(data)}
 
     def referrers(self, _digest: str) -> list[str]:
-        """Return nothing: the directory has one image alone."""
+        """Return nothing: the directory has only one image."""
         return []
 
 
@@ -133,7 +133,7 @@ class DirectoryTarget(_Files):
         self._written: set[str] = set()
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Check whether a blob of that digest and size is there."""
+        """Check whether the directory has a blob of that digest and size."""
         name = _blob_name(descriptor["digest"])
         self._written.add(name)
         try:
@@ -153,11 +153,11 @@ class DirectoryTarget(_Files):
             yield DirectoryWriter(self, file, give_name)
 
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
-        """Keep a manifest or index until `publish` tells which one is the root."""
+        """Keep a manifest or index until `publish` names the root."""
         self._manifests[descriptor["digest"]] = data
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Write the manifests, the root last, and delete what is not of this image."""
+        """Write the manifests, the root last, and delete files that do not belong to this image."""
         root = self._manifests.pop(descriptor["digest"])
         for digest, data in self._manifests.items():
             self._write(_manifest_name(digest), data)
@@ -168,7 +168,7 @@ class DirectoryTarget(_Files):
                 os.unlink(name, dir_fd=self._folder)
 
     def forget(self, _layers: list[str], _manifests: list[str]) -> list[str]:
-        """Return nothing: `publish` deleted what is not of the new image."""
+        """Return nothing: `publish` has deleted the plain blobs."""
         return []
 
     def name_blob(self, name: str, give_name: GiveName) -> None:

@@ -1,7 +1,7 @@
-"""`docker-archive:FILE[:NAME]`: what `docker save` writes, read as an OCI image with a manifest made for it.
+"""`docker-archive:FILE[:NAME]`: the output of `docker save`, read as an OCI image with a generated manifest.
 
-The archive's `manifest.json` names configuration and layers without their digests. Those of uncompressed layers are in
-the configuration; they are compared when a layer is read.
+The archive's `manifest.json` names configuration and layers without digests. The digests of uncompressed layers are in
+the configuration, and are compared when a layer is read.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class DockerArchive:
     """An image in an archive of `docker save`.
 
     Args:
-        archive: what is in it.
-        path: names it for messages.
-        name: one of its `RepoTags`; "" if there is but one image.
+        archive: its content.
+        path: its name in messages.
+        name: one of its `RepoTags`; "" if there is only one image.
 
     Raises:
-        ImageError: it is malformed, or has not that image.
+        ImageError: it is malformed, or does not have that image.
     """
 
     def __init__(self, archive: TarIndex, path: str, name: str) -> None:
@@ -47,7 +47,7 @@ class DockerArchive:
         self._root = self._describe(self._choose(name))
 
     def root(self) -> Descriptor:
-        """Return the descriptor of the manifest that was made up."""
+        """Return the descriptor of the generated manifest."""
         return self._root
 
     @contextmanager

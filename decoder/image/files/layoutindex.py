@@ -16,7 +16,7 @@ INDEX = "index.json"
 LAYOUT_FILE = "oci-layout"
 LAYOUT = b'{"imageLayoutVersion":"1.0.0"}'
 _REFERENCE = "org.opencontainers.image.ref.name"
-_IMAGE_NAME = "io.containerd.image.name"  # what ctr and nerdctl save, with the registry's name
+_IMAGE_NAME = "io.containerd.image.name"  # written by ctr and nerdctl, with the registry's name
 
 
 def split_place(transport: str, what: str, place: str) -> tuple[str, str]:
@@ -79,7 +79,7 @@ def entry_name(entry: Descriptor) -> str:
 
 
 def named(descriptor: Descriptor, reference: str) -> Descriptor:
-    """Return a descriptor with this name in the index, "" for none, in the place of another."""
+    """Return a descriptor for the index that has this name ("" for none) instead of its own."""
     kept = {name: text for name, text in annotations_of(descriptor).items() if name not in (_REFERENCE, _IMAGE_NAME)}
     annotations = {**kept, **({_REFERENCE: reference} if reference else {})}
     rest = {name: value for name, value in descriptor.items() if name != "annotations"}

@@ -1,4 +1,4 @@
-"""Writing an OCI image layout. Blobs get their names when they are whole; the index is replaced last, under a lock.
+"""Writing an OCI image layout. Blobs get their names when they are complete; the index is replaced last, under a lock.
 
 The directory may be shared with others, so a symbolic link in it is never followed.
 """
@@ -44,9 +44,9 @@ class LayoutTarget:
     """A layout being written.
 
     Args:
-        directory: of the layout; it is made if it is not there.
+        directory: of the layout; it is created if it does not exist.
         reference: the name of the image in the index, "" for none.
-        replaced: the reference that the image is read from if it comes from the same layout; None if it does not.
+        replaced: the reference of the source image if it is in the same layout; None if it is not.
 
     Raises:
         ImageError: the directory cannot be written, or holds something else.
@@ -77,7 +77,7 @@ class LayoutTarget:
             os.close(descriptor)
 
     def has(self, descriptor: Descriptor) -> bool:
-        """Check whether there is a blob of that digest and size."""
+        """Check whether the layout has a blob of that digest and size."""
         algorithm, digits = split_digest(descriptor["digest"])
         try:
             status = os.stat(digits, dir_fd=self._folder(algorithm), follow_symlinks=False)
@@ -97,7 +97,7 @@ class LayoutTarget:
 
     @contextmanager
     def open(self, descriptor: Descriptor) -> Iterator[FileIO]:
-        """Open a blob that was written, or was there."""
+        """Open a blob, whether it was written now or earlier."""
         algorithm, digits = split_digest(descriptor["digest"])
         try:
             file = self._open(digits, self._folder(algorithm))
@@ -118,7 +118,7 @@ class LayoutTarget:
             raise ImageError(f"writing {descriptor['digest']}: {error.strerror}") from error
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Put the image into the index, in the place of the one that had its name."""
+        """Add the image to the index, and remove an older one of that name."""
         try:
             fcntl.flock(self._root, fcntl.LOCK_EX)  # held until the directory is closed
             index = self._index()
@@ -147,7 +147,7 @@ class LayoutTarget:
         try:
             kept = References(self, self._index()["manifests"])
         except ImageError as error:
-            return [f"the plain blobs were not deleted, for something else in the layout cannot be read: {error}"]
+            return [f"the plain blobs were not deleted, because another image in the layout cannot be read: {error}"]
         for digest in (*layers, *manifests):
             if digest not in kept:
                 self._delete(digest)
@@ -176,7 +176,7 @@ class LayoutTarget:
         self._folder("sha256")
 
     def _folder(self, algorithm: str) -> int:
-        """Open the directory of an algorithm's blobs, which is made if it is not there."""
+        """Open the directory of an algorithm's blobs, which is created if it does not exist."""
         if algorithm not in self._folders:
             blobs = _opened_folder("blobs", self._root)
             try:
@@ -197,7 +197,7 @@ class LayoutTarget:
             return parse_index(file.read(limits.LAYOUT_INDEX_BYTES + 1) or b"", path)
 
     def _open(self, name: str, folder: int) -> FileIO:
-        """Open a regular file; anything else could make us wait, or lead elsewhere."""
+        """Open a regular file; others could block, or lead elsewhere."""
         file = FileIO(os.open(name, _FILE, dir_fd=folder), "rb")
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()

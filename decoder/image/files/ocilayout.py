@@ -29,7 +29,7 @@ def open_source(_name: str, place: str, _options: Options) -> Iterator[LayoutSou
 
 @contextmanager
 def open_target(_name: str, place: str, options: Options) -> Iterator[LayoutTarget]:
-    """Open a layout for writing; the directory is made if it is not there."""
+    """Open a layout for writing; the directory is created if it does not exist."""
     directory, reference = split_place("oci", "DIR", place)
     target = LayoutTarget(directory, reference, _reference_in(directory, options.source))
     try:
@@ -52,7 +52,7 @@ class LayoutSource:
 
     Args:
         directory: of the layout.
-        reference: the name of the image; "" if there is but one.
+        reference: the name of the image; "" if there is only one.
     """
 
     def __init__(self, directory: str, reference: str) -> None:
@@ -93,7 +93,7 @@ class LayoutSource:
 
 
 def _open_file(path: str) -> FileIO:
-    """Open a regular file; anything else could make us wait."""
+    """Open a regular file; others could block."""
     try:
         file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
     except OSError as error:
@@ -105,7 +105,7 @@ def _open_file(path: str) -> FileIO:
 
 
 def _reference_in(directory: str, source: str) -> str | None:
-    """Return the reference of an image if it comes from this layout, None if it comes from elsewhere."""
+    """Return the reference of an image if it is in this layout, otherwise None."""
     transport, _, place = source.partition(":")
     if transport != "oci":
         return None

@@ -1,4 +1,4 @@
-"""What the entries of an image layout's index refer to."""
+"""References from the entries of an image layout's index."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from decoder.image.transport import BlobSource, Descriptor
 
     class Blobs(BlobSource, Protocol):
-        """Whatever has the blobs."""
+        """A store of blobs."""
 
         def has(self, descriptor: Descriptor) -> bool:
-            """Check whether the blob is there."""
+            """Check whether the blob exists."""
 
 
 _MEMBERS = ("manifests", "layers", "blobs")
@@ -32,7 +32,7 @@ class References:
         entries: of the index.
 
     Raises:
-        ImageError: a manifest is absent or malformed, or there are too many: then nobody knows what it refers to.
+        ImageError: a manifest is absent or malformed, or there are too many, so the references are unknown.
     """
 
     def __init__(self, blobs: Blobs, entries: list[Descriptor]) -> None:
@@ -72,7 +72,7 @@ class References:
                 self._follow_present(check_descriptor(entry), name, depth + 1)
 
     def _follow_present(self, descriptor: Descriptor, name: str, depth: int) -> None:
-        """Follow a descriptor; manifests of an index need not be there (image-spec, image-index.md)."""
+        """Follow a descriptor; manifests of an index may be missing (image-spec, image-index.md)."""
         if _is_manifest(descriptor["mediaType"]) and not self._blobs.has(descriptor):
             self._names.setdefault(descriptor["digest"], name)
         else:

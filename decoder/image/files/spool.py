@@ -25,7 +25,7 @@ class Readable(Protocol):
     """A stream, such as an HTTP reply."""
 
     def read(self, size: int, /) -> bytes | None:
-        """Read at most so many bytes; nothing at the end."""
+        """Read at most a number of bytes; return b"" at the end."""
 
 
 @contextmanager
@@ -100,7 +100,7 @@ def _copy(stream: Readable, file: IO[bytes], name: str) -> None:
 
 
 def _read(stream: Readable) -> bytes:
-    """Read two bytes and more, which tell the compression, or nothing at the end."""
+    """Read at least two bytes, which show the compression; return b"" at the end."""
     data = stream.read(limits.IMAGE_BUFFER_BYTES) or b""
     while len(data) == 1 and (more := stream.read(1)):
         data += more

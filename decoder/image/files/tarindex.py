@@ -1,4 +1,4 @@
-"""The files in a tar archive, and where they are. Nothing is unpacked, so no name in it becomes the name of a file."""
+"""The files in a tar archive, and their positions. Nothing is unpacked, so no file is created under a name in it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from decoder.errors import ImageError, quoted
 
 
 class Place(NamedTuple):
-    """Where a file's content is in the archive, in bytes."""
+    """The position of a file's content in the archive, in bytes."""
 
     offset: int
     size: int
 
 
 class Section:
-    """A part of an open file, to read from its start to its end; others may read the same file meanwhile."""
+    """A part of an open file, read from start to end; other parts can be read at the same time."""
 
     def __init__(self, descriptor: int, place: Place) -> None:
         self._descriptor = descriptor
@@ -36,11 +36,11 @@ class Section:
 
 
 class TarIndex:
-    """The regular files of an archive by their names, and its links; of files with one name the last counts.
+    """The regular files of an archive by name, and its links; of files with the same name the last counts.
 
     Args:
         file: the archive, a regular file.
-        path: names it for messages.
+        path: its name in messages.
 
     Raises:
         ImageError: it is not a tar archive, damaged or cut short, has too many entries, or names that lead
@@ -124,7 +124,7 @@ class TarIndex:
 
 
 class _Bounded:
-    """A file that gives no more than an honest header has: extended ones are read whole."""
+    """A file that bounds each read to the size of a legitimate header, because extended headers are read as a whole."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Files without a name (open(2), O_TMPFILE), which vanish unless they get one; links are never followed."""
+"""Files without a name (open(2), O_TMPFILE), which disappear unless they get one; links are never followed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ GiveName = Callable[[int, str], None]
 
 @contextmanager
 def unnamed_file(directory: int) -> Iterator[tuple[FileIO, GiveName]]:
-    """Open a file that nobody sees.
+    """Open an invisible file.
 
-    Where the file system has no unnamed files, it has a hidden name at first.
+    If the file system does not support unnamed files, the file has a hidden name at first.
 
     Args:
         directory: the descriptor of a directory on the file system where the name will be.
 
     Yields:
-        The file, to write and read, and what gives it a name.
+        The file, to write and read, and the function that names it.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     hidden = ""
     try:

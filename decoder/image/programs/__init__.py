@@ -1,1 +1,1 @@
-"""Images that other programs have: docker's daemon, and the storage of podman and skopeo; to read only."""
+"""Images in other programs: docker's daemon, and the storage of podman and skopeo; read-only."""

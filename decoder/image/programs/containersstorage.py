@@ -43,7 +43,7 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
 
 @contextmanager
 def open_target(name: str, place: str, _options: Options) -> Iterator[ImageTarget]:
-    """Refuse: that storage has layers unpacked, and so never encrypted.
+    """Reject writing: that storage holds unpacked layers, which cannot be encrypted.
 
     Raises:
         UsageError: always.

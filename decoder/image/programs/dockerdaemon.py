@@ -49,7 +49,7 @@ def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSourc
 
 @contextmanager
 def open_target(name: str, _place: str, _options: Options) -> Iterator[ImageTarget]:
-    """Refuse: images of the daemon cannot be encrypted, and `docker load` takes what is decrypted.
+    """Reject writing: the daemon's images cannot be encrypted, and `docker load` takes decrypted ones.
 
     Raises:
         UsageError: always.
@@ -90,4 +90,4 @@ def _message(response: HTTPResponse) -> str:
     try:
         return quoted(json.loads(response.read(limits.REGISTRY_ERROR_BYTES))["message"])[1:-1]
     except (ValueError, LookupError, TypeError, RecursionError):
-        return "it does not give the image"
+        return "it does not return the image"

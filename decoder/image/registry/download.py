@@ -1,4 +1,4 @@
-"""Blobs on their way from a registry."""
+"""Downloads of blobs from a registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Download:
-    """A blob or manifest on its way down; after the connection was lost, from where it got to."""
+    """A download of a blob or manifest, which is resumed after the connection was lost."""
 
     def __init__(self, client: RegistryClient, descriptor: Descriptor) -> None:
         self._client = client

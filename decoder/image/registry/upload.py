@@ -1,7 +1,7 @@
-"""Blobs on their way to a registry.
+"""Uploads of blobs to a registry.
 
-A blob goes up in one streamed PATCH, which every registry takes, and gets its digest with the PUT that ends it. If the
-upload is interrupted, the blob must be written again, so that raises an InterruptedWriteError.
+A blob is sent in one streamed PATCH, which every registry accepts, and gets its digest with the PUT that ends it. If
+the upload is interrupted, the blob must be written again, so an InterruptedWriteError is raised.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Upload:
-    """A blob on its way up."""
+    """An upload of a blob."""
 
     def __init__(self, client: RegistryClient, size: int) -> None:
         self._client = client
@@ -54,7 +54,7 @@ class Upload:
         self._sending.close()
 
     def write(self, data: memoryview, /) -> int:
-        """Send all of it."""
+        """Send all bytes."""
         self._left -= len(data)
         if self._left < 0:
             raise ImageError(f"{self._client.reference}: a blob is longer than the {self._size} bytes it was to have")
@@ -65,7 +65,7 @@ class Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """End the upload, which the registry does only if it got what has this digest."""
+        """Finish the upload; the registry accepts it only if what it received has this digest."""
         if self._left or size != self._size:
             raise ImageError(f"{self._client.reference}: a blob is shorter than the {self._size} bytes it was to have")
         try:
@@ -78,7 +78,7 @@ class Upload:
         self._is_committed = True
 
     def _finish(self, seconds: float) -> None:
-        """Hear that all was received, and where its end is to be told, or that it is to be forgotten."""
+        """Receive the reply to the PATCH, which has the URL for the PUT or for cancelling the upload."""
         self._is_sent = True
         with self._sending.finish(seconds) as response:
             self._check_sent(response)
@@ -103,7 +103,7 @@ class Upload:
             raise InterruptedWriteError(str(failure))
 
     def _refused(self, error: UnreachableError) -> ImageError:
-        """Find out why the connection ended, if the registry said so first."""
+        """Return why the connection ended, if the registry sent a reason first."""
         try:
             self._finish(limits.REGISTRY_CONNECT_SECONDS)
         except InterruptedWriteError as interruption:

@@ -1,1 +1,1 @@
-"""What the commands do: one module for each verb."""
+"""The work of the commands: one module for each verb."""

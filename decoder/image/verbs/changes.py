@@ -1,4 +1,4 @@
-"""What the verbs that change an image share: their outcome, layers that are one blob, and opened keys."""
+"""What the verbs that change an image share: their result, layers with the same blob, and opened keys."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class LockedError(DecoderError):
 
 
 class Opened(NamedTuple):
-    """An encrypted layer that a key opened: what decrypts it, and the digest of the plain layer."""
+    """An encrypted layer that a key has opened: its own key, and the digest of the plain layer."""
 
     key: LayerKey
     plain: str
 
     @property
     def options(self) -> layer.PrivateOptions:
-        """The private options, to be wrapped for others."""
+        """The private options, to be wrapped for other recipients."""
         return layer.PrivateOptions(self.key.symmetric_key, self.key.nonce, self.plain)
 
 
@@ -59,7 +59,7 @@ class Group(NamedTuple):
 
     Attributes:
         layers: one or more.
-        recompressed: the descriptor of the blob that is encrypted in their place, or None.
+        recompressed: the descriptor of the blob that is encrypted instead, or None.
     """
 
     layers: list[Layer]
@@ -100,7 +100,7 @@ class Group(NamedTuple):
 
 
 def group(layers: Iterable[Layer]) -> list[Group]:
-    """Join layers that are one blob, the largest first, so that the last ones to finish are small."""
+    """Group layers with the same blob, the largest first, so that the last ones to finish are small."""
     groups: dict[str, Group] = {}
     for each in layers:
         descriptor = each.descriptor
@@ -111,7 +111,7 @@ def group(layers: Iterable[Layer]) -> list[Group]:
 
 
 def encryption_of(annotations: dict[str, str]) -> dict[str, str]:
-    """Choose the annotations that are about encryption."""
+    """Return the annotations about encryption."""
     return {
         name: text
         for name, text in annotations.items()
@@ -120,7 +120,7 @@ def encryption_of(annotations: dict[str, str]) -> dict[str, str]:
 
 
 def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
-    """Leave out the annotations that are about encryption."""
+    """Return the annotations that are not about encryption."""
     return {name: text for name, text in annotations.items() if name not in encryption_of(annotations)}
 
 

@@ -1,6 +1,6 @@
 """`image check`: a gate for CI and admission. It fails closed: what it cannot judge does not pass.
 
-That is an unknown encrypted type, malformed annotations, a manifest without layers, a platform that is not there.
+Examples are an unknown encrypted type, malformed annotations, a manifest without layers, and a missing platform.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Request(NamedTuple):
     """What to check.
 
     Attributes:
-        keys: must open every encrypted layer; None to look at media types only.
+        keys: must open every encrypted layer; None to check only media types.
         platforms: all of which must pass; none for every platform.
         required: which layers must be encrypted; None if none need be.
         verify: read every layer, and compare digests and HMACs.
@@ -65,13 +65,13 @@ class Request(NamedTuple):
 
 
 class Finding:
-    """What was found out about one layer.
+    """The result for one layer.
 
     Attributes:
         layer: the layer.
-        is_encrypted: whether it calls itself encrypted.
+        is_encrypted: whether its media type says that it is encrypted.
         opened: its key; None if it is plain, locked, or no key was given.
-        is_verified: whether its content was read and is right.
+        is_verified: whether its content was read and is correct.
         status: 0 if nothing is wrong; otherwise the exit status of the reason.
         reason: what is wrong, or "".
     """
@@ -85,7 +85,7 @@ class Finding:
         self.reason = ""
 
     def fail(self, error: DecoderError, status: int = 0) -> None:
-        """Note why the layer does not pass."""
+        """Record why the layer does not pass."""
         self.status, self.reason = status or error.status, str(error)
 
     def for_programs(self, with_keys: bool) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def check_image(source: ImageSource, request: Request, progress: Progress) -> Re
 
     Raises:
         ImageError: the image cannot be read.
-        UsageError: --require-encrypted names a layer that is not there.
+        UsageError: --require-encrypted names a layer that does not exist.
     """
     root = manifest.load(source)
     try:
@@ -205,7 +205,7 @@ def _verifying_job(source: ImageSource, finding: Finding) -> Job[None]:
 
 
 def _unmet(nodes: list[Node], findings: list[Finding], required: Requirement | None) -> list[str]:
-    """Return what --require-encrypted demands, and is not so."""
+    """Return the demands of --require-encrypted that are not met."""
     if required is None:
         return []
     decodable = [each for each in findings if each.layer.descriptor["mediaType"] in layer.DECODABLE]

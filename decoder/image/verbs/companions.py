@@ -1,4 +1,4 @@
-"""What stands beside the layers: attestations and signatures, nodes that know no zstd, plain blobs left behind."""
+"""What concerns an image besides its layers: attestations, signatures, nodes without zstd, plain blobs left behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOR_GUESTS = "provider.attestation-agent"  # Confidential Containers, where ima
 
 
 def consider(root: Node, source: ImageSource, *, keep: bool, progress: Progress) -> None:
-    """Keep or drop the attestations in an image, and tell about signatures beside it that are not copied."""
+    """Keep or drop the attestations in an image, and report signatures outside it that are not copied."""
     attestations = [node for node in root.walk() if node.is_attestation and node is not root]
     for node in attestations:
         node.is_dropped = not keep
@@ -80,7 +80,7 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
 def check_guests(plan: Plan, request: Request, progress: Progress) -> None:
     """Warn of recipients that keep guests of Confidential Containers from opening layers.
 
-    image-rs looks at one keyprovider annotation of a layer only, the first in alphabetical order.
+    image-rs reads only one keyprovider annotation of a layer, the first in alphabetical order.
     """
     schemes = set(request.recipients.schemes)
     for item in (item for each in plan.encrypted for item in wrapped_keys(each.descriptor["annotations"])):
@@ -94,7 +94,7 @@ def check_guests(plan: Plan, request: Request, progress: Progress) -> None:
 
 
 def tidy(target: ImageTarget, root: Node, encrypted: Iterable[Group], progress: Progress) -> None:
-    """Remove the plain blobs of an image that was encrypted in place, and name those that stay."""
+    """Remove the plain blobs of an image that was encrypted in place, and report those that stay."""
     layers = [each.descriptor["digest"] for group in encrypted for each in group.layers]
     manifests = [node.descriptor["digest"] for node in root.walk()]
     for text in target.forget(list(dict.fromkeys(layers)), manifests):

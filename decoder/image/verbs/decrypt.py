@@ -1,4 +1,4 @@
-"""`image decrypt`: write an image with its encrypted layers plain."""
+"""`image decrypt`: write an image with its encrypted layers decrypted."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def decrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
         progress: shows the work, and what stays as it is.
 
     Raises:
-        UsageError: a layer or platform is not there.
+        UsageError: a layer or platform does not exist.
         LockedError: no key opens a layer.
         UnknownTypeError: an encrypted layer is of a type that the decoder does not know.
-        DecoderError: reading, writing or verifying failed; the target's name is as it was.
+        DecoderError: reading, writing or verifying failed; the target's name is unchanged.
     """
     root = manifest.load(source)
     nodes = selection.choose_images(root, request.platforms)

@@ -39,10 +39,10 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
         progress: shows the work, and what stays as it is.
 
     Raises:
-        UsageError: a layer or platform is not there, cannot be encrypted, or a recipient cannot be used.
+        UsageError: a layer or platform does not exist, cannot be encrypted, or a recipient cannot be used.
         AlreadyEncryptedError: a layer is encrypted for others, and no key was given.
         LockedError: no key opens an encrypted layer.
-        DecoderError: reading, writing or verifying failed; the target's name is as it was.
+        DecoderError: reading, writing or verifying failed; the target's name is unchanged.
     """
     root = manifest.load(source)
     chosen = plan(root, source, request, progress)
@@ -82,7 +82,7 @@ class _Encryption:
     """The jobs.
 
     Args:
-        source: the image, and layers that were compressed again.
+        source: the image, and recompressed layers.
         target: where to write.
         request: to whom.
     """
@@ -107,7 +107,7 @@ class _Encryption:
         return job
 
     def wrapping_job(self, layers: Group) -> Job[Prepared]:
-        """Return the job that makes the key of a plain layer, and wraps it."""
+        """Return the job that generates the key of a plain layer, and wraps it."""
         return lambda _work: self._wrap(layers)
 
     def encrypting_job(self, layers: Group, prepared: Prepared) -> Job[list[Any]]:
@@ -120,7 +120,7 @@ class _Encryption:
             advance = work.advance(task.advance)
 
             def attempt() -> tuple[layer.PrivateOptions, Wrapped, blobs.Written]:
-                # Somebody may have a part of what was written before, so another attempt has its own key and nonce.
+                # A part of the earlier attempt may be known to others, so every attempt has its own key and nonce.
                 options, wrapped = unused.pop() if unused else self._wrap(layers)
                 return options, wrapped, blobs.encrypt(self._source, self._target, descriptor, options, advance)
 

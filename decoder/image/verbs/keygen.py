@@ -1,4 +1,4 @@
-"""`image keygen`: make a key pair for JWE (RFC 7518 §4.3 and §4.6)."""
+"""`image keygen`: create a key pair for JWE (RFC 7518 §4.3 and §4.6)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def make_key_pair(name: str, kind: str) -> KeyPair:
     """Create a key pair in two new files: NAME.key (PKCS#8 in PEM, mode 0600) and NAME.pub (mode 0644).
 
     Args:
-        name: the path without the ends.
+        name: the path without suffixes.
         kind: `rsa3072`, `p256`, `p384` or `p521`.
 
     Raises:
-        UsageError: one of the files is there.
+        UsageError: one of the files exists.
         ImageError: they cannot be written.
     """
     pair = KeyPair(f"{name}.key", f"{name}.pub")

@@ -66,7 +66,7 @@ def layer_infos(
     Args:
         source: the image.
         platforms: of the manifests; none for all, and for artifacts that are not images.
-        certificates: recipients with one of these are called by its subject.
+        certificates: recipients with one of these are named by its subject.
         keys: whether these open the layers; None not to try.
 
     Raises:

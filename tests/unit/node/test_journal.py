@@ -174,7 +174,7 @@ def test_a_wait_for_a_key_service_is_noted(tmp_path: Path) -> None:
     result = run_decoder(payload, layer.ciphertext, *options, program=str(program), environment=started)
     assert result.status == 6
     waiting, failure = (line for line in result.errors.splitlines() if line.startswith("JOURNAL"))
-    assert waiting.startswith("JOURNAL waiting for the keyprovider 'slow' (")
+    assert waiting.startswith("JOURNAL still waiting for the keyprovider 'slow' (")
     assert waiting.endswith(" after 0.5 seconds")
     assert "cannot decrypt" in failure
     assert run_decoder(payload, layer.ciphertext, *options, program=str(program)).errors.count("JOURNAL") == 0
