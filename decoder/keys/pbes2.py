@@ -62,6 +62,17 @@ def decrypt(data: bytes, password: bytes) -> bytes:
     )
 
 
+def is_sequence(plain: bytes) -> bool:
+    """Check whether what was decrypted is one SEQUENCE, as PKCS#8 is: one wrong password in 256 leaves good padding."""
+    try:
+        reader = Reader(plain)
+        reader.take(SEQUENCE)
+        reader.end()
+    except ValueError:
+        return False
+    return True
+
+
 def _algorithm(fields: Reader) -> tuple[bytes, Reader]:
     """Read an AlgorithmIdentifier: its OID, and what follows that."""
     inside = Reader(fields.take(SEQUENCE).value)

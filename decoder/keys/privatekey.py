@@ -202,12 +202,18 @@ def _load_unusual(data: bytes, error: ValueError) -> object:
 
 
 def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> object:
-    """Load what the library has decrypted and then refuses, or say that the password is right and the key is not."""
+    """Load what the library has decrypted and then refuses, or say why not; a wrong password, too, gives something."""
     from decoder.keys import pbes2
 
     try:
-        return _load_unusual(pbes2.decrypt(data, password), ValueError())
-    except (ValueError, _NotAKeyError):
+        plain = pbes2.decrypt(data, password)
+    except ValueError:
+        raise KeyFileError(f"{_WRONG_PASSWORD}, or the key in it is malformed or not supported") from error
+    if not pbes2.is_sequence(plain):
+        raise KeyFileError(_WRONG_PASSWORD) from error
+    try:
+        return _load_unusual(plain, ValueError())
+    except _NotAKeyError:
         raise KeyFileError("the password opens it, but the key in it is malformed or not supported") from error
 
 

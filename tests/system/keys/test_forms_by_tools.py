@@ -87,11 +87,11 @@ def test_three_primes_encrypted(form: str, three_primes: Path, tmp_path: Path) -
             recognise("k", path.read_bytes(), password).private[0].load()
 
 
-def test_three_primes_within_pbes1_are_not_blamed_on_the_password(three_primes: Path, tmp_path: Path) -> None:
+def test_three_primes_within_pbes1_may_be_the_reason(three_primes: Path, tmp_path: Path) -> None:
     path = tmp_path / "key"
     options = ["-passout", f"pass:{PASSWORD}", *_LEGACY]
     openssl("pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES", "-in", three_primes, "-out", path, *options)
-    with pytest.raises(KeyFileError, match="the password opens it, but the key in it is malformed or not supported"):
+    with pytest.raises(KeyFileError, match="or the key in it is malformed or not supported"):
         recognise("k", path.read_bytes(), PASSWORD.encode()).private[0].load()
 
 

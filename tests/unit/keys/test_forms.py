@@ -171,7 +171,21 @@ def test_rsa_of_several_primes_within_encrypted_pkcs8() -> None:
     assert reason(locked) == "it is encrypted, and no password was given"
 
 
-@pytest.mark.parametrize("inside", [b"", b"no key", ber.der(ber.SEQUENCE), ber.der(ber.SEQUENCE, multi_prime_der(3))])
+def test_a_wrong_password_that_leaves_good_padding_is_wrong() -> None:
+    """That is one in 256; then the library blames the key."""
+    locked = encrypted_pkcs8(b"no key")
+    passwords = (f"wrong {number}".encode() for number in range(10_000))
+    found = next(each for each in passwords if is_padded(locked, each))
+    assert reason(locked, found) == "it is encrypted, and the password does not open it"
+
+
+def is_padded(locked: bytes, password: bytes) -> bool:
+    with suppress(ValueError):
+        return pbes2.decrypt(locked, password) != b""
+    return False
+
+
+@pytest.mark.parametrize("inside", [ber.der(ber.SEQUENCE), ber.der(ber.SEQUENCE, multi_prime_der(3))])
 def test_what_is_malformed_within_encrypted_pkcs8(inside: bytes) -> None:
     told = "the password opens it, but the key in it is malformed or not supported"
     assert reason(encrypted_pkcs8(inside), PASSWORD) == told
