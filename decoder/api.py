@@ -24,9 +24,15 @@ from decoder.image.openers import read_keys
 from decoder.image.recipients import Keyring, Recipients
 from decoder.keys.keyring import DecryptConfig as Keys
 from decoder.keywrap.recipient import RecipientRules
-from decoder.layer import annotations as layers
 from decoder.layer import stream
-from decoder.layer.annotations import LayerKey
+from decoder.layer.annotations import (
+    LayerKey,
+    PrivateOptions,
+    build_annotations,
+    check_media_type,
+    layer_key,
+    parse_public_options,
+)
 
 if TYPE_CHECKING:
     from decoder.image.verbs.changes import Outcome
@@ -148,9 +154,9 @@ def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) 
         DeniedError: the configuration denies the layer to this host.
         LayerError: the annotations are malformed.
     """
-    layers.check_media_type(media_type)
-    public = layers.parse_public_options(annotations)
-    return layers.layer_key(public, keywrap.unwrap_any(annotations, keys, media_type))
+    check_media_type(media_type)
+    public = parse_public_options(annotations)
+    return layer_key(public, keywrap.unwrap_any(annotations, keys, media_type))
 
 
 def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
@@ -192,8 +198,8 @@ def encrypt_layer(
     key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
     plain, cipher = _DigestingReader(source), _DigestingWriter(sink)
     hmac = stream.encrypt(plain, cipher, key, nonce)
-    options = layers.PrivateOptions(key, nonce, f"sha256:{plain.digest.hexdigest()}")
-    annotations = layers.build_annotations(hmac, chosen.wrap(options))
+    options = PrivateOptions(key, nonce, f"sha256:{plain.digest.hexdigest()}")
+    annotations = build_annotations(hmac, chosen.wrap(options))
     return EncryptedLayer(f"sha256:{cipher.digest.hexdigest()}", cipher.size, annotations)
 
 

@@ -8,8 +8,8 @@ from decoder import keywrap, limits
 from decoder.errors import DecoderError, DeniedError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
-from decoder.layer import annotations as layer
 from decoder.layer import stream
+from decoder.layer.annotations import LayerKey, check_media_type, layer_key, parse_public_options
 from decoder.layer.payload import Descriptor, parse_payload
 from decoder.record import Record
 
@@ -103,7 +103,7 @@ def decrypt_layer(
     return keyring.notes.warnings + (search.warnings if search else [])
 
 
-def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[layer.LayerKey, str]:
+def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[LayerKey, str]:
     """Open the layer with the first descriptor for which there is a key; several manifests may name one blob.
 
     Returns:
@@ -142,13 +142,11 @@ def _clear_frames(error: BaseException | None) -> None:
         error = error.__cause__ or error.__context__
 
 
-def _open(descriptor: Descriptor, config: DecryptConfig, budget: keywrap.Budget) -> layer.LayerKey:
+def _open(descriptor: Descriptor, config: DecryptConfig, budget: keywrap.Budget) -> LayerKey:
     try:
-        layer.check_media_type(descriptor.media_type)
-        public = layer.parse_public_options(descriptor.annotations)
-        return layer.layer_key(
-            public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type, budget)
-        )
+        check_media_type(descriptor.media_type)
+        public = parse_public_options(descriptor.annotations)
+        return layer_key(public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type, budget))
     except DecoderError as error:
         error.layer = descriptor.digest
         raise

@@ -15,7 +15,7 @@ from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.formats import wire
 from decoder.image import blobs
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE, ENCRYPTED, OCI_TAR
 from decoder.layer.digest import digest_of, split_digest
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ _INDEXES = (OCI_INDEX, _DOCKER_LIST)
 
 # The layer media types without `+encrypted`, each with the OCI type of the same compression.
 PLAIN_LAYERS = {
-    media_type.removesuffix(layer.ENCRYPTED): layer.OCI_TAR
+    media_type.removesuffix(ENCRYPTED): OCI_TAR
     + next((f"+{name}" for name in ("gzip", "zstd") if name in media_type), "")
-    for media_type in layer.DECODABLE
+    for media_type in DECODABLE
 }
 # BuildKit: an attestation names its kind, and the manifest in the same index that it describes.
 _REFERENCE_TYPE = "vnd.docker.reference.type"
@@ -125,7 +125,7 @@ def is_plain(media_type: str) -> bool:
 
 def is_encrypted(media_type: str) -> bool:
     """Check whether a media type, known or unknown, says that it is encrypted."""
-    return media_type.endswith(layer.ENCRYPTED)
+    return media_type.endswith(ENCRYPTED)
 
 
 def load(source: ImageSource) -> Node:

@@ -13,7 +13,7 @@ from decoder.errors import DigestError, ImageError
 from decoder.extras import missing
 from decoder.image import blobs
 from decoder.image.files.tarindex import Place, Section
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import OCI_TAR
 
 if TYPE_CHECKING:
     from decoder.image.blobs import Advance, CheckedReader
@@ -81,7 +81,7 @@ class Recompressed:
         if isinstance(diff_id, str) and diff_id.startswith("sha256:") and diff_id != content:
             raise DigestError(f"{descriptor['digest']} does not unpack to its diff ID {diff_id}")
         self._files[digest] = file, size
-        return {"mediaType": f"{layer.OCI_TAR}+gzip", "digest": digest, "size": size}
+        return {"mediaType": f"{OCI_TAR}+gzip", "digest": digest, "size": size}
 
 
 def _convert(reader: CheckedReader, file: IO[bytes]) -> tuple[str, int, str]:

@@ -15,8 +15,8 @@ from decoder import decrypt, limits
 from decoder.agent.messages import Request
 from decoder.formats import wire
 from decoder.keys.privatekey import PrivateKey
-from decoder.layer import annotations as layer
 from decoder.layer import stream
+from decoder.layer.annotations import ENCRYPTED, OCI_TAR, PrivateOptions, build_annotations, build_private_options
 from decoder.layer.payload import Descriptor, Payload, build_payload
 
 if TYPE_CHECKING:
@@ -54,9 +54,9 @@ class Rehearsal:
         ciphertext = io.BytesIO()
         source, sink = cast("stream.Source", io.BytesIO(_PLAINTEXT)), cast("stream.Sink", ciphertext)
         hmac = stream.encrypt(source, sink, symmetric_key, nonce)
-        options = layer.build_private_options(layer.PrivateOptions(symmetric_key, nonce, "sha256:" + 64 * "0"))
-        annotations = layer.build_annotations(hmac, {"jwe": [_wrap(options, key.public_key())]})
-        descriptor = Descriptor(layer.OCI_TAR + layer.ENCRYPTED, annotations)
+        options = build_private_options(PrivateOptions(symmetric_key, nonce, "sha256:" + 64 * "0"))
+        annotations = build_annotations(hmac, {"jwe": [_wrap(options, key.public_key())]})
+        descriptor = Descriptor(OCI_TAR + ENCRYPTED, annotations)
         self._payload = build_payload(Payload({"privkeys": [der]}, descriptor))
         self._ciphertext = ciphertext.getvalue()
 

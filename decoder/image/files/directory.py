@@ -7,19 +7,21 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
-from decoder.image.files.unnamed import unnamed_file
+from decoder.image.files.unnamed import new_blob, unnamed_file
 from decoder.image.manifest import OCI_INDEX, OCI_MANIFEST, is_manifest_type
 from decoder.image.transport import write_all
 from decoder.layer.digest import digest_of, split_digest
 
 if TYPE_CHECKING:
-    from decoder.image.files.unnamed import GiveName
+    from contextlib import AbstractContextManager
+
+    from decoder.image.files.unnamed import GiveName, UnnamedBlob
     from decoder.image.transport import Descriptor, Options
 
 _MANIFEST, _VERSION_FILE = "manifest.json", "version"
@@ -142,15 +144,9 @@ class DirectoryTarget(_Files):
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == descriptor["size"]
 
-    @contextmanager
-    def create(self, _size: int) -> Iterator[DirectoryWriter]:
+    def create(self, _size: int) -> AbstractContextManager[UnnamedBlob]:
         """Start a blob."""
-        with ExitStack() as stack:
-            try:
-                file, give_name = stack.enter_context(unnamed_file(self._folder))
-            except OSError as error:
-                raise ImageError(f"{quoted(self._directory)}: {error.strerror}") from error
-            yield DirectoryWriter(self, file, give_name)
+        return new_blob(self._folder, self._directory, lambda digest, name: self.name_blob(_blob_name(digest), name))
 
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
         """Keep a manifest or index until `publish` names the root."""
@@ -188,24 +184,6 @@ class DirectoryTarget(_Files):
                 self.name_blob(name, give_name)
         except OSError as error:
             raise ImageError(f"{quoted(name)} in {quoted(self._directory)}: {error.strerror}") from error
-
-
-class DirectoryWriter:
-    """A blob being written to a directory."""
-
-    def __init__(self, target: DirectoryTarget, file: FileIO, give_name: GiveName) -> None:
-        self._target = target
-        self._file = file
-        self._give_name = give_name
-
-    def write(self, data: memoryview, /) -> int:
-        """Write, and return how many bytes were written."""
-        return self._file.write(data)
-
-    def commit(self, digest: str, _size: int) -> None:
-        """Rename the blob to its digest, after it has been written to the disk."""
-        os.fdatasync(self._file.fileno())
-        self._target.name_blob(_blob_name(digest), self._give_name)
 
 
 def _blob_name(digest: str) -> str:

@@ -17,7 +17,7 @@ from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.formats import wire
 from decoder.image.manifest import OCI_CONFIG, OCI_MANIFEST
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import OCI_TAR
 from decoder.layer.digest import digest_of, split_digest
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class DockerArchive:
         digest = _digest_of_file(self._archive.section(name)) if compression else cast("str", diff_id)
         self._files[digest] = name
         size = self._archive.place(name).size
-        return {"mediaType": layer.OCI_TAR + compression, "digest": digest, "size": size}
+        return {"mediaType": OCI_TAR + compression, "digest": digest, "size": size}
 
 
 def _digest_of_file(section: Section) -> str:

@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from io import FileIO
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,15 @@ from decoder.image.files.layoutindex import (
     parse_index,
 )
 from decoder.image.files.references import References
-from decoder.image.files.unnamed import unnamed_file
+from decoder.image.files.unnamed import new_blob, unnamed_file
 from decoder.image.manifest import OCI_INDEX
 from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
 
 if TYPE_CHECKING:
-    from decoder.image.files.unnamed import GiveName
+    from contextlib import AbstractContextManager
+
+    from decoder.image.files.unnamed import GiveName, UnnamedBlob
     from decoder.image.transport import Descriptor
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -85,15 +87,9 @@ class LayoutTarget:
             return False
         return stat.S_ISREG(status.st_mode) and status.st_size == descriptor["size"]
 
-    @contextmanager
-    def create(self, _size: int) -> Iterator[LayoutWriter]:
+    def create(self, _size: int) -> AbstractContextManager[UnnamedBlob]:
         """Start a blob."""
-        with ExitStack() as stack:
-            try:
-                file, give_name = stack.enter_context(unnamed_file(self._root))
-            except OSError as error:
-                raise self._failure(error) from error
-            yield LayoutWriter(self, file, give_name)
+        return new_blob(self._root, self._directory, self.name_blob)
 
     @contextmanager
     def open(self, descriptor: Descriptor) -> Iterator[FileIO]:
@@ -222,24 +218,6 @@ class LayoutTarget:
 
     def _failure(self, error: OSError) -> ImageError:
         return ImageError(f"{quoted(self._directory)}: {error.strerror}")
-
-
-class LayoutWriter:
-    """A blob being written to a layout."""
-
-    def __init__(self, target: LayoutTarget, file: FileIO, give_name: GiveName) -> None:
-        self._target = target
-        self._file = file
-        self._give_name = give_name
-
-    def write(self, data: memoryview, /) -> int:
-        """Write, and return how many bytes were written."""
-        return self._file.write(data)
-
-    def commit(self, digest: str, _size: int) -> None:
-        """Rename the blob to its digest, after it has been written to the disk."""
-        os.fdatasync(self._file.fileno())
-        self._target.name_blob(digest, self._give_name)
 
 
 def _opened_folder(name: str, parent: int) -> int:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
+
+from decoder.errors import ImageError, quoted
 
 _NO_UNNAMED_FILES = (errno.EOPNOTSUPP, errno.EISDIR)  # NFS, FUSE, overlayfs of older kernels
 _MODE = 0o644
@@ -57,6 +59,44 @@ def unnamed_file(directory: int) -> Iterator[tuple[FileIO, GiveName]]:
             if hidden:
                 with suppress(FileNotFoundError):
                     os.unlink(hidden, dir_fd=directory)
+
+
+class UnnamedBlob:
+    """A blob being written to a file that gets its name when the blob is complete."""
+
+    def __init__(self, file: FileIO, give_name: GiveName, name_blob: Callable[[str, GiveName], None]) -> None:
+        self._file = file
+        self._give_name = give_name
+        self._name_blob = name_blob
+
+    def write(self, data: memoryview, /) -> int:
+        """Write, and return how many bytes were written."""
+        return self._file.write(data)
+
+    def commit(self, digest: str, _size: int) -> None:
+        """Name the blob after its digest, when it has been written to the disk."""
+        os.fdatasync(self._file.fileno())
+        self._name_blob(digest, self._give_name)
+
+
+@contextmanager
+def new_blob(folder: int, directory: str, name_blob: Callable[[str, GiveName], None]) -> Iterator[UnnamedBlob]:
+    """Start a blob.
+
+    Args:
+        folder: the descriptor of a directory on the file system where the blob will be.
+        directory: its name in messages.
+        name_blob: takes the digest of the complete blob, and names its file.
+
+    Raises:
+        ImageError: no file can be created there.
+    """
+    with ExitStack() as stack:
+        try:
+            file, give_name = stack.enter_context(unnamed_file(folder))
+        except OSError as error:
+            raise ImageError(f"{quoted(directory)}: {error.strerror}") from error
+        yield UnnamedBlob(file, give_name, name_blob)
 
 
 def _link(descriptor: int, place: int, name: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decoder import keywrap
 from decoder.errors import DecoderError, DeniedError, LayerError, NoKeyError
 from decoder.image import manifest
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import KEYS_PREFIX, PUBLIC_OPTIONS, PrivateOptions, layer_key, parse_public_options
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
@@ -42,9 +42,9 @@ class Opened(NamedTuple):
     plain: str
 
     @property
-    def options(self) -> layer.PrivateOptions:
+    def options(self) -> PrivateOptions:
         """The private options, to be wrapped for other recipients."""
-        return layer.PrivateOptions(self.key.symmetric_key, self.key.nonce, self.plain)
+        return PrivateOptions(self.key.symmetric_key, self.key.nonce, self.plain)
 
 
 class Outcome(NamedTuple):
@@ -112,11 +112,7 @@ def group(layers: Iterable[Layer]) -> list[Group]:
 
 def encryption_of(annotations: dict[str, str]) -> dict[str, str]:
     """Return the annotations about encryption."""
-    return {
-        name: text
-        for name, text in annotations.items()
-        if name == layer.PUBLIC_OPTIONS or name.startswith(layer.KEYS_PREFIX)
-    }
+    return {name: text for name, text in annotations.items() if name == PUBLIC_OPTIONS or name.startswith(KEYS_PREFIX)}
 
 
 def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
@@ -137,9 +133,9 @@ def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig
         LockedError: no key opens it or may be tried, or it opens to malformed options.
     """
     try:
-        public = layer.parse_public_options(annotations)
+        public = parse_public_options(annotations)
         private = keywrap.unwrap_any(annotations, keys, media_type)
-        return Opened(layer.layer_key(public, private), private.digest)
+        return Opened(layer_key(public, private), private.digest)
     except (NoKeyError, DeniedError, LayerError) as error:
         raise LockedError(where, error) from error
 

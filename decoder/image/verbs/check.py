@@ -13,7 +13,7 @@ from decoder.errors import DecoderError, DigestError, LayerError, UsageError, qu
 from decoder.image import blobs, manifest, selection, transfer
 from decoder.image.verbs.changes import LockedError, Opened
 from decoder.image.verbs.opening import NotAskedError, Opener, UnknownTypeError
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE
 
 if TYPE_CHECKING:
     from decoder.image.manifest import Node
@@ -208,7 +208,7 @@ def _unmet(nodes: list[Node], findings: list[Finding], required: Requirement | N
     """Return the demands of --require-encrypted that are not met."""
     if required is None:
         return []
-    decodable = [each for each in findings if each.layer.descriptor["mediaType"] in layer.DECODABLE]
+    decodable = [each for each in findings if each.layer.descriptor["mediaType"] in DECODABLE]
     if required.text == ANY:
         return [] if decodable else ["no layer is encrypted, and at least one must be (--require-encrypted any)"]
     wanted = set(selection.choose_layers(nodes, required.ranges))

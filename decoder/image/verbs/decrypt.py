@@ -10,7 +10,7 @@ from decoder.image import blobs, manifest, selection, transfer
 from decoder.image.retries import again
 from decoder.image.verbs.changes import Group, Opened, Outcome, group, note_if_nothing_changed
 from decoder.image.verbs.opening import Opener, UnknownTypeError
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE, ENCRYPTED
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
@@ -70,7 +70,7 @@ def _encrypted(chosen: list[Layer], progress: Progress) -> list[Layer]:
     encrypted = []
     for each in chosen:
         media_type = each.descriptor["mediaType"]
-        if media_type in layer.DECODABLE:
+        if media_type in DECODABLE:
             encrypted.append(each)
         elif manifest.is_encrypted(media_type):
             raise UnknownTypeError(f"{each.describe()} cannot be decrypted: its media type is {quoted(media_type)}")
@@ -92,7 +92,7 @@ def _decrypting_job(
             lambda: blobs.decrypt(source, target, descriptor, opened.key, opened.plain, advance),
             task,
         )
-        media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"].removesuffix(layer.ENCRYPTED)]
+        media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"].removesuffix(ENCRYPTED)]
         changes = layers.change(media_type, written.digest, written.size, {}, "decrypted")
         if verify:
             task.phase(f"verifying {layers.describe()}")

@@ -15,7 +15,7 @@ from decoder.image.verbs import companions
 from decoder.image.verbs.changes import Group, Outcome, note_if_nothing_changed
 from decoder.image.verbs.plan import plan
 from decoder.image.verbs.rewrapping import STILL_OPEN, Rewrapping
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import ENCRYPTED, LayerKey, PrivateOptions, build_annotations, parse_public_options
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from decoder.image.transport import Descriptor, ImageSource, ImageTarget
     from decoder.image.verbs.request import Request
 
-Prepared = tuple[layer.PrivateOptions, Wrapped]
+Prepared = tuple[PrivateOptions, Wrapped]
 """The key of a layer, and the same wrapped for every recipient."""
 
 
@@ -119,20 +119,20 @@ class _Encryption:
             task = work.progress.task(f"encrypting {layers.describe()}", descriptor["size"])
             advance = work.advance(task.advance)
 
-            def attempt() -> tuple[layer.PrivateOptions, Wrapped, blobs.Written]:
+            def attempt() -> tuple[PrivateOptions, Wrapped, blobs.Written]:
                 # A part of the earlier attempt may be known to others, so every attempt has its own key and nonce.
                 options, wrapped = unused.pop() if unused else self._wrap(layers)
                 return options, wrapped, blobs.encrypt(self._source, self._target, descriptor, options, advance)
 
             options, wrapped, written = again(attempt, task)
-            media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"]] + layer.ENCRYPTED
-            annotations = layer.build_annotations(written.hmac, wrapped)
+            media_type = manifest.PLAIN_LAYERS[descriptor["mediaType"]] + ENCRYPTED
+            annotations = build_annotations(written.hmac, wrapped)
             changes = layers.change(media_type, written.digest, written.size, annotations, "encrypted")
             if self._request.verify:
                 task.phase(f"verifying {layers.describe()}")
                 new = {"mediaType": media_type, "digest": written.digest, "size": written.size}
-                hmac = layer.parse_public_options(annotations).hmac
-                key = layer.LayerKey(options.symmetric_key, options.nonce, hmac)
+                hmac = parse_public_options(annotations).hmac
+                key = LayerKey(options.symmetric_key, options.nonce, hmac)
                 blobs.verify_encrypted(self._target, new, key, options.digest, advance)
             task.done(f"encrypted {layers.describe()}: {written.digest} ({written.size} bytes)")
             return changes
@@ -141,5 +141,5 @@ class _Encryption:
 
     def _wrap(self, layers: Group) -> Prepared:
         key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
-        options = layer.PrivateOptions(key, nonce, layers.descriptor["digest"])
+        options = PrivateOptions(key, nonce, layers.descriptor["digest"])
         return options, self._request.recipients.wrap(options)

@@ -10,7 +10,7 @@ from decoder.image import manifest, names, selection
 from decoder.image.manifest import shown
 from decoder.image.verbs.opening import Opener
 from decoder.keywrap.pkcs7.naming import subjects_of
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import wrapped_keys
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
@@ -114,7 +114,7 @@ def _info(each: Layer, subjects: names.Subjects, opener: Opener | None) -> Layer
         return LayerInfo(each.number, descriptor, platform, [], [], None, "")
     try:
         recipients = names.recipients_of(annotations, subjects)
-        schemes = list(dict.fromkeys(item.scheme for item in layer.wrapped_keys(annotations)))
+        schemes = list(dict.fromkeys(item.scheme for item in wrapped_keys(annotations)))
     except LayerError as error:
         return LayerInfo(each.number, descriptor, platform, ["?"], [], False, str(error))
     reason = _why_locked(each, opener) if opener else ""

@@ -10,7 +10,7 @@ from decoder.errors import DecoderError, KeyProviderError
 from decoder.image import manifest
 from decoder.image.verbs.changes import LockedError, Opened, encryption_of, open_layer
 from decoder.keywrap import PROVIDER_PREFIX
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE, KEYS_PREFIX
 
 if TYPE_CHECKING:
     from decoder.image.selection import Layer
@@ -52,7 +52,7 @@ class Opener:
             LockedError: no key opens it.
         """
         media_type = each.descriptor["mediaType"]
-        if media_type not in layer.DECODABLE:
+        if media_type not in DECODABLE:
             raise UnknownTypeError(f"{each.describe()}: the decoder does not know its media type")
         annotations = encryption_of(manifest.annotations_of(each.descriptor))
         question = json.dumps([media_type, annotations], sort_keys=True)
@@ -74,11 +74,11 @@ class Opener:
             return open_layer(asked, media_type, self._keys, where)
         except LockedError as error:
             if error.status == KeyProviderError.status and monotonic() - began > _SLOW_SECONDS:
-                prefix = layer.KEYS_PREFIX + PROVIDER_PREFIX
+                prefix = KEYS_PREFIX + PROVIDER_PREFIX
                 self._failed.update({name: where for name in asked if name.startswith(prefix)})
             if skipped:
                 first = skipped[0]
-                name = manifest.shown(first.removeprefix(layer.KEYS_PREFIX))
+                name = manifest.shown(first.removeprefix(KEYS_PREFIX))
                 text = f"{where}: {name} failed for {self._failed[first]} and was not asked again"
                 raise NotAskedError(text) from error
             raise

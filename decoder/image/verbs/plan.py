@@ -10,7 +10,7 @@ from decoder.image import manifest, selection
 from decoder.image.manifest import shown
 from decoder.image.transfer import is_elsewhere
 from decoder.image.verbs.changes import Group, group
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,7 +75,7 @@ class _Sorting:
         media_type = each.descriptor["mediaType"]
         if manifest.is_plain(media_type):
             self._sort_plain(each)
-        elif media_type in layer.DECODABLE:
+        elif media_type in DECODABLE:
             if self._request.keys is None:
                 self._locked.append(each.describe())
             else:

@@ -14,7 +14,7 @@ from decoder.image.selection import Layer, choose_images
 from decoder.image.verbs import companions
 from decoder.image.verbs.changes import group
 from decoder.image.verbs.rewrapping import STILL_OPEN, Rewrapping
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import DECODABLE
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
@@ -119,7 +119,7 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
             Layer(node, number)
             for node in choose_images(root, request.platforms)
             for number, each in enumerate(node.layers)
-            if each["mediaType"] in layer.DECODABLE
+            if each["mediaType"] in DECODABLE
         ]
         digest = root.descriptor["digest"]
         if not chosen:

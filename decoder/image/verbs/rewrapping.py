@@ -10,7 +10,7 @@ from decoder.image import manifest, names
 from decoder.image.recipients import add_wrapped
 from decoder.image.verbs.changes import encryption_of, open_layer
 from decoder.keywrap.pkcs7.naming import subjects_of
-from decoder.layer import annotations as layer
+from decoder.layer.annotations import ENCRYPTED
 
 if TYPE_CHECKING:
     from decoder.image.names import Recipient
@@ -60,7 +60,7 @@ class Rewrapping:
                 return []
             if open_layer(after, media_type, self._keys, f"{where}, with its new recipients").key != opened.key:
                 raise LayerError(f"{where}: with its new recipients it opens to another key")
-            media_type = manifest.PLAIN_LAYERS[media_type.removesuffix(layer.ENCRYPTED)] + layer.ENCRYPTED
+            media_type = manifest.PLAIN_LAYERS[media_type.removesuffix(ENCRYPTED)] + ENCRYPTED
             work.progress.finished(f"new recipients of {where}: {descriptor['digest']}")
             return layers.change(media_type, descriptor["digest"], descriptor["size"], after, "recipients changed")
 
