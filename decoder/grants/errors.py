@@ -13,3 +13,9 @@ class StatementError(DecoderError):
     """
 
     status = 5
+
+
+class WrappingError(DecoderError):
+    """A keyprovider did not wrap or unwrap a private key."""
+
+    status = 6

@@ -22,6 +22,7 @@ from decoder.keywrap.recipient import RecipientRules
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from decoder.keys.file import KeyFile
     from decoder.keys.privatekey import PrivateKey
     from decoder.keywrap.publickeys import PublicKey, PublicKeyObject
 
@@ -80,6 +81,12 @@ class FileKey:
         self.public = self._private.public_key()
         self.algorithm = algorithms(self.public)[0]
 
+    def pem(self) -> bytes:
+        """Return the private key, PKCS #8 in PEM, without a password."""
+        from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+        return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
     def sign(self, data: bytes) -> bytes:
         """Sign; see `OwnKey`."""
         if isinstance(self._private, rsa.RSAPrivateKey):
@@ -131,10 +138,18 @@ def read_own_key(path: str, password: bytes = b"", private: bool = False) -> Fil
     Raises:
         KeyFileError: there is none that can be used.
     """
-    found = recognise(path, read_key_file(path, private), password).private
-    if len(found) != 1:
-        raise KeyFileError(f"it holds {len(found)} RSA or EC private keys, and one is needed")
-    return FileKey(found[0])
+    return only_key(recognise(path, read_key_file(path, private), password))
+
+
+def only_key(found: KeyFile) -> FileKey:
+    """Take the one private key of a file.
+
+    Raises:
+        KeyFileError: there is none, or there are several, or it cannot be used.
+    """
+    if len(found.private) != 1:
+        raise KeyFileError(f"it holds {len(found.private)} RSA or EC private keys, and one is needed")
+    return FileKey(found.private[0])
 
 
 def read_password(path: str) -> bytes:

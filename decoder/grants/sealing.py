@@ -11,8 +11,9 @@ from _thread import allocate_lock
 from typing import TYPE_CHECKING, Any
 
 from decoder import limits
-from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.errors import UsageError
 from decoder.grants import artifacts, keys, statements
+from decoder.grants.ownkeys import open_own_key
 from decoder.grants.place import PROVIDER, Place, build_place
 from decoder.grants.statements import SEALED_KEY, SealedKey
 from decoder.layer.annotations import parse_private_options
@@ -45,10 +46,7 @@ class Sealing:
         self._owners = keys.read_pinned("--grants-owner", owners)
         if len(self._owners) > limits.GRANTS_OWNERS:
             raise UsageError(f"--grants-owner: an image has at most {limits.GRANTS_OWNERS} owners")
-        try:
-            self._publisher = keys.read_own_key(sign_key)
-        except KeyFileError as error:
-            raise UsageError(f"--sign-key {quoted(sign_key)}: {error}") from error
+        self._publisher = open_own_key("--sign-key", sign_key)
         self._access = access
         self._lock = allocate_lock()
         self.warnings: list[str] = []

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from reference.parsers import Option
 
-_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "approver")
+_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")
 _VERBS = {
     "image": ("encrypt", "decrypt", "layerinfo", "check"),
     "config": ("containerd",),

@@ -14,7 +14,7 @@ from decoder.arguments import COMMANDS, parse_arguments
 
 _PAGES = man.pages(0)
 _VERBS = ("encrypt", "decrypt", "layerinfo", "check")
-_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "approver")
+_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")
 _IMAGE = [("image", verb) for verb in _VERBS]
 _PROVIDERS = [("keyprovider", verb, "--provider", name) for verb in parsers.VERBS for name in parsers.providers()]
 

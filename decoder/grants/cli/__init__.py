@@ -22,7 +22,7 @@ example:
 registries: logins and certificates are those of `ctd-decoder image`
 
 exit status: 0 done; 2 usage; 4 there is nothing to approve, deny or revoke; 5 an artifact is not what it should be;
-7 a registry or a file failed; 70 a defect of this program
+6 a keyprovider failed; 7 a registry or a file failed; 70 a defect of this program
 """
 _VERBS = {
     "list": "show who asks for keys",
@@ -31,6 +31,7 @@ _VERBS = {
     "revoke": "take access back from nodes that have not used it yet",
     "log": "show what was decided",
     "fingerprint": "print the fingerprint of a key or certificate",
+    "wrap-key": "have a keyprovider encrypt a private key, for --key provider:NAME:FILE",
     "approver": "approve by rules until SIGTERM",
 }
 
@@ -79,7 +80,8 @@ def _add_common(parser: ArgumentParser, needs_key: bool) -> None:
     add("repository", metavar="REPO", help="the repository of the grants, HOST/NAME")
     text = "IDs of keys and fingerprints of nodes, of which the others are left alone"
     add("words", metavar="ID|FINGERPRINT", nargs="*", help=text)
-    add("--key", default="", required=needs_key, metavar="KEY", help="the owner's private key")
+    text = "the owner's private key: a file, a PKCS#11 key file, or provider:NAME:FILE"
+    add("--key", default="", required=needs_key, metavar="KEY", help=text)
     add("--password-file", default="", metavar="FILE", help="holds the password of an encrypted private key")
     add("--requests", default="", metavar="REPO", help="the repository of the requests (default: REPO-requests)")
     add("--json", action="store_true", help="print the result as JSON")
@@ -124,6 +126,15 @@ def _add_fingerprint(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a public or private key, or a certificate")
 
 
+def _add_wrap_key(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--key", required=True, metavar="FILE", help="the private key")
+    add("--password-file", default="", metavar="FILE", help="holds the password of an encrypted private key")
+    text = "the keyprovider, as after provider: in a recipient; $OCICRYPT_KEYPROVIDER_CONFIG configures it"
+    add("--provider", required=True, metavar="NAME[:PARAM]", help=text)
+    add("output", metavar="FILE", help="is written, and must not be there yet")
+
+
 def _add_approver(parser: ArgumentParser) -> None:
     parser.set_defaults(module="serving")
     add = parser.add_argument
@@ -142,5 +153,6 @@ _ADD = {
     "revoke": _add_deciding,
     "log": _add_deciding,
     "fingerprint": _add_fingerprint,
+    "wrap-key": _add_wrap_key,
     "approver": _add_approver,
 }

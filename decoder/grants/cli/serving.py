@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from decoder.errors import DecoderError, ImageError, UsageError, quoted
 from decoder.extras import missing
 from decoder.grants.approver import Approver
-from decoder.grants.cli.verbs import access_of, own_key
+from decoder.grants.cli.verbs import access_of
+from decoder.grants.ownkeys import open_own_key
 from decoder.grants.policy import Policy, read_policy
 from decoder.node.unixsocket import ListenError
 
@@ -43,7 +44,7 @@ def run(parsed: Namespace) -> None:
         RoundFailedError: with --once, something failed.
     """
     policy = read_policy(parsed.policy)
-    key = own_key(policy.key, policy.password_file)
+    key = open_own_key("key", policy.key, policy.password_file)
     approver = Approver(access_of(parsed), _say, parsed.dry_run)
     if parsed.once:
         if not approver.round(policy, key):
@@ -66,7 +67,7 @@ def _again(path: str, policy: Policy, key: OwnKey) -> tuple[Policy, OwnKey]:
     """Read the policy again, which somebody may have changed; keep the earlier one if it cannot be used."""
     try:
         new = read_policy(path)
-        return new, own_key(new.key, new.password_file)
+        return new, open_own_key("key", new.key, new.password_file)
     except UsageError as error:
         _say(f"ctd-decoder: warning: the policy cannot be used; the earlier one stays: {error}")
         return policy, key

@@ -14,6 +14,7 @@ from decoder.grants import artifacts, audit, keys, listing, rules, statements
 from decoder.grants.artifacts import Access
 from decoder.grants.errors import StatementError
 from decoder.grants.owner import Owner, Wanted, acting, after_days, check_days, find_requests, grant_all
+from decoder.grants.ownkeys import open_own_key, wrap_key
 from decoder.grants.statements import DENIED, ID, PRINT, REVOKED, Grant, Tombstone
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def run(parsed: Namespace) -> None:
     """
     if parsed.verb == "fingerprint":
         show(f"{keys.FINGERPRINT}{_fingerprint(parsed.file)}\n")
+        return
+    if parsed.verb == "wrap-key":
+        _write(parsed.output, wrap_key(parsed.key, parsed.provider, parsed.password_file))
         return
     parsed.repository = artifacts.canonical(parsed.repository)
     parsed.requests = artifacts.canonical(parsed.requests or artifacts.requests_of(parsed.repository))
@@ -229,24 +233,11 @@ def _found(parsed: Namespace) -> Found:
 
 
 def _acting(parsed: Namespace, actions: str) -> AbstractContextManager[Owner]:
-    key = own_key(parsed.key, parsed.password_file)
+    key = open_own_key("--key", parsed.key, parsed.password_file)
     publishers = keys.read_pinned("--publisher", getattr(parsed, "publisher", []))
     return acting(
         key, publishers or {keys.fingerprint(key.public): key.public}, parsed.repository, access_of(parsed), actions
     )
-
-
-def own_key(path: str, password_file: str) -> keys.OwnKey:
-    """Read the owner's key.
-
-    Raises:
-        UsageError: it cannot be used.
-    """
-    try:
-        password = keys.read_password(password_file) if password_file else b""
-        return keys.read_own_key(path, password)
-    except KeyFileError as error:
-        raise UsageError(f"--key {quoted(path)}: {error}") from error
 
 
 def _wanted(parsed: Namespace) -> Wanted:
@@ -271,6 +262,14 @@ def _fingerprint(path: str) -> str:
             return keys.fingerprint(keys.read_own_key(path).public)
     except KeyFileError as error:
         raise UsageError(f"{quoted(path)}: {error}") from error
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+    except OSError as error:
+        raise UsageError(f"{quoted(path)}: {error.strerror}") from error
 
 
 def _show_problems(found: Found) -> None:

@@ -78,7 +78,7 @@ def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject) -
             if recipient.joined["enc"] in _CBC_HS:
                 return _open_with_jwcrypto(jwe, recipient, key)
             content_key = _content_key(recipient, key)
-            return _open_gcm(jwe, content_key, _GCM_KEY_BYTES[str(recipient.joined["enc"])])
+            return open_content(jwe, recipient, content_key)
         except (ValueError, InvalidTag, InvalidUnwrap):
             # One reason for all: an attacker must not learn whether RSA or the AEAD failed (RFC 7516 §11.5).
             reason = "it does not open this wrapped key"
@@ -123,7 +123,14 @@ def _epk(header: dict[str, object], name: str) -> str:
     return wire.text_value(wire.object_value(header.get("epk")).get(name))
 
 
-def _open_gcm(jwe: Jwe, content_key: bytes, length: int) -> bytes:
+def open_content(jwe: Jwe, recipient: JweRecipient, content_key: bytes) -> bytes:
+    """Open the content of a JWE with AES-GCM, after something else has opened the share of a recipient.
+
+    Raises:
+        ValueError: the key, IV or tag has a wrong length, or the content is not encrypted so.
+        InvalidTag: it is another key, or the content was changed.
+    """
+    length = _GCM_KEY_BYTES.get(str(recipient.joined["enc"]))
     iv, ciphertext, tag = (jwe.members[name] for name in ("iv", "ciphertext", "tag"))
     if (len(content_key), len(iv), len(tag)) != (length, _GCM_IV_BYTES, _GCM_TAG_BYTES):
         raise ValueError("a key, IV or tag of a wrong length")

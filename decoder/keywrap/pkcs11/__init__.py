@@ -243,6 +243,43 @@ def find_key(data: bytes, allowed: Pkcs11Config) -> str:
     return "the key is on the token" if used else "the key is on the token (the PIN was not tried)"
 
 
+class TokenKey:
+    """The key that a key file points to, for more than unwrapping layers.
+
+    Args:
+        data: the YAML of the key file.
+        allowed: which modules may be loaded.
+
+    Attributes:
+        public: its public half.
+
+    Raises:
+        KeyFileError: the file, module, token or key cannot be used; the message says which.
+        WrappedKeyError: a library is not installed.
+    """
+
+    def __init__(self, data: bytes, allowed: Pkcs11Config) -> None:
+        self._key_file = parse_key_file(data)
+        self._module = find_module(self._key_file.uri, allowed)
+        pin = read_pin(self._key_file.uri)
+        if pin is None:
+            raise KeyFileError(_NO_PIN)
+        self._pin = pin
+        self.public = _public_key(data, allowed)[0]
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign with RSA PKCS #1 v1.5 and SHA-256; the errors are those of the class."""
+        from decoder.keywrap.pkcs11.token import sign
+
+        return sign(self._key_file, self._module, self._pin, data)
+
+    def decrypt(self, blob: bytes, hash_name: str) -> bytes:
+        """Decrypt RSA-OAEP with `sha1` or `sha256`; the errors are those of the class."""
+        from decoder.keywrap.pkcs11.token import decrypt
+
+        return decrypt(self._key_file, self._module, self._pin, [(hash_name, blob)])
+
+
 def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicKey, str]:
     """Parse a public key, or read it from its token; return it with the hash to use."""
     if not is_key_file(recipient):

@@ -45,8 +45,9 @@ class _RefusedError(Exception):
 
 
 def answer(request: Request) -> Reply:
-    """Perform a request: decrypt its blobs, find the key, or read the public key."""
+    """Perform a request: decrypt its blobs, sign, find the key, or read the public key."""
     work = _decrypt if request["blobs"] else _find if request["finds"] else _public_key
+    work = _sign if request["signs"] else work
     try:
         return work(request, _find_token(_load(request["module"]), request["token"]))
     except _RefusedError as error:
@@ -129,6 +130,20 @@ def _decrypt_blob(key: Any, blob: bytes, hash_name: str, pin: str | None) -> byt
     except pkcs11.ArgumentsBad:
         raw = bytes(key.decrypt(blob, mechanism=Mechanism.RSA_X_509, **how))
         return unpad(raw.rjust(len(blob), b"\0"), hash_name)
+
+
+def _sign(request: Request, token: pkcs11.Token) -> Reply:
+    """Sign with the one private key that fits the URI: PKCS #1 v1.5 with SHA-256, which every token can do."""
+    with _log_in(token, request) as session:
+        keys = _find_keys(session, request, ObjectClass.PRIVATE_KEY)
+        if len(keys) > 1:
+            raise _RefusedError(f"{len(keys)} private keys on the token fit its URI")
+        (key,) = keys
+        if not isinstance(key, pkcs11.SignMixin):
+            raise _RefusedError("the key on the token is not one for signatures")
+        how: dict[str, Any] = {"pin": request["pin"]} if _attribute(key, Attribute.ALWAYS_AUTHENTICATE, False) else {}
+        signature = key.sign(wire.decode_base64(request["signs"]), mechanism=Mechanism.SHA256_RSA_PKCS, **how)
+        return {"signature": wire.encode_base64(bytes(signature))}
 
 
 def _find(request: Request, token: pkcs11.Token) -> Reply:

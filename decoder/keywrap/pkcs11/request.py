@@ -10,8 +10,8 @@ Reply = dict[str, object]
 class Request(TypedDict):
     """One request.
 
-    `blobs` are pairs of a hash name and a wrapped key; without them the request is for the public key, or with
-    `finds` only for whether the key exists.
+    `blobs` are pairs of a hash name and a wrapped key; `signs` is base64 of what to sign. Without them the request is
+    for the public key, or with `finds` only for whether the key exists.
     `wrong_pin_at` are the tokens that have already refused this PIN.
     """
 
@@ -24,3 +24,4 @@ class Request(TypedDict):
     wrong_pin_at: list[str]
     blobs: list[tuple[str, str]]
     finds: bool
+    signs: str

@@ -60,6 +60,22 @@ def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tupl
     return wire.bytes_value(_ask(key_file, module, pin, encoded)["opened"])
 
 
+def sign(key_file: Pkcs11KeyFile, module: str, pin: str, data: bytes) -> bytes:
+    """Sign with RSA PKCS #1 v1.5 and SHA-256.
+
+    Args:
+        key_file: names the token and the key.
+        module: real path of a module that was found to be allowed.
+        pin: tried once per token, in the life of this process.
+        data: what to sign, at most GRANTS_STATEMENT_BYTES.
+
+    Raises:
+        KeyFileError: the token, key or module cannot be used; the message says which.
+        WrappedKeyError: the PKCS#11 library is not installed.
+    """
+    return wire.bytes_value(_ask(key_file, module, pin, [], signs=wire.encode_base64(data))["signature"])
+
+
 def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> PublicNumbers:
     """Read an RSA public key from a token, without a login if the token allows that.
 
@@ -82,7 +98,12 @@ def is_found_with_pin(key_file: Pkcs11KeyFile, module: str, pin: str) -> bool:
 
 
 def _ask(
-    key_file: Pkcs11KeyFile, module: str, pin: str | None, blobs: list[tuple[str, str]], finds: bool = False
+    key_file: Pkcs11KeyFile,
+    module: str,
+    pin: str | None,
+    blobs: list[tuple[str, str]],
+    finds: bool = False,
+    signs: str = "",
 ) -> Reply:
     uri = key_file.uri
     request: Request = {
@@ -95,6 +116,7 @@ def _ask(
         "wrong_pin_at": [token for token, refused_pin in _wrong_pins if refused_pin == pin],
         "blobs": blobs,
         "finds": finds,
+        "signs": signs,
     }
     reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}")
     if reply.get("missing"):
