@@ -118,6 +118,7 @@ def test_the_walk(tmp_path: Path) -> None:
             fingerprint = walk.refused(MESSAGE.strip().replace(HOST, registry.host))
             assert f"--key OWNER.key {registry.host}/team/app" in walk.try_to_run(REFUSED)[2]
             listed = walk.run(LIST)
+            assert f"image        'sha256:{hashlib.sha256(before).hexdigest()}'" in listed
             assert [line.split()[0] for line in listed.splitlines()[1:] if line] == [
                 line.split()[0] for line in LISTED.splitlines()[1:] if line
             ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import threading
 import time
 from contextlib import suppress
@@ -109,8 +110,9 @@ class Metrics:
             raise UsageError(f"--metrics {quoted(address)} is not HOST:PORT")
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
+        everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - as it was asked for
         try:
-            server, _ = start_http_server(int(port), host.strip("[]") or "::", registry)
+            server, _ = start_http_server(int(port), host.strip("[]") or everywhere, registry)
         except OSError as error:
             raise ListenError(f"cannot listen on --metrics {quoted(address)}: {error.strerror}") from error
         return f"{host or 'localhost'}:{server.server_port}"

@@ -44,10 +44,21 @@ def find_image(root: str, layer: str) -> Image:
     Returns:
         An empty Image where the store cannot be read, or the search takes longer than IMAGE_NAME_SECONDS.
     """
-    if not is_digest(layer):
-        return Image()
-    blobs = _candidates(os.path.join(root, BLOBS), layer.encode())
-    manifest = next((_ALGORITHM + name for name, data in blobs if layer.encode() in data), "")
+    return find_image_with(root, layer.encode()) if is_digest(layer) else Image()
+
+
+def find_image_with(root: str, text: bytes) -> Image:
+    """Find an image whose manifest has a text, such as the digest of a layer or a part of an annotation.
+
+    Args:
+        root: containerd's root directory.
+        text: as it stands in the JSON.
+
+    Returns:
+        An empty Image where the store cannot be read, or the search takes longer than IMAGE_NAME_SECONDS.
+    """
+    blobs = _candidates(os.path.join(root, BLOBS), text)
+    manifest = next((_ALGORITHM + name for name, data in blobs if text in data), "")
     if not manifest:
         return Image()
     for name, index in blobs:
@@ -63,8 +74,8 @@ def is_digest(text: str) -> bool:
     return text.startswith(_ALGORITHM) and len(digits) == _HEX_CHARACTERS and _HEX.issuperset(digits)
 
 
-def _candidates(folder: str, layer: bytes) -> list[tuple[str, bytes]]:
-    """Read manifests that name the layer, and every index, newer ones first."""
+def _candidates(folder: str, text: bytes) -> list[tuple[str, bytes]]:
+    """Read manifests that have the text, and every index, newer ones first."""
     deadline = monotonic() + limits.IMAGE_NAME_SECONDS
     found: list[tuple[str, bytes]] = []
     size = 0
@@ -75,7 +86,7 @@ def _candidates(folder: str, layer: bytes) -> list[tuple[str, bytes]]:
                 break
             with suppress(OSError):
                 data = _read_json(entry)
-                if layer in data or b'"manifests"' in data:
+                if text in data or b'"manifests"' in data:
                     size += len(data)
                     found.append((entry.name, data))
     return found

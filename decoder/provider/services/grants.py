@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import DecoderError, KeyFileError, UsageError, quoted
+from decoder.formats import wire
 from decoder.grants import artifacts, keys
 from decoder.grants.artifacts import Access
 from decoder.grants.node import Identity, Node, Owner
-from decoder.grants.place import Place, parse_place
+from decoder.grants.place import PROVIDER, Place, build_place, parse_place
 from decoder.keys import pem
 from decoder.keys.file import read_key_file
 from decoder.layer.annotations import parse_private_options
-from decoder.provider import Checked, Option, Use
-from decoder.provider.envelope import KEK_PREFIX
+from decoder.node.containerd.imagename import find_image_with
+from decoder.node.containerd.storeroot import find_root
+from decoder.provider import Checked, Option, Use, envelope
 from decoder.provider.errors import ProviderError
 
 if TYPE_CHECKING:
@@ -56,7 +58,8 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> Grants:
     identity = Identity(own, name, _certificates(options.get("certificate", ""), options["key"]))
     requests = artifacts.canonical(options["requests"]) if options.get("requests") else ""
     access = Access(authfile=options.get("authfile", ""), is_node=True)
-    return Grants(Node(identity, owners, requests, _wait(options.get("wait", "0")), access), policy, len(owners))
+    node = Node(identity, owners, requests, _wait(options.get("wait", "0")), access, _image_of)
+    return Grants(node, policy, len(owners))
 
 
 class Grants:
@@ -89,7 +92,7 @@ class Grants:
         self._node.owners_of(place)
         return Use(
             (place.key_url,),
-            lambda seconds: KEK_PREFIX + self._fetch(place, seconds).kek,
+            lambda seconds: envelope.KEK_PREFIX + self._fetch(place, seconds).kek,
             check=lambda options, seconds: self._check(place, options, seconds),
         )
 
@@ -118,6 +121,14 @@ class Grants:
             raise ProviderError(f"the private options are malformed: {error}") from error
         if digest not in grant.layers:
             raise ProviderError(f"the layer {quoted(digest)} is not one of those that the grant is for")
+
+
+def _image_of(place: Place) -> str:
+    """Name the image that a node has with an annotation about this place, "" if containerd's store does not tell."""
+    beginning = envelope.seal(envelope.new_kek(), PROVIDER, build_place(place), b"").partition(b'"iv"')[0]
+    text = wire.encode_base64(beginning[: len(beginning) // 3 * 3])  # whatever follows, this stands in the annotation
+    found = find_image_with(find_root(), text.encode())
+    return (found.name[1:-1] or found.digest)[: limits.GRANTS_TEXT_CHARACTERS]
 
 
 def _owner(text: str) -> Owner:

@@ -9,6 +9,7 @@ from typing import Any
 import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
+from decoder.grants.cli import parser as grants_parser
 from decoder.provider.server import clientpolicy
 from tests.support.certificates import issue
 from tests.support.kubernetes import Objects, pod_of, render
@@ -24,6 +25,7 @@ APPLIED = (
     ("keyprovider", ("keyprovider-cert-manager",)),
     ("keyprovider", ("keyprovider-client-policy",)),
     ("keyprovider-openbao", ()),
+    ("grants-approver", ()),
 )
 
 
@@ -87,6 +89,25 @@ def test_the_server_needs_no_right_at_all(base: str, tmp_path: Path) -> None:
     assert {kind for volume in pod["volumes"] for kind in volume if kind != "name"} <= {"secret", "projected"}
     for container in containers_of(pod):
         assert_confined(container)
+
+
+def test_the_approver_is_confined_and_remembers(tmp_path: Path) -> None:
+    objects = render(tmp_path, "grants-approver")
+    assert the(objects, "Namespace")["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    pod = pod_of(objects)
+    assert (pod["securityContext"]["runAsNonRoot"], pod["automountServiceAccountToken"]) == (True, False)
+    (container,) = containers_of(pod)
+    assert_confined(container)
+    parsed = grants_parser().parse(container["args"][1:])
+    assert parsed is not None
+    assert (parsed.verb, parsed.policy) == ("approver", "/etc/grants/policy.json")
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    claim = the(objects, "PersistentVolumeClaim")["metadata"]["name"]
+    assert volumes["state"]["persistentVolumeClaim"]["claimName"] == claim
+    mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert {name for name, mount in mounts.items() if not mount.get("readOnly")} == {"state"}
+    assert {mount["mountPath"] for mount in mounts.values()} == {"/etc/grants", "/secrets/owner", "/var/lib/grants"}
+    assert the(objects, "Deployment")["spec"]["strategy"] == {"type": "Recreate"}  # one pod for one volume
 
 
 @pytest.mark.parametrize(("base", "components"), [item for item in APPLIED if item[0] == "node"])

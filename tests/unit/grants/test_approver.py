@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import threading
 import time
@@ -22,7 +23,7 @@ from decoder.grants.policy import read_policy
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
 from tests.support.layers import public_pem
-from tests.support.processes import PROGRAM
+from tests.support.processes import PROGRAM, ROOT
 from tests.support.serving import wait_for
 from tests.support.x509_certificates import client_certificate, new_authority
 
@@ -257,6 +258,20 @@ def test_replicas_do_not_conflict(parties: Parties, write: Write, tmp_path: Path
 def test_policies_that_cannot_be_used(write: Write, changes: dict[str, Any], text: str) -> None:
     with pytest.raises(UsageError, match=text):
         read_policy(str(write(**changes)))
+
+
+def test_the_policy_of_the_documents(parties: Parties, write: Write, tmp_path: Path) -> None:
+    """Its files are where the manifests for Kubernetes mount them."""
+    page = (ROOT / "docs/grants.md").read_text()
+    (text,) = [block for block in re.findall(r"^```json\n(.*?)^```$", page, re.M | re.S) if '"rules"' in block]
+    assert read_policy(str(write())).interval == 1
+    for name, file in (("publisher.pub", "publisher.pub"), ("node-ca.pem", "ca.pem")):
+        text = text.replace(f"/etc/grants/{name}", str(tmp_path / file))
+    (tmp_path / "policy.json").write_text(text)
+    policy = read_policy(str(tmp_path / "policy.json"))
+    assert policy.repositories[1] == ("registry.example/team/web", "registry.example/asked")
+    assert (policy.key, policy.state) == ("/secrets/owner/owner.key", "/var/lib/grants/state.json")
+    assert (policy.per_hour, policy.rules[0].days, len(policy.denied)) == (60, 30, 1)
 
 
 def test_the_process(parties: Parties, write: Write, tmp_path: Path) -> None:
