@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from decoder.errors import quoted
 from decoder.grants.keys import FINGERPRINT
+from decoder.grants.rules import UNREADABLE, load_certificate
 from decoder.grants.statements import Grant, Tombstone
 
 if TYPE_CHECKING:
@@ -72,12 +70,12 @@ def decision_line(decision: Grant | Tombstone) -> str:
 def certificate(data: bytes) -> str:
     """Describe a certificate, which nobody has validated here."""
     try:
-        found = x509.load_der_x509_certificate(data)
+        found = load_certificate(data)
         end = found.not_valid_after_utc
         return (
             f"{quoted(found.subject.rfc4514_string())} by {quoted(found.issuer.rfc4514_string())}, until {end:%Y-%m-%d}"
         )
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return "malformed"
 
 

@@ -149,12 +149,12 @@ class Owner:
         tag = artifacts.grant_tag(identifier, node)
         try:
             old = self._repository.get(tag)
-            digest = old.digest if old else ""
         except StatementError:  # somebody has put something else there
-            digest = ""
+            old = None
         tombstone = Tombstone(self._repository.name, identifier, node, reason, int(time.time()))
-        self._repository.put(TOMBSTONE, tag, statements.build_tombstone(tombstone, self._key))
-        return bool(digest), bool(digest) and self._repository.delete(digest)
+        subject = old.subject if old else None
+        self._repository.put(TOMBSTONE, tag, statements.build_tombstone(tombstone, self._key), subject)
+        return old is not None, old is not None and self._repository.delete(old.digest)
 
     def state(self, identifier: str, node: str) -> Grant | Tombstone | None:
         """Read what this owner has decided about a node.

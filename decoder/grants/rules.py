@@ -6,6 +6,7 @@ Nothing else of a request is looked at: names and image references in it are cla
 from __future__ import annotations
 
 import time
+import warnings
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
     from decoder.grants.statements import Request
 
 _DAY = 86400
+
+# What the library raises for a certificate that it does not read.
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    x509.AttributeNotFound,
+)
 
 
 class Rule(Record):
@@ -106,17 +119,28 @@ def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Valid
     if not request.certificates:
         raise StatementError("the request has no certificate")
     try:
-        leaf, *others = map(x509.load_der_x509_certificate, request.certificates)
+        leaf, *others = map(load_certificate, request.certificates)
         if _spki(leaf.public_key()) != _spki(request.key):
             raise StatementError("the certificate is of another key than the request")
         verified = _verifier(list(authorities)).verify(leaf, others)
         leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
         subject = leaf.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
-    except (verification.VerificationError, x509.ExtensionNotFound, UnsupportedAlgorithm, ValueError) as error:
+    except (verification.VerificationError, *UNREADABLE) as error:
         raise StatementError(f"the certificate is not accepted: {quoted(str(error))}") from error
     names = [name.value for name in verified.subjects or () if isinstance(name, x509.DNSName)]
     names = names or [str(attribute.value) for attribute in subject]
     return Validated(names, int(leaf.not_valid_after_utc.timestamp()))
+
+
+def load_certificate(data: bytes) -> x509.Certificate:
+    """Parse a certificate that somebody else has made; what is odd about it is for the verification to judge.
+
+    Raises:
+        Exception: one of UNREADABLE.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return x509.load_der_x509_certificate(data)
 
 
 def _verifier(authorities: list[x509.Certificate]) -> verification.ClientVerifier:

@@ -147,6 +147,8 @@ def _parse_der(data: bytes) -> PublicKey:
     """Parse SubjectPublicKeyInfo, PKCS#1 or a certificate."""
     try:
         certificate = x509.load_der_x509_certificate(data)
+    except x509.InvalidVersion as error:
+        raise KeyFileError("it is a certificate of a version that does not exist") from error
     except ValueError:
         return PublicKey(_supported(data))
     try:

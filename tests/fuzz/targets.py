@@ -32,6 +32,7 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import parse_packet
 from decoder.registry.auth import parse_challenges
 from decoder.registry.reference import parse_reference
+from tests.fuzz import grants
 from tests.fuzz.answers import AnyAnswer
 from tests.support import layouts
 from tests.support.images import GZIP, Layout
@@ -363,4 +364,5 @@ TARGETS = {
     "ttrpc": Target(_ttrpc, _ttrpc_seeds),
     "containerd": Target(_containerd, _containerd_seeds),
     "agent": Target(_agent, _agent_seeds),
+    "grants": Target(grants.run, grants.seeds),
 }

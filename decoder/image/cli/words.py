@@ -87,10 +87,10 @@ def _protocol(text: str) -> str:
 def _is_der_certificate(data: bytes) -> bool:
     if data[:1] != b"\x30" or len(data) > limits.CERTIFICATE_BYTES:
         return False
-    from cryptography.x509 import load_der_x509_certificate
+    from cryptography.x509 import InvalidVersion, load_der_x509_certificate
 
     try:
         load_der_x509_certificate(data)
-    except ValueError:
+    except (ValueError, InvalidVersion):
         return False
     return True

@@ -124,6 +124,8 @@ def test_certificates_that_are_not_accepted(certificate: x509.Certificate, text:
 def test_requests_without_a_certificate() -> None:
     """What a request calls itself is a claim."""
     refused(request(name="worker-1.example"), "no certificate")
+    strange = issue().public_bytes(Encoding.DER).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x6f", 1)
+    refused(request()._replace(certificates=(strange,)), "not accepted: '111 is not a valid X509 version'")
     malformed = request()._replace(certificates=(b"junk",))
     refused(malformed, "not accepted")
 

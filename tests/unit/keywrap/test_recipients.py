@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509 import load_pem_x509_certificate
 from jwcrypto.jwk import JWK
 
 from decoder import keywrap, limits
@@ -255,6 +256,12 @@ def pss() -> bytes:
     )
 
 
+def of_another_version() -> bytes:
+    """Change the version of a certificate (RFC 5280 §4.1.2.1) to one that there is not."""
+    data = load_pem_x509_certificate(certificate(rsa_key().public_key())).public_bytes(Encoding.DER)
+    return data.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302016f"), 1)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -271,8 +278,9 @@ def pss() -> bytes:
         (b"-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----", "is not a public key"),
         (b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nxsBN\n-----END PGP PUBLIC KEY BLOCK-----", "is not a public key"),
         (spki(rsa_key().public_key())[:-40], "is not a public key"),
+        (of_another_version(), "a certificate of a version that does not exist"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_what_nobody_can_encrypt_to(read: Read, data: bytes, reason: str) -> None:
     assert reason in refusal(read, "jwe", data)
