@@ -89,7 +89,8 @@ class _Call:
         self._is_patient = is_patient
         self._deadline = time.monotonic() + _SHARE * seconds
         self._trust: Trust | None = None
-        self._ended = 0
+        self._seen: object = None
+        self._ended = self._strange = 0
 
     def run(self, held: Held) -> bytes:
         """Call, and repeat after failures that may pass."""
@@ -112,12 +113,14 @@ class _Call:
     def _attempt(self, held: Held) -> Any:
         """Return the reply, or the error; a connection that may be the cause of one is not used again."""
         try:
-            with held.use(self._provider, self._connect, lambda channel: channel.close()) as channel:
+            # A connection is as good as the files that it was made with.
+            identity = (self._provider, _signatures(self._provider))
+            with held.use(identity, self._connect, lambda channel: channel.close()) as channel:
                 method: Callable[..., bytes] = channel.unary_unary(self._method)
                 try:
                     return method(self._message, timeout=max(0.0, self._deadline - time.monotonic()))
                 except self._grpc.RpcError as error:
-                    if error.code() == self._grpc.StatusCode.UNAVAILABLE:
+                    if error.code() in (self._grpc.StatusCode.UNAVAILABLE, self._grpc.StatusCode.UNAUTHENTICATED):
                         raise
                     return error
         except self._grpc.RpcError as error:
@@ -131,6 +134,9 @@ class _Call:
             return False
         if error.code() == codes.RESOURCE_EXHAUSTED:
             return _is_busy(error)
+        if error.code() == codes.UNAUTHENTICATED:  # our certificate was good once; a new one may be there
+            self._strange += 1
+            return self._strange <= limits.PROVIDER_RETRIES
         return error.code() in (codes.UNAVAILABLE, codes.CANCELLED)
 
     def _check(self, trust: Trust) -> None:
@@ -143,9 +149,11 @@ class _Call:
                 raise
 
     def _connect(self) -> Any:
-        if self._provider.tls and not self._trust:
+        seen = _signatures(self._provider)
+        if self._provider.tls and (not self._trust or seen != self._seen):
             from decoder.provider.client.tls import Trust
 
+            self._seen = seen
             self._trust = Trust(self._provider.address, self._provider.tls, self._deadline)
         return _connect(self._provider.address, self._trust.channel if self._trust else None)
 
@@ -154,6 +162,15 @@ class _Call:
             return protobuf.parse_bytes(reply, _FIELD)
         except ValueError as error:
             raise ProviderError(f"its reply is not a message of the keyprovider service: {error}") from error
+
+
+def _signatures(provider: GrpcProvider) -> tuple[object, ...]:
+    """Return what differs when a TLS file changes."""
+    if not provider.tls:
+        return ()
+    from decoder.provider.client.tls import signatures
+
+    return signatures(provider.tls)
 
 
 def _is_busy(error: Any) -> bool:

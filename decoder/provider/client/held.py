@@ -58,6 +58,7 @@ class Held:
         with self._lock:
             entry = self._entries.get(identity)
         if entry is None or entry.until < monotonic():
+            self._forget_old()
             entry = _Entry(make(), monotonic() + self._seconds)
         try:
             yield cast("_Made", entry.thing)
@@ -67,6 +68,13 @@ class Held:
             raise
         with self._lock:
             self._entries[identity] = entry
+
+    def _forget_old(self) -> None:
+        """Drop what will not be used again, such as a connection that was made with files of before."""
+        now = monotonic()
+        with self._lock:
+            for identity in [each for each, entry in self._entries.items() if entry.until < now]:
+                del self._entries[identity]
 
 
 EACH_ONCE = Held()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.file import read_key_file
-from decoder.node import network
+from decoder.node import journal, network
 from decoder.node.authorities import trust_system
 from decoder.provider.errors import EndedError, ProviderError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from decoder.provider.client.config import GrpcTls
 
 _DEFAULT_PORT = 443
+_PAUSES = (0.1, 0.4)  # in seconds, while files are being replaced
 _UNIX_NAME = "localhost"  # what gRPC expects in a certificate over a Unix socket
 _NAMES = (62, 64)  # OpenSSL's numbers for certificates of other names (X509_V_ERR_…)
 
@@ -48,9 +49,8 @@ class Trust:
         import grpc
 
         self._address, self._deadline = address, deadline
-        self._context = _context(tls)
-        roots = _read(tls.root_ca_file or os.environ.get("SSL_CERT_FILE", ""), "root-ca-file")
-        chain, key = _read(tls.cert_file, "cert-file"), _read(tls.key_file, "key-file")
+        self._context, roots, chain, key = _load(tls)
+        _warn_of_expiry(tls.cert_file, chain)
         name = tls.server_name
         if tls.insecure_skip_verify:
             certificate = self._fetch_certificate()
@@ -116,6 +116,52 @@ class Trust:
     def _verdict(self, error: ssl.SSLCertVerificationError) -> str:
         hint = "server-name can say what name it has" if error.verify_code in _NAMES else "grpc-tls: root-ca-file"
         return f"its certificate is not accepted for {quoted(self._name)}: {network.verdict(error)} ({hint})"
+
+
+def signatures(tls: GrpcTls) -> tuple[object, ...]:
+    """Return what differs when one of the files changes."""
+    found: list[object] = []
+    for path in (tls.root_ca_file, tls.cert_file, tls.key_file):
+        try:
+            status = os.stat(path) if path else None
+        except OSError:
+            status = None
+        found.append(status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, bytes | None]:
+    """Read the files, again if they are being replaced meanwhile: then a key may not belong to its certificate."""
+    for pause in (*_PAUSES, None):
+        before = signatures(tls)
+        try:
+            context = _context(tls)
+            roots = _read(tls.root_ca_file or os.environ.get("SSL_CERT_FILE", ""), "root-ca-file")
+            chain, key = _read(tls.cert_file, "cert-file"), _read(tls.key_file, "key-file")
+        except ProviderError:
+            if pause is None or not tls.cert_file:
+                raise
+        else:
+            if pause is None or signatures(tls) == before:
+                return context, roots, chain, key
+        time.sleep(pause)
+    raise AssertionError  # the last round returns or raises
+
+
+def _warn_of_expiry(path: str, chain: bytes | None) -> None:
+    """Warn in the journal of a certificate of ours that expires soon."""
+    if not chain:
+        return
+    from datetime import UTC, datetime
+
+    from cryptography import x509
+
+    try:
+        end = min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain))
+    except ValueError:
+        return  # OpenSSL has accepted it
+    if (end - datetime.now(UTC)).total_seconds() < limits.CERTIFICATE_WARNING_SECONDS:
+        journal.warn(f"the certificate {quoted(path)} for keyproviders expires at {end:%Y-%m-%d %H:%M} UTC")
 
 
 def _context(tls: GrpcTls) -> ssl.SSLContext:
