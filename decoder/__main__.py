@@ -61,7 +61,7 @@ def main() -> NoReturn:
 
 
 def _catch_signals() -> None:
-    """See to it that a layer that SIGTERM or SIGHUP ends is seen to have failed; SIGINT raises KeyboardInterrupt."""
+    """Make a layer fail visibly if SIGTERM or SIGHUP ends it; SIGINT raises KeyboardInterrupt."""
     for number in (_signal.SIGTERM, _signal.SIGHUP):
         if _signal.getsignal(number) == _signal.SIG_DFL:
             _signal.signal(number, lambda number, _: _fail(_SIGNALLED + number))
@@ -106,7 +106,7 @@ def decode(argv: list[str], kept: Kept | None = None) -> int:
 
 
 def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], None] | None = None) -> int:
-    """Do the work; print the message of a failure, report it, and return its exit status."""
+    """Run the work; print and report a failure, and return its exit status."""
     try:
         status = work()
         _flush()
@@ -127,14 +127,14 @@ def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], Non
 def _report(error: BaseException, text: str, client: int) -> None:
     """Log a failure to the journal, if containerd started the decoder: it drops most of what is printed."""
     if _MEDIA_TYPE not in os.environ:
-        return  # somebody else did, and reads standard error
+        return  # started by something else, which reads standard error
     from contextlib import suppress
 
     from decoder.node.containerd.storeroot import find_root
     from decoder.node.journal.failures import report_failure
 
     status, layer = (error.status, error.layer) if isinstance(error, DecoderError) else (DecoderError.status, "")
-    with suppress(Exception):  # the failure is what matters, not how it is logged
+    with suppress(Exception):  # the failure itself matters more than its log entry
         report_failure(status, text, layer, find_root(client))
 
 
@@ -242,7 +242,7 @@ def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:
 
 
 def _enlarge_pipe(descriptor: int) -> bool:
-    """Give a pipe room for whole buffers; false if it stays small. Other files need none."""
+    """Enlarge a pipe to whole buffers; return false if it stays small. Other files need no room."""
     try:
         fcntl(descriptor, _F_SETPIPE_SZ, limits.PIPE_BYTES)
     except PermissionError:

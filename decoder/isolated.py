@@ -1,4 +1,4 @@
-"""Where pip's script enters: the program, in an interpreter that neither PYTHON* nor the current directory affects."""
+"""The entry point of pip's script: the program, in an interpreter that ignores PYTHON* and the current directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 
 def main() -> None:
-    """Run the program; start the interpreter again with `-I` where the script's first line could not say it.
+    """Run the program; start the interpreter again with `-I` if the script's first line could not have it.
 
     The client in platform wheels (packaging/client) starts the script so, and nothing is started twice.
     """

@@ -45,7 +45,7 @@ class KeptByNewAgent(Kept):
 
 
 def leave_agent(place: str) -> Kept:
-    """Fork an agent for later layers; if that fails, this layer is decrypted all the same.
+    """Fork an agent for later layers; if that fails, this layer is decrypted anyway.
 
     Args:
         place: LISTENER,DIRECTORY,NAME: descriptors of the agent's socket and of its directory, and its name there, as
@@ -90,7 +90,7 @@ def _parse(place: str) -> tuple[int, int, str]:
 
 
 def _be_agent(listener: int, directory: int, name: str, notices: tuple[int, int]) -> NoReturn:
-    """Become a process that has nothing of the layer, of its client and of containerd, and serve."""
+    """Detach this process from the layer, its client and containerd, and serve."""
     try:
         leantyping.load()
         environment = dict(os.environ)
@@ -105,7 +105,7 @@ def _be_agent(listener: int, directory: int, name: str, notices: tuple[int, int]
 
         endpoint = Endpoint(socket.socket(fileno=listener), directory, name)
         zygote.serve(endpoint, read_settings(environment), Notices(*notices))
-    except BaseException as error:  # noqa: BLE001 - nobody else would hear of it
+    except BaseException as error:  # noqa: BLE001 - it would be lost otherwise
         from decoder import failure
         from decoder.node import journal
 
@@ -115,7 +115,7 @@ def _be_agent(listener: int, directory: int, name: str, notices: tuple[int, int]
 
 
 def _close_all_but(*kept: int) -> None:
-    """Give up every descriptor; containerd waits for the end of some of them."""
+    """Close every descriptor; containerd waits until some of them are closed."""
     from contextlib import suppress
 
     null = os.open(os.devnull, os.O_RDWR)
@@ -130,7 +130,7 @@ def _close_all_but(*kept: int) -> None:
 
 
 def _detach() -> None:
-    """Leave the session, directory, umask, signals and OOM score of the process that we were forked from."""
+    """Leave the session, directory, umask, signals and OOM score of the process that forked this one."""
     import signal
     from contextlib import suppress
 
@@ -147,7 +147,7 @@ def _detach() -> None:
 
 
 def raise_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
-    """Undo that containerd is the last process that the kernel would kill (OOMScoreAdjust=-999)."""
+    """Reset the OOM score, because containerd's children inherit its protection (OOMScoreAdjust=-999)."""
     from contextlib import suppress
 
     with suppress(OSError, ValueError):
@@ -159,7 +159,7 @@ def raise_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
 
 
 def _erase_environment() -> None:
-    """Overwrite what execve(2) left of the first client's environment and command line, which ps(1) would show."""
+    """Overwrite the first client's environment and command line in memory, which ps(1) would show."""
     from contextlib import suppress
 
     with suppress(OSError, ValueError, IndexError):

@@ -1,4 +1,4 @@
-"""What workers tell the zygote: about their client, keys that they parsed, a new program, a keeper that they need."""
+"""Notices from workers to the zygote: about their client, parsed keys, a new program, and a keeper that they need."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Notices:
         self._send("served", str(os.getpid()).encode())
 
     def sent_away(self, reason: str) -> None:
-        """Report that this worker's client will decrypt by itself, and in what it differs."""
+        """Report that this worker's client will decrypt by itself, and the property in which it differs."""
         self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
 
     def parsed(self, key: bytes) -> None:

@@ -1,4 +1,4 @@
-"""From one place to another: changed layers, every other blob, the manifests, and last the name."""
+"""Copying an image: changed layers, every other blob, the manifests, and finally the name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Job = Callable[["Work"], _Result]
 
 
 class _StoppedError(DecoderError):
-    """Another job failed, or the user interrupted; nobody sees this one."""
+    """Another job failed, or the user interrupted; this error is never shown."""
 
 
 class Work:
-    """Jobs side by side, one for each core; the first failure ends the others.
+    """Parallel jobs, one for each core; the first failure ends the others.
 
     Args:
         progress: shows each.
@@ -60,7 +60,7 @@ class Work:
         return [future.result() for future in futures]
 
     def advance(self, advance: Callable[[int], None]) -> Advance:
-        """Return what a blob reports its progress to; it raises once another job has failed."""
+        """Return the progress callback of a blob; it raises once another job has failed."""
 
         def checked(count: int) -> None:
             if self._stop.is_set():
@@ -111,7 +111,7 @@ def is_elsewhere(source: ImageSource, descriptor: Descriptor) -> bool:
 
 
 def _unchanged(root: Node) -> Iterator[Descriptor]:
-    """Yield the descriptors of all blobs but manifests and changed layers, each blob once."""
+    """Yield the descriptors of all blobs except manifests and changed layers, each blob once."""
     seen = set()
     for node in root.walk():
         kept = [each for number, each in enumerate(node.layers) if number not in node.changed]

@@ -1,4 +1,4 @@
-"""Private keys in every form that people keep them in, parsed only when a wrapped key asks for them."""
+"""Private keys in all common forms, parsed only when a wrapped key needs them."""
 
 from __future__ import annotations
 
@@ -110,20 +110,25 @@ def key_type(key: PrivateKeyObject) -> str:
 
 
 def fingerprint(key: PrivateKeyObject) -> str:
-    """SHA-256 of the public half, as `openssl pkey -pubout -outform der | sha256sum` prints it."""
+    """Return the fingerprint of a key's public half."""
+    return public_fingerprint(key.public_key())
+
+
+def public_fingerprint(public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> str:
+    """Compute the SHA-256 of a public key, as `openssl pkey -pubout -outform der | sha256sum` prints it."""
     import hashlib
 
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return f"sha256:{hashlib.sha256(public).hexdigest()}"
+    data = public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _supported(key: object) -> PrivateKeyObject:
-    """Refuse the types and curves that no scheme uses, and name them."""
+    """Check that the type and the curve are ones that a scheme uses."""
     if isinstance(key, rsa.RSAPrivateKey):
         return key
-    from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not pay
+    from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not need
 
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         kind = type(key).__name__.removesuffix("PrivateKey").strip("_")
@@ -180,14 +185,14 @@ def _load_der(data: bytes, password: bytes) -> object:
 def _load_with(data: bytes, password: bytes | None) -> object:
     """Load without the 36 ms that validating an RSA key takes.
 
-    The operator of this program, or the client that sent the key, vouches for it, and the authenticated decryption
-    that follows exposes a key that computes nonsense.
+    The key comes from the operator of this program or from the client, so it is trusted; and if its numbers are
+    inconsistent, the authenticated decryption that follows fails.
     """
     return openssl.keys.load_der_private_key(data, password, None, unsafe_skip_rsa_key_validation=True)
 
 
 def _load_unusual(data: bytes, error: ValueError) -> object:
-    """Load what the library refuses, or say why not."""
+    """Load a key that the library rejects, or explain why it cannot be loaded."""
     from decoder.keys.rsanumbers import parse_multi_prime
 
     if cipher := _unknown_cipher(error):
@@ -241,7 +246,7 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
 
     from cryptography.hazmat.primitives.serialization.pkcs12 import load_key_and_certificates
 
-    with warnings.catch_warnings():  # about BER where DER belongs; standard error is for our one message
+    with warnings.catch_warnings():  # about BER instead of DER; standard error is for our one message
         warnings.simplefilter("ignore")
         for given in (None, password):
             try:
@@ -257,12 +262,12 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
 
         for inside in private_keys(data):
             return _load_der(inside, password)
-    # PKCS#12 does not tell a wrong password from damage.
+    # PKCS#12 cannot distinguish a wrong password from damage.
     raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be opened without a password") from failure
 
 
 def _unknown_cipher(error: Exception) -> str:
-    """Name the cipher, key derivation or hash that the library does not know, by what it says of it; "" if it does."""
+    """Name the cipher, key derivation or hash that the library's error calls unknown; "" if there is none."""
     _, found, identifier = str(error).partition("Unknown key encryption algorithm: ")
     if not found:
         return ""

@@ -25,7 +25,7 @@ def private_key(modulus: int, exponent: int, private_exponent: int, primes: list
         primes: all of them, at most RSA_PRIMES; or none, to have them computed.
 
     Raises:
-        ValueError: the numbers do not fit each other.
+        ValueError: the numbers do not match each other.
     """
     if not primes:
         primes = _recovered(modulus, exponent, private_exponent)
@@ -82,7 +82,7 @@ def _number(fields: Reader) -> int:
 
 
 def _recovered(modulus: int, exponent: int, private_exponent: int) -> list[int]:
-    """Compute the primes from d (NIST SP 800-56B, appendix C), after a check that keeps the search short."""
+    """Compute the primes from d (NIST SP 800-56B, appendix C), after a check that bounds the search."""
     if modulus < 3 or pow(pow(2, exponent, modulus), private_exponent, modulus) != 2:
         raise ValueError("the private exponent does not belong to the public key")
     return list(rsa.rsa_recover_prime_factors(modulus, exponent, private_exponent))

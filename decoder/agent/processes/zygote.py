@@ -1,4 +1,4 @@
-"""The zygote: has everything imported, forks workers ahead, and sees nothing of any layer but parsed keys of files."""
+"""The zygote: it imports everything and forks workers ahead; of layers it only sees parsed keys of key files."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ _PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the p
 
 
 def serve(endpoint: Endpoint, settings: Settings, notices: Notices) -> None:
-    """Serve clients until SIGTERM or SIGINT, until the program or the socket is gone, or until it was idle for long.
+    """Serve clients until SIGTERM or SIGINT, until the program or the socket is gone, or until the idle time is over.
 
-    Layers that are being worked on then come to their end first.
+    Layers that are being decrypted are finished first.
 
     Args:
-        endpoint: the socket, of which only this user may make use.
+        endpoint: the socket, which only this user may use.
         settings: as above.
         notices: the channel on which workers, and the layer that has started the agent, tell something.
     """
-    gc.disable()  # it writes to memory that is shared with the workers as long as nobody does
+    gc.disable()  # it would write to memory that is shared with the workers
     _keep_memory_to_ourselves()
     _run_as_batch()
     _Zygote(endpoint, settings, notices).run()
 
 
 def _keep_memory_to_ourselves() -> None:
-    """Switch core dumps off; where a program takes them, the limit does not count, so leave nothing to take."""
+    """Switch core dumps off; a program that collects them ignores the limit, so make the process undumpable too."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/coredump_filter", "w", encoding="ascii") as file:  # core(5)
         file.write("0")
@@ -92,15 +92,15 @@ class _Zygote:
         self._parsed_keys = ParsedKeys()
         self._signature = signature(_PROGRAM)
         self._description = confinement.describe(os.getpid())
-        os.environ.clear()  # a worker gets its client's
+        os.environ.clear()  # a worker gets that of its client
         self._unprepared = list(reversed(PRELOADED))
         self._rehearsal: Rehearsal | None = None
         self._waiting: set[int] = set()
         self._leaving: set[int] = set()  # those of an earlier shift
-        self._working: dict[int, bool] = {}  # and whether it is known what became of their clients
+        self._working: dict[int, bool] = {}  # and whether the outcome of their clients is known
         self._asked: set[int] = set()  # by clients that want to know the status: that keeps no agent alive
         self._rests = False
-        self._is_stale = False  # who waits does not have all that there is now
+        self._is_stale = False  # the waiting workers lack what has been imported since
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
         self._started_at = self._active_at = monotonic()
         self._refill_at = self._respawn_at = self._sweep_at = self._check_at = 0.0
@@ -140,7 +140,7 @@ class _Zygote:
         return signature(_PROGRAM) == self._signature
 
     def _milliseconds(self) -> float:
-        """Return how long there is nothing to do, unless a worker or a signal has something."""
+        """Return how long to wait for workers and signals before there is something else to do."""
         if self._has_to_prepare():
             return 0.0
         moments = [self._check_at]
@@ -160,7 +160,7 @@ class _Zygote:
         return bool(self._waiting) and (self._rehearsal is None or bool(self._unprepared))
 
     def _prepare(self) -> None:
-        """Import one of the modules that there are still to import; then rehearse. Clients go before all of that."""
+        """Import the next module, or rehearse if all are imported; clients are served first."""
         if not self._has_to_prepare():
             return
         if self._unprepared:
@@ -173,7 +173,7 @@ class _Zygote:
         self._is_stale |= self._rehearsal is not None and not self._unprepared
 
     def _send_away_if_busy(self) -> None:
-        """Where no worker may be forked, or can be, clients have no reason to wait."""
+        """Close the connections of waiting clients if no worker can or may be forked."""
         if self._is_busy() and (count := self._endpoint.send_away()):
             self._counts.send_away(BUSY, count)
 
@@ -181,7 +181,7 @@ class _Zygote:
         return not self._waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
 
     def _rest(self) -> None:
-        """After some time without a layer one worker that has not rehearsed waits: the others only take memory."""
+        """Replace the waiting workers, after a time without a layer, by one that has not rehearsed, to save memory."""
         rests = not self._working and monotonic() >= self._active_at + self._settings.rest_seconds
         self._is_stale |= rests and not self._rests
         self._rests = rests
@@ -207,11 +207,11 @@ class _Zygote:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
 
     def _may_fork(self) -> bool:
-        """Forking takes time from the layer that has just begun, so it can wait while another worker is ready."""
+        """Return when to fork: later while another worker is ready, because forking slows the layer that has begun."""
         return monotonic() >= max(self._respawn_at, self._refill_at if self._waiting else 0.0)
 
     def _change_shift(self) -> None:
-        """Send away who waits, unless a client has just come; others take their places."""
+        """End the waiting workers, except one with a new client; new workers replace them."""
         self._shift.end()
         os.close(self._shift.reading)
         self._shift = _Lifeline()
@@ -220,7 +220,7 @@ class _Zygote:
         self._is_stale = False
 
     def _fork(self, be: Callable[[], NoReturn]) -> int:
-        """Start a child, which never comes back to the zygote's code, and return its number.
+        """Fork a child, which never returns to the zygote's code, and return its process number.
 
         Raises:
             OSError: no process can be started.
@@ -314,13 +314,13 @@ class _Zygote:
                 with suppress(OSError):  # it has just ended
                     socket.send_fds(self._keepers[identity][1], [b"c"], [connection])
         finally:
-            os.close(connection)  # the worker finds out, and does without
+            os.close(connection)  # the worker notices, and works without it
 
     def _fork_keeper(self, connection: int) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def be_keeper() -> NoReturn:
-            os.close(connection)  # it comes by the socket, and must end when the keeper closes that one
+            os.close(connection)  # it came through the socket, and must end when the keeper closes its own copy
             self._endpoint.listener.close()
             self._parsed_keys.clear()
             keeper.keep(theirs, self._life.reading, self._settings.kek_seconds)
@@ -340,7 +340,7 @@ class _Zygote:
         if signal.SIGTERM in received or signal.SIGINT in received:
             self._end_life()
         while ended := self._reap():
-            self._read_notices()  # what it had to tell, it told before it ended
+            self._read_notices()  # its notices were sent before it ended
             if ended in self._waiting and self._life:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
             if ended in self._working:
@@ -358,13 +358,13 @@ class _Zygote:
             return 0
 
     def _end_life(self) -> None:
-        """Notify all waiting workers that no more work comes."""
+        """End all waiting workers."""
         self._endpoint.remove()
         self._shift.end()
         self._life.end()
 
     def _drain(self, events: select.poll) -> None:
-        """Wait for the layers that are being worked on; clients that come now start another agent."""
+        """Wait for the layers that are being decrypted; new clients start another agent."""
         self._end_life()
         self._endpoint.send_away()
         self._endpoint.listener.close()

@@ -1,8 +1,8 @@
 """Images in containerd, `containerd:REF`: its content, image and lease services.
 
-Everything is written under a lease, so that containerd's garbage collection spares what no image names yet. When the
-lease ends, the labels of manifests and indexes hold what they name, as imgcrypt's `ctr-enc` writes them, and the
-image holds the first of them.
+Everything is written under a lease, which protects it from containerd's garbage collection while no image names it.
+After the lease, the labels of manifests and indexes keep what they name, as imgcrypt's `ctr-enc` writes them, and the
+image keeps the first of them.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class _Target(_Blobs):
     def has(self, descriptor: Descriptor) -> bool:
         digest = descriptor["digest"]
         split_digest(digest)
-        _hold(self._client, digest)  # first, or it might be collected in between
+        _hold(self._client, digest)  # first, because it could be collected in between
         return _size(self._client, digest) == int(descriptor["size"])
 
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
@@ -156,7 +156,7 @@ class _Target(_Blobs):
                 _label(self._client, descriptor["digest"], labels)
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Create the image, or let it have another target; its labels stay."""
+        """Create the image, or change its target; its labels stay."""
         annotations = descriptor.get("annotations") or {}
         target = {1: descriptor["mediaType"], 2: descriptor["digest"], 3: descriptor["size"], 5: annotations}
         image = messages.build({1: self._name, 3: messages.build(target)})
@@ -173,7 +173,7 @@ class _Target(_Blobs):
 
 
 class _Download:
-    """A blob on its way from containerd."""
+    """A download of a blob from containerd."""
 
     def __init__(self, client: ContainerdClient, descriptor: Descriptor) -> None:
         digest = descriptor["digest"]
@@ -204,7 +204,7 @@ class _Download:
 
 
 class _Upload:
-    """A blob on its way to containerd, which computes its digest.
+    """An upload of a blob to containerd, which computes its digest.
 
     Args:
         client: of containerd.
@@ -212,7 +212,7 @@ class _Upload:
         labels: for the blob.
 
     Attributes:
-        was_there: after `commit`: containerd had the blob, and does not have these labels from us.
+        was_there: after `commit`: containerd already had the blob, so these labels were not added.
     """
 
     def __init__(self, client: ContainerdClient, size: int, labels: dict[str, str]) -> None:
@@ -238,7 +238,7 @@ class _Upload:
                 self._client.call(_CONTENT + "Abort", {1: self._name})
 
     def write(self, data: memoryview, /) -> int:
-        """Send all of it, in pieces of CONTAINERD_WRITE_BYTES."""
+        """Send all bytes, in pieces of CONTAINERD_WRITE_BYTES."""
         for start in range(0, len(data), limits.CONTAINERD_WRITE_BYTES):
             piece = bytes(data[start : start + limits.CONTAINERD_WRITE_BYTES])
             self._send({1: _WRITE, 5: self._offset, 6: piece})
@@ -246,7 +246,7 @@ class _Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """End the blob, which containerd does only if what it got has this digest and size."""
+        """Finish the blob; containerd accepts it only if what it received has this digest and size."""
         split_digest(digest)
         if size != self._size or self._offset != size:
             raise ImageError(f"{self._offset} bytes of a blob were written, of which there were to be {self._size}")
@@ -265,7 +265,7 @@ class _Upload:
         self._is_committed = True
 
     def _send(self, fields: dict[int, Value]) -> None:
-        """Send a request, and take replies so that only few are outstanding."""
+        """Send a request, and receive replies so that only few are outstanding."""
         self._requests.put(messages.build({**fields, 2: self._name, 3: self._size}))
         self._ahead += 1
         if self._ahead > limits.CONTAINERD_WRITES_AHEAD:
@@ -273,12 +273,12 @@ class _Upload:
 
     def _take(self) -> None:
         if self._stream.take() is None:
-            raise ImageError("containerd ended the writing of a blob before its end")
+            raise ImageError("containerd ended the upload of a blob early")
         self._ahead -= 1
 
 
 def _size(client: ContainerdClient, digest: str) -> int | None:
-    """Return the size of a blob, None if the namespace does not have it."""
+    """Return the size of a blob, or None if the namespace does not have it."""
     try:
         reply: Fields = client.call(_CONTENT + "Info", {1: digest})
     except ContainerdError as error:
@@ -306,7 +306,7 @@ def _labels(data: bytes) -> dict[str, str]:
 
 
 def _label(client: ContainerdClient, digest: str, labels: dict[str, str]) -> None:
-    """Add labels to a blob that is there; containerd's own that hold the same may have other names, and stay."""
+    """Add labels to an existing blob; containerd's own labels for the same references stay."""
     info = messages.build({1: digest, 5: labels})
     mask = b"".join(messages.build({1: f"labels.{name}"}) for name in labels)
     client.call(_CONTENT + "Update", {1: info, 2: mask})

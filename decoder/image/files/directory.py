@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
+from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
 from decoder.image.manifest import OCI_INDEX, OCI_MANIFEST, is_manifest_type
 from decoder.image.transport import write_all
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 _MANIFEST, _VERSION_FILE = "manifest.json", "version"
 _VERSION = b"Directory Transport Version: 1.1\n"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
 _OWN = re.compile(r"(sha512-)?[0-9a-f]{64,128}(\.manifest\.json)?")
 
 
@@ -91,14 +91,11 @@ class _Files:
             return self._open(_MANIFEST)  # the root; its reader compares the digest
 
     def _open(self, name: str) -> FileIO:
+        shown = f"{quoted(name)} in {quoted(self._directory)}"
         try:
-            file = FileIO(os.open(name, _FILE, dir_fd=self._folder), "rb")
+            return open_regular(name, shown, self._folder)
         except OSError as error:
-            raise ImageError(f"{quoted(name)} in {quoted(self._directory)}: {error.strerror}") from error
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise ImageError(f"{quoted(name)} in {quoted(self._directory)} is not a regular file")
-        return file
+            raise ImageError(f"{shown}: {error.strerror}") from error
 
 
 class DirectorySource(_Files):

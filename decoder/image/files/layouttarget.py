@@ -27,6 +27,7 @@ from decoder.image.files.layoutindex import (
     parse_index,
 )
 from decoder.image.files.references import References
+from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
 from decoder.image.manifest import OCI_INDEX
 from decoder.image.transport import write_all
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from decoder.image.transport import Descriptor
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class LayoutTarget:
@@ -194,11 +194,7 @@ class LayoutTarget:
 
     def _open(self, name: str, folder: int) -> FileIO:
         """Open a regular file; others could block, or lead elsewhere."""
-        file = FileIO(os.open(name, _FILE, dir_fd=folder), "rb")
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            file.close()
-            raise ImageError(f"{quoted(name)} in {quoted(self._directory)} is not a regular file")
-        return file
+        return open_regular(name, f"{quoted(name)} in {quoted(self._directory)}", folder)
 
     def _replace(self, name: str, data: bytes) -> None:
         """Replace a file in one step; the caller has the lock."""

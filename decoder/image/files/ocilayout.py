@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -13,6 +12,7 @@ from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.files.layoutindex import INDEX, entry_name, find, parse_index, split_place
 from decoder.image.files.layouttarget import LayoutTarget
+from decoder.image.files.regular import open_regular
 from decoder.image.manifest import subject_of
 from decoder.layer.digest import split_digest
 
@@ -93,15 +93,10 @@ class LayoutSource:
 
 
 def _open_file(path: str) -> FileIO:
-    """Open a regular file; others could block."""
     try:
-        file = FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+        return open_regular(path, quoted(path))
     except OSError as error:
         raise ImageError(f"{quoted(path)}: {error.strerror}") from error
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ImageError(f"{quoted(path)} is not a regular file")
-    return file
 
 
 def _reference_in(directory: str, source: str) -> str | None:

@@ -106,7 +106,7 @@ class _Source(_Blobs):
         return get_manifest(self._client, self._reference.version)[1]
 
     def referrers(self, digest: str) -> list[str]:
-        """Name what refers to a manifest: by the referrers API or its fallback tag, and by cosign's tags."""
+        """Name artifacts that refer to a manifest: from the referrers API or its fallback tag, and cosign's tags."""
         fallback = digest.replace(":", "-")
         found = listed(self._client, f"referrers/{digest}") or listed(self._client, f"manifests/{fallback}")
         names = [f"{fallback}.{end}" for end in COSIGN_TAGS]
@@ -120,7 +120,7 @@ class _Target(_Blobs):
         self._in_place = in_place
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
-        """Name the plain image, which registries keep under its digest."""
+        """Report the plain image, which registries keep under its digest."""
         if not layers or not self._in_place:
             return []
         where = f"{self._reference.host}/{self._reference.name}@{manifests[0]}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -11,6 +10,7 @@ from jwcrypto.jwk import JWK
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
+from decoder.keys.privatekey import public_fingerprint
 from decoder.keywrap.jwe.opening import ECDH_KEY_BYTES, RSA_HASHES
 from decoder.keywrap.publickeys import check_curve, parse_public_keys
 from decoder.record import Record
@@ -81,4 +81,4 @@ def _key_id(public: PublicKey) -> str:
     own = public.members.get("kid")
     if isinstance(own, str) and 0 < len(own) <= limits.JWE_KEY_ID_CHARACTERS:
         return own
-    return f"sha256:{sha256(public.spki()).hexdigest()}"
+    return public_fingerprint(public.key)

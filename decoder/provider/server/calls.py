@@ -92,7 +92,7 @@ class Calls:
                 asked = self._service.parse(_parse_message(message), operation, is_kek)
                 reply = protocol.build_message(protocol.build_reply(asked.kind, await self._perform(asked, context)))
             outcome = "ok"
-            return reply  # noqa: TRY300 - the outcome is counted below, whatever it is
+            return reply  # noqa: TRY300 - success and failure are both counted below
         except (BusyError, RateError) as error:
             context.set_trailing_metadata(((BUSY_TRAILER, "1"),))
             code, outcome = grpc.StatusCode.RESOURCE_EXHAUSTED, getattr(error, "reason", "busy")

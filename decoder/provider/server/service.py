@@ -1,4 +1,4 @@
-"""What a keyprovider does with a request of any client, whichever way it came."""
+"""What a keyprovider does with a request, for every transport."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Service:
         self._names = names
 
     def answer(self, data: bytes, seconds: float | None = None) -> bytes:
-        """Do what a request asks for.
+        """Perform a request.
 
         Args:
             data: the request, JSON.
