@@ -106,4 +106,4 @@ class ImageParser(Parser):
         Raises:
             UsageError: always.
         """
-        super().error(message + words.hint(message))
+        super().error(words.with_hint(message))

@@ -44,12 +44,12 @@ def joined(arguments: Sequence[str]) -> list[str]:
     return found
 
 
-def hint(message: str) -> str:
-    """Return what an option of another program is called here, to append to a message about it; "" otherwise."""
+def with_hint(message: str) -> str:
+    """Add to a message about an option of another program what it is called here, instead of the nearest spelling."""
     for theirs, ours in _OURS.items():
         if f"'{theirs}'" in message or message.endswith(theirs):
-            return f"; here, use {ours}"
-    return ""
+            return f"{message.partition(' (did you mean ')[0]}; here, use {ours}"
+    return message
 
 
 def with_protocol(text: str) -> tuple[str, str]:

@@ -51,11 +51,23 @@ def test_the_protocol_of_a_recipient_is_found_by_its_content(
 
 @pytest.mark.parametrize(
     ("theirs", "ours"),
-    [("--encryption-key", "--recipient"), ("--decryption-key", "--key"), ("--dest-tls-verify", "--tls-verify")],
+    [
+        ("--encryption-key", "--recipient"),
+        ("--encrypt-layer", "--layer"),
+        ("--decryption-key", "--key"),
+        ("--privkey", "--key"),
+        ("--gpg-recipient", "--recipient pgp:"),
+        ("--src-creds", "--creds"),
+        ("--dest-authfile", "--authfile"),
+        ("--dest-tls-verify", "--tls-verify"),
+        ("--all", "--all-platforms, which is the default"),
+        ("--multi-arch", "--platform"),
+    ],
 )
 def test_options_of_other_programs_lead_to_ours(theirs: str, ours: str, small: Layout) -> None:
     ended = image("encrypt", oci(small), "oci:x", theirs, "jwe:x.pem")
-    assert (ended.status, f"here, use {ours}" in ended.errors) == (2, True), ended.errors
+    expected = f"unknown option '{theirs}'; here, use {ours}; see ctd-decoder image encrypt --help"
+    assert (ended.status, ended.errors) == (2, f"ctd-decoder: error: {expected}\n")
 
 
 @pytest.mark.parametrize(
