@@ -34,20 +34,6 @@ def check_path(path: str, option: str) -> None:
         raise UsageError(f"{option} needs an absolute path of at most {limits.UNIX_PATH_BYTES} bytes")
 
 
-def check_directory(path: str) -> None:
-    """Check that no other user can replace a socket at this path.
-
-    Raises:
-        ListenError: its directory is missing, or users other than root and this one can write to it.
-    """
-    try:
-        status = os.stat(os.path.dirname(path))
-    except OSError as error:
-        raise _refusal(path, error) from error
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise _refusal(path, "other users can write to its directory, so they could replace the socket")
-
-
 @contextmanager
 def listening(path: str, backlog: int) -> Iterator[socket.socket]:
     """Listen on a stream socket that only this user can connect to, and remove it at the end.
