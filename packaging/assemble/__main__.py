@@ -55,7 +55,7 @@ def _build(architecture: str, wheel: Path, output: Path) -> None:
     stage = CACHE / f"stage-{architecture}"
     shutil.rmtree(stage, ignore_errors=True)
     tree, providers, share = stage / "tree", stage / "providers", stage / "share"
-    unless_run = shutil.ignore_patterns("__pycache__")
+    unless_run = shutil.ignore_patterns("__pycache__", interpreter.PLAIN)
     shutil.copytree(_lay_interpreter(architecture), tree, symlinks=True, ignore=unless_run)
     core = dependencies.resolve(wheel, _CORE_EXTRAS & dependencies.extras(), architecture)
     every = dependencies.resolve(wheel, dependencies.extras(), architecture)

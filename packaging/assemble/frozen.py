@@ -1,7 +1,7 @@
 """Modules that the launcher has in it, so that a layer's start finds, opens and reads no file for them.
 
 Python itself starts this way: it looks for a module in a table of marshalled code (`PyImport_FrozenModules`) before it
-looks on the disk. The files stay in the packages all the same, for `python3` and for what is imported from there.
+looks on the disk. The files stay in the packages all the same, for what is imported from there.
 """
 
 from __future__ import annotations

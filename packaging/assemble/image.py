@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from assemble import archives, debian, portable
-from assemble.places import MACHINES, NATIVE, PACKAGING, PREFIX, ROOT
+from assemble.places import LIBRARY, MACHINES, NATIVE, PACKAGING, PREFIX, ROOT
 
 _USER = 65532  # as in other images without a shell
 _BUNDLE = "etc/ssl/certs/ca-certificates.crt"
@@ -89,9 +89,9 @@ def _add_system(root: Path, architecture: str, packages: tuple[Path, Path]) -> N
     (root / "home/nonroot").mkdir(parents=True)
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
-    install = root / "usr/bin/install-on-node"
-    shutil.copyfile(PACKAGING / "kubernetes/install_on_node.py", install)
-    install.chmod(0o755)
+    # Under this name the program runs that module and nothing else; there is no plain Python.
+    shutil.copy(PACKAGING / "kubernetes/install_on_node.py", root / LIBRARY / "site-packages")
+    (root / "usr/bin/install-on-node").symlink_to("../lib/ctd-decoder/bin/ctd-decoder")
     status = root / _STATUS
     status.mkdir(parents=True)
     origin = [*debian.files("libc", architecture), *debian.files("certificates", architecture)]

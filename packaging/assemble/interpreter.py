@@ -28,6 +28,7 @@ _TEST_MODULES = ("_test", "_xxtestfuzz", "xxlimited", "xxsubtype")
 # libraries of the system, which a PKCS#11 module in the same process may bring along. The dependent one comes last.
 _SHARED = {"libcrypto": (), "libssl": ("libcrypto",), "liblzma": ()}
 _COPIED = {"libbz2": "libbz2.so.1.0"}  # its static form is for programs alone, and its shared one asks for no new glibc
+PLAIN = "python3"
 _SYSTEM = ("libc.so.6", "libm.so.6")
 _VERSION_NODES = {"libcrypto": "OPENSSL_3.0.0", "libssl": "OPENSSL_3.0.0", "liblzma": "XZ_5.0"}
 
@@ -49,7 +50,7 @@ def build(architecture: str, tree: Path) -> None:
     link_program(architecture, tree / PREFIX / "bin/ctd-decoder")
     client = sorted((PACKAGING / "client").glob("*.c"))
     zig(f"{machine}-linux-musl", "-Os", "-static", *client, "-o", tree / PREFIX / "bin/client")
-    (tree / PREFIX / "bin/python3").symlink_to("ctd-decoder")
+    link_program(architecture, tree / PREFIX / "bin" / PLAIN, plain=True)
     libraries = _link_libraries(machine, static, tree / PREFIX / "lib")
     for name, file in _COPIED.items():
         libraries[name] = f"libctd-{name.removeprefix('lib')}.so"
@@ -63,7 +64,7 @@ def build(architecture: str, tree: Path) -> None:
 
 def compile_all(directory: Path, tree: Path) -> None:
     """Turn modules into bytecode alone, with paths as they are once installed; half of their size are the sources."""
-    python = CACHE / f"tree-{NATIVE}" / PREFIX / "bin/python3"
+    python = CACHE / f"tree-{NATIVE}" / PREFIX / "bin" / PLAIN
     options: list[str | Path] = ["-b", "-q", "-f", "--invalidation-mode", "unchecked-hash", "-s", tree, "-p", "/"]
     run(python, "-BIS", "-m", "compileall", *options, directory)
     for pattern in _SOURCES:
@@ -77,13 +78,14 @@ def strip_all(directory: Path, architecture: str) -> None:
     run(f"{MACHINES[architecture]}-linux-gnu-strip", "--strip-unneeded", *libraries)
 
 
-def link_program(architecture: str, program: Path, frozen: Path | None = None) -> None:
+def link_program(architecture: str, program: Path, frozen: Path | None = None, plain: bool = False) -> None:
     """Link the launcher.
 
     Args:
         architecture: amd64 or arm64.
         program: the file to write.
         frozen: the directory of the table of modules that it has in it; without one it has none.
+        plain: make it a Python like any other, to compile modules with. No package has that.
 
     Raises:
         subprocess.CalledProcessError: the linker failed.
@@ -93,10 +95,10 @@ def link_program(architecture: str, program: Path, frozen: Path | None = None) -
     archives = [static / f"{name}.a" for name in (f"libpython{PYTHON}", "libz", "libexpat")]
     includes = [f"-I{origin / 'usr/include'}/python{PYTHON}", f"-I{origin / 'usr/include'}"]
     table = [f"-I{frozen}", "-DFROZEN", "-std=gnu23"] if frozen else []  # C23 has #embed
-    define = f'-DPYTHON="{PYTHON}"'
+    defines = [f'-DPYTHON="{PYTHON}"', *(["-DPLAIN"] if plain else [])]
     libraries = ["-lm", "-ldl", "-lpthread", "-lutil"]
     source = PACKAGING / "assemble/launcher.c"
-    zig(_gnu(machine), "-O2", "-rdynamic", define, *includes, *table, source, *archives, *libraries, "-o", program)
+    zig(_gnu(machine), "-O2", "-rdynamic", *defines, *includes, *table, source, *archives, *libraries, "-o", program)
 
 
 def _gnu(machine: str) -> str:

@@ -1,5 +1,5 @@
 /* The program of the packages: Python itself, started as `python -IS` would be, on the tree that it lies in.
- * Under the name python3 it is that Python, for the child processes that the decoder starts.
+ * Built with PLAIN it is that Python itself, which only packaging/build uses, to compile modules.
  *
  * Debian's static libpython wants a few functions that C libraries before 2.36 lack; they are here, so that
  * one binary runs on glibc 2.28 and later. */
@@ -114,14 +114,15 @@ static void set_library(const char *prefix) {
     Py_DECREF(library);
 }
 
+#ifdef PLAIN
+int main(int argc, char **argv) {
+    return Py_BytesMain(argc, argv);
+}
+#else
 int main(int argc, char **argv, char **environment) {
     environ = environment; /* this linker gives the program an `environ` of its own, which the C library does not fill */
     char executable[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", executable, sizeof executable - 1);
-    const char *name = argc ? argv[0] : "";
-    const char *slash = strrchr(name, '/');
-    if (strncmp(slash ? slash + 1 : name, "python3", 7) == 0)
-        return Py_BytesMain(argc, argv);
     if (length <= 0) {
         fputs("ctd-decoder: error: /proc is not mounted, so the program cannot find its own files\n", stderr);
         return 70;
@@ -151,8 +152,8 @@ int main(int argc, char **argv, char **environment) {
     set_path(&config, &config.exec_prefix, prefix, "");
     set_path(&config, &config.base_prefix, prefix, "");
     set_path(&config, &config.base_exec_prefix, prefix, "");
-    set_path(&config, &config.executable, prefix, "/bin/python3");
-    set_path(&config, &config.base_executable, prefix, "/bin/python3");
+    set_path(&config, &config.executable, prefix, "/bin/ctd-decoder");
+    set_path(&config, &config.base_executable, prefix, "/bin/ctd-decoder");
     add_path(&config, prefix, "");
     add_path(&config, prefix, "/lib-dynload");
     add_path(&config, prefix, "/site-packages");
@@ -164,3 +165,4 @@ int main(int argc, char **argv, char **environment) {
     PyGC_Disable(); /* of a program that decrypts a layer and ends there is nothing to collect */
     return Py_RunMain();
 }
+#endif

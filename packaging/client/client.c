@@ -19,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -319,9 +320,15 @@ static void hold_standard_output(pid_t parent) {
     sleep_milliseconds(HOLD_AFTER_MILLISECONDS);
 }
 
+static int is_read(void) {
+    struct stat status;
+    struct pollfd output = {.fd = STDOUT_FILENO};
+    return fstat(STDOUT_FILENO, &status) == 0 && S_ISFIFO(status.st_mode) && poll(&output, 1, 0) == 0;
+}
+
 static void end(int status) {
     pid_t parent = getpid(), child = status ? fork() : 1;
-    for (int poll = 0; child < 0 && poll < HOLD_POLLS; poll++) { /* no process may be made just now */
+    while (child < 0 && is_read()) { /* no process may be made just now, and ours must not end before one is */
         sleep_milliseconds(HOLD_POLL_MILLISECONDS);
         child = fork();
     }

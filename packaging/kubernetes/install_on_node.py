@@ -1,4 +1,3 @@
-#!/usr/lib/ctd-decoder/bin/python3 -I
 """Install the decoder on a Kubernetes node, take it away again, or wait: what the image's DaemonSet runs."""
 
 from __future__ import annotations

@@ -97,14 +97,17 @@ class Server:
         directory: for what it writes to standard error.
         arguments: those after `serve`.
         prelude: Python that runs before, to shorten a limit or to have the provider misbehave.
+        program: another `ctd-decoder keyprovider` than that of the sources; there is no prelude then.
     """
 
-    def __init__(self, directory: Path, *arguments: str | Path, prelude: str = "") -> None:
+    def __init__(
+        self, directory: Path, *arguments: str | Path, prelude: str = "", program: tuple[str, ...] = KEYPROVIDER
+    ) -> None:
         self._errors = directory / "server.log"
         self._environment = {**os.environ, "PRELUDE": prelude}
         # One process, so that tests can count what it keeps and refuses.
         processes = () if "--processes" in arguments else ("--processes", "1")
-        self._command = [*KEYPROVIDER, "serve", *map(str, arguments), *processes]
+        self._command = [*program, "serve", *map(str, arguments), *processes]
 
     def __enter__(self) -> Server:
         with self._errors.open("wb") as errors:

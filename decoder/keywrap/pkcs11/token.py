@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from decoder.keywrap.pkcs11.request import Reply, Request
 
 # -I and -S: no other directory, variable or .pth file has influence. sys.path is the parent's, which is sufficient.
-_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
+# The packages have no Python that could be started like this: their program starts itself.
+_CODE = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
+_PACKAGED = "/ctd-decoder"
 _REAP_SECONDS = 1.0
 
 # Tokens, as the child names them, with a PIN that they have refused. Another try could lock them.
@@ -43,7 +45,13 @@ class PublicNumbers(Record):
     does_sha256: bool
 
 
-def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tuple[str, bytes]]) -> bytes:
+def decrypt(
+    key_file: Pkcs11KeyFile,
+    module: str,
+    pin: str,
+    blobs: Sequence[tuple[str, bytes]],
+    seconds: float = limits.PKCS11_SECONDS,
+) -> bytes:
     """Decrypt the first of some RSA-OAEP blobs that the key on its token opens.
 
     Args:
@@ -51,13 +59,14 @@ def decrypt(key_file: Pkcs11KeyFile, module: str, pin: str, blobs: Sequence[tupl
         module: real path of a module that was found to be allowed.
         pin: tried once per token during the life of this process.
         blobs: hash names, `sha1` or `sha256`, and ciphertexts, each of at most PKCS11_BLOB_BYTES.
+        seconds: how long the module may take, at most PKCS11_SECONDS.
 
     Raises:
         KeyFileError: it opens none, or the token, key or module cannot be used; the message says which.
         WrappedKeyError: the PKCS#11 library is not installed.
     """
     encoded = [(hash_name, wire.encode_base64(blob)) for hash_name, blob in blobs]
-    return wire.bytes_value(_ask(key_file, module, pin, encoded)["opened"])
+    return wire.bytes_value(_ask(key_file, module, pin, encoded, seconds=seconds)["opened"])
 
 
 def sign(key_file: Pkcs11KeyFile, module: str, pin: str, data: bytes) -> bytes:
@@ -104,6 +113,7 @@ def _ask(
     blobs: list[tuple[str, str]],
     finds: bool = False,
     signs: str = "",
+    seconds: float = limits.PKCS11_SECONDS,
 ) -> Reply:
     uri = key_file.uri
     request: Request = {
@@ -118,7 +128,7 @@ def _ask(
         "finds": finds,
         "signs": signs,
     }
-    reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}")
+    reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}", seconds)
     if reply.get("missing"):
         raise WrappedKeyError(missing(EXTRA, ModuleNotFoundError(name="pkcs11")))
     if wrong_pin_at := reply.get("wrong_pin_at"):
@@ -128,7 +138,7 @@ def _ask(
     return reply
 
 
-def _run(request: bytes, name: str) -> Reply:
+def _run(request: bytes, name: str, seconds: float) -> Reply:
     """Run the child on one request; it and all processes that it started are gone when this returns."""
     if not sys.executable:
         raise KeyFileError("PKCS#11 needs a child process, and this Python does not know its own program")
@@ -137,7 +147,7 @@ def _run(request: bytes, name: str) -> Reply:
         os.write(memory, request)
         os.lseek(memory, 0, os.SEEK_SET)
         child = subprocess.Popen(  # noqa: S603 - this program itself, and nothing of the input
-            [sys.executable, "-IS", "-c", _PROGRAM, *sys.path],
+            _child_command(),
             stdin=memory,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -149,7 +159,7 @@ def _run(request: bytes, name: str) -> Reply:
     finally:
         os.close(memory)
     try:
-        line = _read_line(child)
+        line = _read_line(child, seconds)
     finally:
         status = _end(child)
     if not line.endswith(b"\n"):
@@ -157,17 +167,23 @@ def _run(request: bytes, name: str) -> Reply:
     return wire.parse_object(line)
 
 
-def _read_line(child: subprocess.Popen[bytes]) -> bytes:
+def _child_command() -> list[str]:
+    if sys.executable.endswith(_PACKAGED):
+        return [sys.executable, "--pkcs11-child"]
+    return [sys.executable, "-IS", "-c", _CODE, *sys.path]
+
+
+def _read_line(child: subprocess.Popen[bytes], seconds: float) -> bytes:
     """Read the reply, which ends at a line break, because processes that the module started may hold the pipe open."""
     assert child.stdout is not None  # noqa: S101 - it was asked for
-    deadline = monotonic() + limits.PKCS11_SECONDS
+    deadline = monotonic() + seconds
     reading = select.poll()
     reading.register(child.stdout, select.POLLIN)
     line = b""
     with child.stdout as pipe:
         while not line.endswith(b"\n") and len(line) <= limits.PKCS11_REPLY_BYTES:
             if not reading.poll(max(0.0, deadline - monotonic()) * 1000):
-                raise KeyFileError(f"the PKCS#11 module did not answer within {limits.PKCS11_SECONDS:.0f} seconds")
+                raise KeyFileError(f"the PKCS#11 module did not answer within {seconds:.0f} seconds")
             if not (chunk := os.read(pipe.fileno(), limits.PKCS11_REPLY_BYTES)):
                 break
             line += chunk

@@ -31,7 +31,6 @@ def write_tree(directory: Path, text: str, program: str = "#!/bin/sh\n") -> Path
     (directory / "lib/module").write_text(text)
     (directory / "bin/ctd-decoder").write_text(program)
     (directory / "bin/ctd-decoder").chmod(0o755)
-    (directory / "bin/python3").symlink_to("ctd-decoder")
     (directory / "bin/client").symlink_to("ctd-decoder")
     return directory
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,7 @@ def tree(images_made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def put_on(root: Path, tree: Path, layer_files: Path) -> Path:
     """Install the tree into a root as the Kubernetes manifests do, with a layer and its key."""
     command: list[str | Path] = [
-        tree / "bin/python3",
+        sys.executable,
         "-I",
         ROOT / "packaging/kubernetes/install_on_node.py",
         "install",
