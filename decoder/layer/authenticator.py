@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+HMAC_DIFFERS = "the layer is damaged or not authentic: its HMAC differs"
+
 
 def new_buffer(size: int) -> memoryview:
     """Return a buffer of `size` bytes whose memory is allocated as it is written to, unlike that of a bytearray."""
@@ -46,6 +48,7 @@ class Beside:
         self._first_bytes = first_bytes
         self._bytes_seen = 0
         self._worker: Worker | None = None
+        self._may_start = True
 
     def __enter__(self) -> Self:
         return self
@@ -67,8 +70,9 @@ class Beside:
             self._worker.blocks.put(block)
             return
         self._work(block)
-        if self._bytes_seen >= limits.THREAD_AFTER_BYTES and len(os.sched_getaffinity(0)) > 1:
-            self._worker = Worker(self._work, self._buffer)
+        if self._bytes_seen >= limits.THREAD_AFTER_BYTES and self._may_start and len(os.sched_getaffinity(0)) > 1:
+            self._may_start = False
+            self._worker = _start(self._work, self._buffer)
 
     def join(self) -> None:
         """Wait until every block is processed. May be called again."""
@@ -108,16 +112,46 @@ class Authenticator(Beside):
         Raises:
             LayerError: they differ. The computed value is in no message.
         """
+        if not self.fits(expected):
+            raise LayerError(HMAC_DIFFERS)
+
+    def fits(self, expected: bytes) -> bool:
+        """Compare likewise, and tell."""
         self.join()
-        try:
-            self._hmac.verify(expected)
-        except InvalidSignature as error:
-            raise LayerError("the layer is damaged or not authentic: its HMAC differs") from error
+        return _fits(self._hmac, expected)
 
     def finish(self) -> bytes:
         """Return the 32-byte HMAC."""
         self.join()
         return self._hmac.finalize()
+
+
+class OtherHmac:
+    """A further HMAC-SHA256 over the same blocks, with another 32-byte key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._hmac = HMAC(key, hashes.SHA256())
+        self.update = self._hmac.update
+
+    def fits(self, expected: bytes) -> bool:
+        """Compare the HMAC with the expected 32 bytes in constant time."""
+        return _fits(self._hmac, expected)
+
+
+def _fits(hmac: HMAC, expected: bytes) -> bool:
+    try:
+        hmac.verify(expected)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _start(work: Callable[[memoryview], object], buffer: memoryview) -> Worker | None:
+    """Start a second thread; None if none may be started (RLIMIT_NPROC, cgroups): then the first one does it all."""
+    try:
+        return Worker(work, buffer)
+    except RuntimeError:
+        return None
 
 
 class Worker:

@@ -22,19 +22,20 @@ if TYPE_CHECKING:
 def fail(status: int) -> NoReturn:
     """End the process with a failure that containerd cannot miss.
 
-    A child keeps only standard output open, until this process has been waited for or HOLD_SECONDS are over.
-    If no child can be started (RLIMIT_NPROC, cgroups), this process tries again for that long.
+    A child keeps only standard output open, until this process has been waited for or HOLD_SECONDS are over. If no
+    child can be started (RLIMIT_NPROC, cgroups), this process stays instead, because its standard output would end before
+    anybody could wait for it. It ends as soon as a child can be started or nobody reads standard output any more, which
+    means that containerd has given up the layer. A layer that does not end is not a success either.
 
     Args:
         status: the exit status, not 0.
     """
     myself = os.getpid()
-    deadline = monotonic() + limits.HOLD_SECONDS
     while True:
         try:
             child = os.fork()
         except OSError:
-            if monotonic() > deadline:
+            if not _is_read():
                 break
             sleep(limits.HOLD_POLL_SECONDS)
             continue
@@ -43,6 +44,21 @@ def fail(status: int) -> NoReturn:
             os._exit(0)
         break
     os._exit(status)
+
+
+def _is_read() -> bool:
+    """Check whether standard output is a pipe that somebody may still read."""
+    import select
+    import stat
+
+    try:
+        if not stat.S_ISFIFO(os.fstat(1).st_mode):
+            return False
+    except OSError:
+        return False
+    waiting = select.poll()
+    waiting.register(1, 0)
+    return not waiting.poll(0)  # POLLERR: it has no reader (poll(2))
 
 
 def hold_standard_output(process: int) -> None:

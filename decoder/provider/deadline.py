@@ -14,6 +14,8 @@ _Result = TypeVar("_Result")
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
     """Run work in a thread, and stop waiting for it when the time is over.
 
+    If no thread may be started (RLIMIT_NPROC, cgroups), it is done in this one, and has only its own time limits.
+
     Raises:
         ProviderError: it has not ended in time.
         BaseException: what the work raised.
@@ -28,7 +30,10 @@ def within(seconds: float, work: Callable[[], _Result]) -> _Result:
             errors.append(error)
 
     thread = Thread(target=run, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:
+        return work()
     thread.join(seconds)
     if errors:
         raise errors[0]
