@@ -53,3 +53,44 @@ def test_sections_of_the_wire_formats_that_the_code_names_exist() -> None:
     }
     assert named
     assert {item for item in named if item[1] not in sections} == set()
+
+
+_TEST = re.compile(r"`(tests/[\w/.-]+\.py)(?:::(\w+))?`")
+
+
+def rows(document: Path, last: str) -> list[list[str]]:
+    """List the rows of the tables whose last column has a heading."""
+    found: list[list[str]] = []
+    is_in = False
+    for line in document.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")] if line.startswith("| ") else []
+        is_in = bool(cells) and (is_in or cells[-1].rstrip(" |") == last)
+        if is_in and cells[-1].rstrip(" |") != last and not set(cells[0]) <= {"-"}:
+            found.append(cells)
+    return found
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_tests_that_are_named_exist(document: Path) -> None:
+    wrong = []
+    for path, name in _TEST.findall(document.read_text()):
+        file = ROOT / path
+        if not file.is_file() or (name and f"\ndef {name}(" not in file.read_text()):
+            wrong.append(f"{path}::{name}")
+    assert wrong == []
+
+
+def test_every_threat_names_the_test_of_its_defence() -> None:
+    threats = rows(ROOT / "docs/threat-model.md", "test")
+    assert len(threats) > 30
+    for cells in threats:
+        does_nothing = re.search(r"\bnothing\b", cells[1]) is not None
+        assert len(cells) == 3, cells
+        assert _TEST.search(cells[2]) or (does_nothing and cells[2].rstrip(" |") == "—"), cells
+
+
+def test_every_message_of_a_client_was_seen() -> None:
+    messages = rows(ROOT / "docs/troubleshooting.md", "seen")
+    assert len(messages) > 10
+    for cells in messages:
+        assert _TEST.match(cells[-1]) or re.match(r"by hand, [a-z]+ \d+\.\d+", cells[-1]), cells

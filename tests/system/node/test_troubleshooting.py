@@ -49,12 +49,6 @@ def key(keys: dict[str, KeyPair], monkeypatch: pytest.MonkeyPatch) -> Path:
     return keys["rsa2048"].private
 
 
-def in_table(message: str) -> str:
-    """Return the row of the page that has this message."""
-    (row,) = [line for line in PAGE.splitlines() if line.startswith("|") and f"`{message}`" in line.split("|")[1]]
-    return row
-
-
 @some_suites
 @pytest.mark.parametrize(
     ("messages", "state"),
@@ -113,14 +107,6 @@ def as_zstd(layout: Layout, directory: Path) -> Layout:
     layers = [{**layer, "mediaType": layer["mediaType"].replace("+gzip", "+zstd")} for layer in copy.layers]
     copy.write_manifest(copy.read_json(copy.manifest["config"]), layers)
     return copy
-
-
-def test_every_row_says_how_it_was_seen() -> None:
-    rows = [line.split("|") for line in PAGE.partition("| seen |")[2].partition("## doctor")[0].splitlines()[2:]]
-    seen = [row[4].strip() for row in rows if len(row) > 4]
-    assert len(seen) > 10
-    assert all(re.match(r"test\b|by hand, [a-z]+ \d", text) for text in seen), seen
-    assert "test" in in_table("unexpected EOF")  # test_failures.py
 
 
 def test_the_page_names_each_check() -> None:
