@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _PAYLOAD_DESCRIPTOR = 3
 _MEDIA_TYPE = "STREAM_PROCESSOR_MEDIATYPE"  # containerd sets it for each stream processor
 _AGENT_SOCKET = "--agent-socket="  # only packaging/client passes it, before all other arguments
+_PKCS11_CHILD = "--pkcs11-child"  # only decoder/keywrap/pkcs11/token.py passes it
+_INSTALLER = "install-on-node"  # a link to the program in the Kubernetes image, which alone has the module
 _SIGNALLED = 128
 _INTERRUPTED = 130
 _CUT_OFF = "… (cut off)\n".encode()
@@ -50,6 +52,10 @@ _AT_A_TERMINAL = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
+    if sys.argv[0].endswith(f"/{_INSTALLER}"):
+        os._exit(_guarded(lambda: _run("install_on_node", [])))
+    if argv == [_PKCS11_CHILD]:
+        os._exit(_guarded(lambda: _run("decoder.keywrap.pkcs11.child", [])))
     kept = _leave_agent(argv.pop(0)) if argv and argv[0].startswith(_AGENT_SOCKET) else None
     if argv and argv[0] in COMMANDS:
         status = _guarded(lambda: _run_command(argv))
@@ -153,11 +159,15 @@ def _flush() -> None:
 
 
 def _run_command(argv: list[str]) -> int:
+    return _run(COMMANDS[argv[0]], [argv[1:]])
+
+
+def _run(module: str, arguments: list[list[str]]) -> int:
     from importlib import import_module
 
     leantyping.load()
     gc.enable()  # the packages' launcher starts without; a command may run for long
-    return cast("int", import_module(COMMANDS[argv[0]]).main(argv[1:]))
+    return cast("int", import_module(module).main(*arguments))
 
 
 def _decode(argv: list[str], kept: Kept | None) -> int:
@@ -187,9 +197,10 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
         keys_directory=arguments.keys_directory,
         keyprovider_config=_keyprovider_config(arguments),
         buffer_bytes=limits.LARGE_BUFFER_BYTES if all(enlarged) else limits.SMALL_PIPE_BUFFER_BYTES,
-        open_spool=_open_spool if arguments.release == VERIFIED else None,
+        open_spool=_open_spool,
         look_up=lambda head: _look_up(arguments, head, why_none, kept.client if kept else 0),
         is_config_required=bool(arguments.keyprovider_config),
+        is_verified_first=arguments.release == VERIFIED,
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:

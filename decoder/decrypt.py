@@ -8,8 +8,9 @@ from decoder import keywrap, limits
 from decoder.errors import DecoderError, DeniedError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
+from decoder.keywrap.unproven import Unproven
 from decoder.layer import stream
-from decoder.layer.annotations import LayerKey, check_media_type, layer_key, parse_public_options
+from decoder.layer.annotations import LayerKey, PublicOptions, check_media_type, layer_key, parse_public_options
 from decoder.layer.payload import Descriptor, parse_payload
 from decoder.record import Record
 
@@ -20,27 +21,54 @@ if TYPE_CHECKING:
     from decoder.node.containerd.contentstore import Search
 
 
+_CHANGED = "the layer is damaged or not authentic, or "
+
+
 class Settings(Record):
     """What containerd's configuration and the machine decide, not the layer.
 
     Attributes:
         keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
         keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
-        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
-        open_spool: opens the file that holds the ciphertext until the whole layer is verified; without
-            it, plaintext is released as it is decrypted, except for its tail.
+        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
+        open_spool: gives a file to keep the ciphertext in until the whole layer is verified.
         look_up: searches containerd's content store for the descriptor of the layer that starts with
             these bytes.
         is_config_required: whether `keyprovider_config` must exist, because an option and not only the environment
             names it.
+        is_verified_first: whether plaintext is released only once the whole layer is verified, and not as it comes but
+            for its tail.
     """
 
     keys_directory: str
     keyprovider_config: str
     buffer_bytes: int
-    open_spool: Callable[[], stream.Spool] | None
+    open_spool: Callable[[], stream.Spool]
     look_up: Callable[[bytes], Search]
     is_config_required: bool = False
+    is_verified_first: bool = False
+
+
+class _Opened(Record):
+    """The keys that may be the layer's, with the digest that its descriptor has.
+
+    Attributes:
+        keys: one; several if nothing authenticates them but the layer's HMAC.
+        digest: the descriptor's.
+        unless_verified: what to raise if the HMAC fits none of the latter, whatever the reason.
+    """
+
+    keys: list[LayerKey]
+    digest: str
+    unless_verified: LayerError | None = None
+
+
+class _Candidate(Record):
+    """A descriptor that may be the layer's, and the search for its key."""
+
+    descriptor: Descriptor
+    public: PublicOptions
+    search: keywrap.KeySearch
 
 
 def decrypt_layer(
@@ -90,43 +118,100 @@ def decrypt_layer(
 
     file = settings.keyprovider_config
     config = DecryptConfig(keyring, parameters, file, deny_config=file, is_config_required=settings.is_config_required)
-    key, digest = _open_first(descriptors, config)
-
+    opened = _open_first(descriptors, config, is_only=search is None)
     try:
-        if settings.open_spool:
-            stream.decrypt_verified(source, sink, key, settings.open_spool(), settings.buffer_bytes)
+        if opened.unless_verified or settings.is_verified_first:
+            stream.decrypt_verified(source, sink, opened.keys, settings.open_spool(), settings.buffer_bytes)
         else:
-            stream.decrypt(source, sink, key, settings.buffer_bytes)
+            stream.decrypt(source, sink, opened.keys[0], settings.buffer_bytes)
     except DecoderError as error:
-        error.layer = digest
-        raise
+        failure = opened.unless_verified if isinstance(error, LayerError) and opened.unless_verified else error
+        failure.layer = opened.digest
+        raise failure from error.__cause__
     return keyring.notes.warnings + (search.warnings if search else [])
 
 
-def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig) -> tuple[LayerKey, str]:
-    """Open the layer with the first descriptor for which there is a key; several manifests may name one blob.
+def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_only: bool) -> _Opened:
+    """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
 
-    Returns:
-        The key, and the digest that the descriptor has.
+    Keys on this machine, and what they or earlier layers have opened, are tried for all descriptors before any other
+    keyprovider or token is asked for one of them.
     """
-    budget = keywrap.Budget(config.keyprovider_config)
-    failures: list[NoKeyError | LayerError | DeniedError] = []
+    budget = keywrap.new_budget(config.keyprovider_config)
+    config = config._replace(budget=budget)
+    failures: list[DecoderError] = []
+    waiting: list[_Candidate] = []
     for descriptor in descriptors:
         try:
-            return _open(descriptor, config, budget), descriptor.digest
+            candidate = _Candidate(descriptor, *_read(descriptor, config, is_only))
+            if options := candidate.search.try_likely():
+                return _Opened([layer_key(candidate.public, options)], descriptor.digest)
         except (NoKeyError, LayerError, DeniedError) as error:  # another descriptor may be neither locked nor denied
-            _clear_frames(error)
-            failures.append(error)
+            _keep(failures, error, descriptor)
+        else:
+            _let_wait(waiting, candidate, failures)
+    for number, candidate in enumerate(waiting):
+        budget.waiting = len(waiting) - number
+        try:
+            if options := candidate.search.try_rest():
+                return _Opened([layer_key(candidate.public, options)], candidate.descriptor.digest)
+            _keep(failures, candidate.search.error(), candidate.descriptor)
+        except LayerError as error:
+            _keep(failures, error, candidate.descriptor)
+    failure = _joined(failures)
+    unproven = [_unproven_key(each.public, found) for each in waiting for found in each.search.unproven]
+    if unproven:
+        digest = next(each.descriptor.digest for each in waiting if each.search.unproven)
+        return _Opened(unproven[: limits.UNPROVEN_KEYS], digest, LayerError(f"{_CHANGED}{failure}"))
+    raise failure
+
+
+def _read(descriptor: Descriptor, config: DecryptConfig, is_only: bool) -> tuple[PublicOptions, keywrap.KeySearch]:
+    try:
+        check_media_type(descriptor.media_type)
+        public = parse_public_options(descriptor.annotations)
+        return public, keywrap.KeySearch(descriptor.annotations, config, descriptor.media_type, is_only)
+    except DecoderError as error:
+        error.layer = descriptor.digest
+        raise
+
+
+def _keep(failures: list[DecoderError], error: DecoderError, descriptor: Descriptor) -> None:
+    """Keep why a descriptor did not open, without the local variables that its traceback holds: they may be large."""
+    error.layer = descriptor.digest
+    _clear_frames(error)
+    failures.append(error)
+
+
+def _let_wait(waiting: list[_Candidate], candidate: _Candidate, failures: list[DecoderError]) -> None:
+    """Keep a candidate for the second round if there is room: they all are in memory."""
+    size = sum(map(len, candidate.descriptor.annotations.values()))
+    if not waiting or (len(waiting) < limits.STORE_CANDIDATES and size <= limits.STORE_CANDIDATE_BYTES):
+        waiting.append(candidate)
+    elif len(failures) < limits.STORE_CANDIDATES:
+        _keep(failures, candidate.search.error(), candidate.descriptor)
+
+
+def _unproven_key(public: PublicOptions, found: Unproven) -> LayerKey:
+    """Join both kinds of options; a nonce that differs tells no more than a wrong key."""
+    try:
+        return layer_key(public, found.options_or_random())
+    except LayerError:
+        return layer_key(public, Unproven(b"").options_or_random()._replace(nonce=public.nonce))
+
+
+def _joined(failures: list[DecoderError]) -> DecoderError:
+    """Return the one error for all descriptors: what the configuration denies first, then keys that are missing."""
     if denied := [failure for failure in failures if isinstance(failure, DeniedError)]:
-        raise denied[0]
+        return denied[0]
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]
     if len(locked) > 1:
         kind = next((type(failure) for failure in locked if isinstance(failure, KeyProviderError)), NoKeyError)
         attempts = [attempt for failure in locked for attempt in failure.attempts]
         combined = kind(attempts, locked[0].notes, locked[0].advice)
         combined.layer = locked[0].layer
-        raise combined
-    raise (locked or failures)[0]
+        return combined
+    return (locked or failures)[0]
 
 
 def _clear_frames(error: BaseException | None) -> None:
@@ -140,13 +225,3 @@ def _clear_frames(error: BaseException | None) -> None:
                 trace.tb_frame.clear()
             trace = trace.tb_next
         error = error.__cause__ or error.__context__
-
-
-def _open(descriptor: Descriptor, config: DecryptConfig, budget: keywrap.Budget) -> LayerKey:
-    try:
-        check_media_type(descriptor.media_type)
-        public = parse_public_options(descriptor.annotations)
-        return layer_key(public, keywrap.unwrap_any(descriptor.annotations, config, descriptor.media_type, budget))
-    except DecoderError as error:
-        error.layer = descriptor.digest
-        raise

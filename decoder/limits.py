@@ -24,7 +24,9 @@ STORE_WINDOW_BYTES = 4 * KIB
 STORE_SECONDS = 2.0
 STORE_MANIFESTS = 4096
 STORE_LAYERS = 4096
-STORE_CANDIDATES = 64
+STORE_DESCRIPTORS = 4096  # of one layer; local keys are tried on each
+STORE_CANDIDATES = 64  # those that wait for keyproviders and tokens
+STORE_CANDIDATE_BYTES = 64 * KIB  # annotations of one that waits; only the first may have more
 STORE_BATCH = 256
 MANIFEST_BYTES = 4 * MIB
 COMMAND_LINE_BYTES = 64 * KIB
@@ -38,9 +40,12 @@ KEYS_DIRECTORY_DEPTH = 16
 KEY_NUMBER_BYTES = 2 * KIB  # one number of a key: RSA of at most 16384 bits
 RSA_PRIMES = 5  # of one key
 PKCS12_KEYS = 64
-UNWRAP_SECONDS = 60.0  # for one layer, over all of its descriptors, wrapped keys and keys
-UNWRAP_EXTRA_SECONDS = 10.0  # beyond the longest time limit of a configured keyprovider
-UNWRAP_ATTEMPTS = 16384  # likewise; an RSA key takes about 1 ms
+UNWRAP_SECONDS = 60.0  # for one layer, over all of its descriptors, wrapped keys and keys, without keyproviders
+UNWRAP_EXTRA_SECONDS = 10.0  # with keyproviders: beyond the longest time limit of a configured one
+UNWRAP_LEAST_SECONDS = 5.0  # for one call while others wait
+UNWRAP_ATTEMPTS = 16384  # operations with a private key, for one layer; one with RSA takes about 1 ms
+UNWRAP_FIRST_ATTEMPTS = 256  # of them for one descriptor, until those of other descriptors had as many
+UNPROVEN_KEYS = 4  # of one layer: what was unwrapped without integrity protection, for its HMAC to decide
 
 # The cipher (AES-256-CTR + HMAC-SHA256).
 SYMMETRIC_KEY_BYTES = 32

@@ -25,6 +25,7 @@ from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.jwe import opening
 from decoder.keywrap.jwe.message import parse
 from decoder.keywrap.keyprovider import CONFIG_VARIABLE, KeyProvider
+from decoder.keywrap.unproven import Unproven
 from decoder.layer.annotations import PrivateOptions, build_private_options, parse_private_options
 from decoder.layer.digest import digest_of
 
@@ -101,7 +102,7 @@ def _unwrap(name: str, data: bytes) -> bytes:
         annotation, iv, encrypted = (wire.bytes_value(members.get(each)) for each in ("annotation", "iv", "data"))
         config = DecryptConfig(Keyring(), keyprovider_config=os.environ.get(CONFIG_VARIABLE, ""))
         opened = KeyProvider(name).unwrap(annotation, config, lambda _key, _reason: None)
-        key = parse_private_options(opened or b"").symmetric_key
+        key = parse_private_options(opened.opened if isinstance(opened, Unproven) else opened).symmetric_key
         return AESGCM(key).decrypt(iv, encrypted, _FORMAT.encode())
     except (ValueError, InvalidTag) as error:
         raise KeyFileError("it was damaged, or wrapped by another keyprovider") from error

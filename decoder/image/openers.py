@@ -14,7 +14,8 @@ from decoder.image.recipients import split_provider
 from decoder.keys.file import read_key_file, recognise
 from decoder.keys.kept import Kept
 from decoder.keys.keyring import DecryptConfig, Keyring
-from decoder.keywrap.keyprovider import CONFIG_VARIABLE, ask
+from decoder.keywrap.asking import ask
+from decoder.keywrap.keyprovider import CONFIG_VARIABLE
 from decoder.provider.client.held import Held
 
 if TYPE_CHECKING:

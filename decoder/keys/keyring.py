@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.file import KeyFile, recognise
 from decoder.keys.kept import Kept
 from decoder.record import Record
+
+if TYPE_CHECKING:
+    from decoder.keys.budget import Budget
 
 # Parameter names of a payload, each with the one that holds its passwords.
 _PARAMETERS = {"privkeys": "privkeys-passwords", "gpg-privatekeys": "gpg-privatekeys-passwords"}
@@ -93,6 +97,7 @@ class DecryptConfig(Record):
         keyprovider_config: the file that configures keyproviders, or "" if none may be asked.
         deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
         is_config_required: whether that file must exist, because an option and not only the environment names it.
+        budget: what the layer may still cost, or None for whatever it takes.
     """
 
     keyring: Keyring
@@ -100,3 +105,21 @@ class DecryptConfig(Record):
     keyprovider_config: str = ""
     deny_config: str = ""
     is_config_required: bool = False
+    budget: Budget | None = None
+
+    def spend(self, attempts: int = 1) -> None:
+        """Count operations with private keys before they are done.
+
+        Raises:
+            WrappedKeyError: the layer is given up.
+        """
+        if self.budget:
+            self.budget.spend(attempts)
+
+    def seconds(self, wanted: float) -> float:
+        """Return how long something may take that wants so many seconds.
+
+        Raises:
+            WrappedKeyError: the layer is given up.
+        """
+        return self.budget.seconds(wanted) if self.budget else wanted

@@ -1,12 +1,11 @@
 """Ways to wrap the private options of a layer, one room per scheme, and the search for a key that opens them.
 
-A scheme has five functions, the interface `Scheme`. To add one, write its room and add its line to SCHEMES.
+A scheme has six functions, the interface `Scheme`. To add one, write its room and add its line to SCHEMES.
 """
 
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
@@ -14,6 +13,8 @@ from typing import TYPE_CHECKING, cast
 from decoder import limits
 from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
 from decoder.formats import wire
+from decoder.keys.budget import Budget
+from decoder.keywrap.unproven import Unproven
 from decoder.layer.annotations import PrivateOptions, WrappedKey, parse_private_options, wrapped_keys
 
 if TYPE_CHECKING:
@@ -52,14 +53,24 @@ if TYPE_CHECKING:
                 WrappedKeyError: a library is not installed.
             """
 
-        def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+        def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | Unproven | None:
             """Open private options with the first key that fits.
 
             Returns:
                 The private options, or None if none of these keys opens them; `refused` was told why, key by key.
+                `Unproven` if nothing but the layer's HMAC can tell whether they are the right ones.
 
             Raises:
-                WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted.
+                WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted, or
+                    `config` does not allow more attempts.
+            """
+
+        def names_key(self, wrapped: bytes, config: DecryptConfig) -> bool:
+            """Check whether it names a key that is there, or one of a keyprovider that was opened before.
+
+            Raises:
+                ValueError: it is malformed.
+                WrappedKeyError: likewise.
             """
 
         def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -87,53 +98,10 @@ if TYPE_CHECKING:
 SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
 REQUIRE_CONFIG = "require-config"
 """If a file of this name is beside the configuration of keyproviders, no layer is opened without that configuration."""
+_QUICK = ("jwe", "pkcs7", "pgp")
+_UNPROVEN = "no key opened it, or it or the layer was changed; it has no integrity protection that would tell"
 PROVIDER = "provider"
 PROVIDER_PREFIX = f"{PROVIDER}."
-
-
-class Budget:
-    """The time and the attempts that remain to open one layer, for all of its descriptors and wrapped keys.
-
-    Args:
-        keyprovider_config: the file that configures keyproviders, or "". The slowest of them gets its whole time, and
-            UNWRAP_EXTRA_SECONDS are for the rest.
-    """
-
-    def __init__(self, keyprovider_config: str = "") -> None:
-        self._started = time.monotonic()
-        self._seconds = limits.UNWRAP_SECONDS
-        self._keyprovider_config = keyprovider_config
-        self._attempts = limits.UNWRAP_ATTEMPTS
-
-    def check(self) -> None:
-        """Check that something is left.
-
-        Raises:
-            WrappedKeyError: the layer is given up.
-        """
-        if self._is_over() and (not self._lengthen() or self._is_over()):
-            raise WrappedKeyError(f"given up: no key opened the layer within {self._seconds:.0f} seconds")
-        if self._attempts <= 0:
-            raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
-
-    def spend(self) -> None:
-        """Count one attempt, and check that attempts and time are left."""
-        self._attempts -= 1
-        self.check()
-
-    def _is_over(self) -> bool:
-        return time.monotonic() > self._started + self._seconds
-
-    def _lengthen(self) -> bool:
-        """Extend the time limit to those of the keyproviders, which are read only once something is slow."""
-        if not self._keyprovider_config:
-            return False
-        from decoder.keywrap.keyprovider import longest_seconds
-
-        slowest = longest_seconds(self._keyprovider_config)
-        self._keyprovider_config = ""
-        self._seconds = max(self._seconds, slowest + limits.UNWRAP_EXTRA_SECONDS)
-        return True
 
 
 def is_supported(scheme: str) -> bool:
@@ -149,9 +117,25 @@ def load(scheme: str) -> Scheme:
     return cast("Scheme", import_module(f"decoder.keywrap.{scheme}"))
 
 
-def unwrap_any(
-    annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "", budget: Budget | None = None
-) -> PrivateOptions:
+def new_budget(keyprovider_config: str = "") -> Budget:
+    """Return what may be spent on one layer.
+
+    Args:
+        keyprovider_config: the file that configures keyproviders, or "". The slowest of them gets its whole time, and
+            UNWRAP_EXTRA_SECONDS are for the rest; without keyproviders there are UNWRAP_SECONDS.
+    """
+
+    def longest_seconds() -> float:
+        if not keyprovider_config:
+            return 0.0
+        from decoder.keywrap import keyprovider
+
+        return keyprovider.longest_seconds(keyprovider_config)
+
+    return Budget(longest_seconds)
+
+
+def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "") -> PrivateOptions:
     """Open the private options of a layer with the first key that fits, unless the layer is denied.
 
     A wrapped key or a key that fails does not end the search.
@@ -160,7 +144,6 @@ def unwrap_any(
         annotations: those of the layer's descriptor.
         config: all keys and keyproviders.
         media_type: of the layer, for the rules that deny it.
-        budget: what is left for the layer, if other descriptors of it were tried before.
 
     Raises:
         DeniedError: a rule of the configuration denies it; no key was tried.
@@ -168,35 +151,134 @@ def unwrap_any(
         NoKeyError: none opened; it holds every attempt.
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
-    if config.deny_config and (config.is_config_required or _may_deny(config.deny_config)):
-        from decoder.keywrap import deny  # imported here, because most hosts have no such file
+    search = KeySearch(annotations, config, media_type)
+    if options := search.try_likely() or search.try_rest():
+        return options
+    for unproven in search.unproven:
+        if options := unproven.options():
+            return options
+    raise search.error()
 
-        deny.check(config.deny_config, media_type, annotations)
-    attempts: list[Attempt] = []
-    failure = NoKeyError
-    malformed: LayerError | None = None
-    budget = budget or Budget(config.keyprovider_config)
-    items = _in_order(wrapped_keys(annotations))
-    if not items:
-        raise NoKeyError([], [], ["its descriptor holds no wrapped key"])
-    for item in items:
+
+class KeySearch:
+    """The wrapped keys of one descriptor, tried in two rounds, so that other descriptors have their turn in between.
+
+    Args:
+        annotations: those of the layer's descriptor.
+        config: all keys and keyproviders; its budget is for the layer, and a new one if there is none.
+        media_type: of the layer, for the rules that deny it.
+        is_only: whether no other descriptor may be the layer's.
+
+    Attributes:
+        unproven: what was unwrapped without integrity protection, at most UNPROVEN_KEYS. Neither the errors nor the
+            order of attempts depend on whether that are well-formed private options.
+
+    Raises:
+        DeniedError: a rule of the configuration denies it; no key was tried.
+        LayerError: it has too many wrapped keys.
+        NoKeyError: it has none.
+    """
+
+    def __init__(
+        self, annotations: Mapping[str, str], config: DecryptConfig, media_type: str = "", is_only: bool = True
+    ) -> None:
+        if config.deny_config and (config.is_config_required or _may_deny(config.deny_config)):
+            from decoder.keywrap import deny  # imported here, because most hosts have no such file
+
+            deny.check(config.deny_config, media_type, annotations)
+        self.unproven: list[Unproven] = []
+        self._budget = config.budget or new_budget(config.keyprovider_config)
+        self._config = config._replace(budget=self._budget)
+        self._items = _in_order(wrapped_keys(annotations))
+        if not self._items:
+            raise NoKeyError([], [], ["its descriptor holds no wrapped key"])
+        self._waiting = list(self._items)
+        self._is_only = is_only
+        self._attempts: list[Attempt] = []
+        self._failure = NoKeyError
+        self._malformed: LayerError | None = None
+
+    def try_likely(self) -> PrivateOptions | None:
+        """Try what names a key that is there or was opened before, then keys on this machine; no other keyprovider.
+
+        At most about UNWRAP_FIRST_ATTEMPTS are made.
+        """
+        if len(self._items) == 1 and (self._is_only or self._items[0].scheme in _QUICK):
+            return self._try(self._items)  # nothing has to be put in order
+        named = [item for item in self._items if self._is_named(item)]
+        quick = [item for item in self._items if item.scheme in _QUICK and item not in named]
+        return self._try([*named, *quick], limits.UNWRAP_FIRST_ATTEMPTS)
+
+    def try_rest(self) -> PrivateOptions | None:
+        """Try what the first round has left."""
+        return self._try(list(self._waiting))
+
+    def error(self) -> NoKeyError | LayerError:
+        """Return why no wrapped key opened, with every attempt."""
+        if self._malformed:
+            return self._malformed
+        from decoder.keywrap.advice import advice
+
+        return self._failure(
+            self._attempts, self._config.keyring.notes.warnings, advice(self._items, self._config.keyring)
+        )
+
+    def _try(self, items: Sequence[WrappedKey], attempts: int = limits.UNWRAP_ATTEMPTS) -> PrivateOptions | None:
+        most = self._budget.spent + attempts
+        for item in items:
+            if self._budget.spent >= most:
+                return None
+            self._waiting.remove(item)
+            if options := self._try_one(item):
+                return options
+        return None
+
+    def _try_one(self, item: WrappedKey) -> PrivateOptions | None:
         try:
-            opened = _unwrap(item, config, attempts, budget)
+            opened = self._unwrap(item)
         except WrappedKeyError as error:
-            attempts.append(Attempt(item.annotation, item.number, None, str(error)))
-            failure = KeyProviderError if isinstance(error, ProviderFailedError) else failure
-            continue
+            self._attempts.append(Attempt(item.annotation, item.number, None, str(error)))
+            self._failure = KeyProviderError if isinstance(error, ProviderFailedError) else self._failure
+            return None
+        if isinstance(opened, Unproven):
+            self._attempts.append(Attempt(item.annotation, item.number, None, _UNPROVEN))
+            self.unproven += [opened] if len(self.unproven) < limits.UNPROVEN_KEYS else []
+            return None
         if opened is None:
-            continue
+            return None
         try:
             return parse_private_options(opened)
         except ValueError as error:
-            malformed = LayerError(f"{item.annotation}[{item.number}] opens to malformed private options: {error}")
-    if malformed:
-        raise malformed
-    from decoder.keywrap.advice import advice
+            text = f"{item.annotation}[{item.number}] opens to malformed private options: {error}"
+            self._malformed = LayerError(text)
+            return None
 
-    raise failure(attempts, config.keyring.notes.warnings, advice(items, config.keyring))
+    def _unwrap(self, item: WrappedKey) -> bytes | Unproven | None:
+        if not is_supported(item.scheme):
+            raise WrappedKeyError("this scheme is not supported")
+        self._budget.check()
+        try:
+            wrapped = wire.decode_base64(item.text)
+        except ValueError as error:
+            raise WrappedKeyError(str(error)) from error
+
+        def refused(key: Describable, reason: str) -> None:
+            self._attempts.append(Attempt(item.annotation, item.number, key, reason))
+            self._budget.spend()
+
+        tried_before = len(self._attempts)
+        opened = load(item.scheme).unwrap(wrapped, self._config, refused)
+        if opened is None and len(self._attempts) == tried_before:
+            raise WrappedKeyError("there is no key of this kind to try")
+        return opened
+
+    def _is_named(self, item: WrappedKey) -> bool:
+        try:
+            return is_supported(item.scheme) and load(item.scheme).names_key(
+                wire.decode_base64(item.text), self._config
+            )
+        except (ValueError, WrappedKeyError):
+            return False  # its attempt says why
 
 
 def _may_deny(config_file: str) -> bool:
@@ -215,23 +297,3 @@ def _may_deny(config_file: str) -> bool:
 def _in_order(items: list[WrappedKey]) -> list[WrappedKey]:
     rank = {scheme: number for number, scheme in enumerate(SCHEMES)}
     return sorted(items, key=lambda item: rank.get(item.scheme, len(SCHEMES)))
-
-
-def _unwrap(item: WrappedKey, config: DecryptConfig, attempts: list[Attempt], budget: Budget) -> bytes | None:
-    if not is_supported(item.scheme):
-        raise WrappedKeyError("this scheme is not supported")
-    budget.check()
-    try:
-        wrapped = wire.decode_base64(item.text)
-    except ValueError as error:
-        raise WrappedKeyError(str(error)) from error
-
-    def refused(key: Describable, reason: str) -> None:
-        attempts.append(Attempt(item.annotation, item.number, key, reason))
-        budget.spend()
-
-    tried_before = len(attempts)
-    opened = load(item.scheme).unwrap(wrapped, config, refused)
-    if opened is None and len(attempts) == tried_before:
-        raise WrappedKeyError("there is no key of this kind to try")
-    return opened

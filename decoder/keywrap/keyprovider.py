@@ -9,46 +9,42 @@ from __future__ import annotations
 import os
 from _thread import allocate_lock  # threading is built on it, and a cold start would pay for importing it
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError, ProviderFailedError, UsageError, WrappedKeyError, quoted
+from decoder.errors import KeyFileError, ProviderFailedError, WrappedKeyError, quoted
 from decoder.formats import wire
 from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Notes
+from decoder.keywrap.asking import NO_PARAMETER, ask
 from decoder.keywrap.recipient import KeyName, is_whole, shown
+from decoder.keywrap.unproven import Unproven
 from decoder.layer.annotations import parse_private_options
 from decoder.node.journal import waiting
 from decoder.provider import envelope
-from decoder.provider.client import protocol
 from decoder.provider.client.config import (
-    CommandProvider,
     Configured,
     GrpcProvider,
-    MalformedProvider,
     NativeProvider,
-    TtrpcProvider,
     parse_config,
 )
-from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.errors import NoKekServiceError, ProviderError
 
 if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
     from decoder.keywrap.recipient import RecipientRules
-    from decoder.provider.audit import Operation, Provider
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
 # Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
 _WITHOUT_ENTRY = ("attestation-agent",)
-_PACKETS = "attestation-agent"
-_NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
 # Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
 
 
+# How packets of Confidential Containers name A256CTR.
+_UNPROVEN_TYPES = ("A256CTR", "aes_256_ctr")
 # The members by which the JSON of most keyproviders names a key.
 _NAME_MEMBERS = ("key_url", "kid", "key_id", "keyid", "kbs_uri")
 
@@ -80,7 +76,7 @@ class KeyProvider:
         """Problems of the configuration that `wrap` has read, and of the providers that it asked."""
         return self._notes.warnings
 
-    def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+    def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | Unproven:
         """Unwrap with the first configured provider that can: first the one of this name, then those with this alias.
 
         Args:
@@ -94,16 +90,29 @@ class KeyProvider:
         """
         if len(wrapped) > limits.PROVIDER_ANNOTATION_BYTES:
             raise WrappedKeyError(f"it is longer than {limits.PROVIDER_ANNOTATION_BYTES} bytes")
+        is_unproven = _is_unproven(wrapped)
 
         def unwrap_with(provider: Configured) -> bytes:
             parameters = self._parameters(provider, config)
+            provider = provider._replace(seconds=config.seconds(provider.seconds))
             with waiting.noted(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()})"):
                 kept = config.keyring.kept.ask(provider, "keyunwrap", wrapped, parameters)
                 opened = ask(provider, "keyunwrap", wrapped, parameters) if kept is None else kept
-            return _checked_options(opened)
+            return opened if is_unproven else _checked_options(opened)
 
         notes = config.keyring.notes
-        return _first_answer(self._configured(config.keyprovider_config, notes), notes, unwrap_with)
+        opened = _first_answer(self._configured(config.keyprovider_config, notes), notes, unwrap_with)
+        return Unproven(opened) if is_unproven else opened
+
+    def names_key(self, wrapped: bytes, config: DecryptConfig) -> bool:
+        """Check whether a provider is configured for the key that is named, or has opened it; see `keywrap.Scheme`."""
+        named = {name.text for name in self.recipients(wrapped, {}) if name.is_unique}
+        for provider in self._configured(config.keyprovider_config, Notes()):
+            if _is_for(provider, named):
+                return True
+            if config.keyring.kept.has_opened(provider, wrapped, self._parameters(provider, config)):
+                return True
+        return False
 
     def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
         """Wrap with the first configured provider that can; attestation-agent needs no entry in the configuration.
@@ -116,7 +125,7 @@ class KeyProvider:
             WrappedKeyError: no provider is configured for the name.
             ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
         """
-        parameters = list(recipients) or [_NO_PARAMETER]
+        parameters = list(recipients) or [NO_PARAMETER]
         providers = self._to_wrap()
         return _first_answer(providers, self._notes, lambda provider: self._wrap_with(provider, options, parameters))
 
@@ -200,6 +209,30 @@ def longest_seconds(config_file: str) -> float:
     return max((provider.seconds for provider in found.providers), default=0.0)
 
 
+def _is_for(provider: Configured, names: set[str]) -> bool:
+    """Check whether the entry of one of our own providers names or allows a key; its service decides whether it may."""
+    if not isinstance(provider.transport, NativeProvider):
+        return False
+    named = [provider.transport.options.get(name) for name in ("key", "allow-key")]
+    texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
+    return any(
+        fnmatchcase(name, text) or name.endswith(f"/{os.path.basename(text)}")  # a file stands for a key of its name
+        for name in names
+        for text in texts
+        if isinstance(text, str)
+    )
+
+
+def _is_unproven(wrapped: bytes) -> bool:
+    """Check whether it is a packet with A256CTR, which has no integrity protection."""
+    if b"ctr" not in wrapped.lower():
+        return False
+    try:
+        return wire.parse_object(wrapped).get("wrap_type") in _UNPROVEN_TYPES
+    except ValueError:
+        return False
+
+
 def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
     """Return the answer of the first provider that succeeds; each that failed before it causes a warning."""
     failures = []
@@ -255,124 +288,3 @@ def _suits_keks(provider: Configured) -> bool:
     if isinstance(transport, NativeProvider):
         return transport.provider not in envelope.WITHOUT_ENVELOPES
     return isinstance(transport, GrpcProvider)
-
-
-def ask(
-    provider: Configured,
-    operation: protocol.Operation,
-    data: bytes,
-    parameters: list[bytes],
-    held: Held = EACH_ONCE,
-    is_kek: bool = False,
-) -> bytes:
-    """Ask one provider from this process.
-
-    Args:
-        provider: its entry in the configuration.
-        operation: whether to wrap or to unwrap.
-        data: what to wrap or to unwrap.
-        parameters: what the client has for this provider.
-        held: clients of key services, connections and opened keys to reuse; by default nothing is reused.
-        is_kek: whether what is wrapped is a key-encryption key.
-
-    Raises:
-        NoKekServiceError: the provider does not wrap or unwrap key-encryption keys.
-        ProviderError: it failed.
-    """
-    transport, seconds = provider.transport, provider.seconds
-    if isinstance(transport, MalformedProvider):
-        raise ProviderError(transport.reason)
-    if isinstance(transport, NativeProvider):
-        from decoder.provider.deadline import within
-
-        if is_kek and transport.provider == _PACKETS:
-            raise NoKekServiceError("the packets of Confidential Containers cannot hold key-encryption keys")
-        native = protocol.OPERATIONS[operation, is_kek]
-        return within(seconds, lambda: _ask_native(transport, native, data, parameters, seconds, held))
-    is_options = isinstance(transport, GrpcProvider) and operation == "keyunwrap" and not is_kek
-    if is_options and (letter := envelope.parse(data)):
-        with suppress(NoKekServiceError):  # then the server opens the envelope
-            return _open_envelope(provider, letter, parameters, held)
-    return _ask_other(provider, operation, data, parameters, held, is_kek)
-
-
-def _open_envelope(provider: Configured, letter: envelope.Envelope, parameters: list[bytes], held: Held) -> bytes:
-    """Open an envelope: its key-encryption key comes from the kept ones, or a server opens it."""
-
-    def open_kek() -> bytes:
-        opened = ask(provider, "keyunwrap", letter.wrapped_kek, parameters, held, is_kek=True)
-        return envelope.check_kek(opened)
-
-    if held.keks is None:
-        return envelope.open_with(open_kek(), letter)
-    from hashlib import sha256
-
-    name = sha256(repr((provider.transport, parameters, letter.wrapped_kek)).encode()).digest()
-    return envelope.open_with(held.keks.opened(name, open_kek, provider.seconds), letter)
-
-
-def _ask_other(
-    provider: Configured,
-    operation: protocol.Operation,
-    data: bytes,
-    parameters: list[bytes],
-    held: Held,
-    is_kek: bool,
-) -> bytes:
-    """Ask a provider in another process, by a message."""
-    transport, seconds = provider.transport, provider.seconds
-    request = protocol.build_request(operation, data, provider.name, parameters)
-    if len(request) > limits.PROVIDER_MESSAGE_BYTES:
-        raise ProviderError(f"the request would be longer than {limits.PROVIDER_MESSAGE_BYTES} bytes")
-    if is_kek and not isinstance(transport, GrpcProvider):
-        raise NoKekServiceError("only our own providers, in this process or as a gRPC server, wrap key-encryption keys")
-    if isinstance(transport, CommandProvider):
-        from decoder.provider.client import command
-
-        reply = command.ask(transport, request, seconds)
-    elif isinstance(transport, TtrpcProvider):
-        from decoder.provider.client import ttrpc as ttrpcclient
-
-        reply = ttrpcclient.ask(transport, operation, request, seconds)
-    else:
-        from decoder.provider.client import grpc as grpcclient
-
-        assert isinstance(transport, GrpcProvider)  # noqa: S101 - there is no other
-        reply = grpcclient.ask(transport, grpcclient.method_of(operation, is_kek), request, seconds, held)
-    try:
-        return protocol.parse_reply(operation, reply)
-    except ValueError as error:
-        raise ProviderError(f"its reply cannot be read: {error}") from error
-
-
-def _ask_native(
-    native: NativeProvider,
-    operation: Operation,
-    data: bytes,
-    parameters: list[bytes],
-    seconds: float,
-    held: Held,
-) -> bytes:
-    """Run one of our own providers in this process."""
-    from decoder import provider
-
-    try:
-        texts = [parameter.decode() for parameter in parameters if parameter != _NO_PARAMETER]
-    except UnicodeDecodeError as error:
-        raise ProviderError("its parameter is not text") from error
-
-    def create() -> Provider:
-        try:
-            return provider.create(native.provider, native.options, keks=held.keks)
-        except UsageError as error:
-            raise ProviderError(f"its configuration: {error}") from error
-
-    try:
-        with held.use(provider.identity(native.provider, native.options), create, lambda _: None) as service:
-            # Its time ends a little before ours, so that its own error is shown.
-            seconds *= limits.PROVIDER_OWN_SHARE
-            return service.perform(operation, data, texts, seconds)
-    except ProviderError:
-        raise
-    except Exception as error:  # a library's; its text may hold a secret, and another provider may succeed
-        raise ProviderError(f"it failed unexpectedly ({type(error).__name__})") from error

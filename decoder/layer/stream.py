@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from decoder import limits
-from decoder.errors import StreamError
-from decoder.layer.authenticator import Authenticator, new_buffer
+from decoder.errors import LayerError, StreamError
+from decoder.layer.authenticator import HMAC_DIFFERS, Authenticator, OtherHmac, new_buffer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 
     from decoder.layer.annotations import LayerKey
@@ -121,14 +121,14 @@ def decrypt(
 
 
 def decrypt_verified(
-    source: Source, sink: Sink, key: LayerKey, spool: Spool, buffer_bytes: int = limits.BUFFER_BYTES
+    source: Source, sink: Sink, keys: Sequence[LayerKey], spool: Spool, buffer_bytes: int = limits.BUFFER_BYTES
 ) -> None:
     """Decrypt a layer without releasing a byte before the HMAC is verified.
 
     Args:
         source: the ciphertext, read to its end.
-        sink: takes the plaintext, after the verification.
-        key: as for `decrypt`.
+        sink: takes the plaintext, after the verdict.
+        keys: as for `decrypt`; the first one whose HMAC fits is the layer's.
         spool: an empty file that only this process can read; it takes the ciphertext.
         buffer_bytes: how much is read and decrypted at a time at most, in bytes.
 
@@ -136,11 +136,16 @@ def decrypt_verified(
         LayerError: the HMAC differs; nothing was written to `sink`.
         StreamError: reading, writing or spooling failed.
     """
-    with Authenticator(key.symmetric_key, buffer_bytes, limits.BUFFER_BYTES) as mac:
+    others = [OtherHmac(key.symmetric_key) for key in keys[1:]]
+    also = (lambda block: [other.update(block) for other in others]) if others else None
+    with Authenticator(keys[0].symmetric_key, buffer_bytes, limits.BUFFER_BYTES, also) as mac:
         while length := fill(source, block := mac.free_buffer()):
             write_all(spool, block[:length], "the spool file")
             mac.update(block[:length])
-        mac.verify(key.hmac)
+        fits = [mac.fits(keys[0].hmac), *(other.fits(key.hmac) for other, key in zip(others, keys[1:], strict=True))]
+    if True not in fits:
+        raise LayerError(HMAC_DIFFERS)
+    key = keys[fits.index(True)]
     spool.seek(0)
     decrypt(spool, sink, key, buffer_bytes, "the spool file")
 

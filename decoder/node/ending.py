@@ -23,7 +23,7 @@ def fail(status: int) -> NoReturn:
     """End the process with a failure that containerd cannot miss.
 
     A child keeps only standard output open, until this process has been waited for or HOLD_SECONDS are over. If no
-    child can be started (RLIMIT_NPROC, cgroups), this process stays instead, because its standard output would end before
+    child can be started (RLIMIT_NPROC, cgroups), this process stays, because its standard output would end before
     anybody could wait for it. It ends as soon as a child can be started or nobody reads standard output any more, which
     means that containerd has given up the layer. A layer that does not end is not a success either.
 

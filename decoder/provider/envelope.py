@@ -107,7 +107,7 @@ def parse(annotation: bytes) -> Envelope | None:
     Raises:
         ProviderError: it is an envelope, but malformed, or names another key than its wrapped key does.
     """
-    if WRAP_TYPE.encode() not in annotation or len(annotation) > limits.PROVIDER_MESSAGE_BYTES:
+    if not is_envelope(annotation) or len(annotation) > limits.PROVIDER_MESSAGE_BYTES:
         return None
     try:
         members = wire.parse_object(annotation)
@@ -127,6 +127,11 @@ def parse(annotation: bytes) -> Envelope | None:
     if _key_url_of(wrapped) != key_url:
         raise ProviderError("the annotation names another key than its wrapped key does")
     return Envelope(provider, key_url, wrapped, iv, data)
+
+
+def is_envelope(annotation: bytes) -> bool:
+    """Check whether an annotation may be one that `parse` understands, without parsing it."""
+    return WRAP_TYPE.encode() in annotation
 
 
 def open_with(kek: bytes, envelope: Envelope) -> bytes:

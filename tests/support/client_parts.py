@@ -117,7 +117,9 @@ def unwrap(
 ) -> bytes | None:
     """Unwrap in this process."""
     config = DecryptConfig(Keyring(), parameters or {}, config_file)
-    return KeyProvider(NAME).unwrap(wrapped() if data is None else data, config, lambda *_: None)
+    opened = KeyProvider(NAME).unwrap(wrapped() if data is None else data, config, lambda *_: None)
+    assert isinstance(opened, bytes)
+    return opened
 
 
 class Certificates:

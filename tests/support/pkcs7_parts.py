@@ -13,6 +13,7 @@ from decoder.keys.file import KeyMaterial
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
+from decoder.keywrap.unproven import Unproven
 from tests.support import layers
 from tests.support import pkcs7_writer as writer
 from tests.support.layers import pem
@@ -59,7 +60,8 @@ def unwrap(wrapped: bytes, *keys: Any, certificates: tuple[bytes, ...] = ()) -> 
     def refused(key: Any, reason: str) -> None:
         told.append(f"{key.name}: {reason}")
 
-    return pkcs7.unwrap(wrapped, DecryptConfig(keys_of(*keys, certificates=certificates)), refused), told
+    opened = pkcs7.unwrap(wrapped, DecryptConfig(keys_of(*keys, certificates=certificates)), refused)
+    return (opened.opened or None) if isinstance(opened, Unproven) else opened, told
 
 
 def assert_opens(wrapped: bytes, who: Somebody, options: bytes = OPTIONS) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn, cast
 from decoder import limits
 from decoder.agent import messages
 from decoder.agent.processes import keeping
-from decoder.keywrap import keyprovider
+from decoder.keywrap import asking
 from decoder.node import journal
 from decoder.provider.client.held import Held
 from decoder.provider.errors import ProviderError
@@ -85,9 +85,14 @@ class _Keeper:
             self._settle(*cast("tuple[bytes, dict[bytes, bytes]]", surroundings))
             configured = keeping.unpack(cast("list[object]", provider))
             connection.settimeout(limits.AGENT_REQUEST_SECONDS)
-            operation, data, parameters = cast("tuple[Operation, bytes, list[bytes]]", question)
+            operation, data, parameters = cast("tuple[str, bytes, list[bytes]]", question)
+            if operation == keeping.IS_KEPT:
+                is_kept = asking.has_opened(configured, data, parameters, self._held)
+                messages.send(connection, bytes([1]) if is_kept else b"")
+                return
             try:
-                messages.send(connection, keyprovider.ask(configured, operation, data, parameters, self._held))
+                opened = asking.ask(configured, cast("Operation", operation), data, parameters, self._held)
+                messages.send(connection, opened)
             except ProviderError as error:
                 messages.send(connection, str(error))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -13,6 +14,7 @@ import msgpack  # type: ignore[import-untyped]
 from decoder import limits
 from decoder.agent import messages
 from decoder.keys.kept import Kept
+from decoder.provider import envelope
 from decoder.provider.client.config import Configured, GrpcProvider, GrpcTls, NativeProvider
 from decoder.provider.errors import ProviderError
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from decoder.agent.processes.parsedkeys import ParsedKeys
     from decoder.keys.kept import Parsed, Provider
 
+IS_KEPT = "is-kept"  # what a worker asks for beside the operations of providers
 _OF_THE_LAYER = b"STREAM_PROCESSOR_MEDIATYPE"  # the only variable that differs from layer to layer
 
 
@@ -50,6 +53,15 @@ class KeptByAgent(Kept):
             ProviderError: the provider did not answer within its time limit.
         """
         return ask_keeper(self._notices, provider, operation, data, parameters)
+
+    def has_opened(self, provider: Provider, data: bytes, parameters: list[bytes]) -> bool:
+        """Ask a keeper whether it keeps the key-encryption key."""
+        if not isinstance(provider.transport, NativeProvider | GrpcProvider) or not envelope.is_envelope(data):
+            return False
+        question: list[object] = [IS_KEPT, data, parameters]
+        with suppress(messages.MessageError, OSError, ValueError):
+            return bool(_converse(self._notices, pack(provider), question, limits.AGENT_REQUEST_SECONDS))
+        return False
 
 
 def ask_keeper(

@@ -39,7 +39,7 @@ _SETTINGS = decrypt.Settings(
     keys_directory="",
     keyprovider_config="",
     buffer_bytes=limits.BUFFER_BYTES,
-    open_spool=None,
+    open_spool=NotImplemented,  # plaintext is released as it comes
     look_up=NotImplemented,  # there is a payload
 )
 

@@ -18,6 +18,8 @@ from decoder.keywrap.jwe import opening
 from decoder.keywrap.jwe.message import Jwe, parse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from decoder.keys.keyring import DecryptConfig
     from decoder.keys.privatekey import PrivateKey
     from decoder.keywrap import Refused
@@ -65,31 +67,50 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
 
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
     """Open a JWE with the first private key that fits one of its recipients; see `keywrap.Scheme`."""
-    return unwrap_with(parse(wrapped), config.keyring.private, refused)
+    return unwrap_with(parse(wrapped), config.keyring.private, refused, config.spend)
 
 
-def unwrap_with(jwe: Jwe, private: Sequence[PrivateKey], refused: Refused) -> bytes | None:
+def unwrap_with(
+    jwe: Jwe, private: Sequence[PrivateKey], refused: Refused, spend: Callable[[], None] = lambda: None
+) -> bytes | None:
     """Open a parsed JWE with the first private key that fits one of its recipients.
 
     Args:
         jwe: from `parse`.
         private: tried in this order, but keys whose key ID the JWE names come first.
         refused: is called with each key that does not open it, and the reason.
+        spend: is called before each operation with a key.
 
     Returns:
         The content, or None if no key opens it.
 
     Raises:
-        WrappedKeyError: it uses an algorithm that is not accepted.
+        WrappedKeyError: it uses an algorithm that is not accepted, or `spend` does not allow more operations.
     """
-    recipients = opening.acceptable(jwe.recipients)
-    key_ids = [recipient.joined.get("kid") for recipient in recipients]
+    accepted = opening.acceptable(jwe.recipients)
+    key_ids = [recipient.joined.get("kid") for recipient in accepted]
     for key in sorted(private, key=lambda key: key.kid not in key_ids):
         try:
-            return opening.open_with(jwe, recipients, key.load())
+            return opening.open_with(jwe, accepted, key.load(), spend)
         except (KeyFileError, opening.DoesNotFitError) as error:
             refused(key, str(error))
     return None
+
+
+def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
+    """Check by key IDs and fingerprints; see `keywrap.Scheme`."""
+    from decoder.keys.privatekey import fingerprint
+
+    key_ids = {recipient.joined.get("kid") for recipient in parse(wrapped).recipients} - {None, ""}
+    if any(key.kid in key_ids for key in config.keyring.private):
+        return True
+    for key in config.keyring.private if key_ids else ():
+        try:
+            if fingerprint(key.load()) in key_ids:
+                return True
+        except KeyFileError:
+            continue
+    return False
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:

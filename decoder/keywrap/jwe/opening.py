@@ -15,6 +15,8 @@ from decoder.formats import wire
 from decoder.keys.privatekey import CURVE_NAMES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cryptography.hazmat.primitives.asymmetric import ec
 
     from decoder.keys.privatekey import PrivateKeyObject
@@ -59,22 +61,25 @@ def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
     return accepted
 
 
-def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject) -> bytes:
+def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject, spend: Callable[[], None]) -> bytes:
     """Try one key on every recipient whose key it could be.
 
     Args:
         jwe: the message.
         recipients: those that are acceptable.
         key: the private key.
+        spend: is called before each operation with the key.
 
     Raises:
         DoesNotFitError: it opens none.
+        WrappedKeyError: `spend` does not allow more operations.
     """
     reason = "no recipient has a key of this type and size"
     for recipient in recipients:
         try:
             if not could_fit(recipient, key):
                 continue
+            spend()
             if recipient.joined["enc"] in _CBC_HS:
                 return _open_with_jwcrypto(jwe, recipient, key)
             content_key = _content_key(recipient, key)

@@ -10,6 +10,7 @@ openpgp writes: lengths that count leading zero bits (RFC 9580 §3.2) and first 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -19,6 +20,8 @@ from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
 from decoder.keywrap.pgp.sessionkey import decrypt_session_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from decoder.keys.file import KeyMaterial
     from decoder.keys.keyring import DecryptConfig
     from decoder.keywrap import Refused
@@ -94,10 +97,20 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
             continue
         for key in candidates:
             try:
-                return _open(message, key)
+                return _open(message, key, config.spend)
             except KeyFileError as error:
                 refused(key, str(error))
     return None
+
+
+def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
+    """Check by key IDs; see `keywrap.Scheme`."""
+    key_ids = {share.key_id for share in _parse(wrapped).session_keys}
+    for material in config.keyring.pgp:
+        with suppress(KeyFileError):
+            if any(key.key_id in key_ids for key in find_secret_keys(material)):
+                return True
+    return False
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -134,12 +147,14 @@ def _candidates(message: Message, material: KeyMaterial) -> list[SecretKey]:
     return candidates
 
 
-def _open(message: Message, key: SecretKey) -> bytes:
+def _open(message: Message, key: SecretKey, spend: Callable[[], None]) -> bytes:
     """Try a key on every session key that may be its own."""
+    spend()
     secret = unlock(key)
     for session_key in message.session_keys:
         if not session_key.may_be_for(key):
             continue
+        spend()
         try:
             content = decrypt_data(decrypt_session_key(key, secret, session_key.encrypted), message.data)
         except ValueError:

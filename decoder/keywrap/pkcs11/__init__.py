@@ -99,11 +99,15 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
         for key_file in key_files:
             refused(key_file, str(error))
         return None
-    return unwrap_with(wrapped, key_files, allowed, refused)
+    return unwrap_with(wrapped, key_files, allowed, refused, config)
 
 
 def unwrap_with(
-    wrapped: bytes, key_files: Sequence[KeyMaterial], allowed: Pkcs11Config, refused: Refused
+    wrapped: bytes,
+    key_files: Sequence[KeyMaterial],
+    allowed: Pkcs11Config,
+    refused: Refused,
+    config: DecryptConfig | None = None,
 ) -> bytes | None:
     """Open private options with the first key file whose key, on its token, opens one of the blobs.
 
@@ -112,17 +116,23 @@ def unwrap_with(
         key_files: YAML, tried in this order.
         allowed: which modules may be loaded.
         refused: is called with each key file that does not open it, and the reason.
+        config: says what may still be done for the layer; by default each token gets PKCS11_SECONDS.
 
     Returns:
         The private options, or None if no key opens them.
 
     Raises:
-        WrappedKeyError: it is malformed, of another version or hash, or a library is not installed.
+        WrappedKeyError: it is malformed, of another version or hash, a library is not installed, or the layer is
+            given up.
     """
     blobs = _parse(wrapped)
     for key_file in key_files:
+        seconds = limits.PKCS11_SECONDS
+        if config:
+            config.spend(len(blobs))
+            seconds = config.seconds(seconds)
         try:
-            return _open(blobs, key_file, allowed)
+            return _open(blobs, key_file, allowed, seconds)
         except KeyFileError as error:
             refused(key_file, str(error))
     return None
@@ -136,6 +146,11 @@ def is_key_file(data: bytes) -> bool:
         except ValueError:
             return True
     return pem.BEGIN not in data and data[:1] != b"\x30"
+
+
+def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
+    """Return false: this form does not name keys; see `keywrap.Scheme`."""
+    return False
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -204,8 +219,8 @@ def _check_version(value: dict[str, object]) -> None:
         raise ValueError("its version is not 0")
 
 
-def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config) -> bytes:
-    """Check first what needs no token, so that no module is loaded for a key file that cannot be used."""
+def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config, seconds: float) -> bytes:
+    """Do what needs no token first: nothing is loaded for a key file that cannot be used."""
     from decoder.keywrap.pkcs11.token import decrypt
 
     key_file = parse_key_file(material.data)
@@ -213,7 +228,7 @@ def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config
     pin = read_pin(key_file.uri)
     if pin is None:
         raise KeyFileError(_NO_PIN)
-    return decrypt(key_file, module, pin, blobs)
+    return decrypt(key_file, module, pin, blobs, seconds)
 
 
 def find_key(data: bytes, allowed: Pkcs11Config) -> str:

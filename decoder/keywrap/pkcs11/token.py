@@ -37,6 +37,15 @@ _REAP_SECONDS = 1.0
 _wrong_pins: set[tuple[str, str]] = set()
 
 
+class _Work(Record):
+    """What the child does with the key: decrypt one of the blobs, find the key, or sign; else it reads the public key."""
+
+    blobs: Sequence[tuple[str, str]] = ()
+    finds: bool = False
+    signs: str = ""
+    seconds: float = limits.PKCS11_SECONDS
+
+
 class PublicNumbers(Record):
     """An RSA public key on a token, and whether that token can do OAEP with SHA-256."""
 
@@ -66,7 +75,7 @@ def decrypt(
         WrappedKeyError: the PKCS#11 library is not installed.
     """
     encoded = [(hash_name, wire.encode_base64(blob)) for hash_name, blob in blobs]
-    return wire.bytes_value(_ask(key_file, module, pin, encoded, seconds=seconds)["opened"])
+    return wire.bytes_value(_ask(key_file, module, pin, _Work(encoded, seconds=seconds))["opened"])
 
 
 def sign(key_file: Pkcs11KeyFile, module: str, pin: str, data: bytes) -> bytes:
@@ -82,7 +91,7 @@ def sign(key_file: Pkcs11KeyFile, module: str, pin: str, data: bytes) -> bytes:
         KeyFileError: the token, key or module cannot be used; the message says which.
         WrappedKeyError: the PKCS#11 library is not installed.
     """
-    return wire.bytes_value(_ask(key_file, module, pin, [], signs=wire.encode_base64(data))["signature"])
+    return wire.bytes_value(_ask(key_file, module, pin, _Work(signs=wire.encode_base64(data)))["signature"])
 
 
 def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> PublicNumbers:
@@ -92,7 +101,7 @@ def public_numbers(key_file: Pkcs11KeyFile, module: str, pin: str | None) -> Pub
         KeyFileError: the token, key or module cannot be used; the message says which.
         WrappedKeyError: the PKCS#11 library is not installed.
     """
-    reply = _ask(key_file, module, pin, [])
+    reply = _ask(key_file, module, pin, _Work())
     return PublicNumbers(int(str(reply["modulus"]), 16), int(str(reply["exponent"]), 16), reply["sha256"] is True)
 
 
@@ -103,18 +112,10 @@ def is_found_with_pin(key_file: Pkcs11KeyFile, module: str, pin: str) -> bool:
         KeyFileError: the token, key or module cannot be used; the message says which.
         WrappedKeyError: the PKCS#11 library is not installed.
     """
-    return _ask(key_file, module, pin, [], finds=True)["with_pin"] is True
+    return _ask(key_file, module, pin, _Work(finds=True))["with_pin"] is True
 
 
-def _ask(
-    key_file: Pkcs11KeyFile,
-    module: str,
-    pin: str | None,
-    blobs: list[tuple[str, str]],
-    finds: bool = False,
-    signs: str = "",
-    seconds: float = limits.PKCS11_SECONDS,
-) -> Reply:
+def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, work: _Work) -> Reply:
     uri = key_file.uri
     request: Request = {
         "module": module,
@@ -124,11 +125,11 @@ def _ask(
         "key_id": None if uri.key_id is None else wire.encode_base64(uri.key_id),
         "pin": pin,
         "wrong_pin_at": [token for token, refused_pin in _wrong_pins if refused_pin == pin],
-        "blobs": blobs,
-        "finds": finds,
-        "signs": signs,
+        "blobs": list(work.blobs),
+        "finds": work.finds,
+        "signs": work.signs,
     }
-    reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}", seconds)
+    reply = _run(json.dumps(request).encode(), f"the module {quoted(module)}", work.seconds)
     if reply.get("missing"):
         raise WrappedKeyError(missing(EXTRA, ModuleNotFoundError(name="pkcs11")))
     if wrong_pin_at := reply.get("wrong_pin_at"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
@@ -21,23 +22,26 @@ from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import ber
 from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs7 import cms
-from decoder.layer.annotations import parse_private_options
+from decoder.keywrap.pkcs7.content import (
+    AES_128_GCM,
+    GCM_KEY_BYTES,
+    GCM_NONCE_BYTES,
+    GCM_TAG_BYTES,
+    Content,
+    acceptable_content,
+    open_cbc,
+    open_gcm,
+    reference_parameters,
+)
+from decoder.keywrap.unproven import Unproven
 from decoder.record import Record
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers import BlockCipherAlgorithm
-
     from decoder.keys.keyring import DecryptConfig, Keyring
     from decoder.keys.privatekey import PrivateKey, PrivateKeyObject
     from decoder.keywrap import Refused
     from decoder.keywrap.recipient import KeyName, RecipientRules
 
-_AES = bytes.fromhex("608648016503040100")[:-1]  # 2.16.840.1.101.3.4.1
-_CBC_KEY_BYTES = {_AES + b"\x02": 16, _AES + b"\x16": 24, _AES + b"\x2a": 32}
-_GCM_KEY_BYTES = {_AES + b"\x06": 16, _AES + b"\x1a": 24, _AES + b"\x2e": 32}
-_AES_128_GCM = _AES + b"\x06"
-_DES_CBC = bytes.fromhex("2b0e030207")  # 1.3.14.3.2.7
-_DES_EDE3_CBC = bytes.fromhex("2a864886f70d0307")  # 1.2.840.113549.3.7
 
 _RSAES_OAEP = bytes.fromhex("2a864886f70d010107")  # 1.2.840.113549.1.1.7
 _MGF1 = bytes.fromhex("2a864886f70d010108")  # 1.2.840.113549.1.1.8
@@ -52,13 +56,6 @@ _HASHES: dict[bytes, type[hashes.HashAlgorithm]] = {
     _SHA2 + b"\x03": hashes.SHA512,
 }
 
-_GCM_NONCE_BYTES = 12
-_GCM_TAG_BYTES = 16
-_GCM_LEAST_TAG_BYTES = 12  # RFC 5084 §3.2, and the default there
-
-# The reference's own shape: SEQUENCE, but primitive, of a SEQUENCE of [4] nonce and INTEGER 16.
-_REFERENCE_NONCE = ber.CONTEXT | 4
-
 
 class _Recipient(Record):
     """A recipient whose algorithm is accepted."""
@@ -66,16 +63,6 @@ class _Recipient(Record):
     identifier: bytes
     padding: padding.AsymmetricPadding
     encrypted_key: bytes
-
-
-class _Content(Record):
-    """Encrypted content whose algorithm is accepted."""
-
-    algorithm: Callable[[bytes], BlockCipherAlgorithm]
-    key_bytes: int
-    mode: modes.CBC | modes.GCM
-    ciphertext: bytes
-    additional_data: bytes
 
 
 class _DoesNotFitError(Exception):
@@ -104,17 +91,17 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     """
     if not 1 <= len(recipients) <= limits.CMS_RECIPIENTS:
         raise KeyFileError(f"PKCS#7 is for 1 to {limits.CMS_RECIPIENTS} recipients, not {len(recipients)}")
-    key, nonce = os.urandom(_GCM_KEY_BYTES[_AES_128_GCM]), os.urandom(_GCM_NONCE_BYTES)
+    key, nonce = os.urandom(GCM_KEY_BYTES[AES_128_GCM]), os.urandom(GCM_NONCE_BYTES)
     encryptor = Cipher(AES(key), modes.GCM(nonce)).encryptor()
     ciphertext = encryptor.update(options) + encryptor.finalize() + encryptor.tag
     transports = [_key_transport(recipient, key) for recipient in recipients]
-    algorithm = cms.Algorithm(_AES_128_GCM, _reference_parameters(nonce))
+    algorithm = cms.Algorithm(AES_128_GCM, reference_parameters(nonce))
     wrapped = cms.build_envelope(transports, algorithm, ciphertext)
     _check_written(wrapped, ciphertext, transports)
     return wrapped
 
 
-def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
+def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | Unproven | None:
     """Open CMS enveloped data with the first private key that fits one of its recipients.
 
     A recipient whose certificate is known is tried only with the key of that certificate; every other
@@ -126,14 +113,15 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
         refused: called with each key that does not open it and each certificate that does not help, and why.
 
     Returns:
-        The private options, or None. Unauthenticated plaintext (CBC) is returned only if it is private options.
+        The private options, or None. With CBC, which nothing authenticates, `Unproven` as soon as any key was tried:
+        then every key is tried, and `refused` is told of none of them.
 
     Raises:
         WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no private key at all.
     """
     try:
         envelope = cms.parse_envelope(wrapped)
-        content = _acceptable_content(envelope)
+        content = acceptable_content(envelope)
         recipients = _acceptable_recipients(envelope.recipients)
     except ValueError as error:
         raise WrappedKeyError(f"it is not usable CMS: {error}") from error
@@ -142,12 +130,28 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
         raise WrappedKeyError("there is no private key to try")
     moduli = _certified_moduli(recipients, keys, refused)
     certified = set().union(*moduli.values())
+    found: Unproven | None = None
     for key in sorted(keys.private, key=lambda key: _modulus(key) not in certified) if certified else keys.private:
         try:
-            return _open(content, _candidates(recipients, moduli, _modulus(key)), key.load())
+            opened = _open(content, _candidates(recipients, moduli, _modulus(key)), key.load(), config.spend)
         except (KeyFileError, _DoesNotFitError) as error:
             refused(key, str(error))
-    return None
+            continue
+        if isinstance(opened, bytes):
+            return opened
+        found = found if found and found.opened else opened
+    return found
+
+
+def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
+    """Check whether a certificate that is there is a recipient's; see `keywrap.Scheme`."""
+    identifiers = {recipient.identifier for recipient in cms.parse_envelope(wrapped).recipients}
+    for material in config.keyring.certificates:
+        with suppress(ValueError):
+            certificate = cms.parse_certificate(material.data)
+            if identifiers & {certificate.issuer_and_serial, certificate.key_identifier}:
+                return True
+    return False
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -170,73 +174,13 @@ def _check_written(wrapped: bytes, ciphertext: bytes, transports: list[cms.Recip
     """Check that `unwrap` reads what was wrapped, and finds every recipient's share with the size of its key."""
     try:
         envelope = cms.parse_envelope(wrapped)
-        content = _acceptable_content(envelope)
+        content = acceptable_content(envelope)
         found = {(each.identifier, len(each.encrypted_key)) for each in _acceptable_recipients(envelope.recipients)}
     except ValueError as error:
         raise KeyFileError(f"what was wrapped could not be opened: {error}") from error
     expected = {(each.identifier, len(each.encrypted_key)) for each in transports}
-    if found != expected or len(content.ciphertext) + _GCM_TAG_BYTES != len(ciphertext):
+    if found != expected or len(content.ciphertext) + GCM_TAG_BYTES != len(ciphertext):
         raise KeyFileError("a recipient could not open what was wrapped to it")
-
-
-def _acceptable_content(envelope: cms.Envelope) -> _Content:
-    oid = envelope.algorithm.oid
-    if oid in _GCM_KEY_BYTES:
-        return _gcm(envelope, _GCM_KEY_BYTES[oid])
-    if envelope.mac is None and oid in _CBC_KEY_BYTES:
-        return _cbc(envelope, AES, _CBC_KEY_BYTES[oid], 16)
-    if envelope.mac is None and oid in (_DES_EDE3_CBC, _DES_CBC):
-        from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-
-        if oid == _DES_CBC:  # which is 3DES with one key three times
-            return _cbc(envelope, lambda key: TripleDES(key * 3), 8, 8)
-        return _cbc(envelope, TripleDES, 24, 8)
-    raise ValueError(f"the content encryption {ber.dotted(oid)} is not accepted")
-
-
-def _cbc(
-    envelope: cms.Envelope, algorithm: Callable[[bytes], BlockCipherAlgorithm], key_bytes: int, block_bytes: int
-) -> _Content:
-    """Read the IV (RFC 3370 §5.1, RFC 3565 §2.2)."""
-    parameters = envelope.algorithm.parameters
-    if parameters is None or parameters.tag != ber.OCTET_STRING or len(parameters.value) != block_bytes:
-        raise ValueError("the IV is absent or of a wrong length")
-    if not envelope.ciphertext or len(envelope.ciphertext) % block_bytes:
-        raise ValueError("the encrypted content is not made of whole blocks")
-    return _Content(algorithm, key_bytes, modes.CBC(parameters.value), envelope.ciphertext, b"")
-
-
-def _gcm(envelope: cms.Envelope, key_bytes: int) -> _Content:
-    """Read the nonce, and the tag from its own field or from the end of the ciphertext."""
-    nonce, tag_bytes = _gcm_parameters(envelope.algorithm.parameters)
-    if len(nonce) != _GCM_NONCE_BYTES or not _GCM_LEAST_TAG_BYTES <= tag_bytes <= _GCM_TAG_BYTES:
-        raise ValueError("the nonce or the tag of the content has a wrong length")
-    ciphertext, tag = envelope.ciphertext, envelope.mac
-    if tag is None:
-        ciphertext, tag = ciphertext[:-tag_bytes], ciphertext[-tag_bytes:]
-    if len(tag) != tag_bytes:
-        raise ValueError("the tag of the content has not the length that its parameters say")
-    return _Content(AES, key_bytes, modes.GCM(nonce, tag, tag_bytes), ciphertext, envelope.additional_data)
-
-
-def _gcm_parameters(parameters: ber.Element | None) -> tuple[bytes, int]:
-    """Read nonce and tag length in bytes, as in RFC 5084 §3.2 or in the reference's own shape."""
-    if parameters is None or parameters.tag not in (ber.SEQUENCE, ber.PRIMITIVE_SEQUENCE):
-        raise ValueError("the content has no GCM parameters")
-    fields = ber.Reader(parameters.value)
-    if parameters.tag == ber.PRIMITIVE_SEQUENCE:
-        fields = ber.Reader(fields.take(ber.SEQUENCE).value)
-        nonce = fields.take(_REFERENCE_NONCE).value
-    else:
-        nonce = ber.take_octets(fields)
-    length = fields.optional(ber.INTEGER)
-    fields.end()
-    return nonce, int.from_bytes(length.value) if length else _GCM_LEAST_TAG_BYTES
-
-
-def _reference_parameters(nonce: bytes) -> ber.Element:
-    inner = ber.der(ber.SEQUENCE, ber.der(_REFERENCE_NONCE, nonce), ber.der(ber.INTEGER, _GCM_TAG_BYTES.to_bytes()))
-    return ber.Element(ber.PRIMITIVE_SEQUENCE, inner, ber.der(ber.PRIMITIVE_SEQUENCE, inner))
 
 
 def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
@@ -330,18 +274,25 @@ def _candidates(recipients: list[_Recipient], moduli: dict[bytes, set[int]], mod
     return own + [recipient for recipient in recipients if recipient.identifier not in moduli]
 
 
-def _open(content: _Content, candidates: list[_Recipient], key: PrivateKeyObject) -> bytes:
+def _open(
+    content: Content, candidates: list[_Recipient], key: PrivateKeyObject, spend: Callable[[int], None]
+) -> bytes | Unproven:
     if not isinstance(key, rsa.RSAPrivateKey):
         raise _DoesNotFitError("it is not an RSA key, and PKCS#7 is for these alone")
-    reason = "it can be the key of no recipient, by their certificates and its size"
-    for recipient in candidates:
-        if len(recipient.encrypted_key) != (key.key_size + 7) // 8:
-            continue
+    fitting = [each for each in candidates if len(each.encrypted_key) == (key.key_size + 7) // 8]
+    if not fitting:
+        raise _DoesNotFitError("it can be the key of no recipient, by their certificates and its size")
+    if isinstance(content.mode, modes.CBC):
+        spend(len(fitting))
+        opened = [open_cbc(content, content.mode, _content_key(each, key, content.key_bytes)) for each in fitting]
+        return Unproven(next(filter(None, opened), b""))
+    for recipient in fitting:
+        spend(1)
         try:
-            return _open_content(content, _content_key(recipient, key, content.key_bytes))
+            return open_gcm(content, content.mode, _content_key(recipient, key, content.key_bytes))
         except (ValueError, InvalidTag):
-            reason = "it does not open this wrapped key"
-    raise _DoesNotFitError(reason)
+            continue
+    raise _DoesNotFitError("it does not open this wrapped key")
 
 
 def _content_key(recipient: _Recipient, key: rsa.RSAPrivateKey, key_bytes: int) -> bytes:
@@ -352,32 +303,6 @@ def _content_key(recipient: _Recipient, key: rsa.RSAPrivateKey, key_bytes: int) 
     except (ValueError, UnsupportedAlgorithm):
         return substitute
     return content_key if len(content_key) == key_bytes else substitute
-
-
-def _open_content(content: _Content, key: bytes) -> bytes:
-    if isinstance(content.mode, modes.CBC):
-        return _open_cbc(content.algorithm(key), content.mode, content.ciphertext)
-    decryptor = Cipher(AES(key), content.mode).decryptor()
-    decryptor.authenticate_additional_data(content.additional_data)
-    return decryptor.update(content.ciphertext) + decryptor.finalize()
-
-
-def _open_cbc(algorithm: BlockCipherAlgorithm, mode: modes.CBC, ciphertext: bytes) -> bytes:
-    """Decrypt and remove the padding (RFC 5652 §6.3).
-
-    Only private options are returned: bad padding and bad contents look the same, and random plaintext of a wrong
-    key, of which one in 256 has a valid padding, is not mistaken for private options.
-    """
-    from cryptography.hazmat.primitives.padding import PKCS7
-
-    try:
-        decryptor = Cipher(algorithm, mode).decryptor()
-    except UnsupportedAlgorithm as error:
-        raise WrappedKeyError(f"this OpenSSL library has no {algorithm.name}") from error
-    unpadder = PKCS7(algorithm.block_size).unpadder()
-    options = unpadder.update(decryptor.update(ciphertext) + decryptor.finalize()) + unpadder.finalize()
-    parse_private_options(options)
-    return options
 
 
 def _key_transport(recipient: bytes, content_key: bytes) -> cms.Recipient:

@@ -81,7 +81,7 @@ class Search:
             if self._is_strict:
                 self._refuse_keyless(store)
             for descriptor in self._search(store):
-                if len(self._offered) == limits.STORE_CANDIDATES:
+                if len(self._offered) == limits.STORE_DESCRIPTORS:
                     break
                 annotations = hash(frozenset(descriptor.annotations.items()))
                 if annotations not in self._offered:

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -31,6 +31,9 @@ from tests.support.loopback import Answer, Asked
 from tests.support.serving import execute, request_of, result_of
 from tests.support.x509_certificates import client_certificate, new_authority
 
+if TYPE_CHECKING:
+    from decoder.keywrap.unproven import Unproven
+
 OPTIONS = build_private_options(PrivateOptions(bytes(32), bytes(16), LAYER))
 REQUESTS = artifacts.requests_of(NAME)
 
@@ -49,7 +52,7 @@ def wrapped(parties: Parties, options: bytes = OPTIONS) -> bytes:
     return envelope.seal(envelope.KEK_PREFIX + KEK, "grants", build_place(parties.place), options)
 
 
-def opened(parties: Parties, entry: dict[str, Any], directory: Path, options: bytes = OPTIONS) -> bytes | None:
+def opened(parties: Parties, entry: dict[str, Any], directory: Path, options: bytes = OPTIONS) -> bytes | Unproven:
     """Have the keyprovider open them."""
     config = DecryptConfig(Keyring(), keyprovider_config=configuration(directory, {"grants": entry}))
     return KeyProvider("grants").unwrap(wrapped(parties, options), config, lambda _key, _reason: None)

@@ -276,6 +276,7 @@ def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
     annotations = layer.build_annotations(bytes(32), {"jwe": [jwe.wrap(b"x", [public_pem(rsa_key())])] * 2})
     monkeypatch.setattr(limits, "UNWRAP_SECONDS", -1.0)
+    monkeypatch.setattr(limits, "UNWRAP_EXTRA_SECONDS", -1.0)
     with pytest.raises(NoKeyError) as caught:
         keywrap.unwrap_any(annotations, DecryptConfig(keys_of(rsa_key())))
     assert str(caught.value).count("given up") == 2

@@ -112,7 +112,7 @@ def test_verified_release_is_all_or_nothing(length: int) -> None:
         sink = MemoryFile()
         with tempfile.TemporaryFile(buffering=0) as spool:
             try:
-                stream.decrypt_verified(source_of(ciphertext), sink_of(sink), key._replace(hmac=expected), spool)
+                stream.decrypt_verified(source_of(ciphertext), sink_of(sink), [key._replace(hmac=expected)], spool)
             except LayerError:
                 assert expected != key.hmac
         assert sink.getvalue() == released

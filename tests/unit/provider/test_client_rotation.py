@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from decoder.keywrap.keyprovider import ask
+from decoder.keywrap.asking import ask
 from decoder.node import journal
 from decoder.provider.client.config import parse_config
 from decoder.provider.client.held import Held

@@ -14,7 +14,7 @@ import pytest
 from decoder import provider
 from decoder.errors import ProviderFailedError
 from decoder.formats import wire
-from decoder.keywrap import deny, keyprovider
+from decoder.keywrap import asking, deny, keyprovider
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.annotations import WrappedKey
 from decoder.provider import envelope
@@ -291,8 +291,8 @@ decoder.provider.client.grpc.KEK_SERVICE = "unknown"
 
 def test_formats_without_room_stay_as_they_are(tmp_path: Path) -> None:
     entry = Configured("x", NativeProvider("attestation-agent", {}))
-    with pytest.raises(NoKekServiceError, match="cannot hold"):
-        keyprovider.ask(entry, "keywrap", envelope.new_kek(), [], is_kek=True)
+    with pytest.raises(NoKekServiceError, match="have no room"):
+        asking.ask(entry, "keywrap", envelope.new_kek(), [], is_kek=True)
     for name, suits in (("gcpkms", False), ("attestation-agent", False), ("awskms", True), ("local", True)):
         assert keyprovider._suits_keks(Configured("x", NativeProvider(name, {}))) == suits
 
@@ -319,5 +319,5 @@ def test_one_run_of_a_client_keeps_what_a_server_opened(transit: Transit, tmp_pa
         held = Held(60, Keks(60))
         for _ in range(5):
             wrapped = keys.wrap(private_options(), [])
-            assert keyprovider.ask(entry, "keyunwrap", wrapped, [], held) == private_options()
+            assert asking.ask(entry, "keyunwrap", wrapped, [], held) == private_options()
         assert [line["operation"] for line in server.audit] == ["wrap-kek", "unwrap-kek"]

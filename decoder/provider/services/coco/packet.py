@@ -31,6 +31,11 @@ _KBS = "kbs"
 _PROVIDER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _VERSION = "0.1.0"
 _TAG_BYTES = 16
+_NOT_OPENED = "the packet was not wrapped with this key, or was changed"
+
+
+class NotOpenedError(ProviderError):
+    """A packet without integrity protection does not open. Nobody who serves images may learn that."""
 
 
 class Packet(NamedTuple):
@@ -92,18 +97,21 @@ def open_with(key: bytes, packet: Packet) -> bytes:
     """Decrypt private options.
 
     Raises:
-        ProviderError: the key does not have 32 bytes, or is not the right one. A256CTR has no tag, so that there it
-            shows by what comes out.
+        NotOpenedError: it is a packet with A256CTR, which has no tag, and what comes out is not private options.
+        ProviderError: the key does not have 32 bytes, or is not the right one.
     """
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
         raise ProviderError(f"it has {len(key)} bytes, not the {limits.SYMMETRIC_KEY_BYTES} of a key")
     try:
         if packet.wrap_type == GCM:
             return AESGCM(key).decrypt(packet.iv, packet.wrapped_data, None)
-        options = _ctr(key, packet.iv, packet.wrapped_data)
-        parse_private_options(options)
     except (InvalidTag, ValueError) as error:
-        raise ProviderError("the packet was not wrapped with this key, or was changed") from error
+        raise ProviderError(_NOT_OPENED) from error
+    options = _ctr(key, packet.iv, packet.wrapped_data)
+    try:
+        parse_private_options(options)
+    except ValueError as error:
+        raise NotOpenedError(_NOT_OPENED) from error
     return options
 
 

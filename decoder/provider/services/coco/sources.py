@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from decoder import limits
 from decoder.errors import UsageError, quoted
+from decoder.keywrap.unproven import not_opened
 from decoder.layer.annotations import parse_private_options
 from decoder.provider import Checked
 from decoder.provider.deadline import within
 from decoder.provider.errors import ProviderError
-from decoder.provider.services.coco.packet import HubPacket, Packet, open_with
+from decoder.provider.services.coco.packet import CTR_MODE, HubPacket, NotOpenedError, Packet, open_with
 
 if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
@@ -158,6 +159,10 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
         annotation: the packet as the image has it.
         packet: the same, parsed.
 
+    Returns:
+        The private options. Of a packet with A256CTR that a source had a key for, but not the right one: random ones,
+        for what was not opened must look like what was changed, until the layer's HMAC tells (`keywrap.unproven`).
+
     Raises:
         ProviderError: no source could; the text has the reason of each.
     """
@@ -169,11 +174,15 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
                 "Confidential Data Hub of a guest can ask: configure the source cdh-ttrpc or cdh-grpc"
             )
     failures = []
+    is_not_opened = False
     for source, seconds in sources:
         try:
             return within(seconds, partial(_unwrap, source, annotation, packet, seconds))
         except ProviderError as error:
+            is_not_opened = is_not_opened or isinstance(error, NotOpenedError)
             failures.append(f"source {source.describe()}, kid {quoted_name(packet)}: {error}")
+    if is_not_opened:
+        return not_opened()
     raise ProviderError("; ".join(failures))
 
 
@@ -207,5 +216,7 @@ def _unwrap(source: Source, annotation: bytes, packet: Packet | HubPacket, secon
     try:
         parse_private_options(options)
     except ValueError as error:
+        if isinstance(packet, Packet) and packet.wrap_type == CTR_MODE:
+            raise NotOpenedError("it does not open the packet") from error
         raise ProviderError(f"it unwrapped the packet to malformed private options: {error}") from error
     return options

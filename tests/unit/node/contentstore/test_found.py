@@ -100,8 +100,8 @@ def test_the_same_annotations_are_tried_once(store: Store) -> None:
 def test_a_manifest_that_names_one_blob_too_often(store: Store) -> None:
     """However many recipients a hostile manifest makes up, only so many are tried."""
     digest = store.add(b"layer")
-    store.add_manifest(*(labelled(str(number), digest) for number in range(limits.STORE_CANDIDATES + 50)))
-    assert len(store.find(b"layer")) == limits.STORE_CANDIDATES
+    store.add_manifest(*(labelled(str(number), digest) for number in range(limits.STORE_DESCRIPTORS + 50)))
+    assert len(store.find(b"layer")) == limits.STORE_DESCRIPTORS
 
 
 def test_one_blob_is_compared_once(store: Store, opened: list[str]) -> None:

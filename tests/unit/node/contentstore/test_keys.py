@@ -94,11 +94,11 @@ def test_attempts_are_bounded_over_all_descriptors(store: Store, monkeypatch: py
     monkeypatch.setattr(limits, "UNWRAP_ATTEMPTS", 5)  # each descriptor takes one
     keyring = Keyring()
     keyring.add("other", pem(rsa_key(3072)))
-    budget = keywrap.Budget()
+    budget = keywrap.new_budget()
     attempts = 0
     for found in store.search(layer.ciphertext[:WINDOW]):
         with pytest.raises(NoKeyError) as failure:
-            keywrap.unwrap_any(found.annotations, DecryptConfig(keyring), "", budget)
+            keywrap.unwrap_any(found.annotations, DecryptConfig(keyring, budget=budget))
         attempts += sum(attempt.key is not None for attempt in failure.value.attempts)
     assert attempts == 5
     assert "given up: no key opened the layer in 5 attempts" in str(failure.value)
@@ -110,7 +110,7 @@ def test_the_slowest_keyprovider_gets_its_time(tmp_path: Path, monkeypatch: pyte
     config = tmp_path / "keyproviders.json"
     for entries, seconds in (({"a": {"grpc": "x:1", "timeout": 600}, "b": {"grpc": "y:1"}}, 600), ({}, 0)):
         config.write_text(json.dumps({"key-providers": entries}))
-        budget = keywrap.Budget(str(config))
+        budget = keywrap.new_budget(str(config))
         if seconds:
             budget.check()
             continue
@@ -118,4 +118,4 @@ def test_the_slowest_keyprovider_gets_its_time(tmp_path: Path, monkeypatch: pyte
             budget.check()
     for file in ("", str(tmp_path / "missing")):
         with pytest.raises(WrappedKeyError):
-            keywrap.Budget(file).check()
+            keywrap.new_budget(file).check()

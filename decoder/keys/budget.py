@@ -1,0 +1,71 @@
+"""What one layer may cost: time and attempts, over all of its descriptors, wrapped keys, keys and keyproviders."""
+
+from __future__ import annotations
+
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from decoder import limits
+from decoder.errors import WrappedKeyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Budget:
+    """The time and the attempts that are left to open one layer.
+
+    Args:
+        longest_seconds: returns the longest time limit of a configured keyprovider, 0 if there is none. It is asked
+            late, so that a layer that opens at once does not pay for it.
+
+    Attributes:
+        waiting: how many candidates share what is left; see `seconds`.
+    """
+
+    def __init__(self, longest_seconds: Callable[[], float]) -> None:
+        self.waiting = 1
+        self._started = monotonic()
+        self._longest_seconds = longest_seconds
+        self._limit: float | None = None
+        self._attempts = limits.UNWRAP_ATTEMPTS
+
+    @property
+    def spent(self) -> int:
+        """How many attempts were made."""
+        return limits.UNWRAP_ATTEMPTS - self._attempts
+
+    def check(self) -> None:
+        """Check that something is left.
+
+        Raises:
+            WrappedKeyError: the layer is given up.
+        """
+        elapsed = monotonic() - self._started
+        if elapsed > limits.UNWRAP_EXTRA_SECONDS and elapsed > self._seconds():  # the limit is never less
+            raise WrappedKeyError(f"given up: no key opened the layer within {self._seconds():.0f} seconds")
+        if self._attempts <= 0:
+            raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
+
+    def spend(self, attempts: int = 1) -> None:
+        """Count operations with a private key, or keys that cannot be used; check that attempts and time are left."""
+        self.check()
+        self._attempts -= attempts
+
+    def seconds(self, wanted: float) -> float:
+        """Return how long a call to a keyprovider or a token may take: what it wants, or its share of what is left.
+
+        A candidate that is slow cannot take the time of those that wait, but for UNWRAP_LEAST_SECONDS.
+
+        Raises:
+            WrappedKeyError: nothing is left.
+        """
+        self.check()
+        left = self._started + self._seconds() - monotonic()
+        return min(wanted, round(min(left, max(left / self.waiting, limits.UNWRAP_LEAST_SECONDS)), 1))
+
+    def _seconds(self) -> float:
+        if self._limit is None:
+            longest = self._longest_seconds()
+            self._limit = longest + limits.UNWRAP_EXTRA_SECONDS if longest else limits.UNWRAP_SECONDS
+        return self._limit
