@@ -38,7 +38,7 @@ _wrong_pins: set[tuple[str, str]] = set()
 
 
 class _Work(Record):
-    """What the child does with the key: decrypt one of the blobs, find the key, or sign; else it reads the public key."""
+    """What the child does with the key: decrypt one of the blobs, find the key, or sign; else it reads the public one."""
 
     blobs: Sequence[tuple[str, str]] = ()
     finds: bool = False
