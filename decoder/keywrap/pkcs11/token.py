@@ -38,7 +38,7 @@ _wrong_pins: set[tuple[str, str]] = set()
 
 
 class _Work(Record):
-    """What the child does with the key: decrypt one of the blobs, find the key, or sign; else it reads the public one."""
+    """What the child does with the key: decrypt a blob, find the key, or sign; by default it reads the public key."""
 
     blobs: Sequence[tuple[str, str]] = ()
     finds: bool = False
