@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.hmac import HMAC
 
 from bench.figures import HMAC_ALONE, Figure, size_text
 from bench.layers import make_layer, schemes
-from bench.programs import GIB, MIB, PACKAGE, WARM, Layer, Run, run, stop_agent
+from bench.programs import GIB, MIB, PACKAGE, PIP, PIP_WARM, WARM, Layer, Run, run, stop_agent
 
 SMALL_BYTES = 246
 # The image of a published tutorial: a few large layers among many small ones, from the base image up.
@@ -96,9 +96,9 @@ def _measure(
     runs: dict[str, list[Run]] = {name: [] for name in programs}
     for _ in range(rounds):
         for name, program in programs.items():
-            if name == PACKAGE:
+            if name in (PACKAGE, PIP):
                 stop_agent()
-            elif name == WARM:
+            elif name in (WARM, PIP_WARM):
                 time.sleep(_SETTLING_SECONDS)
             taken = []
             for layer in layers:

@@ -9,9 +9,10 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
-from bench.programs import GIB, MIB, PACKAGE, PROGRAMS, REFERENCE, WARM, Run
+from bench.programs import GIB, MIB, PIP_WARM, PROGRAMS, REFERENCE, WARM, Run
 
 HMAC_ALONE = "HMAC-SHA256 alone"
+PLAIN = "not encrypted"  # the same image, pulled without a decoder
 HEADER = f"| {' | '.join(('what', 'runs', *PROGRAMS))} |\n|{' --- |' * (2 + len(PROGRAMS))}"
 _LARGE_BYTES = 256 * MIB
 _UNITS = ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
@@ -49,7 +50,8 @@ def rows(figure: Figure) -> Iterator[str]:
     large = HMAC_ALONE in figure.runs and figure.amount >= _LARGE_BYTES
     for title, quantity in (("", "wall"), (", CPU", "cpu"), (", peak memory", "peak")):
         if not title or large or figure.part == "image":
-            yield _row(figure, title, [_cell(figure, program, quantity) for program in PROGRAMS])
+            beside = f" ({PLAIN}: {_cell(figure, PLAIN, quantity)})" if PLAIN in figure.runs else ""
+            yield _row(figure, title + beside, [_cell(figure, program, quantity) for program in PROGRAMS])
     if large:
         rates = {name: f"{figure.amount / figure.spread(name)[1] / 1e6:.0f} MB/s" for name in figure.runs}
         shares = [f"{rates[name]}, {figure.ratio(HMAC_ALONE, name):.0%}" if name in rates else "-" for name in PROGRAMS]
@@ -78,13 +80,13 @@ def _row(figure: Figure, title: str, cells: Iterable[str]) -> str:
 
 
 def _cell(figure: Figure, program: str, quantity: str) -> str:
-    left_to_agent = program == WARM or (program == PACKAGE and figure.part == "image")
+    left_to_agent = program in (WARM, PIP_WARM) or (program != REFERENCE and figure.part == "image")
     if program not in figure.runs or (left_to_agent and quantity != "wall"):
         return "-"  # the kernel adds what the workers of an agent take to the agent
     quartiles = figure.spread(program, quantity)
     unit, name = (MIB, "MiB") if quantity == "peak" else (1, "s") if quartiles[1] >= 1 else (1e-3, "ms")
     low, middle, high = (_number(each / unit) for each in quartiles)
-    ratio = "" if program == REFERENCE else f" **{figure.ratio(program, quantity=quantity):.2f}**"
+    ratio = "" if program in (REFERENCE, PLAIN) else f" **{figure.ratio(program, quantity=quantity):.2f}**"
     return f"{middle} {name} ({low} to {high}){ratio}"
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from bench.programs import PACKAGE, PIP, WARM
+from bench.programs import PACKAGE, PIP, PIP_WARM, WARM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from bench.figures import Figure
 
 _INK = "#7d8590"  # half-way between a light and a dark page, which shows through
-_COLOURS = {PACKAGE: "#2f81f7", WARM: "#a371f7", PIP: "#2aa198"}
+_COLOURS = {PACKAGE: "#2f81f7", WARM: "#a371f7", PIP: "#2aa198", PIP_WARM: "#b58900"}
+_WIDTH = 0.2  # of a bar
 _STYLE: dict[Any, Any] = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "axes.titlecolor", "grid.color"), _INK),
     "xtick.color": _INK,
@@ -63,9 +64,9 @@ def _bars(axes: Axes, figures: Sequence[Figure]) -> None:
     for long, short in _SHORTER.items():
         names = [name.replace(long, short) for name in names]
     for number, (program, colour) in enumerate(_COLOURS.items()):
-        places = [place + (number - 1) * 0.25 for place, figure in enumerate(figures) if program in figure.runs]
+        places = [place + (number - 1.5) * _WIDTH for place, figure in enumerate(figures) if program in figure.runs]
         ratios = [figure.ratio(program) for figure in figures if program in figure.runs]
-        axes.bar(places, ratios, 0.25, color=colour)
+        axes.bar(places, ratios, _WIDTH, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yscale("log")
     axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,8 +24,8 @@ SECONDS = 120.0  # for a server to start or to end
 ROOT = Path(__file__).parent.parent
 IMGCRYPT = ROOT / ".cache/imgcrypt/usr"  # where tests/install-system-packages unpacks the reference program
 PIP_PROGRAM = Path(sys.executable).with_name("ctd-decoder")
-# PACKAGE starts without an agent in each turn; WARM is the same program in the next turn, which finds an agent.
-PROGRAMS = REFERENCE, PACKAGE, WARM, PIP = "reference", "package", "warm", "pip"
+# PACKAGE and PIP start without an agent in each turn. Warm is the same program in the next turn, which finds an agent.
+PROGRAMS = REFERENCE, PACKAGE, WARM, PIP, PIP_WARM = "reference", "package", "package, warm", "pip", "pip, warm"
 _SOURCES = ("decoder", "packaging", "requirements")
 
 
@@ -81,8 +83,8 @@ def run(program: Path, layer: Layer, *arguments: str, check_bytes: bool = False,
 
 def all_programs() -> dict[str, Path]:
     """Return the decoders that are compared, by name."""
-    package = package_tree() / "usr/bin/ctd-decoder"
-    return dict(zip(PROGRAMS, (IMGCRYPT / "bin/ctd-decoder", package, package, PIP_PROGRAM), strict=True))
+    package, pip = package_tree() / "usr/bin/ctd-decoder", pip_program()
+    return dict(zip(PROGRAMS, (IMGCRYPT / "bin/ctd-decoder", package, package, pip, pip), strict=True))
 
 
 def stop_agent() -> None:
@@ -110,6 +112,32 @@ def package_tree() -> Path:
     for package in (path for name in names for path in ROOT.glob(name)):
         subprocess.run(["dpkg-deb", "--extract", package, tree], check=True)
     return tree
+
+
+@cache
+def pip_program() -> Path:
+    """Return the program of the wheel for this machine, which has the agent's client, as pip installs it.
+
+    Its dependencies are those of this environment.
+    """
+    package_tree()  # the tools that build the packages build the wheels too
+    directory = ROOT / ".cache/bench/pip"
+    shutil.rmtree(directory, ignore_errors=True)
+    subprocess.run(["packaging/wheels", directory], cwd=ROOT, stdout=sys.stderr, check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", directory / "venv"], check=True)
+    (wheel,), (site,) = directory.glob(f"*{platform.machine()}*.whl"), directory.glob("venv/lib/*/site-packages")
+    options = ["--quiet", "--no-deps", "--no-index"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        directory / "venv/bin/python",
+    ]
+    subprocess.run([*pip, "install", *options, wheel], check=True)
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return directory / "venv/bin/ctd-decoder"
 
 
 @contextmanager

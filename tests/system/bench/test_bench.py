@@ -29,7 +29,7 @@ def test_what_is_measured_is_kept_and_drawn(tmp_path: Path) -> None:
     ]
     for figure in measured:
         assert all(each.wall > 0 for name in PROGRAMS for each in figure.runs[name])
-        assert [row.count("|") for row in rows(figure)] == [7]
+        assert [row.count("|") for row in rows(figure)] == [8]
     figures, kept = tmp_path / "figures.json", measured[:6]
     assert write_figures(figures, "a machine", measured) == measured
     assert write_figures(figures, "a machine", kept) == [*kept, *measured[6:]], "parts measured earlier stay"
