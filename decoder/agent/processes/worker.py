@@ -131,14 +131,14 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     _become(request)
     messages.send(connection, STARTED, 0)
     notices.served()
-    before = set(sys.modules)
+    absent = [module for module in ON_DEMAND if module not in sys.modules]
     status = program.decode(request.arguments, kept)
     signal.signal(signal.SIGIO, signal.SIG_IGN)  # the client may end now
     messages.send(connection, ENDED, status)
     if status:
         hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
     _let_go()  # after that: the reader at the end of the layer would take the processor from the client and from us
-    if new := [module for module in ON_DEMAND if module in sys.modules and module not in before]:
+    if new := [module for module in absent if module in sys.modules]:
         notices.imported(new)
 
 
