@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Collection
 from pathlib import Path
 
-from bench import decoders, figures, ours, pulls
+from bench import decoders, figures, memory, ours, pulls
 from bench.plot import draw
 from bench.programs import IMGCRYPT, MIB, ROOT, RunError, all_programs, restart_with_own_run, stop_agent
 from decoder import __version__
@@ -21,7 +21,7 @@ _DECODERS = {
     **{part.__name__: part for part in (decoders.layers, decoders.image, decoders.scheme, decoders.size, pulls.pull)},
     "at-once": decoders.at_once,
 }
-_OURS = {part.__name__: part for part in (ours.instructions, ours.keys, ours.store, ours.encrypt)}
+_OURS = {part.__name__: part for part in (ours.instructions, memory.memory, ours.keys, ours.store, ours.encrypt)}
 
 
 def main() -> int:

@@ -118,7 +118,7 @@ def _registry(directory: Path) -> Iterator[str]:
 
 
 def _push(directory: Path, reference: str, sizes: Sequence[int]) -> str:
-    """Build an image with layers of these sizes, no two of them alike; push it encrypted and, by another name, plain."""
+    """Build an image with layers of these sizes, no two of them alike; push it encrypted, and plain."""
     source = directory / re.sub(r"\W", "-", reference)
     diff_ids, layers = [], []
     for size in sizes:

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import NamedTuple, cast
 
 import msgpack  # type: ignore[import-untyped]
+from cryptography.hazmat.primitives.hashes import SHA256, Hash
 
 from decoder import limits
 
@@ -45,6 +46,16 @@ class Request(NamedTuple):
     environment: dict[str, str]
     streams: dict[int, int]
     directory: int
+
+
+def identity(value: object) -> bytes:
+    """Return 32 bytes that are the same for the same value: a SHA-256 of what a message would hold.
+
+    It is not hashlib's, which would load OpenSSL a second time, 3 MiB of every agent.
+    """
+    digest = Hash(SHA256())
+    digest.update(cast("bytes", msgpack.packb(value)))
+    return digest.finalize()
 
 
 def send(connection: socket.socket, *items: object) -> None:

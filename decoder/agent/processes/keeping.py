@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, cast
-
-import msgpack  # type: ignore[import-untyped]
 
 from decoder import limits
 from decoder.agent import messages
@@ -92,7 +89,7 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
     """Return the answer of a provider, or why it failed, as text."""
     environment = {name: value for name, value in os.environb.items() if name != _OF_THE_LAYER}
     surroundings = [os.fsencode(os.getcwd()), environment]
-    identity = hashlib.sha256(cast("bytes", msgpack.packb([surroundings[0], sorted(environment.items())]))).digest()
+    identity = messages.identity([surroundings[0], sorted(environment.items())])
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
@@ -11,6 +10,7 @@ import msgpack  # type: ignore[import-untyped]
 from cryptography.exceptions import InternalError
 
 from decoder import limits
+from decoder.agent import messages
 from decoder.errors import KeyFileError
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
@@ -75,7 +75,7 @@ class ParsedKeys:
 
     def parsed(self, notices: Notices, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
         """Return the key that was parsed from the same sources before, or parse it and report it to the zygote."""
-        identity = hashlib.sha256(cast("bytes", msgpack.packb(sources))).digest()
+        identity = messages.identity(sources)
         if identity in self._kept:
             return cast("Parsed", self._kept[identity].value)
         parsed = parse()

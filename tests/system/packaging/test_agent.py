@@ -110,6 +110,9 @@ def test_images_of_21_layers(
         assert status(containerd, installed)["served"] == before + LAYERS
         assert len(containerd.decoder_runs) == 2 * LAYERS
         assert all(path.endswith("/lib:") for path in containerd.decoder_runs)  # why no client was served once
+        maps = containerd.execute("cat", f"/proc/{status(containerd, installed)['pid']}/maps").stdout
+        assert "_rust" in maps
+        assert "libctd-crypto" not in maps  # a second OpenSSL, which would take 3 MiB
 
 
 def test_with_payloads(installed: str, encrypted: Layout, key: Path, tmp_path: Path) -> None:
