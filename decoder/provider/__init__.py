@@ -32,8 +32,8 @@ class Option(NamedTuple):
         help: a few words for --help.
         many: whether it may be given several times (a list in the configuration file). Its values then come to
             `create` joined by line feeds.
-        also: other names that people have in their files.
-        serving: its default in a server, which answers the requests of others.
+        also: other names that existing configuration files use.
+        serving: its default in a server, which answers requests of other hosts.
         flag: whether it takes no value: `true` or `false` in the configuration file; `create` gets "true" or "".
     """
 
@@ -52,11 +52,11 @@ COMMON_OPTIONS = (
 
 
 class Use(NamedTuple):
-    """A request that was understood and may be done: every check that needs no key service has passed.
+    """A valid and permitted request: it has passed every check that needs no key service.
 
     Attributes:
-        keys: the canonical names of the keys that it uses or, where the annotation names none, may use.
-        run: does it within so many seconds, and returns the result; it raises ProviderError.
+        keys: the canonical names of the keys that it uses or, if the annotation names none, may use.
+        run: performs it within a number of seconds, and returns the result; it raises ProviderError.
         waits: whether it waits for a network or a device. If not, it takes well under a millisecond.
         check: refuses private options that the key-encryption key has opened, within so many seconds; it raises
             ProviderError. None if whoever has the key may open everything.
@@ -69,7 +69,7 @@ class Use(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """What a look at a service's keys, files and sources has found; nothing was opened with them.
+    """The result of checking a service's keys, files and sources, without opening anything with them.
 
     Attributes:
         works: what can be used, each in a few words.
@@ -82,10 +82,10 @@ class Checked(NamedTuple):
 
 @runtime_checkable
 class CheckableService(Protocol):
-    """A KeyService that can look whether its keys are there, without using them."""
+    """A KeyService that can check whether its keys exist, without using them."""
 
     def check(self, seconds: float) -> Checked:
-        """Look at everything that is configured, for at most so many seconds each."""
+        """Check everything that is configured, for at most a number of seconds each."""
 
 
 @runtime_checkable
@@ -93,10 +93,10 @@ class ReachableService(Protocol):
     """A KeyService behind a network."""
 
     def reach(self, seconds: float) -> None:
-        """Find out whether the service answers, without using a key.
+        """Check that the service answers, without using a key.
 
         Raises:
-            ProviderError: it does not within so many seconds.
+            ProviderError: it does not answer in time.
         """
 
 
@@ -111,7 +111,7 @@ class KeyService(Protocol):
             parameters: the key to use: what follows `provider:NAME:`, or nothing (`Enabled` stands for nothing).
 
         Returns:
-            What wraps them to the annotation, before its base64, that `unwrap` reads.
+            The request, whose result is the annotation that `unwrap` reads, before base64.
 
         Raises:
             ProviderError: there is no such key.
@@ -122,7 +122,7 @@ class KeyService(Protocol):
         """Prepare to unwrap private options.
 
         Args:
-            annotation: what `wrap` made; it comes from a registry and is not to be trusted.
+            annotation: the result of `wrap`; it comes from a registry and is untrusted.
             parameters: the keys that the caller allows; none if it leaves that to the configuration.
 
         Raises:
@@ -171,7 +171,7 @@ def create(
 
 
 def identity(name: str, options: Mapping[str, object]) -> bytes:
-    """Return what differs when the configuration of a provider changes, or a file that an option names."""
+    """Return a value that changes with the configuration of a provider and with the files that its options name."""
     values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
     files = [_signature(value) for value in values if isinstance(value, str) and os.path.isabs(value)]
     return json.dumps([name, options, files], sort_keys=True, default=str).encode()

@@ -1,4 +1,4 @@
-"""Addresses of key services: beyond this machine they need TLS, for keys and tokens come from there."""
+"""Addresses of key services: beyond this machine they need TLS, because keys and tokens come from there."""
 
 from __future__ import annotations
 

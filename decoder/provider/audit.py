@@ -28,14 +28,14 @@ Operation = Literal["wrap", "unwrap", "wrap-kek", "unwrap-kek"]
 
 
 class Provider:
-    """A key service that opens envelopes, too, and whose operations are all written down.
+    """A key service that also opens envelopes, and records every operation in the audit.
 
     Args:
         name: what the audit and envelopes call the provider.
         service: does the work.
         report: takes the lines that the journal gets.
-        keks: keeps opened key-encryption keys; by default nobody does.
-        identity: stands for the configuration and the credentials, on which an opened key depends.
+        keks: keeps opened key-encryption keys; by default none is kept.
+        identity: identifies the configuration and the credentials, on which an opened key depends.
         observe: is told of each call of the service: the operation, the seconds that it took, and whether it succeeded.
     """
 
@@ -90,13 +90,13 @@ class Provider:
             self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
 
     def check(self, seconds: float) -> Checked | None:
-        """Look whether the keys are there, without using them; None if the service can only be asked to unwrap."""
+        """Check whether the keys exist, without using them; None if the service can only be asked to unwrap."""
         from decoder.provider import CheckableService
 
         return self._service.check(seconds) if isinstance(self._service, CheckableService) else None
 
     def reach(self, seconds: float) -> None:
-        """Find out whether keys can be used, without using them; nothing is found out if there is no way to.
+        """Check whether keys can be used, without using them; services without such a check pass.
 
         Raises:
             ProviderError: the service does not answer within so many seconds, or no key is there.
@@ -109,14 +109,14 @@ class Provider:
             raise ProviderError("; ".join(checked.problems))
 
     def sweep(self) -> None:
-        """Wipe key-encryption keys whose time is over."""
+        """Wipe expired key-encryption keys."""
         if self._keks:
             self._keks.sweep()
 
     def prepare(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
-        """Check a request and prepare to do it. The caller writes it down with `record`.
+        """Check a request and prepare to perform it. The caller records it with `record`.
 
-        Every check is made for every request, before a key-encryption key that is kept is used.
+        Every check is made for every request, before a cached key-encryption key is used.
 
         Raises:
             ProviderError: it is malformed.
@@ -136,7 +136,7 @@ class Provider:
         return self._unwrapping(data, parameters)
 
     def _wrapping(self, operation: Operation, data: bytes, parameters: Sequence[str]) -> Use:
-        """Prepare to wrap; a key-encryption key comes back in an envelope of nothing, which names this provider."""
+        """Prepare to wrap; a key-encryption key is returned in an empty envelope, which names this provider."""
         use = self._observed(operation, self._service.wrap(data, parameters))
         if operation == "wrap":
             return use
@@ -147,7 +147,7 @@ class Provider:
 
         def run(seconds: float) -> bytes:
             opened = use.run(seconds)
-            if is_kek(opened):  # the key of a whole image, for somebody who asks for that of a layer
+            if is_kek(opened):  # the key of a whole image, although the request is for a layer
                 raise ProviderError("the wrapped key is a key-encryption key, not private options")
             return opened
 
@@ -167,7 +167,7 @@ class Provider:
         return use._replace(run=run)
 
     def _opening(self, wrapped_kek: bytes, parameters: Sequence[str]) -> Use:
-        """Prepare to open a key-encryption key, or to take it from those that are kept."""
+        """Prepare to open a key-encryption key, or to use a cached one."""
         use = self._observed("unwrap-kek", self._service.unwrap(wrapped_kek, parameters))
         keks = self._keks
         if keks is None or not use.waits:

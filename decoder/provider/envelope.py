@@ -9,7 +9,7 @@ private options of every layer with it. The annotation of a layer holds both:
 that names as its key ("" if it names none, as with pkcs11). `wrapped_data` is the private options under the KEK with
 AES-256-GCM and the 12-byte `iv`, followed by the tag; the associated data is the JSON array of `wrap_type`, `provider`
 and `key_url`. What the provider wraps is KEK_PREFIX and the 32 bytes of the KEK, so that a KEK is never taken for
-private options, nor the other way round.
+private options, nor vice versa.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from decoder.record import Record
 
 WRAP_TYPE = "ctd-kek/1"
 KEK_PREFIX = b"ctd-kek/1:"
-# Providers whose annotations other programs read, so that they write envelopes only when asked to, or never.
+# Providers whose annotations other programs read, so they write envelopes only on request, or never.
 WITHOUT_ENVELOPES = ("attestation-agent", "gcpkms")
 # Providers that give no key-encryption key away, because they check every layer.
 WITHOUT_KEKS = ("grants",)
@@ -79,7 +79,7 @@ def seal(kek: bytes, provider: str, wrapped_kek: bytes, options: bytes) -> bytes
     Args:
         kek: the key-encryption key, with its prefix.
         provider: the name of the provider that wrapped it.
-        wrapped_kek: what the provider made of it.
+        wrapped_kek: the provider's own annotation of it.
         options: the private options.
     """
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM

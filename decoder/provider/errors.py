@@ -1,4 +1,4 @@
-"""What can go wrong at a key service."""
+"""Errors of key services."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from decoder import limits
 
 
 class ProviderError(Exception):
-    """A key service did not do what it was asked to do. The text says why; it holds no secret and no credential.
+    """A key service did not perform a request. The text says why, and holds no secret and no credential.
 
     Attributes:
         reason: its class, for the audit.
@@ -37,7 +37,7 @@ class ClientRefusedError(ProviderError):
 
 
 class RateError(ProviderError):
-    """The client has asked too often; later it may ask again."""
+    """The client has sent too many requests, and may try again later."""
 
     reason = "limited"
 
@@ -51,7 +51,7 @@ class NoKekServiceError(ProviderError):
 
 
 def excerpt(text: str) -> str:
-    """Quote the end of what a provider says, where the cause is: one line, at most PROVIDER_ERROR_BYTES."""
+    """Quote the end of a provider's output, which has the cause: one line, at most PROVIDER_ERROR_BYTES."""
     shown = ascii(text.strip()[-limits.PROVIDER_ERROR_BYTES :])
     if len(shown) > limits.PROVIDER_ERROR_BYTES or len(text.strip()) > limits.PROVIDER_ERROR_BYTES:
         shown = "…" + shown[-limits.PROVIDER_ERROR_BYTES :]

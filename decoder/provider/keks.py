@@ -1,7 +1,6 @@
-"""Key-encryption keys that a provider has opened, for a short time, in memory that is neither swapped out nor dumped.
+"""A short-lived cache of opened key-encryption keys, in memory that is neither swapped out nor dumped.
 
-That memory is what stays. The answer of a provider passes through ordinary memory before it gets there, as it does in a
-process that keeps nothing.
+Before it gets there, the answer of a provider passes through ordinary memory, as in a process without a cache.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ class _Slot(Record):
 
 
 class _Opening:
-    """A key that somebody is opening, and others wait for."""
+    """A key that one thread is opening, and others wait for."""
 
     def __init__(self) -> None:
         self.ended = Event()
@@ -38,7 +37,7 @@ class _Opening:
 
 
 class Keks:
-    """At most OPENED_KEKS of them; the oldest makes room. For several threads.
+    """A cache of at most OPENED_KEKS keys, for several threads; the oldest key is replaced.
 
     Args:
         seconds: how long each is kept.
@@ -59,12 +58,12 @@ class Keks:
         self._opening: dict[bytes, _Opening] = {}
 
     def opened(self, name: bytes, open_it: Callable[[], bytes], seconds: float) -> bytes:
-        """Return a key that is kept, or open it; callers that ask for the same key meanwhile wait for one answer.
+        """Return a cached key, or open it; callers that ask for the same key meanwhile wait for the one answer.
 
         Args:
-            name: stands for everything that the key depends on.
+            name: identifies everything that the key depends on.
             open_it: opens the key. Only a key that it returns is kept.
-            seconds: how long to wait for somebody else who opens it.
+            seconds: how long to wait for another thread that opens it.
 
         Raises:
             ProviderError: it cannot be opened, or not in time.
@@ -88,19 +87,19 @@ class Keks:
         return opening.kek
 
     def _open(self, name: bytes, open_it: Callable[[], bytes], _seconds: float) -> bytes:
-        """Open a key and keep it; of the threads of this process one is here for a name."""
+        """Open a key and cache it; only one thread of this process does so for a name at a time."""
         kek = open_it()
         with self._lock:
             self._put(name, kek)
         return kek
 
     def get(self, name: bytes) -> bytes | None:
-        """Return the key that is kept under a name, unless its time is over."""
+        """Return the cached key of a name, unless it has expired."""
         with self._lock:
             return self._get(name)
 
     def sweep(self) -> None:
-        """Wipe the keys whose time is over."""
+        """Wipe expired keys."""
         with self._lock:
             self._sweep()
 
@@ -122,7 +121,7 @@ class Keks:
         self._slots[name] = _Slot(number, len(kek), monotonic() + self._seconds)
 
     def _sweep(self) -> None:
-        """Wipe what is over its time; they are in the order in which they came."""
+        """Wipe expired keys, which are first in the order of insertion."""
         now = monotonic()
         while self._slots and next(iter(self._slots.values())).until <= now:
             self._wipe(next(iter(self._slots)))

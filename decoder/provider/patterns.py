@@ -1,4 +1,4 @@
-"""Patterns of names in rules: `*` stands for any characters but one that separates the parts of a name."""
+"""Patterns of names in rules: `*` matches any characters except the separator of the parts of a name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 @lru_cache(maxsize=4096)
 def compiled(pattern: str, separator: str = "/") -> re.Pattern[str]:
-    """Compile a pattern. Nothing but `*` is special in it.
+    """Compile a pattern, in which only `*` is special.
 
     Args:
         pattern: the pattern; it has to match the whole name.

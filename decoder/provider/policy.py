@@ -26,7 +26,7 @@ class KeyPolicy:
 
     @property
     def is_open(self) -> bool:
-        """Whether an image may choose any key, because nothing is configured. The operator should be warned."""
+        """Whether an image may choose any key, because none is configured; the operator should be warned."""
         return not self.configured and not self.patterns
 
     def with_configured(self, key: str) -> KeyPolicy:

@@ -1,4 +1,4 @@
-"""Connections that are closed at once: they tell whether anybody listens."""
+"""Connections that are closed immediately, to check whether a server is listening."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from decoder.provider.errors import ProviderError
 
 
 def reach_port(host: str, port: int, seconds: float) -> None:
-    """Connect to a TCP port, and send nothing.
+    """Connect to a TCP port, without sending anything.
 
     Raises:
-        ProviderError: nobody answers there within so many seconds.
+        ProviderError: no server accepts the connection in time.
     """
     try:
         socket.create_connection((host.strip("[]"), port), seconds).close()
@@ -22,10 +22,10 @@ def reach_port(host: str, port: int, seconds: float) -> None:
 
 
 def reach_url(url: str, seconds: float) -> None:
-    """Connect to the server of a URL, or to the proxy that the environment names for it, and send nothing.
+    """Connect to the server of a URL, or to the proxy that the environment names for it, without sending anything.
 
     Raises:
-        ProviderError: nobody answers there within so many seconds.
+        ProviderError: no server accepts the connection in time.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -39,10 +39,10 @@ def reach_url(url: str, seconds: float) -> None:
 
 
 def reach_socket(path: str, seconds: float) -> None:
-    """Connect to a Unix socket, and send nothing.
+    """Connect to a Unix socket, without sending anything.
 
     Raises:
-        ProviderError: nobody answers there within so many seconds.
+        ProviderError: no server accepts the connection in time.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

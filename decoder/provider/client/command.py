@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Identity(Record):
-    """Whom a command runs as; None for what stays as it is."""
+    """The user and groups that a command runs as; None for those of this process."""
 
     user: int | None = None
     group: int | None = None
@@ -29,7 +29,7 @@ class _Identity(Record):
 
 
 class _Output:
-    """What one pipe brought, at most PROVIDER_MESSAGE_BYTES."""
+    """The output from one pipe, at most PROVIDER_MESSAGE_BYTES."""
 
     def __init__(self, name: str) -> None:
         self.data = bytearray()
@@ -49,10 +49,10 @@ class _Output:
 
 
 def ask(command: CommandProvider, request: bytes, seconds: float) -> bytes:
-    """Run the command on one request; it and what it left running in its process group are gone when this returns.
+    """Run the command on one request; it and its process group have ended when this returns.
 
     Args:
-        command: what to run, and as whom.
+        command: the program, its arguments and its user.
         request: what it reads; it need not read it all.
         seconds: how long it may take.
 
@@ -105,7 +105,7 @@ def _start(command: CommandProvider) -> subprocess.Popen[bytes]:
 
 
 def _identity(user: str) -> _Identity:
-    """Look up a user with all groups; its home goes with it, for key services keep credentials there."""
+    """Look up a user with all groups and the home directory, where clients of key services keep credentials."""
     if not user:
         return _Identity()
     import pwd
@@ -125,7 +125,7 @@ def _identity(user: str) -> _Identity:
 def _converse(
     process: subprocess.Popen[bytes], request: bytes, outputs: tuple[_Output, _Output], seconds: float
 ) -> None:
-    """Feed and read the process until it has ended and both pipes have, or what it left running had its time."""
+    """Feed and read the process until it has ended and its pipes are closed, or processes that it left had their time."""
     deadline = monotonic() + seconds
     with _Pipes(process, request, outputs) as pipes:
         while pipes.running or pipes.reading:
@@ -138,7 +138,7 @@ def _converse(
 
 
 class _Pipes:
-    """The three pipes of a process and its end, as poll(2) tells of them."""
+    """The three pipes of a process and its end, as poll(2) reports them."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: bytes, outputs: tuple[_Output, _Output]) -> None:
         assert process.stdin is not None  # noqa: S101 - all three were asked for
@@ -167,7 +167,7 @@ class _Pipes:
         self._open.close()
 
     def serve(self, seconds: float) -> bool:
-        """Wait for what happens next and see to it; false if nothing does."""
+        """Wait for the next event and handle it; return false if there is none."""
         events = self._poll.poll(seconds * 1000)
         for descriptor, _ in events:
             if descriptor in self.reading:
@@ -186,7 +186,7 @@ class _Pipes:
 
 
 def _send(descriptor: int, unsent: memoryview) -> memoryview:
-    """Write what the pipe takes, and return the rest; nothing is left if nobody reads it any more."""
+    """Write as much as the pipe takes, and return the rest; nothing remains if the pipe is closed."""
     try:
         return unsent[os.write(descriptor, unsent) :]
     except BlockingIOError:

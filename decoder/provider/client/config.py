@@ -9,9 +9,9 @@ r"""The file that configures keyproviders (ocicrypt's OCICRYPT_KEYPROVIDER_CONFI
         "NAME": {"ttrpc": "unix:///run/keys.sock"},
         "NAME": {"native": "gcpkms", "allow-key": ["…"]}}}
 
-Each may have `timeout` (seconds) and `aliases` (further names in annotations for which it answers). `env` is all that
-a command gets of an environment; without it a command has the decoder's. As in Go, the case of field names does not
-matter, and of several ways to reach a provider `cmd` goes before `grpc`.
+Each may have `timeout` (seconds) and `aliases` (further names in annotations for which it answers). `env` is the whole
+environment of a command; without it a command has the decoder's. As in Go, the case of field names does not matter, and
+if there are several ways to reach a provider, `cmd` takes precedence over `grpc`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CommandProvider(Record):
         path: of the program, or its name on PATH.
         args: its arguments.
         user: the name of the user to run it as, or "" for our own.
-        environment: all that it gets, or None for our own environment.
+        environment: its whole environment, or None for our own.
     """
 
     path: str
@@ -102,7 +102,7 @@ class TtrpcProvider(Record):
 
 
 class MalformedProvider(Record):
-    """An entry that cannot be understood; the others can be used all the same."""
+    """An entry that cannot be understood; the other entries can still be used."""
 
     reason: str
 
@@ -131,7 +131,7 @@ class Configured(Record):
 
 
 class ProviderConfig(Record):
-    """The whole file: its providers in their order, and what is odd about it."""
+    """The whole file: its providers in order, and warnings about it."""
 
     providers: list[Configured]
     warnings: list[str]
@@ -174,7 +174,7 @@ def _parse_json(data: bytes) -> object:
 
 
 def _parse_entry(name: str, entry: object, warnings: list[str]) -> Configured:
-    """Parse one entry; what its aliases are is known even if the rest cannot be understood."""
+    """Parse one entry; its aliases are known even if the rest cannot be understood."""
     seconds = limits.PROVIDER_SECONDS
     aliases: tuple[str, ...] = ()
     transport: Transport
@@ -273,6 +273,6 @@ def _texts(value: dict[str, object], name: str) -> tuple[str, ...]:
 
 
 def _warn_of_unknown(value: dict[str, object], known: tuple[str, ...], where: str, warnings: list[str]) -> None:
-    """Warn of fields that are not known here; the reference ignores them without a word."""
+    """Warn of unknown fields, which the reference ignores silently."""
     place = f" in {quoted(where)}" if where else ""
     warnings += [f"the field {quoted(name)}{place} is ignored" for name in value if name.lower() not in known]

@@ -35,10 +35,10 @@ _KEK_METHODS: dict[Operation, str] = {
 }
 
 
-BUSY_TRAILER = "ctd-decoder-busy"  # of a server that has too much to do at the moment
+BUSY_TRAILER = "ctd-decoder-busy"  # of a busy server
 IMAGE_METADATA = "ctd-decoder-image"  # of a call: the reference of the image, for the audit of our server
 _CONCURRENT = "Concurrent RPC limit exceeded"  # what earlier versions of our server say then
-_SHARE = 0.95  # of its time that a call takes, so that it can still say why it failed
+_SHARE = 0.95  # the share of its time that a call takes, so that time remains to find out why it failed
 _LEAST_SECONDS = 0.2  # the time that one more attempt needs
 
 
@@ -59,7 +59,7 @@ def ask(
     held: Held = EACH_ONCE,
     is_patient: bool = True,
 ) -> bytes:
-    """Ask a server, again while it cannot be reached or is busy, with random pauses, until the time is over.
+    """Ask a server; while it cannot be reached or is busy, repeat with random pauses until the time is over.
 
     Args:
         provider: where the server is, and how to speak TLS with it. A proxy is never used.
@@ -67,7 +67,7 @@ def ask(
         request: at most PROVIDER_MESSAGE_BYTES.
         seconds: how long all of it may take.
         held: connections to reuse; by default one is made for this call.
-        is_patient: whether to wait for a server that cannot be reached. If not, there is somebody else to ask.
+        is_patient: whether to wait for a server that cannot be reached. If not, another one can be asked.
 
     Raises:
         NoKekServiceError: the server does not have those methods.
@@ -93,7 +93,7 @@ class _Call:
         self._ended = self._strange = 0
 
     def run(self, held: Held) -> bytes:
-        """Call, and repeat after failures that may pass."""
+        """Call, and repeat after temporary failures."""
         codes, unreachable = self._grpc.StatusCode, None
         for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
             error = self._attempt(held)
@@ -113,7 +113,7 @@ class _Call:
     def _attempt(self, held: Held) -> Any:
         """Return the reply, or the error; a connection that may be the cause of one is not used again."""
         try:
-            # A connection is as good as the files that it was made with.
+            # A connection is only valid as long as the files that it was made with.
             identity = (self._provider, _signatures(self._provider))
             with held.use(identity, self._connect, lambda channel: channel.close()) as channel:
                 method: Callable[..., bytes] = channel.unary_unary(self._method)
@@ -134,13 +134,13 @@ class _Call:
             return False
         if error.code() == codes.RESOURCE_EXHAUSTED:
             return _is_busy(error)
-        if error.code() == codes.UNAUTHENTICATED:  # our certificate was good once; a new one may be there
+        if error.code() == codes.UNAUTHENTICATED:  # our certificate was valid once; there may be a new one
             self._strange += 1
             return self._strange <= limits.PROVIDER_RETRIES
         return error.code() in (codes.UNAVAILABLE, codes.CANCELLED)
 
     def _check(self, trust: Trust) -> None:
-        """Find out whether TLS is the cause. A server may end connections because it is being started again, too."""
+        """Check whether TLS is the cause; a server may also end connections because it restarts."""
         try:
             trust.check()
         except EndedError:
@@ -165,7 +165,7 @@ class _Call:
 
 
 def _signatures(provider: GrpcProvider) -> tuple[object, ...]:
-    """Return what differs when a TLS file changes."""
+    """Return a value that changes with the TLS files."""
     if not provider.tls:
         return ()
     from decoder.provider.client.tls import signatures
@@ -174,7 +174,7 @@ def _signatures(provider: GrpcProvider) -> tuple[object, ...]:
 
 
 def _is_busy(error: Any) -> bool:
-    """Check whether a server has too much to do; RESOURCE_EXHAUSTED also means that a message is too large."""
+    """Check whether a server is busy; RESOURCE_EXHAUSTED can also mean that a message is too large."""
     trailers = dict(error.trailing_metadata() or ())
     return BUSY_TRAILER in trailers or _CONCURRENT in (error.details() or "")
 

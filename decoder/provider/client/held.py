@@ -24,7 +24,7 @@ class _Entry(Record):
 
 
 class Held:
-    """Clients and connections, by what they are for.
+    """Clients and connections, by their identity.
 
     Args:
         seconds: how long each is used again after it was made; 0 to use each once.
@@ -39,14 +39,14 @@ class Held:
 
     @contextmanager
     def use(self, identity: Hashable, make: Callable[[], _Made], close: Callable[[_Made], object]) -> Iterator[_Made]:
-        """Use a thing that was made before for the same identity, or make one.
+        """Use an object that was created before for the same identity, or create one.
 
         After a failure it is not used again, because it may be the cause.
 
         Args:
-            identity: equal for things that can replace each other.
-            make: makes one.
-            close: closes one that is used once; one that is reused goes with its last user.
+            identity: equal for objects that can replace each other.
+            make: creates one.
+            close: closes one that is used once; one that is reused is closed after its last user.
         """
         if not self._seconds:
             thing = make()
@@ -70,7 +70,7 @@ class Held:
             self._entries[identity] = entry
 
     def _forget_old(self) -> None:
-        """Drop what will not be used again, such as a connection that was made with files of before."""
+        """Drop objects that will not be used again, such as a connection that was made with older files."""
         now = monotonic()
         with self._lock:
             for identity in [each for each, entry in self._entries.items() if entry.until < now]:

@@ -30,7 +30,7 @@ _RESULTS: dict[Operation, tuple[str, str]] = {
 
 
 class Request(Record):
-    """What a client asks for.
+    """A request of a client.
 
     Attributes:
         operation: `keywrap` or `keyunwrap`.
@@ -44,7 +44,7 @@ class Request(Record):
 
 
 def build_request(operation: Operation, data: bytes, name: str, parameters: Sequence[bytes]) -> bytes:
-    """Write a request for one provider; nothing of another one's parameters and no private key is in it."""
+    """Build a request for one provider, without parameters of other providers and without private keys."""
     encoded = {name: [wire.encode_base64(item) for item in parameters]} if parameters else {}
     encode = wire.encode_base64(data)
     wrap: dict[str, object] = {"ec": None, "optsdata": None}
@@ -78,7 +78,7 @@ def parse_request(data: bytes) -> Request:
 
 
 def build_reply(operation: Operation, data: bytes) -> bytes:
-    """Write the reply to a request: the result of its operation alone, as integers."""
+    """Build the reply to a request: only the result of its operation, as integers."""
     results, member = _RESULTS[operation]
     return json.dumps({results: {member: list(data)}}, separators=(",", ":")).encode()
 
@@ -96,12 +96,12 @@ def parse_reply(operation: Operation, data: bytes) -> bytes:
 
 
 def build_message(data: bytes) -> bytes:
-    """Write the gRPC message around a request or a reply: `bytes` in field 1, of both messages of the service."""
+    """Build the gRPC message around a request or a reply: `bytes` in field 1, in both messages of the service."""
     return protobuf.build_bytes(1, data)
 
 
 def parse_message(message: bytes) -> bytes:
-    """Read what `build_message` wrote.
+    """Parse the result of `build_message`.
 
     Raises:
         ValueError: it is not such a message.

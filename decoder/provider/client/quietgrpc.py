@@ -1,4 +1,4 @@
-"""grpcio, imported when it is needed and without a voice of its own."""
+"""grpcio, imported when it is needed and without its own log output."""
 
 from __future__ import annotations
 

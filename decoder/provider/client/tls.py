@@ -1,4 +1,4 @@
-"""TLS with a gRPC keyprovider: what is trusted, and why a handshake failed, which grpcio does not tell."""
+"""TLS with a gRPC keyprovider: what is trusted, and why a handshake failed, which grpcio does not report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 _DEFAULT_PORT = 443
 _PAUSES = (0.1, 0.4)  # in seconds, while files are being replaced
-_UNIX_NAME = "localhost"  # what gRPC expects in a certificate over a Unix socket
+_UNIX_NAME = "localhost"  # the name that gRPC expects in a certificate over a Unix socket
 _NAMES = (62, 64)  # OpenSSL's numbers for certificates of other names (X509_V_ERR_…)
 
 
 class Trust:
-    """What a server must show, and what it is shown.
+    """The certificates that a server must show, and those that it gets to see.
 
     With insecure-skip-verify the server is asked for its certificate first, and exactly that certificate is then
     required in the call: an attacker in between can show its own certificate. An expired one is refused even so, for
@@ -64,10 +64,10 @@ class Trust:
         self.channel = (credentials, options)
 
     def check(self) -> None:
-        """Try a handshake of our own.
+        """Try a handshake without grpcio.
 
         Raises:
-            ProviderError: it fails; the text says why. If it does not, TLS was not the cause.
+            ProviderError: it fails; the text says why. If it succeeds, TLS was not the cause.
         """
         try:
             with self._connect() as connection:
@@ -119,7 +119,7 @@ class Trust:
 
 
 def signatures(tls: GrpcTls) -> tuple[object, ...]:
-    """Return what differs when one of the files changes."""
+    """Return a value that changes with the files."""
     found: list[object] = []
     for path in (tls.root_ca_file, tls.cert_file, tls.key_file):
         try:
@@ -131,7 +131,7 @@ def signatures(tls: GrpcTls) -> tuple[object, ...]:
 
 
 def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, bytes | None]:
-    """Read the files, again if they are being replaced meanwhile: then a key may not belong to its certificate."""
+    """Read the files; repeat if they are being replaced, because a key may not match its certificate meanwhile."""
     for pause in (*_PAUSES, None):
         before = signatures(tls)
         try:
@@ -149,7 +149,7 @@ def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, byt
 
 
 def _warn_of_expiry(path: str, chain: bytes | None) -> None:
-    """Warn in the journal of a certificate of ours that expires soon."""
+    """Warn in the journal if our certificate expires soon."""
     if not chain:
         return
     from datetime import UTC, datetime
@@ -165,7 +165,7 @@ def _warn_of_expiry(path: str, chain: bytes | None) -> None:
 
 
 def _context(tls: GrpcTls) -> ssl.SSLContext:
-    """Build a context with the same trust as grpcio's, which also reveals what is wrong with the files."""
+    """Build a context with the same trust as grpcio's, which also reports what is wrong with the files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if tls.insecure_skip_verify:
@@ -183,7 +183,7 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
         _read(tls.cert_file, "cert-file")
         _read(tls.key_file, "key-file")
         try:
-            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask a terminal
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask at a terminal
         except (ssl.SSLError, OSError, ValueError) as error:
             names = f"cert-file {quoted(tls.cert_file)} and its key-file {quoted(tls.key_file)}"
             raise ProviderError(f"its {names} are not a matching certificate and key in PEM") from error
@@ -215,7 +215,7 @@ def _endpoint(address: str) -> tuple[str, int | None]:
 
 
 def _name_in(certificate: bytes) -> str:
-    """Find a name for which a certificate is good, so that any is."""
+    """Return a name that a certificate is valid for, so that every certificate is accepted."""
     from datetime import UTC, datetime
 
     from cryptography import x509

@@ -153,7 +153,7 @@ class _Connection:
 
 
 def _reply(connection: _Connection) -> bytes:
-    """Wait for the one reply to our request; frames of other streams are none of ours."""
+    """Wait for the one reply to our request; frames of other streams are ignored."""
     while True:
         length, stream, kind, _flags = _HEADER.unpack(connection.receive(_HEADER.size))
         _check_length(length)
