@@ -125,7 +125,7 @@ def _identity(user: str) -> _Identity:
 def _converse(
     process: subprocess.Popen[bytes], request: bytes, outputs: tuple[_Output, _Output], seconds: float
 ) -> None:
-    """Feed and read the process until it has ended and its pipes are closed, or processes that it left had their time."""
+    """Feed and read the process until it has ended and its pipes are closed, or its descendants had their time."""
     deadline = monotonic() + seconds
     with _Pipes(process, request, outputs) as pipes:
         while pipes.running or pipes.reading:

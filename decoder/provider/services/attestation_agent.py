@@ -62,12 +62,12 @@ _SAMPLE_KID = ResourceId("default/test-key/1")
 
 
 class Allowed(NamedTuple):
-    """What is opened although it is not safe, because the operator's configuration says so.
+    """Unsafe packets that are opened because the operator's configuration allows it.
 
     Attributes:
         sample_key: packets that the sample key opens.
-        a256ctr: packets without authentication. Who can change such a packet learns the layer key from which changes
-            still open.
+        a256ctr: packets without authentication. An attacker who can change such a packet can find the layer key by
+            trying which changes still open.
     """
 
     sample_key: bool = False
@@ -99,7 +99,7 @@ class AttestationAgent:
         policy: which ids may be used.
         directory: files of keys to wrap with are below it; "" for none, None for any.
         registrar: registers keys to wrap with, or None.
-        allowed: what is opened although it is not safe.
+        allowed: unsafe packets that are opened.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class AttestationAgent:
         return Use((packet.key_name,), lambda _seconds: unwrap_first(self._sources, annotation, packet))
 
     def check(self, seconds: float) -> Checked:
-        """Check that each source is there; see `CheckableService`."""
+        """Check that each source can be reached; see `CheckableService`."""
         if self._sources:
             return check_sources(self._sources, seconds)
         if self._allowed.sample_key:
@@ -163,7 +163,7 @@ class AttestationAgent:
         return Checked([], ["no source is configured, so it opens no layer"])
 
     def _open_with_sample_key(self, packet: Packet) -> bytes:
-        """Open a packet that was made with the sample key, if that is allowed; return nothing for other packets."""
+        """Open a packet that was encrypted with the sample key, if that is allowed; return b"" for other packets."""
         if packet.kid != _SAMPLE_KID:
             return b""
         try:
@@ -178,7 +178,7 @@ class AttestationAgent:
         return options
 
     def _key(self, spec: KeySpec, kid: ResourceId) -> bytes:
-        """Read or make the key; it is somewhere else too when this returns."""
+        """Read or create the key, and store it elsewhere as well."""
         if not spec.keypath and not self._registrar:
             raise ProviderError(
                 "a new key would be lost: give keypath=FILE (with create=true to make the file), or the options kbs "

@@ -3,7 +3,7 @@
 The annotation is JSON as other providers write it: `key_url` is `awskms://` and the key as it was named (ARN, ID or
 alias), `wrapped_key` is KMS's CiphertextBlob, `wrap_type` is `AWSKMS`, and `encryption_context_names`, if there is an
 encryption context, lists its names; both sides configure the values. A policy and its patterns name keys without
-`awskms://`. Decrypt is told the key, so that KMS refuses a ciphertext of any other.
+`awskms://`. Requests to decrypt name the key, so that KMS rejects a ciphertext of another one.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Service:
         """Connect to the endpoint of a key's region, if it is known.
 
         Raises:
-            ProviderError: nobody answers.
+            ProviderError: no server answers.
         """
         if self._endpoint or self._region_of(key):
             reach_url(within(seconds, lambda: str(self._client(self._region_of(key)).meta.endpoint_url)), seconds)
@@ -172,7 +172,7 @@ class _Service:
         return self._region or (match["region"] if match else "")
 
     def _ask(self, key: str, operation: str, request: Mapping[str, object], deadline: float) -> Any:
-        """Ask KMS, again while it throttles or cannot be reached, with random pauses, until the time is over."""
+        """Ask KMS; while it throttles or cannot be reached, repeat with random pauses until the time is over."""
         for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
             try:
                 return getattr(self._client(self._region_of(key)), operation)(KeyId=key, **request)
@@ -223,7 +223,7 @@ class _Service:
         return f"AWS KMS: {_CAUSES.get(type(error).__name__) or type(error).__name__}"
 
 
-# What AWS answers when the same request may succeed later, whatever its status (docs: Error retries, KMS API errors).
+# Errors of AWS after which the same request may succeed later, with any status (docs: Error retries, KMS API errors).
 _PASSING = frozenset(
     (
         "DependencyTimeoutException",
@@ -262,7 +262,7 @@ def _stripped(parameters: Sequence[str]) -> list[str]:
 
 
 def _checked(name: str) -> str:
-    """Refuse what is not the name of a key; with or without `awskms://`, its one form is without."""
+    """Check the name of a key, and return it without `awskms://`."""
     key = name.removeprefix(_SCHEME)
     if not (_ARN.fullmatch(key) or _NAME.fullmatch(key)):
         raise ProviderError(f"the key {quoted(name)} is not a {OPTIONS[0].help}")
@@ -270,7 +270,7 @@ def _checked(name: str) -> str:
 
 
 def _is_key(arn: str, key: str) -> bool:
-    """Check whether KMS's answer is from the key that was asked for; an alias says nothing of its key's ARN."""
+    """Check whether KMS's answer is from the requested key; the ARN of an alias's key is unknown."""
     if not _ARN.fullmatch(arn):
         return False
     return "alias/" in key or arn == key or arn.endswith(f":key/{key}")
@@ -287,7 +287,7 @@ def _parse_context(text: str) -> dict[str, str]:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Refuse an endpoint that would show private options to the network."""
+    """Check that an endpoint does not reveal private options to the network."""
     if not endpoint:
         return
     try:

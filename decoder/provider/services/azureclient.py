@@ -21,7 +21,7 @@ from decoder.provider.services.web import Session, Web
 if TYPE_CHECKING:
     from azure.core.credentials import AccessToken
 
-# What azure-identity would try for people at their desks.
+# The interactive logins that azure-identity would try for people.
 _DEVELOPERS = (
     "shared_token_cache",
     "visual_studio_code",
@@ -31,13 +31,13 @@ _DEVELOPERS = (
     "interactive_browser",
     "broker",
 )
-_LEAST_SECONDS = 300  # a token is not used again when it holds for less
+_LEAST_SECONDS = 300  # a token is not used again if it expires sooner
 _ENTRA_CODE = re.compile(r"AADSTS[0-9]{1,9}", re.ASCII)
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 
 
 class Reply(NamedTuple):
-    """What a vault answers: which key it used, and the wrapped or unwrapped key."""
+    """The answer of a vault: the key that it used, and the wrapped or unwrapped key."""
 
     key_id: str
     value: bytes
@@ -71,7 +71,7 @@ class Vaults:
             seconds: how long it may take, with everything that is asked for a token.
 
         Raises:
-            ProviderError: the vault did not do it.
+            ProviderError: the vault did not perform it.
         """
         try:
             response = self._web.within(seconds, lambda session: self._send(session, authority, path, algorithm, value))
@@ -92,7 +92,7 @@ class Vaults:
             raise ProviderError(f"the reply of {authority} cannot be understood") from error
 
     def _send(self, session: Session, authority: str, path: str, algorithm: str, value: bytes) -> HttpResponse:
-        """Send one request; CryptographyClient would fetch the key first, and needs a right to it."""
+        """Send one request; CryptographyClient would fetch the key first, which needs another permission."""
         text = wire.encode_base64(value).rstrip("=").replace("+", "-").replace("/", "_")
         transport = RequestsTransport(session=session, session_owner=False, connection_verify=session.verify)
         credential = _Credential(transport, self._tokens)
@@ -101,14 +101,14 @@ class Vaults:
         try:
             return client.send_request(request)
         except ClientAuthenticationError as error:
-            # Its text is that of several services; what they may quote is not for a message.
+            # Its text combines those of several services, which may quote secrets.
             codes = sorted(set(_ENTRA_CODE.findall(str(error))))
             reason = ", ".join(codes[:4]) or session.failure or "none is set up"
             raise ProviderError(f"no Azure credential gives a token: {reason}") from error
 
 
 class _Credential:
-    """Tokens of the credentials of this process, which are looked for where none is known that is still good.
+    """Tokens of the credentials of this process; the credentials are only searched if no known token is valid.
 
     Args:
         transport: for the requests that this takes.

@@ -105,7 +105,7 @@ class AzureKeyVault:
             reach_url(self._policy.configured, seconds)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
-        """Prepare to encrypt private options, and to have the vault wrap the key of that; see `KeyService`."""
+        """Prepare to encrypt private options with a random key that the vault wraps; see `KeyService`."""
         key_url = key_to_wrap(parameters, self._policy, _one_form, _EXAMPLE)
         key = _parse(key_url)
         self._check_host(key)
@@ -127,7 +127,7 @@ class AzureKeyVault:
         return Use((key_url,), run)
 
     def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
-        """Prepare to have the vault unwrap the key, and to decrypt private options with it; see `KeyService`."""
+        """Prepare to decrypt private options with the key that the vault unwraps; see `KeyService`."""
         wrapped = _parse_annotation(annotation)
         check_key_to_unwrap(wrapped.key_url, parameters, self._policy, _one_form)
         key = _parse(wrapped.key_url)
@@ -148,7 +148,7 @@ class AzureKeyVault:
         return Use((wrapped.key_url,), run)
 
     def _check_host(self, key: _Key) -> None:
-        """Where an image chooses the key, ask nobody but Azure: the request carries a token."""
+        """If an image chooses the key, accept only hosts of Azure, because the request carries a token."""
         if self._policy.is_open and not _AZURE_HOST.fullmatch(key.authority):
             reason = f"{quoted(key.authority)} is not a vault of Azure (key or allow-key can allow it)"
             raise KeyRefusedError(_one_form_of(key), reason)
@@ -172,7 +172,7 @@ def _parse(text: str) -> _Key:
 
 
 def _used_version(key_id: str, asked: _Key) -> str:
-    """Read which version the vault has used, if it is one of the key that was asked for."""
+    """Return the version that the vault has used, if it belongs to the requested key."""
     used = _parse(key_id)
     if (used.authority, used.name.lower()) != (asked.authority, asked.name.lower()) or not used.version:
         raise ProviderError("the vault used another key than it was asked to")

@@ -172,7 +172,7 @@ def _credential(path: str, option: str) -> str:
 
 
 def _lifetime(reply: object) -> float:
-    """Keep a token for two thirds of its lease; hvac has taken it from the same reply before."""
+    """Return two thirds of a token's lease, for which it is kept; hvac has read the token from the same reply."""
     auth = reply["auth"] if isinstance(reply, dict) else {}
     seconds = auth.get("lease_duration")
     return seconds * 2 / 3 if type(seconds) is int and 0 < seconds < 1 << 31 else 0.0
@@ -217,7 +217,7 @@ def translated(work: Callable[[], _Result], host: str) -> _Result:
         return work()
     except VaultError as error:
         raise ProviderError(f"{host} answers {type(error).__name__}{_words(error)}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # hvac, of a reply that it did not expect
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # hvac, for a reply that it does not expect
         raise ProviderError(f"the reply of {host} cannot be understood") from error
 
 

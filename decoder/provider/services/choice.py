@@ -1,4 +1,4 @@
-"""Which key a request means, and whether it may be used."""
+"""Choose the key of a request, and check that it may be used."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[st
     Args:
         parameters: those of the caller.
         policy: what may be used.
-        read: checks the name of a key, and gives it its one form.
-        example: a key of this service, for the message that there is none.
+        read: checks and normalizes the name of a key.
+        example: a key of this service, for the message that none is named.
 
     Raises:
         ProviderError: there is no key, more than one, or one that is malformed or may not be used.
@@ -41,10 +41,10 @@ def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[st
 
 
 def check_key_to_unwrap(key: str, parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str]) -> None:
-    """Refuse a key that an annotation names unless the policy and the caller allow it.
+    """Check that the policy and the caller allow a key that an annotation names.
 
     Args:
-        key: what the annotation names, in its one form.
+        key: the normalized name in the annotation.
         parameters: those of the caller; if any names a key, only such a key may be used.
         policy: what may be used.
         read: as above.

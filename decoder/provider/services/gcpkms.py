@@ -42,7 +42,7 @@ OPTIONS = (
 
 _WRAP_TYPE = "AES"
 _HOST = "cloudkms.googleapis.com"
-_DISTRUST = ("handshake", "CERTIFICATE_VERIFY_FAILED", "Hostname Verification")  # what gRPC says of a failure of TLS
+_DISTRUST = ("handshake", "CERTIFICATE_VERIFY_FAILED", "Hostname Verification")  # gRPC's messages about failures of TLS
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms"]
 # What google-auth raises besides its own for files and replies with JSON of other types than it expects.
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
@@ -101,7 +101,7 @@ class GoogleKms:
         return Use((wrapped.key_url,), lambda seconds: self._service.decrypt(name, wrapped.data, seconds))
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
-        """List the keys that a caller names, if that counts; they may come from a file, with its line end."""
+        """List the keys that a caller names, unless `key` overrides them; names from a file may have a line end."""
         return [] if self._policy.configured else [parameter.strip() for parameter in parameters]
 
 
@@ -162,7 +162,7 @@ class _Service:
         return self._kms.KeyManagementServiceClient(transport=transport(channel=channel))
 
     def _call(self, method: str, request: dict[str, object], seconds: float) -> Any:
-        """Call the API, again while it is throttling or cannot be reached."""
+        """Call the API; repeat while it throttles or cannot be reached."""
         deadline = monotonic() + seconds
         return within(seconds, lambda: self._try_call(method, request, deadline))
 
@@ -187,13 +187,13 @@ class _Service:
             raise ProviderError(self._reason(error, headers)) from error
 
     def _passes(self, error: Exception) -> bool:
-        """Check whether an error may pass while time is left: throttling, and a service that cannot be reached."""
+        """Check whether an error is temporary (throttling, an unreachable service) and time is left."""
         if isinstance(error, self._errors.ServiceUnavailable):
             return not any(text in str(error) for text in _DISTRUST)
         return isinstance(error, self._errors.ResourceExhausted) and "larger than max" not in str(error)
 
     def _reason(self, error: Any, headers: Mapping[str, str]) -> str:
-        """Describe what the service answered; its messages hold nothing that a client sent but, in error, the token."""
+        """Describe the service's answer, without the token, which is the only secret that its messages may hold."""
         text = str(getattr(error, "message", "") or "")
         if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text:
             return "Cloud KMS: the TLS certificate of the endpoint is not one to trust; ca-file can name its CA"
@@ -266,7 +266,7 @@ def _crc32c_table() -> list[int]:
 
 
 def _checked(key: str) -> str:
-    """Refuse what is not the URI of a key."""
+    """Check the URI of a key."""
     _resource(key)
     return key
 

@@ -38,11 +38,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> Local:
-    """Create the provider; a directory's keys are those that it holds when they are needed.
+    """Create the provider; a directory is read when its keys are needed.
 
     Raises:
         UsageError: there is not exactly one of `key` and `keys`.
-        ProviderError: there is no such directory, or the key file is not one.
+        ProviderError: the directory does not exist, or the file is not a key.
     """
     key, keys = options.get("key", ""), options.get("keys", "")
     if bool(key) == bool(keys):
@@ -61,7 +61,7 @@ class Local:
     """The keys of a directory.
 
     Args:
-        directory: of the key files; what links lead out of it to is no key of it, but for the configured one.
+        directory: of the key files; links that lead out of it are ignored, except for the configured key.
         policy: which of them may be used, by their URL.
     """
 

@@ -1,7 +1,7 @@
 """OpenBao and HashiCorp Vault: private options encrypted by the Transit engine.
 
 The annotation is `{"key_url":"openbao://MOUNT/KEY","wrapped_key":"vault:v1:…","wrap_type":"TRANSIT"}`; `wrapped_key`
-is what Transit returned, which tells the version of the key. `hashivault://KEY`, as sigstore names such keys, is read
+is what Transit returned, with the version of the key. `hashivault://KEY`, as sigstore names such keys, is read
 as the key of that name at the configured mount. Policies see `openbao://MOUNT/KEY`.
 """
 
@@ -55,7 +55,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> OpenBao:
         ProviderError: hvac is not installed.
     """
     try:
-        import hvac  # noqa: F401 - to know it at once
+        import hvac  # noqa: F401 - to report its absence immediately
     except ImportError as error:
         raise ProviderError(missing("openbao", error)) from error
     mount = options.get("mount", "transit")
@@ -77,7 +77,7 @@ class OpenBao:
         self._server = server
         self._mount = mount
         self._policy = policy
-        # A sealed server stays sealed until somebody comes; the texts of both programs have the word.
+        # A sealed server stays sealed until an operator unseals it; the messages of both programs contain the word.
         self._web = Web(server.ca_file, patient=True, final=(b"sealed",))
         self._login = baologin.CachedLogin(server.login)
 
@@ -122,7 +122,7 @@ class OpenBao:
         return Use((key_url,), run)
 
     def reach(self, seconds: float) -> None:
-        """Ask whether the server is initialized and not sealed; see `ReachableService`."""
+        """Check that the server is initialized and not sealed; see `ReachableService`."""
         url = f"{self._server.address}/v1/sys/health?standbyok=true&perfstandbyok=true"
         status = self._web.within(seconds, lambda session: session.get(url).status_code)
         if status != _HEALTHY:
@@ -166,7 +166,7 @@ def _one_form(text: str, mount: str) -> str:
 
 
 def _parse(text: str, mount: str) -> _Key:
-    """Parse the name of a key; what it gives may be put into the path of a URL."""
+    """Parse the name of a key; the result is safe in the path of a URL."""
     if text.startswith(_SCHEME):
         mount, _, name = text.removeprefix(_SCHEME).rpartition("/")
     else:
@@ -177,7 +177,7 @@ def _parse(text: str, mount: str) -> _Key:
 
 
 def _result(reply: object, name: str) -> str:
-    """Get one text from the data of a reply; hvac returns its response object for what is not JSON."""
+    """Return one text from the data of a reply; if that is not JSON, hvac returns its response object."""
     try:
         return wire.text_value(wire.object_value(wire.object_value(reply)["data"])[name])
     except (ValueError, KeyError) as error:

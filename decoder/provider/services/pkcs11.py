@@ -108,7 +108,7 @@ class TokenKeys:
         return Use(tuple(names), run)
 
     def unwrap(self, annotation: bytes, parameters: Sequence[str]) -> Use:
-        """Prepare to unwrap private options with the first key that does; see `KeyService`."""
+        """Prepare to unwrap private options with the first key that opens them; see `KeyService`."""
         names = self._named(parameters) or self._allowed()
         return Use(tuple(names), lambda seconds: self._unwrap(annotation, names, seconds))
 
@@ -116,7 +116,7 @@ class TokenKeys:
         key_files = []
         for name in names:
             data = _read(self._paths[name])
-            if pkcs11.is_key_file(data):  # public keys are there to wrap
+            if pkcs11.is_key_file(data):  # public keys can only wrap
                 key_files.append(KeyMaterial(name, data))
         reasons: list[str] = []
         deadline = monotonic() + seconds
@@ -154,7 +154,7 @@ class TokenKeys:
         return read_config(self._config) if self._config else node_config()
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
-        """Check the names of keys that the caller gave: only configured ones, and those only as far as allowed."""
+        """Check that the keys that the caller names are configured and allowed."""
         names = list(dict.fromkeys(item for item in parameters if item not in NOTHING))
         for name in names:
             if name not in self._paths:

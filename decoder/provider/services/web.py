@@ -1,6 +1,6 @@
 """HTTP for the SDKs of key services: requests' session with bounds on time and size, and without redirects.
 
-Imported by the providers that need it, after their SDK was found to be there.
+The providers that need this module import it after their SDK.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Web:
 
     Args:
         ca_file: certificates to accept instead of the system's, or "".
-        patient: try again when the service refuses or drops a connection, as while it is started again.
+        patient: try again when the service refuses or drops a connection, as during a restart.
         final: a reply that contains one of these is never tried again.
         http_by_proxy: send plain HTTP to a proxy of the environment, which then sees it.
     """
@@ -67,8 +67,8 @@ class Web:
 class Session(requests.Session):
     """The requests of one operation. Its failures are ProviderErrors that contain nothing of what was sent.
 
-    It follows no redirect, because SDKs would send their token along. It repeats a request while the service is too
-    busy for it (or cannot be reached, if the Web is patient), with random pauses, until its time is over. A reply is
+    It follows no redirect, because SDKs would send their token along. While the service is too busy (or unreachable, if
+    the Web is patient), it repeats a request with random pauses until its time is over. A reply is
     at most PROVIDER_MESSAGE_BYTES.
 
     Args:
@@ -76,7 +76,7 @@ class Session(requests.Session):
         deadline: when the operation must have ended, by time.monotonic().
 
     Attributes:
-        failure: why the last request failed on its way, for SDKs that lose it; "" if none did.
+        failure: why the last request could not be completed, for SDKs that drop the reason; "" if it was completed.
     """
 
     def __init__(self, web: Web, deadline: float) -> None:
@@ -93,7 +93,7 @@ class Session(requests.Session):
         """Leave the connections open: they belong to the Web."""
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        """Keep plain HTTP from proxies, which would see what is sent, and prefer our CA file to the environment's."""
+        """Send no plain HTTP to proxies, which would see its content, and prefer our CA file to the environment's."""
         verify = self.verify if verify is None else verify
         settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
         if urlsplit(url).scheme == "http" and not self._web.http_by_proxy:
@@ -101,7 +101,7 @@ class Session(requests.Session):
         return settings
 
     def send(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
-        """Send a request, again while the service is busy or cannot be reached.
+        """Send a request; repeat while the service is busy or cannot be reached.
 
         Raises:
             ProviderError: it cannot be sent, its reply cannot be read or is too long, or the service stays busy.
@@ -153,7 +153,7 @@ class Session(requests.Session):
         return response
 
     def _read(self, response: requests.Response, host: str) -> bytes:
-        """Read a body as it comes, so that one which trickles in is noticed."""
+        """Read a body in pieces, so that the time limit also ends a slow one."""
         body = b""
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             body += chunk
@@ -170,7 +170,7 @@ class Session(requests.Session):
 
 
 def _is_probe(asked: object) -> bool:
-    """Check whether an SDK only wants to know whether anybody is there, and so waits for a short time."""
+    """Check whether an SDK is only probing a server, so that it waits for a short time."""
     return asked is not None and _seconds(asked)[0] < _CONNECT_SECONDS
 
 

@@ -17,7 +17,7 @@ class Wrapped(NamedTuple):
     Attributes:
         key_url: the key, as a URL of its key service.
         data: what the key service returned, at most PROVIDER_WRAPPED_BYTES.
-        members: all of the JSON object, for what one provider adds.
+        members: the whole JSON object, for members that one provider adds.
     """
 
     key_url: str

@@ -15,11 +15,11 @@ LOOK_AT_THE_HUB = "look at the log of the guest's data hub: an absent key and a 
 
 
 class AnsweredError(ProviderError):
-    """The server was reached, and answered with an error."""
+    """The server answered with an error."""
 
 
 def get(url: str, target: str, seconds: float) -> bytes:
-    """Get something; no redirect is followed, and plain HTTP goes to no proxy.
+    """Send a GET request; no redirect is followed, and plain HTTP uses no proxy.
 
     Args:
         url: of the server, as `base_url` returns it.

@@ -16,10 +16,10 @@ def create(where: str, options: Mapping[str, str]) -> CdhRest:
 
     Args:
         where: the URL of the server.
-        options: none of them matters here.
+        options: ignored.
 
     Raises:
-        UsageError: the URL is none, or neither https nor on the loopback interface.
+        UsageError: the URL is malformed, or neither https nor on the loopback interface.
     """
     return CdhRest(base_url(where, "the URL of cdh-rest"))
 
@@ -39,7 +39,7 @@ class CdhRest:
         reach(self._url, seconds)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
-        """Fetch a resource; see `KeySource`. Nothing but what the plugin `resource` has can be asked for here."""
+        """Fetch a resource, only of the plugin `resource`; see `KeySource`."""
         if resource.plugin != PLUGIN or resource.query:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
         try:

@@ -15,7 +15,7 @@ from decoder.provider.services.coco.packet import Packet, build_packet, parse_pa
 
 
 def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
-    """Create the source with gRPC in plain text, which is what the hub speaks.
+    """Create the source with gRPC in plain text, as the hub requires.
 
     Args:
         where: the host and the port, such as 127.0.0.1:50000.
@@ -60,7 +60,7 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     return CdhUnwrap(f"cdh-ttrpc:{where}", ask, lambda seconds: reach_socket(path, seconds))
 
 
-_INTERNAL = "it answered INTERNAL"  # both transports say it so; it is the hub's answer to everything that fails
+_INTERNAL = "it answered INTERNAL"  # the same in both transports; the hub answers so to every failure
 
 
 class CdhUnwrap:
@@ -69,7 +69,7 @@ class CdhUnwrap:
     Args:
         name: of the source.
         ask: sends the JSON of a request, and returns that of the reply.
-        reach: connects, and sends nothing.
+        reach: connects without sending anything.
     """
 
     def __init__(self, name: str, ask: Callable[[bytes, float], bytes], reach: Callable[[float], None]) -> None:
@@ -89,7 +89,7 @@ class CdhUnwrap:
         """Ask the hub to unwrap a packet; see `UnwrapSource`."""
         parsed = parse_packet(packet)
         if isinstance(parsed, Packet) and not parsed.version:
-            packet = build_packet(parsed)  # hubs refuse what old images have: bare ids, other names of algorithms
+            packet = build_packet(parsed)  # hubs reject packets of old images: bare ids, other names of algorithms
         try:
             reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []), seconds)
         except ProviderError as error:

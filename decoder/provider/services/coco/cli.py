@@ -34,7 +34,7 @@ example: ctd-decoder keyprovider attestation-agent register --keyid kbs:///defau
 
 
 class RegistrationError(DecoderError):
-    """A key cannot be read, or a broker or its store did not take it."""
+    """A key cannot be read, or a broker or its store did not accept it."""
 
     status = 6
 
@@ -83,7 +83,7 @@ def register(arguments: list[str]) -> int:
 
 
 def _register(parsed: Namespace) -> list[str]:
-    """Store the key, and return a line for each place that has it now."""
+    """Store the key, and return a line for each place where it is stored."""
     given = {option.name: getattr(parsed, option.name.replace("-", "_")) for option in broker.OPTIONS}
     options = {name: "\n".join(value) if isinstance(value, list) else value for name, value in given.items() if value}
     if parsed.kbs_ca:

@@ -1,4 +1,4 @@
-"""initdata: what a guest of Confidential Containers is told when it starts, among it where its key broker is.
+"""initdata: the configuration that a guest of Confidential Containers gets at its start, such as its key broker.
 
 The form is that of the initdata specification: TOML whose `data` holds the configuration files of the guest's agents.
 A pod carries it as an annotation, base64 of the TOML; current versions of Kata Containers compress it with gzip first.
@@ -60,13 +60,13 @@ def build_initdata(kbs: str, ca_file: str = "", algorithm: str = "sha256") -> st
 
 
 def build_annotation(initdata: str, compressed: bool) -> str:
-    """Build the value of ANNOTATION (compressed) or OLD_ANNOTATION; the same text gives the same value."""
+    """Build the value of ANNOTATION (compressed) or OLD_ANNOTATION; equal texts give equal values."""
     data = initdata.encode()
     return wire.encode_base64(gzip.compress(data, mtime=0) if compressed else data)
 
 
 def _read_certificates(path: str) -> str:
-    """Read certificates, and write them again: nothing else of the file can get into the TOML."""
+    """Read certificates, and serialize them again, so that nothing else in the file gets into the TOML."""
     try:
         found = x509.load_pem_x509_certificates(read_key_file(path))
     except KeyFileError as error:

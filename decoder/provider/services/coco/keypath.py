@@ -1,4 +1,4 @@
-"""The files of `keypath`: a key each, which may be made while an image is encrypted."""
+"""The files of `keypath`: one key per file, which can be created while an image is encrypted."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from decoder.provider.errors import ProviderError
 
 
 def read_key(keypath: str, directory: str | None, create: bool) -> bytes:
-    """Read a key, and make it first if that is wanted and the file is not there.
+    """Read a key; create it first if `create` is set and the file does not exist.
 
     Every layer of an image, maybe in a process of its own, and every later image with this file gets the same key.
 
     Args:
         keypath: the file; relative to `directory` if there is one.
         directory: the file must be below it; "" for no file at all, None for any.
-        create: make it.
+        create: create it if it does not exist.
 
     Raises:
-        ProviderError: it may not be read, cannot be read or made, or does not have 32 bytes.
+        ProviderError: it must not be read, cannot be read or created, or does not have 32 bytes.
     """
     path = _inside(keypath, directory)
     if create and not os.path.lexists(path):
@@ -50,14 +50,14 @@ def _inside(keypath: str, directory: str | None) -> str:
 
 def _make(path: str) -> None:
     try:
-        with suppress(FileExistsError):  # another layer was quicker: that is the key
+        with suppress(FileExistsError):  # another layer was faster, and its key counts
             write_new(path, os.urandom(limits.SYMMETRIC_KEY_BYTES))
     except OSError as error:
         raise ProviderError(f"the keypath {quoted(path)} cannot be made: {error.strerror}") from error
 
 
 def write_new(path: str, data: bytes) -> None:
-    """Write a file that only its owner may read; nobody sees half of it, and it takes no other file's place.
+    """Write a file that only its owner may read; it appears complete, and never replaces another file.
 
     Raises:
         FileExistsError: there is a file of this name.
