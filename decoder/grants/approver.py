@@ -76,7 +76,7 @@ class Approver:
         went_well = True
         for repository, requests in policy.repositories:
             try:
-                with acting(key, policy.publishers, repository, self._access) as owner:
+                with acting(key, policy.publishers, repository, self._access, others=policy.owners) as owner:
                     self._repository(policy, owner, repository, requests)
             except DecoderError as error:
                 self.counts[FAILED] += 1

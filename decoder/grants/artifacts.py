@@ -24,12 +24,15 @@ from decoder.grants.statements import GRANT, ID, PRINT, REQUEST, SEALED_KEY, TOM
 from decoder.layer.digest import digest_of, split_digest
 from decoder.record import Record
 from decoder.registry.client import RegistryClient
+from decoder.registry.hosts import UnreachableError
 from decoder.registry.login import Login, Logins
 from decoder.registry.queries import DIGEST_HEADER, MANIFESTS, compare, tag_pages
 from decoder.registry.reference import parse_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+
+    from decoder.registry.http import Response
 
 _MANIFEST = MANIFESTS[0]
 _EMPTY = b"{}"  # image-spec, Guidance for an Empty Descriptor
@@ -138,12 +141,14 @@ class Repository:
                 return None
             if response.status != 200:
                 raise self._client.failure(response, f"there is no {tag}")
-            manifest = response.read(limits.GRANTS_ARTIFACT_BYTES)
+            manifest = _read(response)
         layer, subject = _parse_manifest(manifest)
         with self._client.send("GET", self._client.url(f"blobs/{layer}")) as response:
+            if response.status == 404:
+                raise StatementError(f"the content of {tag} is missing")
             if response.status != 200:
                 raise self._client.failure(response, f"the content of {tag} is missing")
-            data = response.read(limits.GRANTS_ARTIFACT_BYTES)
+            data = _read(response)
         if digest_of(data) != layer:
             raise StatementError(f"the content of {tag} is damaged: its digest differs")
         return Artifact(data, digest_of(manifest), subject)
@@ -258,6 +263,16 @@ def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[R
     scopes = [f"repository:{reference.name}:{actions}"]
     with RegistryClient(reference, access.tls_verify, scopes, logins) as client:
         yield Repository(client, repository)
+
+
+def _read(response: Response) -> bytes:
+    """Read a body; one that is too long is the fault of whoever pushed it, and so no failure of the registry."""
+    try:
+        return response.read(limits.GRANTS_ARTIFACT_BYTES)
+    except UnreachableError:
+        raise
+    except ImageError as error:
+        raise StatementError(str(error)) from error
 
 
 def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:

@@ -94,14 +94,16 @@ class Owner:
         key: the owner's.
         publishers: whose sealed keys are believed.
         repository: where sealed keys and grants are.
+        others: further owners, whose tombstones count.
     """
 
-    def __init__(self, key: OwnKey, publishers: Keys, repository: Repository) -> None:
+    def __init__(self, key: OwnKey, publishers: Keys, repository: Repository, others: Keys | None = None) -> None:
         self._key = key
         self._publishers = publishers
         self._repository = repository
         self._fingerprint = keys.fingerprint(key.public)
         self._own: Keys = {self._fingerprint: key.public}
+        self._owners: Keys = {**(others or {}), **self._own}
         self._sealed: dict[str, tuple[SealedKey, dict[str, Any] | None]] = {}
 
     def ids(self) -> list[str]:
@@ -157,10 +159,10 @@ class Owner:
         return old is not None, old is not None and self._repository.delete(old.digest)
 
     def state(self, identifier: str, node: str) -> Grant | Tombstone | None:
-        """Read what this owner has decided about a node.
+        """Read what was decided about a node.
 
         Returns:
-            None if there is nothing that this owner has signed.
+            This owner's grant, or the tombstone of an owner; None if there is neither.
 
         Raises:
             ImageError: the registry fails.
@@ -173,7 +175,7 @@ class Owner:
             if artifact.data.startswith(b"{"):
                 found = statements.parse_grant(self._key.open(artifact.data), self._own)
             else:
-                found = statements.parse_tombstone(artifact.data, self._own)
+                found = statements.parse_tombstone(artifact.data, self._owners)
             statements.check(found, self._repository.name, identifier, node)
         except StatementError:
             return None
@@ -207,11 +209,16 @@ class Owner:
 
 @contextmanager
 def acting(
-    key: OwnKey, publishers: Keys, repository: str, access: Access, actions: str = "pull,push"
+    key: OwnKey,
+    publishers: Keys,
+    repository: str,
+    access: Access,
+    actions: str = "pull,push",
+    others: Keys | None = None,
 ) -> Iterator[Owner]:
     """Open a repository for an owner; see `Owner` and `artifacts.opened`."""
     with artifacts.opened(repository, access, actions) as opened:
-        yield Owner(key, publishers, opened)
+        yield Owner(key, publishers, opened, others)
 
 
 def grant_all(

@@ -17,7 +17,8 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from decoder.grants.keys import Keys
 
-_MEMBERS = {"key", "password-file", "publishers", "repositories", "rules", "deny", "per-hour", "state", "interval"}
+_MEMBERS = {"key", "password-file", "publishers", "owners", "repositories", "rules", "deny"}
+_MEMBERS |= {"per-hour", "state", "interval"}
 _RULE_MEMBERS = {"repositories", "ca", "names", "days"}
 
 
@@ -28,6 +29,7 @@ class Policy(Record):
         key: the file of the owner's private key.
         password_file: of that key, or "".
         publishers: whose sealed keys are believed.
+        owners: others, whose tombstones count.
         repositories: of grants, and that of the requests for each.
         rules: who gets access.
         denied: the fingerprints of nodes that get none, whatever the rules say.
@@ -39,6 +41,7 @@ class Policy(Record):
     key: str
     password_file: str
     publishers: Keys
+    owners: Keys
     repositories: tuple[tuple[str, str], ...]
     rules: tuple[Rule, ...]
     denied: frozenset[str]
@@ -75,6 +78,7 @@ def _policy(value: dict[str, object]) -> Policy:
         key,
         _text(value, "password-file"),
         publishers,
+        keys.read_pinned("owners", _texts(value, "owners")),
         tuple(repositories),
         rules,
         frozenset(denied),

@@ -174,7 +174,7 @@ class Provider:
             return use._replace(run=lambda seconds: check_kek(use.run(seconds)))
         name = sha256(self._identity() + sha256(wrapped_kek).digest()).digest()
         if (kept := keks.get(name)) is not None:
-            return use._replace(run=lambda _seconds: kept, waits=False)
+            return use._replace(run=lambda _seconds: kept, waits=use.check is not None)  # which may ask the service
 
         def run(seconds: float) -> bytes:
             return keks.opened(name, lambda: check_kek(use.run(seconds)), seconds)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from decoder import limits
 from decoder.errors import UsageError
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
@@ -22,6 +23,7 @@ from decoder.grants.owner import after_days
 from decoder.grants.policy import read_policy
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
+from tests.support.images import digest_of
 from tests.support.layers import public_pem
 from tests.support.processes import PROGRAM, ROOT
 from tests.support.serving import wait_for
@@ -202,6 +204,37 @@ def test_what_a_person_has_refused_stays_refused(parties: Parties, write: Write,
     assert again.decisions == {BURIED: 1}
 
 
+def test_other_owners_can_refuse_too(parties: Parties, write: Write, tmp_path: Path) -> None:
+    """A person whose key is another one than the approver's."""
+    person, stranger, node = new_key(), new_key(), ask(parties)
+    (tmp_path / "person.pub").write_bytes(public_pem(person._private))
+    tag = artifacts.grant_tag(ID, keys.fingerprint(node.public))
+    tombstone = statements.Tombstone(parties.repository, ID, keys.fingerprint(node.public), REVOKED, 1)
+    parties.put(tag, statements.build_tombstone(tombstone, person))
+    run = Run(write(owners=[str(tmp_path / "person.pub")]), parties)
+    run.round()
+    assert run.decisions == {BURIED: 1}
+    other = ask(parties, "worker-2")
+    tombstone = tombstone._replace(node=keys.fingerprint(other.public))
+    parties.put(artifacts.grant_tag(ID, tombstone.node), statements.build_tombstone(tombstone, stranger))
+    run = Run(run.policy, parties)
+    run.round()
+    assert run.decisions == {BURIED: 1, APPROVED: 1}
+
+
+def test_one_request_does_not_stop_the_others(parties: Parties, write: Write) -> None:
+    """Whoever may push a request can push one without an end, or without content."""
+    node = ask(parties)
+    for number in range(2):
+        parties.put(artifacts.request_tag(ID, f"{number:064x}"), b"x" * (limits.GRANTS_ARTIFACT_BYTES + 1), REQUESTS)
+    parties.put(artifacts.request_tag(ID, f"{2:064x}"), b"gone", REQUESTS)
+    del parties.registry.blobs[digest_of(b"gone")]
+    run = Run(write(), parties)
+    assert run.round()
+    assert run.decisions == {APPROVED: 1}
+    assert grant_of(parties, node).kek == KEK
+
+
 def test_a_dry_run_writes_nothing(parties: Parties, write: Write, tmp_path: Path) -> None:
     ask(parties)
     before = dict(parties.registry.manifests)
@@ -265,7 +298,7 @@ def test_the_policy_of_the_documents(parties: Parties, write: Write, tmp_path: P
     page = (ROOT / "docs/grants.md").read_text()
     (text,) = [block for block in re.findall(r"^```json\n(.*?)^```$", page, re.M | re.S) if '"rules"' in block]
     assert read_policy(str(write())).interval == 1
-    for name, file in (("publisher.pub", "publisher.pub"), ("node-ca.pem", "ca.pem")):
+    for name, file in (("publisher.pub", "publisher.pub"), ("owner.pub", "publisher.pub"), ("node-ca.pem", "ca.pem")):
         text = text.replace(f"/etc/grants/{name}", str(tmp_path / file))
     (tmp_path / "policy.json").write_text(text)
     policy = read_policy(str(tmp_path / "policy.json"))

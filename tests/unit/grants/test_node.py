@@ -24,11 +24,11 @@ from decoder.provider import create, envelope
 from decoder.provider.client.config import parse_config
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import Service
-from tests.support.client_parts import configuration
+from tests.support.client_parts import PLAINTEXT, configuration, decrypt
 from tests.support.grants import ID, KEK, LAYER, NAME, Parties, write_private
-from tests.support.layers import pem, public_pem, rsa_key
+from tests.support.layers import encrypted, pem, private_options, public_pem, rsa_key
 from tests.support.loopback import Answer, Asked
-from tests.support.serving import execute, request_of, result_of
+from tests.support.serving import Server, execute, request_of, result_of
 from tests.support.x509_certificates import client_certificate, new_authority
 
 if TYPE_CHECKING:
@@ -231,6 +231,27 @@ def test_no_key_encryption_key_is_given_away(parties: Parties, entry: dict[str, 
     with pytest.raises(ProviderError, match="image encrypt"):
         provider.wrap(OPTIONS, [])
     assert Service(provider, ()).provider.unwrap(wrapped(parties), []) == OPTIONS
+
+
+def test_as_a_server(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
+    """Our client gets no key-encryption key, and so has the server open each layer, and check it."""
+    parties.grant()
+    arguments = ["--provider", "grants", "--key", entry["key"], "--owner", entry["owner"][0]]
+    with Server(tmp_path, *arguments, "--listen", f"unix://{tmp_path / 'socket'}") as server:
+        remote = {"grpc": f"unix://{tmp_path / 'socket'}"}
+        for _ in range(2):
+            assert opened(parties, remote, tmp_path) == OPTIONS
+        other = build_private_options(PrivateOptions(bytes(32), bytes(16), f"sha256:{'2' * 64}"))
+        assert "is not one of those that the grant is for" in failure(parties, remote, tmp_path, other)
+    assert {line["operation"] for line in server.audit} == {"unwrap"}
+
+
+def test_the_decoder_fails_with_status_6(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
+    config = configuration(tmp_path, {"grants": entry})
+    layer = encrypted(PLAINTEXT, {"provider.grants": [wrapped(parties, private_options())]})
+    result = decrypt(config, layer)
+    assert (result.status, result.plaintext) == (6, b"")
+    assert f"fingerprint of this node, {keys.FINGERPRINT}{parties.node_print}" in result.errors
 
 
 def test_wrapping_says_how_it_is_done(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
