@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 FILE = "/etc/ctd-decoder/agent.env"
 IDLE_VARIABLE = "CTD_DECODER_AGENT_IDLE"
 KEK_VARIABLE = "CTD_DECODER_AGENT_KEEP_KEYS"
+METRICS_VARIABLE = "CTD_DECODER_AGENT_METRICS"
 
 
 class Settings(Record):
@@ -25,6 +26,7 @@ class Settings(Record):
         most: how many layers are decrypted at a time at most; further clients decrypt by themselves.
         kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
         rest_seconds: after this time without a layer it frees memory.
+        metrics: the directory for a file of what it has done; "" for none.
     """
 
     idle_seconds: float = limits.AGENT_IDLE_SECONDS
@@ -32,6 +34,7 @@ class Settings(Record):
     most: int = limits.AGENT_WORKERS
     kek_seconds: float = limits.KEK_SECONDS
     rest_seconds: float = limits.AGENT_REST_SECONDS
+    metrics: str = ""
 
 
 def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
@@ -42,9 +45,11 @@ def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
         file: NAME=VALUE lines; it need not exist. packaging/client/client.c reads it too.
     """
     given = {**_from_file(file), **environment}
+    metrics = given.get(METRICS_VARIABLE, "")
     return Settings(
         idle_seconds=_seconds(given.get(IDLE_VARIABLE, ""), limits.AGENT_IDLE_SECONDS, float("inf")),
         kek_seconds=_seconds(given.get(KEK_VARIABLE, ""), limits.KEK_SECONDS, limits.AGENT_OPENED_SECONDS),
+        metrics=metrics if os.path.isabs(metrics) else "",
     )
 
 

@@ -52,7 +52,8 @@ made.listen()
 listener = socket.socket(fileno=fcntl.fcntl(made, fcntl.F_DUPFD_CLOEXEC, 10))
 made.close()
 directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
-settings = Settings(float(values[0]), int(values[1]), int(values[2]), float(values[3]), float(values[4]))
+numbers = (float(values[0]), int(values[1]), int(values[2]), float(values[3]), float(values[4]))
+settings = Settings(*numbers, values[5])
 zygote.serve(Endpoint(listener, directory, os.path.basename(path)), settings, Notices())
 """
 
@@ -113,20 +114,31 @@ class Agent:
         most: how many layers it decrypts at a time.
         kek: how long it keeps opened key-encryption keys, in seconds.
         rest: after how long without a layer it gives up memory, in seconds.
+        metrics: the directory for its file of metrics.
         before: Python that it runs first.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each test has one or two of them
         self,
         place: Place,
+        *,
         idle: float = 0.0,
         most: int = limits.AGENT_WORKERS,
         kek: float = limits.KEK_SECONDS,
         rest: float = 1e6,
+        metrics: str = "",
         before: str = "",
     ) -> None:
         self._place = place
-        values = [str(place.socket), str(idle), str(limits.AGENT_SPARE_WORKERS), str(most), str(kek), str(rest)]
+        values = [
+            str(place.socket),
+            str(idle),
+            str(limits.AGENT_SPARE_WORKERS),
+            str(most),
+            str(kek),
+            str(rest),
+            metrics,
+        ]
         self._command = [sys.executable, "-P", "-c", before + _SERVE, *values]
         self._log = place.directory / "log"
 

@@ -21,6 +21,7 @@ from decoder.agent.processes import keeper, worker
 from decoder.agent.processes.counts import BUSY, Counts
 from decoder.agent.processes.parsedkeys import ParsedKeys, signature
 from decoder.agent.processes.preloading import ON_DEMAND, PRELOADED
+from decoder.agent.processes.textfile import Textfile
 from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class _Zygote:
     def __init__(self, endpoint: Endpoint, settings: Settings, notices: Notices) -> None:
         self._endpoint, self._settings, self._notices = endpoint, settings, notices
         self._counts = Counts()
+        self._textfile = Textfile(settings.metrics, endpoint.name)
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()
         self._signature = signature(_PROGRAM)
@@ -131,6 +133,7 @@ class _Zygote:
     def _is_wanted(self) -> bool:
         if monotonic() >= self._check_at:
             self._check_at = monotonic() + limits.AGENT_CHECK_SECONDS
+            self._write_metrics(is_up=True)
             if not self._is_current() or not self._endpoint.is_current():
                 return False
         idle = self._settings.idle_seconds
@@ -306,6 +309,16 @@ class _Zygote:
             client.setblocking(False)
             messages.send(client, status)
 
+    def _write_metrics(self, is_up: bool) -> None:
+        numbers = {
+            "up": is_up,
+            "served_total": self._counts.served,
+            "fallen_back_total": self._counts.fallen_back,
+            "decrypting": len(self._working),
+            "workers_ready": len(self._waiting),
+        }
+        self._textfile.write(numbers, self._counts.sent_away)
+
     def _hand_to_keeper(self, identity: bytes, connection: int) -> None:
         try:
             if identity not in self._keepers and len(self._keepers) < limits.AGENT_KEEPERS:
@@ -372,3 +385,4 @@ class _Zygote:
             events.poll()
             self._read_notices()
             self._read_signals()
+        self._write_metrics(is_up=False)

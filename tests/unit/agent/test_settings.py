@@ -35,3 +35,11 @@ def test_idle_seconds(environment: dict[str, str], file: str | None, idle: float
 def test_keys_are_kept_for_an_hour_at_most(value: str, seconds: float, tmp_path: Path) -> None:
     environment = {"CTD_DECODER_AGENT_KEEP_KEYS": value}
     assert read_settings(environment, str(tmp_path / "absent")).kek_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "directory"), [("/var/lib/metrics", "/var/lib/metrics"), ("metrics", ""), ("", ""), (None, "")]
+)
+def test_the_directory_of_metrics_is_absolute(value: str | None, directory: str, tmp_path: Path) -> None:
+    environment = {} if value is None else {"CTD_DECODER_AGENT_METRICS": value}
+    assert read_settings(environment, str(tmp_path / "absent")).metrics == directory

@@ -1,0 +1,75 @@
+"""What an agent has done, in a file that Prometheus' node_exporter reads (its collector `textfile`)."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from decoder.node import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PREFIX = "ctd_decoder_agent_"
+_SUFFIX = ".prom"  # node_exporter reads no other files
+
+
+class Textfile:
+    """The file of one agent, with a name of its own: a machine may have several.
+
+    Args:
+        directory: where node_exporter looks; "" for no file.
+        name: the name of the agent's socket.
+    """
+
+    def __init__(self, directory: str, name: str) -> None:
+        self._agent = os.path.splitext(name)[0]
+        self._path = os.path.join(directory, f"ctd-decoder-{self._agent}{_SUFFIX}") if directory else ""
+        self._written = ""
+        self._has_warned = False
+
+    def write(self, numbers: Mapping[str, float], sent_away: Mapping[str, int]) -> None:
+        """Replace the file if something has changed; nobody sees half of it.
+
+        Args:
+            numbers: the values of gauges and, where the name ends with `_total`, of counters.
+            sent_away: clients that were refused, by reason.
+        """
+        if not self._path:
+            return
+        lines = [line for name, value in numbers.items() for line in self._metric(name, {"": value})]
+        lines += self._metric("sent_away_total", dict(sent_away))
+        text = "".join(f"{line}\n" for line in lines)
+        if text == self._written:
+            return
+        try:
+            self._replace(text)
+            self._written = text
+        except OSError as error:
+            if not self._has_warned:
+                journal.warn(f"the agent cannot write {self._path!a}: {error.strerror}")
+            self._has_warned = True
+
+    def _metric(self, name: str, values: Mapping[str, float]) -> list[str]:
+        kind = "counter" if name.endswith("_total") else "gauge"
+        lines = [f"# TYPE {_PREFIX}{name} {kind}"]
+        for reason, value in values.items():
+            label = f',reason="{_escaped(reason)}"' if reason else ""
+            lines.append(f'{_PREFIX}{name}{{agent="{self._agent}"{label}}} {value:g}')
+        return lines
+
+    def _replace(self, text: str) -> None:
+        new = f"{self._path}.{os.getpid()}"  # without the suffix it is not read
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            os.fchmod(descriptor, 0o644)  # node_exporter is another user
+            os.write(descriptor, text.encode())
+            os.close(descriptor)
+            os.rename(new, self._path)
+        except OSError:
+            os.unlink(new)
+            raise
+
+
+def _escaped(text: str) -> str:
+    return ascii(text)[1:-1].replace("\\", "\\\\").replace('"', '\\"')
