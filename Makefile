@@ -62,8 +62,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
 	packaging/check-metadata
-	! command -v actionlint >/dev/null || actionlint
-	$(BIN)/zizmor --offline --no-progress --quiet .github config/encrypt-and-sign.workflow.yml
+	packaging/check-workflows
 
 bench: system-packages $(VENV)/.dev $(VENV)/.program
 	$(BIN)/python -m bench --into bench
