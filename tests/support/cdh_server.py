@@ -24,6 +24,7 @@ from tests.support.loopback import Answer, Asked, Loopback, json_answer
 from tests.support.ttrpc_server import Mangle, RefusedError, serving_ttrpc
 
 SERVICE = "keyprovider.KeyProviderService"
+_REFUSED = "[CDH] [ERROR]: Decrypt Image (UnwrapKey) failed"  # whatever is wrong
 _SEGMENT = r"[A-Za-z0-9_-][A-Za-z0-9_.-]*"
 _KID = re.compile(rf"kbs(?:\+resource)?://[^/]*/({_SEGMENT}/{_SEGMENT}/{_SEGMENT})")
 _V1 = {"kid", "wrapped_data", "iv", "wrap_type"}
@@ -58,14 +59,20 @@ class Hub:
         path = asked.path.removeprefix("/cdh/resource/")
         if path in self.resources:
             return Answer(200, self.resources[path])
-        return Answer(500, f"rpc status: get resource {asked.path} failed".encode())
+        return Answer(500, b"ttrpc request error")  # whatever is wrong
 
     def unwrap(self, message: bytes) -> bytes:
         """Answer UnwrapKey.
 
         Raises:
-            RefusedError: the real one answers INTERNAL.
+            RefusedError: the real one answers INTERNAL. As there, the text is the same whatever is wrong.
         """
+        try:
+            return self._unwrap(message)
+        except RefusedError as error:
+            raise RefusedError(_REFUSED) from error
+
+    def _unwrap(self, message: bytes) -> bytes:
         request = _object(BytesValue.FromString(message).value, "the request")
         wrap, unwrap = request.get("keywrapparams"), request.get("keyunwrapparams")
         if request.get("op") != "keyunwrap" or not isinstance(wrap, dict) or not isinstance(unwrap, dict):

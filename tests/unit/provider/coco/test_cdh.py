@@ -176,8 +176,8 @@ def test_the_hub_has_no_such_key(kind: str, hub: Hub, tmp_path: Path) -> None:
         reason = cause(source, other)
         assert reason in (
             "the packet was not wrapped with this key, or was changed",
-            "it answered INTERNAL: 'decryption failed' (look at the log of the guest's data hub: an absent key "
-            "and a denied one get the same answer)",
+            "it answered INTERNAL: '[CDH] [ERROR]: Decrypt Image (UnwrapKey) failed' (look at the log of the guest's "
+            "data hub: an absent key and a denied one get the same answer)",
         )
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from base64 import b64decode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import requests
@@ -18,15 +20,22 @@ from decoder.provider.client import grpc as grpcclient
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider
 from decoder.provider.errors import ProviderError
+from decoder.provider.services.coco import cdhrest, cdhunwrap
 from decoder.provider.services.coco.kbs import source as kbs
+from decoder.provider.services.coco.kbs.aatoken import fetch_token
 from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with
 from tests.support import recorded
+from tests.support.cdh_server import Hub
 from tests.support.kbs_server import KbsServer
 from tests.support.packets import broker_packet
 from tests.support.register import ADMIN, pkcs8
 from tests.support.serving import write_key
+from tests.support.ttrpc_server import MESSAGES, RefusedError
 from tests.support.vectors import COCO_PACKETS
+
+if TYPE_CHECKING:
+    from decoder.provider.services.coco.cdhunwrap import CdhUnwrap
 
 SECONDS = 20.0
 KBS = recorded.read("kbs")
@@ -178,3 +187,101 @@ def test_what_coco_keyprovider_refuses(name: str, said: str) -> None:
     with recorded.over_grpc(exchange) as (address, _), pytest.raises(ProviderError, match=said) as caught:
         grpcclient.ask(GrpcProvider(address), grpcclient.method_of(operation), request, SECONDS)
     assert "\n" not in str(caught.value)
+
+
+# -- the data hub and the attestation agent
+
+
+HUB = recorded.read("hub")
+HUB_OPTIONS = HUB["options"].encode()
+LOOK = "look at the log of the guest's data hub"
+REFUSED = ["key-absent", "another-key", "bare-kid", "no-packet"]
+UNWRAPPING = pytest.mark.parametrize("kind", ["grpc", "ttrpc"])
+
+
+@contextmanager
+def hub(kind: str, name: str, directory: Path) -> Iterator[tuple[CdhUnwrap, list[bytes]]]:
+    """Replay one exchange; yields the source that asks, and the messages that came once it has asked."""
+    exchange = HUB[kind][name]
+    if kind == "grpc":
+        with recorded.over_grpc(exchange) as (address, came):
+            yield cdhunwrap.create_grpc(address, {}), came
+    else:
+        messages: list[bytes] = []
+        with recorded.over_ttrpc(directory / "hub.sock", exchange) as requests_:
+            yield cdhunwrap.create_ttrpc(str(directory / "hub.sock"), {}), messages
+            assert [f"{request.service}/{request.method}" for request in requests_] == [exchange["method"]]
+            messages += [request.payload for request in requests_]
+
+
+@UNWRAPPING
+@pytest.mark.parametrize("name", ["opens", "opens-v2"])
+def test_packets_that_the_hub_unwraps(kind: str, name: str, tmp_path: Path) -> None:
+    exchange = HUB[kind][name]
+    with hub(kind, name, tmp_path) as (source, came):
+        assert source.unwrap(b64decode(exchange["packet"]), SECONDS) == HUB_OPTIONS
+    sent = recorded.content(exchange["request"]) if kind == "grpc" else b64decode(exchange["request"])
+    assert _annotation(came[0])["wrapped_data"] == _annotation(sent)["wrapped_data"]
+
+
+def _annotation(message: bytes) -> Any:
+    request = json.loads(BytesValue.FromString(message).value)
+    return json.loads(b64decode(request["keyunwrapparams"]["annotation"]))
+
+
+@UNWRAPPING
+@pytest.mark.parametrize("name", ["key-absent", "another-key"])
+def test_what_the_hub_refuses(kind: str, name: str, tmp_path: Path) -> None:
+    packet = b64decode(HUB[kind][name]["packet"])
+    with (
+        hub(kind, name, tmp_path) as (source, _),
+        pytest.raises(ProviderError, match=LOOK),
+    ):
+        source.unwrap(packet, SECONDS)
+
+
+@UNWRAPPING
+@pytest.mark.parametrize("name", [*REFUSED, "opens", "opens-v2"])
+def test_the_hub_of_the_tests_answers_as_the_real_one(kind: str, name: str) -> None:
+    exchange = HUB[kind][name]
+    own = Hub({KID.path: b64decode(HUB["resource"])})
+    message = recorded.content(exchange["request"]) if kind == "grpc" else b64decode(exchange["request"])
+    response = MESSAGES["Response"]()
+    if kind == "ttrpc":
+        response.ParseFromString(b64decode(exchange["response"]))
+    if name in REFUSED:
+        with pytest.raises(RefusedError) as caught:
+            own.unwrap(message)
+        said = exchange["response"]["details"] if kind == "grpc" else response.status.message
+        assert str(caught.value) == said
+    else:
+        reply = recorded.content(exchange["response"]["message"]) if kind == "grpc" else response.payload
+        answered, really = (BytesValue.FromString(each).value for each in (own.unwrap(message), reply))
+        assert json.loads(answered) == json.loads(really)
+
+
+def test_resources_over_rest() -> None:
+    with recorded.Broker([HUB["rest"]["resource"]]) as server:
+        assert cdhrest.create(server.url, {}).key(KID, SECONDS) == b64decode(HUB["resource"])
+    absent = parse_kid("kbs:///default/image_key/absent")
+    with (
+        recorded.Broker([HUB["rest"]["resource-absent"]]) as server,
+        pytest.raises(ProviderError, match=f"status 500: 'ttrpc request error'.*{LOOK}"),
+    ):
+        cdhrest.create(server.url, {}).key(absent, SECONDS)
+
+
+def test_tokens_of_the_attestation_agent() -> None:
+    with recorded.Broker([HUB["agent"]["token"]]) as server:
+        token, tee_key = fetch_token(server.url, SECONDS)
+    assert token.count(".") == 2
+    assert tee_key.startswith(b"-----BEGIN PRIVATE KEY-----\n")
+
+
+@pytest.mark.parametrize("name", ["resource", "resource-absent", "path-invalid"])
+def test_the_rest_interface_of_the_tests_answers_as_the_real_one(name: str) -> None:
+    exchange = HUB["rest"][name]
+    with Hub({KID.path: b64decode(HUB["resource"])}).rest() as server:
+        answered = requests.get(server.url + exchange["request"]["path"], timeout=SECONDS)
+    response = exchange["response"]
+    assert (answered.status_code, answered.content) == (response["status"], recorded.content(response["body"]))
