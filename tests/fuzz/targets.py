@@ -24,7 +24,6 @@ from decoder.image import manifest
 from decoder.image.transport import Options, open_source
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.kid import parse_kid
-from decoder.keywrap.pkcs11.keyfile import parse_key_file
 from decoder.layer.annotations import KEYS_PREFIX, parse_private_options, parse_public_options, wrapped_keys
 from decoder.layer.payload import parse_payload
 from decoder.provider.client import protocol, ttrpc
@@ -32,7 +31,7 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import parse_packet
 from decoder.registry.auth import parse_challenges
 from decoder.registry.reference import parse_reference
-from tests.fuzz import grants
+from tests.fuzz import brokers, grants, wrapped
 from tests.fuzz.answers import AnyAnswer
 from tests.support import layouts
 from tests.support.images import GZIP, Layout
@@ -110,16 +109,6 @@ def _wrapped(scheme: str) -> Target:
     return Target(run, seeds)
 
 
-def _pkcs11(data: bytes) -> None:
-    with suppress(DecoderError):
-        parse_key_file(data)
-
-
-def _pkcs11_seeds() -> Iterator[bytes]:
-    yield b"pkcs11:\n  uri: pkcs11:token=t;object=o?pin-value=1234\nmodule:\n  env:\n    A: b\n"
-    yield b'{"pkcs11": {"uri": "pkcs11:id=%01%02;slot-id=1"}}'
-
-
 # -- key files, and what they open
 
 
@@ -128,9 +117,9 @@ def _key_file(data: bytes) -> None:
     data, _, password = data.partition(b"\0password\0")
     keyring = Keyring()
     keyring.add("fuzz", data, password)
-    for wrapped in _some_annotations():
+    for annotations in _some_annotations():
         with suppress(DecoderError):
-            keywrap.unwrap_any(wrapped, DecryptConfig(keyring))
+            keywrap.unwrap_any(annotations, DecryptConfig(keyring))
 
 
 @cache
@@ -230,10 +219,12 @@ def _registry_seeds() -> Iterator[bytes]:
 
 
 def _without_pauses() -> None:
-    """Retry once, without a pause."""
+    """Retry once, without a pause, and trust one certificate."""
     limits.REGISTRY_ATTEMPTS = 2
     limits.REGISTRY_RETRY_SECONDS = limits.REGISTRY_RETRY_AFTER_SECONDS = 0.0
     limits.REGISTRY_CONNECT_SECONDS = limits.REGISTRY_IDLE_SECONDS = 5.0
+    os.environ["SSL_CERT_FILE"] = str(VECTORS / "keys/cert1.pem")  # to read those of the system takes 35 ms each time
+    os.environ["SSL_CERT_DIR"] = "/nonexistent"
 
 
 def _challenges(data: bytes) -> None:
@@ -352,7 +343,11 @@ TARGETS = {
     "jwe": _wrapped("jwe"),
     "pkcs7": _wrapped("pkcs7"),
     "pgp": _wrapped("pgp"),
-    "pkcs11": Target(_pkcs11, _pkcs11_seeds),
+    "pkcs11": Target(wrapped.pkcs11_wrapped, wrapped.pkcs11_seeds),
+    "pkcs11-key-file": Target(wrapped.pkcs11_key_file, wrapped.key_file_seeds),
+    "envelope": Target(wrapped.cloud, wrapped.envelope_seeds),
+    "broker": Target(brokers.broker, brokers.broker_seeds),
+    "hub": Target(brokers.hub, brokers.hub_seeds),
     "key-file": Target(_key_file, _key_file_seeds),
     "layout": Target(_oci_layout, _oci_layout_seeds),
     "manifest": Target(_manifest, _manifest_seeds),
