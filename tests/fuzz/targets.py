@@ -117,9 +117,9 @@ def _key_file(data: bytes) -> None:
     data, _, password = data.partition(b"\0password\0")
     keyring = Keyring()
     keyring.add("fuzz", data, password)
-    for annotations in _some_annotations():
+    for each in _some_annotations():
         with suppress(DecoderError):
-            keywrap.unwrap_any(annotations, DecryptConfig(keyring))
+            keywrap.unwrap_any(each, DecryptConfig(keyring))
 
 
 @cache
