@@ -1,6 +1,6 @@
-"""Authorization at a registry: a password, or a token that another service gives for it.
+"""Authorization at a registry: a password, or a token that another service issues for it.
 
-RFC 7617 (Basic), RFC 6750 (Bearer), and distribution's token and OAuth 2 specifications for how a token is asked for.
+RFC 7617 (Basic), RFC 6750 (Bearer), and distribution's token and OAuth 2 specifications for requesting a token.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))|([\w-]+)')
 _SCHEMES = ("bearer", "basic")
 _CLIENT = "ctd-decoder"
-_EARLY = 0.8  # of a token's time, after which another is asked for
+_EARLY = 0.8  # of a token's time, after which a new one is requested
 
 
 class Challenge(NamedTuple):
@@ -59,14 +59,14 @@ def _unescaped(text: str) -> str:
 
 
 class Authorization:
-    """What goes into the Authorization header of requests to one registry; for several threads.
+    """The Authorization header of requests to one registry; for several threads.
 
     Args:
-        web: asks for tokens.
-        reference: names the registry, as `docker login` knows it, and the repository.
-        scopes: what tokens are asked for.
-        check: raises an ImageError for an origin that secrets may not be sent to.
-        logins: has those for registries.
+        web: requests tokens.
+        reference: names the registry, as `docker login` does, and the repository.
+        scopes: those of requested tokens.
+        check: raises an ImageError for an origin that secrets must not be sent to.
+        logins: the logins for registries.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class Authorization:
 
     @property
     def header(self) -> str:
-        """The header's value, with a token that still holds; "" if none was asked for.
+        """Return the header's value, with a valid token; "" if none was requested.
 
         Raises:
-            ImageError: there is no token.
+            ImageError: no token is issued.
         """
         with self._lock:
             if self._challenge and monotonic() > self._renew_at:
@@ -136,7 +136,7 @@ class Authorization:
         self._renew_at = monotonic() + _EARLY * seconds
 
     def _ask(self, challenge: Challenge) -> tuple[str, float]:
-        """Ask for a token, and for how many seconds it holds."""
+        """Request a token; return it and for how many seconds it is valid."""
         realm = challenge.parameters.get("realm", "")
         self._check(origin_of(realm))
         known = challenge.parameters.get("scope", "").split()
@@ -149,7 +149,7 @@ class Authorization:
             reply = self._get(realm, service, scopes, login)
         token = reply.get("token") or reply.get("access_token")
         if not isinstance(token, str) or not re.fullmatch(r"[\x21-\x7e]+", token):
-            raise ImageError(f"{origin_of(realm)} gives no token for {self._host}")
+            raise ImageError(f"{origin_of(realm)} issues no token for {self._host}")
         seconds = reply.get("expires_in")
         is_number = isinstance(seconds, int | float) and seconds > 0
         return token, float(seconds) if is_number else limits.REGISTRY_TOKEN_SECONDS  # type: ignore[arg-type]
@@ -166,13 +166,13 @@ class Authorization:
         return self._send("POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, body)
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> dict[str, object]:
-        """Talk to the token service; no redirect is followed, for it would lead a password elsewhere."""
+        """Send a request to the token service; no redirect is followed, because it would send a password elsewhere."""
         place = origin_of(url)
         with with_retries(lambda: self._web.request(method, url, headers, body)) as response:
             if response.status in (400, 401, 403):
-                raise ImageError(f"{place} gives no token for {self._host} (HTTP {response.status}): {self.refusal()}")
+                raise ImageError(f"{place} issues no token for {self._host} (HTTP {response.status}): {self.refusal()}")
             if response.status != 200:
-                why = "is too busy to give" if is_busy(response) else "gives no"
+                why = "is too busy to issue" if is_busy(response) else "does not issue"
                 raise ImageError(f"{place} {why} a token for {self._host} (HTTP {response.status})")
             data = response.read(limits.REGISTRY_TOKEN_BYTES)
         try:

@@ -19,11 +19,11 @@ class KeySpec(NamedTuple):
     """How to wrap.
 
     Attributes:
-        keyid: what the key is called; None for an id that no other key has.
+        keyid: the id of the key; None for a new, unique id.
         keypath: a file of 32 bytes, the key; "" for a new one.
         algorithm: A256GCM or A256CTR.
         sample: wrap with the sample key, which everybody knows.
-        create: make the key and the file if the file is not there.
+        create: create the key and its file if the file does not exist.
     """
 
     keyid: ResourceId | None = None
@@ -40,7 +40,7 @@ def parse_keyspec(text: str) -> KeySpec:
         text: "" has no members.
 
     Raises:
-        ProviderError: a member is unknown, malformed or there twice, or they contradict each other.
+        ProviderError: a member is unknown, malformed or repeated, or members contradict each other.
     """
     members: dict[str, str] = {}
     for item in _SEPARATOR.split(text) if text else ():

@@ -23,13 +23,13 @@ def create(where: str, options: Mapping[str, str]) -> Offline:
 
     Args:
         where: the files, joined by commas; those of the environment's OFFLINE_FS_KBC_EXTRA_FILE_PATH come after them.
-        options: none of them matters here.
+        options: ignored.
     """
     return Offline(where)
 
 
 class Offline:
-    """A `KeySource`: objects `{"repository/type/tag": base64}`; what several files have, the last one tells."""
+    """A `KeySource`: objects `{"repository/type/tag": base64}`; of several files, the last one with it counts."""
 
     def __init__(self, files: str) -> None:
         self._files = files
@@ -46,7 +46,7 @@ class Offline:
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Look a resource up; see `KeySource`."""
         if resource.plugin != PLUGIN:
-            raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")
+            raise ProviderError(f"it only has resources of the plugin {PLUGIN}")
         resources = {name: (file, value) for file in self._all_files() for name, value in _read(file).items()}
         if resource.path not in resources:
             raise ProviderError("it has no such resource")

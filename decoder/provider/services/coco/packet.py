@@ -1,6 +1,6 @@
 """The annotation of Confidential Containers, a packet: private options under AES-256, and the id of the key.
 
-Version 1, the one that is written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 also says who has the key:
+Version 1, the one that is written, is `{"kid","wrapped_data","iv","wrap_type"}`. Version 2 also names the key's holder:
 a key broker (`"provider":"kbs"`) or a key management service, which only the Confidential Data Hub of a guest can ask.
 """
 
@@ -35,7 +35,7 @@ _NOT_OPENED = "the packet was not wrapped with this key, or was changed"
 
 
 class NotOpenedError(ProviderError):
-    """A packet without integrity protection does not open. Nobody who serves images may learn that."""
+    """A packet without integrity protection does not open. Registries must not learn that."""
 
 
 class Packet(NamedTuple):
@@ -66,7 +66,7 @@ class HubPacket(NamedTuple):
 
     Attributes:
         provider: the service, such as `aws`.
-        kid: what that service calls the key, at most COCO_KID_CHARACTERS.
+        kid: the name of the key in that service, at most COCO_KID_CHARACTERS.
     """
 
     provider: str
@@ -74,7 +74,7 @@ class HubPacket(NamedTuple):
 
     @property
     def key_name(self) -> str:
-        """Name the key, for policies and messages: `PROVIDER:KID`, which no key of a broker is called."""
+        """Name the key, for policies and messages: `PROVIDER:KID`, which is never the name of a broker's key."""
         return f"{self.provider}:{self.kid}"
 
 
@@ -82,7 +82,7 @@ def seal(kid: ResourceId, key: bytes, options: bytes, algorithm: str = GCM, iv: 
     """Encrypt private options.
 
     Args:
-        kid: what the key is called.
+        kid: the id of the key.
         key: 32 bytes.
         options: the private options.
         algorithm: one of IV_BYTES.
@@ -97,7 +97,7 @@ def open_with(key: bytes, packet: Packet) -> bytes:
     """Decrypt private options.
 
     Raises:
-        NotOpenedError: it is a packet with A256CTR, which has no tag, and what comes out is not private options.
+        NotOpenedError: it is a packet with A256CTR, which has no tag, and the result is not private options.
         ProviderError: the key does not have 32 bytes, or is not the right one.
     """
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
@@ -116,7 +116,7 @@ def open_with(key: bytes, packet: Packet) -> bytes:
 
 
 def build_packet(packet: Packet) -> bytes:
-    """Write a packet in version 1, its members in the order that other programs write."""
+    """Build a packet of version 1, with its members in the order of other programs."""
     members = {
         "kid": str(packet.kid),
         "wrapped_data": wire.encode_base64(packet.wrapped_data),

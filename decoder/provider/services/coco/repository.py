@@ -27,14 +27,14 @@ def create(where: str, options: Mapping[str, str]) -> Repository:
     """Create the source.
 
     Args:
-        where: the directory, which need not be there yet.
-        options: none of them matters here.
+        where: the directory, which need not exist yet.
+        options: ignored.
     """
     return Repository(where)
 
 
 class Repository:
-    """A `KeySource`; a link that leads out of the directory is none of its resources."""
+    """A `KeySource`; links that lead out of the directory are not resources."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -53,7 +53,7 @@ class Repository:
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Read a resource in either layout; see `KeySource`."""
         if resource.plugin != PLUGIN:
-            raise ProviderError(f"it has resources of the plugin {PLUGIN} alone")
+            raise ProviderError(f"it only has resources of the plugin {PLUGIN}")
         if not os.path.isdir(self._directory):
             raise ProviderError("there is no such directory")
         inside = os.path.join(os.path.realpath(self._directory), "")
@@ -74,8 +74,8 @@ def write_key(directory: str, resource: ResourceId, key: bytes, is_flat: bool) -
     """Write a key to the local store of a broker, in a file that only its owner may read.
 
     Args:
-        directory: the store, which is made if it does not exist.
-        resource: what the key is called.
+        directory: the store, which is created if it does not exist.
+        resource: the id of the key.
         key: 32 bytes.
         is_flat: write the flat file that current brokers read, or else the path that older ones read.
 
@@ -86,7 +86,7 @@ def write_key(directory: str, resource: ResourceId, key: bytes, is_flat: bool) -
         ProviderError: the store has another key of this name already, or cannot be written to.
     """
     if resource.plugin != PLUGIN:
-        raise ProviderError(f"a local store has resources of the plugin {PLUGIN} alone, and not {resource}")
+        raise ProviderError(f"a local store only has resources of the plugin {PLUGIN}, and not {resource}")
     path = os.path.join(directory, resource.path.replace("/", _FLAT_SLASH) if is_flat else resource.path)
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

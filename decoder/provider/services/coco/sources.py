@@ -31,13 +31,13 @@ _KINDS = {
     "cdh-ttrpc": ("cdhunwrap", "create_ttrpc"),
     "kbs": ("kbs.source", "create"),
 }
-_FILES = ("repository", "offline")  # they are there or not; elsewhere a first attestation may have to be made
+_FILES = ("repository", "offline")  # they need no attestation, which makes the first request to other kinds slow
 KINDS = ("repository:DIR", "offline:FILE[,FILE]", "cdh-rest:URL", "cdh-grpc:HOST:PORT", "cdh-ttrpc:SOCKET", "kbs:URL")
 
 
 @runtime_checkable
 class KeySource(Protocol):
-    """Has resources, and hands them out. The texts of its errors name neither the source nor the resource."""
+    """A source that returns resources. The texts of its errors name neither the source nor the resource."""
 
     def describe(self) -> str:
         """Name it for a message, `KIND:WHERE`; there is no secret in it."""
@@ -50,16 +50,16 @@ class KeySource(Protocol):
             seconds: how long this may take.
 
         Returns:
-            Its bytes, at most COCO_RESOURCE_BYTES; it is checked elsewhere that they are a key.
+            Its bytes, at most COCO_RESOURCE_BYTES; the caller checks that they are a key.
 
         Raises:
-            ProviderError: it is not there, larger, or not for us.
+            ProviderError: it does not exist, is larger, or is denied to us.
         """
 
 
 @runtime_checkable
 class UnwrapSource(Protocol):
-    """Has keys that it keeps for itself, and unwraps packets. Its errors are like those of a KeySource."""
+    """A source that unwraps packets with keys that it does not reveal. Its errors are like those of a KeySource."""
 
     def describe(self) -> str:
         """Name it for a message, `KIND:WHERE`; there is no secret in it."""
@@ -72,22 +72,22 @@ class UnwrapSource(Protocol):
             seconds: how long this may take.
 
         Raises:
-            ProviderError: it did not.
+            ProviderError: it did not unwrap them.
         """
 
 
 @runtime_checkable
 class Reachable(Protocol):
-    """A source that can be looked at without a key being asked for."""
+    """A source that can be checked without a request for a key."""
 
     def reach(self, seconds: float) -> None:
-        """Check that it is there.
+        """Check that the source can be reached.
 
         Args:
-            seconds: how long each question may take.
+            seconds: how long each request may take.
 
         Raises:
-            ProviderError: it is not.
+            ProviderError: it cannot be reached.
         """
 
 
@@ -102,7 +102,7 @@ class TimedSource(NamedTuple):
 
 
 def parse_sources(options: Mapping[str, str]) -> list[TimedSource]:
-    """Create the sources that the provider's options name, in their order; nothing is asked of them yet.
+    """Create the sources that the provider's options name, in their order, without any request.
 
     Args:
         options: those of the provider. `source` has a line `KIND:WHERE` for each source, `source-timeout` lines
@@ -160,8 +160,8 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
         packet: the same, parsed.
 
     Returns:
-        The private options. Of a packet with A256CTR that a source had a key for, but not the right one: random ones,
-        for what was not opened must look like what was changed, until the layer's HMAC tells (`keywrap.unproven`).
+        The private options. For a packet with A256CTR that the key of a source does not open: random ones, because a
+        failure must look like a changed packet until the layer's HMAC is checked (`keywrap.unproven`).
 
     Raises:
         ProviderError: no source could; the text has the reason of each.
@@ -187,11 +187,11 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
 
 
 def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:
-    """Check that each source is there; no key is asked for.
+    """Check that each source can be reached, without a request for a key.
 
     Args:
-        sources: those to look at.
-        seconds: how long each question may take.
+        sources: those to check.
+        seconds: how long each request may take.
     """
     checked = Checked([], [])
     for source in (timed.source for timed in sources):

@@ -220,8 +220,8 @@ def test_no_token(how: str, home: Path, registry: Registry) -> None:
         with FaultyRegistry(registry.host, lambda _: Fault(401, challenge)) as proxy:
             log_in(home, proxy.host)
             messages = {
-                "refused": f"gives no token for {proxy.host} .HTTP 403.: it refuses the login from",
-                "no token": f"gives no token for {proxy.host}",
+                "refused": f"issues no token for {proxy.host} .HTTP 403.: it refuses the login from",
+                "no token": f"issues no token for {proxy.host}",
                 "elsewhere": f"{proxy.host} refers to registry.example:80 without TLS",
                 "not JSON": "replies with something other than a token",
             }

@@ -153,7 +153,7 @@ def test_keys_that_cannot_sign(options: dict[str, str]) -> None:
     ("changes", "message"),
     [
         ({"kbs": ""}, "need the option kbs"),
-        ({"kbs-admin-token-file": "/token"}, "stands in place of kbs-auth-key"),
+        ({"kbs-admin-token-file": "/token"}, "exclude each other"),
         ({"kbs-auth-key": "", "kbs-claim": "iss=a"}, "the option kbs-claim needs kbs-auth-key"),
     ],
 )
@@ -232,7 +232,7 @@ def test_notices_that_the_broker_has_another_key(
         return result
 
     server.answer = answer
-    assert "gives another one" in failure({**options, **attested})
+    assert "returns another key" in failure({**options, **attested})
 
 
 def test_notices_that_the_broker_did_not_keep_it(

@@ -200,7 +200,7 @@ def test_what_a_repository_does_not_have(tmp_path: Path) -> None:
     assert failure(source) == "it has no such resource, as a path or as a flat file"
     (tmp_path / NGINX.path).mkdir(parents=True)
     assert failure(source) == f"its file '{NGINX.path}': it is not a regular file"
-    with pytest.raises(ProviderError, match=r"^it has resources of the plugin resource alone$"):
+    with pytest.raises(ProviderError, match=r"^it only has resources of the plugin resource$"):
         source.key(NGINX._replace(plugin="pkcs11"), 1.0)
 
 

@@ -11,13 +11,13 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.apiserver import get
 
 _TARGET = "/aa/token?token_type=kbs"
-# A JWT with a signature (RFC 7515 §7.1): it is put into a header of HTTP.
+# A JWT with a signature (RFC 7515 §7.1), which is sent in an HTTP header.
 _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 _PEM = "-----BEGIN "
 
 
 def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
-    """Fetch a token for the key broker; the agent attests to it if it must.
+    """Fetch a token for the key broker; the agent attests first if necessary.
 
     Args:
         url: of the agent's REST server, such as http://127.0.0.1:8006.
@@ -27,7 +27,7 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
         The token, a JWT, and the private key of the guest in PEM (EC as PKCS#8, RSA as PKCS#1).
 
     Raises:
-        UsageError: the URL is none, or neither https nor on the loopback interface.
+        UsageError: the URL is malformed, or neither https nor on the loopback interface.
         ProviderError: the server cannot be reached, answers with an error, or with something else.
     """
     reply = get(base_url(url, "the URL of the attestation agent"), _TARGET, seconds)

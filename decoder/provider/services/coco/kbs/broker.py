@@ -22,7 +22,7 @@ _COOKIE = "kbs-session-id"
 _ERROR_TYPE = re.compile(r"https://github\.com/confidential-containers/kbs/errors/([A-Za-z]{1,64})", re.ASCII)
 _OF_THE_TOKEN = ("TokenNotFound", "TokenVerifierError", "AttestationError")
 _OF_THE_ADMIN = ("AdminAuth", "AdminAuthAccess", "AdminAuthInitialization")
-# Trustee answers the same for a wrong key, a wrong claim and a configuration that denies everybody (DenyAll).
+# Trustee's answer is the same for a wrong key, a wrong claim and a configuration that denies all (DenyAll).
 _ADMIN = (
     "it does not accept the administrator's token. Compare with the [admin] section of its configuration: the key that "
     "signs (kbs-auth-key), and the claims iss (docker-compose expects --kbs-claim iss=TrusteeInDocker), aud and role "
@@ -43,7 +43,7 @@ _MEANINGS = {
     "PolicyEngine": _POLICY,
     "PolicyEngineError": _POLICY,
     "SerdeError": "it does not understand the request: it may speak another version of the protocol",
-    "TokenNotFound": "it wants an attestation token, or a session that has not ended",
+    "TokenNotFound": "it requires an attestation token, or a session that has not ended",
     "TokenVerifierError": "it does not accept the attestation token, which may have expired: get a new one",
 }
 
@@ -52,20 +52,20 @@ class RefusedError(ProviderError):
     """A broker answered with an error.
 
     Args:
-        text: what it said, and what to do.
+        text: its message, and what to do.
         status: of HTTP.
         variant: the last part of the error's `type`, or "" if it has none.
 
     Attributes:
         is_of_the_admin: other credentials of an administrator might help.
         is_of_the_token: another attestation token might help.
-        is_denied: the resource may be there, but is not for us.
+        is_denied: the resource may exist, but is denied to us.
     """
 
     def __init__(self, text: str, status: int, variant: str) -> None:
         super().__init__(text)
         self.is_of_the_admin = variant in _OF_THE_ADMIN
-        # Without a type it is something in front of the broker that answers.
+        # An answer without a type comes from something in front of the broker.
         self.is_of_the_token = variant in _OF_THE_TOKEN or (not variant and status == 401)
         self.is_denied = self.is_of_the_token or variant == "PolicyDeny"
 
@@ -91,7 +91,7 @@ class Conversation:
 
         Args:
             resource: to get.
-            token: of an attestation; without one the session tells who asks.
+            token: of an attestation; without one, the session identifies the client.
             cookie: the session of an earlier conversation, or "".
 
         Raises:
@@ -140,7 +140,7 @@ class Conversation:
     def _send(
         self, method: str, path: str, headers: Mapping[str, str], data: bytes = b"", secrets: Sequence[str] = ()
     ) -> bytes:
-        """Send a request, and return the body of the reply. An error that quotes one of the secrets loses its text."""
+        """Send a request, and return the body of the reply; the text of an error that quotes a secret is dropped."""
         url = f"{self._url}{_PREFIX}{path}"
         response = self._session.request(method, url, headers=dict(headers), data=data)
         if not 200 <= response.status_code < 300:
@@ -154,7 +154,7 @@ def _path(resource: ResourceId) -> str:
 
 
 def _refusal(response: requests.Response, secrets: Sequence[str]) -> RefusedError:
-    """Read `{"type","detail"}`; nearly every error has the status 401, so that the type alone tells them apart."""
+    """Parse `{"type","detail"}`; nearly all errors have the status 401, so only the type distinguishes them."""
     variant = detail = ""
     try:
         members = wire.parse_object(response.content)

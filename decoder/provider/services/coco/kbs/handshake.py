@@ -48,7 +48,7 @@ def attest_sample(conversation: Conversation) -> bytes:
 
 
 def _read_challenge(challenge: dict[str, object], offered: list[str]) -> tuple[str, str]:
-    """Return the nonce and the hash algorithm, which is the broker's choice among those that were offered."""
+    """Return the nonce and the hash algorithm, which the broker chooses among those that were offered."""
     parameters = challenge.get("extra-params")
     chosen = parameters.get("selected-hash-algorithm") if isinstance(parameters, dict) else None
     algorithm = str(chosen or _DEFAULT_HASH).lower()
@@ -64,5 +64,5 @@ def _read_challenge(challenge: dict[str, object], offered: list[str]) -> tuple[s
 
 
 def _canonical(value: object) -> bytes:
-    """RFC 8785, for objects of texts: their member names are ASCII, and so in one order in UTF-8 and UTF-16."""
+    """Serialize as RFC 8785 for objects of texts, whose ASCII member names have the same order in UTF-8 and UTF-16."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()

@@ -62,10 +62,12 @@ class Registrar:
             raise UsageError("the options kbs-auth-key, kbs-admin-token-file and kbs-claim need the option kbs")
         key_file, token_file = options.get("kbs-auth-key"), options.get("kbs-admin-token-file")
         if key_file and token_file:
-            raise UsageError("the option kbs-admin-token-file stands in place of kbs-auth-key")
+            raise UsageError("the options kbs-admin-token-file and kbs-auth-key exclude each other")
         if options.get("kbs-claim") and not key_file:
             raise UsageError("the option kbs-claim needs kbs-auth-key, which signs the claims")
-        self._source = kbs.create(options["kbs"], options)  # even unused, it checks the options that they share
+        self._source = kbs.create(
+            options["kbs"], options
+        )  # also if it is not used, because it checks the options that both share
         self._url = base_url(options["kbs"], "the option kbs")
         self._ca_file = options.get("kbs-ca", "")
         self._is_attested = any(options.get(name) for name in kbs.ATTESTING)
@@ -74,17 +76,17 @@ class Registrar:
         self._token_file = token_file or ""
 
     def register(self, resource: ResourceId, key: bytes) -> bool:
-        """Store a key at the broker, in place of one that is there, and read it back if that is allowed.
+        """Store a key at the broker, replacing an existing one, and read it back if that is allowed.
 
         Args:
-            resource: what the key is called.
+            resource: the id of the key.
             key: 32 bytes.
 
         Returns:
-            Whether it was read back: the options may give no way to be attested, or the broker may not release it.
+            Whether it was read back: the options may have no attestation, or the broker may not release the key.
 
         Raises:
-            ProviderError: the broker did not take it, or has another one now; the text names the broker and the key.
+            ProviderError: the broker rejects it, or has another key now; the text names the broker and the key.
         """
         from decoder.provider.services.web import Web
 
@@ -127,7 +129,7 @@ class Registrar:
                 return False
             raise
         if not hmac.compare_digest(stored, key):
-            raise ProviderError("the broker gives another one")
+            raise ProviderError("the broker returns another key")
         return True
 
 

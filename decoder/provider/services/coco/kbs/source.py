@@ -33,19 +33,19 @@ OPTIONS = (
     Option("kbs-ca", "the certificates to accept from key brokers, in PEM, instead of the system's"),
 )
 ATTESTING = ("kbs-token", "aa-url", "tee")
-"""The options that tell how to be attested."""
+"""The options of the attestation."""
 
 _AGENT = "http://127.0.0.1:8006"
 _SAMPLE = "sample"
 
 
 class Attested(NamedTuple):
-    """What an attestation gave us.
+    """The result of an attestation.
 
     Attributes:
         tee_key: the private key to which the broker encrypts.
         token: the attestation token that names this key, or "".
-        cookie: the broker's session, where the broker itself attested us.
+        cookie: the broker's session, if the broker itself attested us.
     """
 
     tee_key: bytes
@@ -65,21 +65,21 @@ def create(where: str, options: Mapping[str, str]) -> Kbs:
         ProviderError: requests is not installed.
     """
     try:
-        import requests  # noqa: F401 - to know it at once
+        import requests  # noqa: F401 - to report its absence immediately
     except ImportError as error:
         raise ProviderError(missing("coco", error)) from error
     tee = options.get("tee", "")
     if tee not in ("", _SAMPLE):
-        raise UsageError(f"the option tee knows {_SAMPLE} alone; other TEEs are attested by the attestation agent")
+        raise UsageError(f"the option tee only knows {_SAMPLE}; other TEEs are attested by the attestation agent")
     if bool(options.get("kbs-token")) != bool(options.get("tee-key")):
         raise UsageError("the options kbs-token and tee-key need each other")
     if tee and (options.get("kbs-token") or options.get("aa-url")):
-        raise UsageError("the option tee stands in place of kbs-token and aa-url")
+        raise UsageError("the option tee excludes kbs-token and aa-url")
     return Kbs(base_url(where, "the URL of the key broker"), options)
 
 
 class Kbs:
-    """The resources of one broker. An attestation serves every key until the broker wants another one.
+    """The resources of one broker. An attestation is used for all keys until the broker requires a new one.
 
     Args:
         url: of the broker, as `base_url` returns it.
@@ -105,7 +105,7 @@ class Kbs:
         return f"kbs:{self._url}"
 
     def reach(self, seconds: float) -> None:
-        """Check that the broker and the attestation agent answer, and that there is a token; see `Reachable`."""
+        """Check that the broker and the attestation agent answer, and that a token exists; see `Reachable`."""
         if self._token_file:
             self._read_passport()
         elif self._agent and not self._with_sample:
@@ -151,7 +151,7 @@ class Kbs:
         raise refused
 
     def _attestations(self, conversation: Conversation, deadline: float) -> Iterator[Attested]:
-        """Yield ways to be attested: what served before, then what is in files, then a new attestation."""
+        """Yield attestations: the one used before, then that in files, then a new one."""
         if self._attested:
             yield self._attested
             self._attested = None

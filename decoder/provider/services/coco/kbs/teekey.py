@@ -1,7 +1,7 @@
 """What a key broker returns for a resource: a JWE to the key of the TEE (docs/formats.md §8; RFC 7516 §7.2.2).
 
-Its protected header names ECDH-ES+A256KW on P-256 or P-521, or RSA-OAEP-256, and A256GCM; all else is refused,
-RSA1_5 too, before the key is looked at.
+Its protected header names ECDH-ES+A256KW on P-256 or P-521, or RSA-OAEP-256, and A256GCM; everything else, RSA1_5 too,
+is rejected before the key is used.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def open_reply(reply: bytes, tee_key: bytes) -> bytes:
 
 
 def _check(parsed: Jwe) -> None:
-    """Refuse what the protocol does not have, before the key is used."""
+    """Check the algorithms against the protocol, before the key is used."""
     if parsed.value.keys() != _MEMBERS:
-        raise ValueError(f"it does not have the members {', '.join(sorted(_MEMBERS))} alone")
+        raise ValueError(f"its members are not exactly {', '.join(sorted(_MEMBERS))}")
     header = parsed.recipients[0].joined
     algorithm, encryption = header.get("alg"), header.get("enc")
     if algorithm not in (_ECDH, _RSA):

@@ -128,9 +128,9 @@ def test_what_is_no_token_is_not_sent(server: KbsServer, guest: Guest, text: str
     [
         ({"kbs-token": "a"}, "need each other"),
         ({"tee-key": "a"}, "need each other"),
-        ({"tee": "snp"}, "knows sample alone"),
-        ({"tee": "sample", "kbs-token": "a", "tee-key": "b"}, "in place of"),
-        ({"tee": "sample", "aa-url": "http://127.0.0.1"}, "in place of"),
+        ({"tee": "snp"}, "only knows sample"),
+        ({"tee": "sample", "kbs-token": "a", "tee-key": "b"}, "excludes"),
+        ({"tee": "sample", "aa-url": "http://127.0.0.1"}, "excludes"),
         ({"aa-url": "http://aa.example"}, "aa-url"),
     ],
 )

@@ -80,7 +80,7 @@ VARIANTS = {
     "PolicyEngine": "correct the policy",
     "PolicyEngineError": "correct the policy",
     "SerdeError": "another version of the protocol",
-    "TokenNotFound": "wants an attestation token",
+    "TokenNotFound": "requires an attestation token",
     "TokenVerifierError": "get a new one",
     "SomethingNew": "it answers SomethingNew ('the detail')",
 }
