@@ -173,7 +173,8 @@ def create(
 def identity(name: str, options: Mapping[str, object]) -> bytes:
     """Return a value that changes with the configuration of a provider and with the files that its options name."""
     values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
-    files = [_signature(value) for value in values if isinstance(value, str) and os.path.isabs(value)]
+    paths = [path for value in values if isinstance(value, str) for path in (value, value.rpartition("=")[2])]
+    files = [_signature(path) for path in paths if os.path.isabs(path)]
     return json.dumps([name, options, files], sort_keys=True, default=str).encode()
 
 

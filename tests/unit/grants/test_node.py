@@ -20,7 +20,7 @@ from decoder.grants.statements import DENIED
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.annotations import PrivateOptions, build_private_options
-from decoder.provider import create, envelope
+from decoder.provider import create, envelope, identity
 from decoder.provider.client.config import parse_config
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import Service
@@ -252,6 +252,16 @@ def test_the_decoder_fails_with_status_6(parties: Parties, entry: dict[str, Any]
     result = decrypt(config, layer)
     assert (result.status, result.plaintext) == (6, b"")
     assert f"fingerprint of this node, {keys.FINGERPRINT}{parties.node_print}" in result.errors
+
+
+def test_what_is_kept_depends_on_the_files_of_owners(entry: dict[str, Any]) -> None:
+    """A key-encryption key that is kept is not used after its owner was replaced."""
+    options = {name: value for name, value in entry.items() if name != "native"}
+    before = identity("grants", options)
+    assert identity("grants", options) == before
+    owner = Path(entry["owner"][0].partition("=")[2])
+    owner.write_bytes(public_pem(rsa_key(2048)))
+    assert identity("grants", options) != before
 
 
 def test_wrapping_says_how_it_is_done(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
