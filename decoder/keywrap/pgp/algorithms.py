@@ -32,6 +32,15 @@ UNSUPPORTED = {
     28: "Ed448",
 }
 
+UNSUPPORTED_CIPHERS = {
+    1: "IDEA",
+    4: "Blowfish",
+    10: "Twofish",
+    11: "Camellia-128",
+    12: "Camellia-192",
+    13: "Camellia-256",
+}
+
 _TRIPLE_DES, _CAST5 = 2, 3
 KEY_BYTES = {_TRIPLE_DES: 24, _CAST5: 16, 7: 16, 8: 24, 9: 32}  # of each cipher; AES from 7 on
 HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}

@@ -17,6 +17,7 @@ from decoder.keywrap.pgp.algorithms import (
     OTHER_CURVES,
     RSA,
     UNSUPPORTED,
+    UNSUPPORTED_CIPHERS,
     block_bytes,
     checksum,
     decrypt_cfb,
@@ -26,8 +27,12 @@ from decoder.keywrap.pgp.packets import byte, mpis, part
 if TYPE_CHECKING:
     from decoder.keys.file import KeyMaterial
 
-_SHA1_CHECKED, _SUM_CHECKED = 254, 255  # RFC 9580 §3.7.2.1: the checksums after the numbers that a passphrase protects
-_SIMPLE, _SALTED, _ITERATED = 0, 1, 3
+_AEAD, _SHA1_CHECKED, _SUM_CHECKED = (
+    253,
+    254,
+    255,
+)  # RFC 9580 §3.7.2.1: the checksums after the numbers that a passphrase protects
+_SIMPLE, _SALTED, _ITERATED, _ARGON2 = 0, 1, 3, 4
 _GNU_STUB = 101
 
 
@@ -152,10 +157,17 @@ def _check_protection(key: SecretKey, usage: int) -> None:
     known = usage in (_SHA1_CHECKED, _SUM_CHECKED)
     if known and byte(key.secret, 2) == _GNU_STUB:
         raise KeyFileError("its secret part is not in this file, but elsewhere or on a card")
-    if not known or byte(key.secret, 1) not in KEY_BYTES:
-        raise KeyFileError("its passphrase protects it in a way that is not supported")
+    cipher = byte(key.secret, 1) if known else usage  # the oldest form has the cipher alone, and no salt
+    if not known or cipher not in KEY_BYTES:
+        raise KeyFileError(f"its passphrase protects it with {_protection(usage, cipher)}, which is not supported")
     if not key.material.password:
         raise KeyFileError("it is protected by a passphrase, and none was given")
+
+
+def _protection(usage: int, cipher: int) -> str:
+    if usage == _AEAD:
+        return "AEAD"
+    return UNSUPPORTED_CIPHERS.get(cipher) or ("MD5 alone" if cipher in KEY_BYTES else f"the cipher number {cipher}")
 
 
 def _checked_numbers(key: SecretKey, plain: bytes, *, hashed: bool) -> list[bytes]:
@@ -170,7 +182,8 @@ def _from_passphrase(secret: bytes, passphrase: bytes, size: int) -> tuple[bytes
     """Derive a key of `size` bytes with the specifier at offset 2 (RFC 9580 §3.7.1); return it and the next offset."""
     kind, name = byte(secret, 2), HASHES.get(byte(secret, 3))
     if kind not in (_SIMPLE, _SALTED, _ITERATED) or name is None:
-        raise KeyFileError("its passphrase protects it in a way that is not supported")
+        how = "Argon2" if kind == _ARGON2 else f"the key derivation {kind} and the hash number {byte(secret, 3)}"
+        raise KeyFileError(f"its passphrase protects it with {how}, which is not supported")
     salt = b"" if kind == _SIMPLE else part(secret, 4, 8)
     end = 4 + len(salt)
     text = salt + passphrase

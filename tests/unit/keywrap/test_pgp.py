@@ -25,7 +25,7 @@ from decoder.keywrap.pgp import keyring as keyrings
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
-from decoder.keywrap.pgp.secretkey import find_secret_keys
+from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
 from tests.support import pgp_writer as writer
 from tests.support.pgp_parts import ANNOTATION, OPTIONS, mutated, unwrap
 from tests.support.processes import ROOT
@@ -246,3 +246,24 @@ def test_a_gpg_that_fails_names_the_home_directory(tmp_path: Path, monkeypatch: 
     monkeypatch.delenv("GNUPGHOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert f"'{tmp_path}/.gnupg'" in failure(None)
+
+
+@pytest.mark.parametrize(
+    ("protection", "how"),
+    [
+        (b"\xfe\x0a\x03\x08", "Twofish"),
+        (b"\xff\x0d\x00\x02", "Camellia-256"),
+        (b"\xfe\x63\x03\x08", "the cipher number 99"),
+        (b"\xfd\x09\x02\x04", "AEAD"),
+        (b"\x07", "MD5 alone"),
+        (b"\x01", "IDEA"),
+        (b"\xfe\x09\x04\x08", "Argon2"),
+        (b"\xfe\x09\x03\x01", "the key derivation 3 and the hash number 1"),
+    ],
+)
+def test_what_protects_a_secret_key_is_named(protection: bytes, how: str, rsa_secret: KeyMaterial) -> None:
+    """RFC 9580 §5.5.3: a right passphrase would not help."""
+    key = find_secret_keys(rsa_secret._replace(password=b"right or wrong"))[0]
+    key.secret = protection + bytes(64)
+    with pytest.raises(KeyFileError, match=f"^its passphrase protects it with {how}, which is not supported$"):
+        unlock(key)
