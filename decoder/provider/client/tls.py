@@ -70,12 +70,20 @@ class Trust:
             ProviderError: it fails; the text says why. If it succeeds, TLS was not the cause.
         """
         try:
-            with self._connect() as connection:
+            connection = self._connect()
+        except ssl.SSLCertVerificationError as error:
+            raise ProviderError(self._verdict(error)) from error
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            return  # a server with too many connections closes them like this
+        except ssl.SSLError as error:
+            raise ProviderError(f"TLS with it failed: {network.tls_reason(error)}") from error
+        except OSError:
+            return
+        try:
+            with connection:
                 # In TLS 1.3 a server refuses our certificate after the handshake (RFC 8446 §4.4.2.4); else it speaks.
                 if connection.recv(1):
                     return
-        except ssl.SSLCertVerificationError as error:
-            raise ProviderError(self._verdict(error)) from error
         except ssl.SSLError as error:
             raise ProviderError(f"TLS with it failed: {network.tls_reason(error)}") from error
         except ConnectionResetError:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +145,19 @@ def test_a_certificate_that_expires_soon_is_told(sides: Sides, monkeypatch: pyte
         assert call()
     (warning,) = warnings
     assert warning.startswith(f"the certificate '{sides.directory}/client.pem' for keyproviders expires at ")
+
+
+def test_a_server_with_too_many_connections_is_waited_for(sides: Sides) -> None:
+    """It closes the connection at once, before the TLS handshake; that is no failure of TLS."""
+    prelude = "limits.PROVIDER_SERVER_CONNECTIONS = 2"
+    with Server(sides.directory, *sides.arguments, prelude=prelude) as server:
+        host, _, port = server.target.rpartition(":")
+        call = sides.caller(server)
+        with ExitStack() as crowd, ThreadPoolExecutor(1) as pool:
+            for _ in range(2):
+                crowd.enter_context(socket.create_connection((host, int(port)), 20))
+            waiting = pool.submit(call)
+            time.sleep(3)
+            assert not waiting.done() or waiting.result()  # the reason why it has failed
+            crowd.close()
+            assert waiting.result()
