@@ -7,17 +7,20 @@ import json
 import os
 import re
 import shutil
+import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support import images, registries
+from tests.support import cri, images, registries
 from tests.support.containerd import Containerd, ctr_finds_it
 from tests.support.image import run
 from tests.support.images import GZIP
 from tests.support.processes import ROOT
+from tests.support.roots import SUITES, Suite
 
 PAGE = (ROOT / "docs/grants.md").read_text()
 HOST = "localhost:5000"  # as the page has it
@@ -162,6 +165,30 @@ def test_the_old_node_is_refused_after_its_key_was_revoked(tmp_path: Path) -> No
                     walk.run(f"cp '{tmp_path}'/node/node.key /etc/ctd-decoder/grants/")
                     assert walk.refused("the owner has revoked access for this node") == fingerprint
     shutil.rmtree(tmp_path / "node")
+
+
+@pytest.mark.parametrize("suite", [SUITES[0], SUITES[-1]], ids=lambda suite: suite.name)
+def test_the_kubelets_pull_waits_for_approval(suite: Suite, tmp_path: Path) -> None:
+    """A pod whose pull began before anybody had approved the node: with `wait` the same pull succeeds."""
+    images.write_image(tmp_path / "app", GZIP)
+    directory = tmp_path / "node"
+    directory.mkdir()
+    with (
+        registries.serving(tmp_path / "registry") as registry,
+        Containerd(directory, programs=suite.programs) as containerd,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        walk = Walk(containerd, tmp_path, registry.host)
+        walk.run(ENCRYPT)
+        walk.run(NODE.replace('"name"', '"wait": "90", "name"'))
+        pull = pool.submit(cri.pull_image, containerd.socket, f"{registry.host}/team/app:1")
+        while "state        waits" not in (listed := walk.try_to_run(LIST)[1]):
+            assert not pull.done(), pull.exception()
+            time.sleep(0.2)
+        walk.run(APPROVE, listed.split()[0])
+        assert pull.result(100).startswith("sha256:")
+        ran = containerd.run_stock(f"{registry.host}/team/app:1", cri.NAMESPACE)
+        assert images.expected_output() in ran.stdout, ran.stderr
 
 
 def test_the_repository_has_what_the_page_says(tmp_path: Path) -> None:
