@@ -38,6 +38,7 @@ def test_links_point_to_files_and_headings_that_exist(document: Path) -> None:
             continue
         name, _, fragment = target.partition("#")
         path = (document.parent / name).resolve() if name else document
+        path = path / "README.md" if path.is_dir() else path  # the page that the site shows for it
         if not path.exists() or (fragment and fragment not in map(anchor, headings(path.read_text()))):
             wrong.append(target)
     assert not wrong
