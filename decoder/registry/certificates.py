@@ -1,8 +1,8 @@
 """Certificates for one registry, stored as for docker and podman (containers-certs.d(5)).
 
-In a directory HOST[:PORT], named as the registry is in references: `*.crt` of authorities that are accepted beside
-those of the system, and NAME.cert with NAME.key, which the registry may ask for. As with those programs they also hold
-for wherever that registry leads, such as its token service.
+The directory HOST[:PORT] is named like the registry in references. It has `*.crt` of authorities that are accepted
+besides those of the system, and NAME.cert with NAME.key, which the registry may ask for. As in those programs, they
+also apply to hosts that the registry refers to, such as its token service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from decoder.errors import ImageError, KeyFileError, quoted
 from decoder.keys.file import read_key_file
 from decoder.node.authorities import trust_system
 
-# The first one that has a directory for the registry is looked into, and no other.
+# Only the first one that has a directory for the registry is used.
 _PLACES = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
 _AUTHORITY, _CERTIFICATE, _KEY = ".crt", ".cert", ".key"
 
@@ -24,7 +24,7 @@ def tls_context(host: str, verify: bool) -> ssl.SSLContext:
 
     Args:
         host: of the registry, with its port if that was given.
-        verify: whether certificates are checked; by those of the system, or of $SSL_CERT_FILE, and of the directory.
+        verify: whether certificates are checked, with the authorities of the system or $SSL_CERT_FILE and these files.
 
     Raises:
         ImageError: a file in the directory cannot be used, or a key or its certificate is missing.

@@ -32,12 +32,12 @@ class RegistryClient:
 
     Args:
         reference: names registry and repository.
-        tls_verify: whether TLS and its certificates are insisted on.
-        scopes: what a token is asked for, such as `repository:NAME:pull`.
-        logins: has those for registries.
+        tls_verify: whether TLS and a valid certificate are required.
+        scopes: of requested tokens, such as `repository:NAME:pull`.
+        logins: the logins for registries.
 
     Raises:
-        ImageError: a certificate that is kept for the registry cannot be used.
+        ImageError: a certificate that is stored for the registry cannot be used.
     """
 
     def __init__(self, reference: Reference, tls_verify: bool, scopes: list[str], logins: Logins) -> None:
@@ -48,7 +48,7 @@ class RegistryClient:
         self._authorization = Authorization(self._web, reference, scopes, self.check, logins)
 
     def __enter__(self) -> RegistryClient:
-        """Find out how the registry speaks: TLS or plain HTTP, and with which authorization.
+        """Detect whether the registry uses TLS or plain HTTP, and which authorization.
 
         Raises:
             ImageError: it cannot be reached, or is not a registry.
@@ -68,17 +68,17 @@ class RegistryClient:
         self._web.__exit__()
 
     def check(self, origin: Origin) -> None:
-        """Check that requests may go to this host at all.
+        """Check that requests to this host are allowed.
 
         Raises:
-            ImageError: it is plain HTTP, and nobody allowed that.
+            ImageError: it uses plain HTTP, which was not allowed.
         """
         if origin.scheme == "https" or not self._tls_verify or (origin.is_loopback and self._origin.is_loopback):
             return
         raise ImageError(f"{self.reference.host} refers to {origin} without TLS, which only --tls-verify=false allows")
 
     def url(self, path: str) -> str:
-        """Write the URL of something in the repository."""
+        """Build the URL of something in the repository."""
         return f"{self._root}{self.reference.name}/{path}"
 
     def send(
@@ -89,7 +89,7 @@ class RegistryClient:
         body: bytes | None = None,
         seconds: float = limits.REGISTRY_IDLE_SECONDS,
     ) -> Response:
-        """Send a request that may be sent twice, and follow where it leads.
+        """Send a request that may be sent twice, and follow redirects.
 
         Args:
             method: of HTTP.
@@ -104,10 +104,10 @@ class RegistryClient:
         return with_retries(lambda: self._send_authorized(method, url, headers or {}, body, seconds))
 
     def begin(self, method: str, url: str, headers: Mapping[str, str], size: int) -> Sending:
-        """Begin a request whose body of so many bytes follows.
+        """Begin a request; the caller then sends the body, whose size is known.
 
         Raises:
-            ImageError: there is no conversation.
+            ImageError: the host cannot be reached.
         """
         self.check(origin_of(url))
         return self._web.begin(method, url, {**headers, **self._secret(url)[0]}, size)
@@ -121,11 +121,11 @@ class RegistryClient:
         """Return the URL in a reply's Location.
 
         Args:
-            response: has it in its Location.
-            url: what was asked.
+            response: has the Location.
+            url: of the request.
 
         Raises:
-            ImageError: there is none, or requests may not go there.
+            ImageError: there is none, or requests to it are not allowed.
         """
         given = response.headers.get("Location", "")
         try:
@@ -141,8 +141,8 @@ class RegistryClient:
         """Return an error with the registry's own words.
 
         Args:
-            response: whose body was not read yet.
-            what: could not be done, or was not found.
+            response: its body has not been read yet.
+            what: the failure.
         """
         where = f"{self.reference.host}/{self.reference.name}"
         if response.status == 401:
@@ -158,7 +158,7 @@ class RegistryClient:
         return f"{self._origin.scheme}://{self.reference.api_host}/v2/"
 
     def _ping(self) -> Response:
-        """Ask for the API's version over TLS, and over plain HTTP if TLS is not demanded and fails."""
+        """Request the API's version over TLS, and over plain HTTP if TLS is not required and fails."""
         plain = origin_of(f"http://{self.reference.api_host}")
         if self._tls_verify and not plain.is_loopback:
             return with_retries(lambda: self._web.request("GET", self._root, {}))
@@ -190,9 +190,9 @@ class RegistryClient:
     def _follow(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> tuple[Response, str]:
-        """Send a request, and where it leads if it only asks for something; tell what it was authorized with.
+        """Send a request, and follow redirects of GET and HEAD; also return the Authorization that was sent.
 
-        A challenge of another host is none of ours.
+        Challenges of other hosts are ignored.
         """
         for _ in range(limits.REGISTRY_REDIRECTS + 1):
             self.check(origin_of(url))

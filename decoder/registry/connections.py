@@ -1,4 +1,4 @@
-"""Connections of urllib3 to the hosts of one registry: in pools, or alone for an upload; direct or through a proxy."""
+"""Connections of urllib3 to the hosts of one registry: pooled, or separate for an upload; direct or through a proxy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _IDLE_CONNECTIONS = 64  # for one host; more than there are threads
 
 
 class _HeadInTime:
-    """A connection whose reply must have its whole head in time; socket timeouts start again with every byte."""
+    """A connection that bounds the time for the head of the reply; socket timeouts restart with every byte."""
 
     sock: socket | None
     timeout: float | None
@@ -64,7 +64,7 @@ Connection = _Plain | _Tls
 
 
 class Connections:
-    """Where requests get their connections from; for several threads.
+    """The source of connections for requests; for several threads.
 
     Args:
         tls: the certificates to accept and to show.
@@ -75,11 +75,11 @@ class Connections:
         self._tls = tls
 
     def pools(self, origin: Origin) -> urllib3.PoolManager:
-        """Return what sends requests to a host, and keeps connections for the next ones."""
+        """Return the pool of connections to a host."""
         return self._proxied if _proxy(origin) else self._direct
 
     def alone(self, origin: Origin) -> Connection:
-        """Return a connection outside the pools, to be connected."""
+        """Return a connection outside the pools, which is not connected yet."""
         seconds = limits.REGISTRY_CONNECT_SECONDS
         if origin.scheme == "http":
             return _Plain(origin.host, origin.port, timeout=seconds)
@@ -95,7 +95,7 @@ class Connections:
         return connection
 
     def clear(self) -> None:
-        """End the connections that are kept."""
+        """Close the pooled connections."""
         for name in ("_direct", "_proxied"):
             if manager := self.__dict__.get(name):
                 manager.clear()
@@ -122,7 +122,7 @@ def _timed(manager: urllib3.PoolManager) -> urllib3.PoolManager:
 
 @contextmanager
 def _deadline(sock: socket, seconds: float) -> Iterator[None]:
-    """Shut a socket down after so many seconds, however slowly it gives bytes."""
+    """Shut a socket down after a number of seconds, even if it is still sending."""
     is_late = Event()
     timer = Timer(seconds, _shut_down, [sock, is_late])
     timer.daemon = True
@@ -145,7 +145,7 @@ def _shut_down(sock: socket, is_late: Event) -> None:
 
 
 def _proxy(origin: Origin) -> str:
-    """Return the URL of the proxy for a host, "" for none; plain HTTP is for hosts nearby and goes to no proxy."""
+    """Return the URL of the proxy for a host, or "" for none; plain HTTP is for nearby hosts and uses no proxy."""
     if origin.scheme != "https" or origin.is_loopback or proxy_bypass(str(origin)):
         return ""
     return _environment_proxy()

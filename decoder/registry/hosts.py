@@ -1,4 +1,4 @@
-"""Hosts that a registry's URLs name, and the errors of conversations with them."""
+"""Hosts in a registry's URLs, and errors of requests to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ except ImportError as error:
 
 
 class UnreachableError(ImageError):
-    """A conversation with a host failed; another attempt may succeed."""
+    """A request to a host failed; another attempt may succeed."""
 
 
 class NotTlsError(UnreachableError):
@@ -27,7 +27,7 @@ class NotTlsError(UnreachableError):
 
 
 class RefusedError(ImageError):
-    """Nobody listens at a host's port."""
+    """No server listens at a host's port."""
 
 
 _KINDS = {"certificate": ImageError, "unknown": ImageError, "tls": NotTlsError, "refused": RefusedError}

@@ -53,7 +53,7 @@ class Response:
 
     @property
     def length(self) -> int | None:
-        """How many bytes are left to read, if the reply says."""
+        """The number of bytes that remain to be read, if the reply says so."""
         return self._response.length_remaining
 
     def readinto(self, buffer: memoryview, /) -> int:
@@ -97,7 +97,7 @@ class Response:
 
 
 class Sending:
-    """A request whose body is pushed, on a connection of its own: nobody can repeat it but the caller."""
+    """A request whose body the caller sends, on its own connection; only the caller can repeat it."""
 
     def __init__(self, origin: Origin, connection: Connection) -> None:
         self._origin = origin
@@ -113,7 +113,7 @@ class Sending:
             self._connection.send(data)
 
     def finish(self, seconds: float) -> Response:
-        """Read the head of the reply, which may take so many seconds.
+        """Read the head of the reply, within a number of seconds.
 
         Raises:
             UnreachableError: there is no reply.
@@ -123,7 +123,7 @@ class Sending:
             return Response(self._origin, self._connection.getresponse())
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._connection.close()
 
 

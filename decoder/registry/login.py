@@ -23,7 +23,7 @@ from decoder import limits
 from decoder.errors import ImageError, quoted
 
 _HELPER = re.compile(r"[A-Za-z0-9._-]+")
-_TOKEN_USER = "<token>"  # noqa: S105 - what helpers call the user if the secret is an identity token
+_TOKEN_USER = "<token>"  # noqa: S105 - the user name in helpers if the secret is an identity token
 _DOCKER_HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 _NOT_FOUND = b"credentials not found"
 
@@ -40,9 +40,9 @@ class Logins:
     """The logins of the current user.
 
     Args:
-        authfile: the only file to look into, "" for the usual ones.
-        given: a login for every registry, in place of those in files.
-        further: files that are looked into after the usual ones, such as the kubelet's.
+        authfile: the only file to read, "" for the usual ones.
+        given: a login for every registry, instead of those in files.
+        further: files that are read after the usual ones, such as the kubelet's.
     """
 
     def __init__(self, authfile: str = "", given: Login | None = None, further: Sequence[str] = ()) -> None:
@@ -81,11 +81,11 @@ def find_login(
     Args:
         host: as references have it, with its port if that was given.
         repository: its name at the registry.
-        authfile: the only file to look into, "" for the usual ones.
-        further: files that are looked into after the usual ones.
+        authfile: the only file to read, "" for the usual ones.
+        further: files that are read after the usual ones.
 
     Returns:
-        The login, or None; and the files that were looked into, in their order.
+        The login, or None; and the files that were read, in order.
 
     Raises:
         ImageError: a file cannot be read or is malformed, or a helper fails.
@@ -198,7 +198,7 @@ def _ask(helper: object, name: str) -> Login | None:
 
 
 def _run(program: str, request: bytes) -> tuple[int, bytes]:
-    """Run a helper, which has CREDENTIAL_HELPER_SECONDS; its messages are left to standard error."""
+    """Run a helper for at most CREDENTIAL_HELPER_SECONDS; it writes its messages to standard error."""
     try:
         process = subprocess.Popen(  # noqa: S603 - the user configured it
             [program, "get"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True

@@ -1,4 +1,4 @@
-"""Questions to a registry about manifests, blobs and tags (distribution-spec 1.1)."""
+"""Requests to a registry about manifests, blobs and tags (distribution-spec 1.1)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Descriptor = dict[str, Any]
 
 
 def tags(client: RegistryClient) -> list[str]:
-    """List the tags of a repository, over as many pages as there are.
+    """List the tags of a repository, from all pages.
 
     Raises:
         ImageError: there are more than REGISTRY_TAGS, or the registry does not list tags.
@@ -90,7 +90,7 @@ def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
     """Check whether the repository has a blob or manifest of that size.
 
     Raises:
-        ImageError: the registry does not let us ask.
+        ImageError: the registry denies the request.
     """
     url = client.url(blob_path(descriptor))
     headers = {"Accept": descriptor["mediaType"]} if is_manifest(descriptor) else {}

@@ -47,7 +47,7 @@ class Reference(NamedTuple):
 
 
 def parse_reference(place: str) -> Reference:
-    """Read what follows `docker:`, such as `//localhost:5000/image:tag`; without a tag it is `latest`.
+    """Parse the text after `docker:`, such as `//localhost:5000/image:tag`; the default tag is `latest`.
 
     Raises:
         UsageError: it is malformed, or has both a tag and a digest.

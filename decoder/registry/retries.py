@@ -1,4 +1,4 @@
-"""Requests that are sent again: after which failures, and after which pauses."""
+"""Repeated requests: after which failures, and after which pauses."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from decoder.registry.hosts import NotTlsError, UnreachableError
 if TYPE_CHECKING:
     from decoder.registry.http import Response
 
-_BUSY = network.BUSY_STATUSES | {500}  # registries and the proxies before them use it for short troubles, too
+_BUSY = network.BUSY_STATUSES | {500}  # registries and the proxies before them also use it for short outages
 
 
 def pauses() -> Iterator[float]:
-    """Yield the pause before each further attempt in seconds; REGISTRY_ATTEMPTS - 1 of them."""
+    """Yield the pauses before further attempts, in seconds; REGISTRY_ATTEMPTS - 1 of them."""
     longest = limits.REGISTRY_RETRY_AFTER_SECONDS
     return islice(network.pauses(2 * limits.REGISTRY_RETRY_SECONDS, longest), limits.REGISTRY_ATTEMPTS - 1)
 
 
 def with_retries(attempt: Callable[[], Response]) -> Response:
-    """Send a request that may be sent twice; send it again while the host is busy or drops it, after growing pauses.
+    """Send a request that may be sent twice; repeat it after growing pauses while the host is busy or drops it.
 
     Args:
         attempt: sends it once.
@@ -33,7 +33,7 @@ def with_retries(attempt: Callable[[], Response]) -> Response:
         The reply, which may still say that the host is busy.
 
     Raises:
-        UnreachableError: the last attempt had no reply, either.
+        UnreachableError: the last attempt had no reply either.
     """
     for pause in pauses():
         try:

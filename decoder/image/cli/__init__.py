@@ -41,7 +41,7 @@ example:
 
 
 class Verb(Protocol):
-    """What the module of a verb provides."""
+    """The interface of a verb's module."""
 
     HELP: str
     EXAMPLE: str
@@ -98,7 +98,7 @@ def parser() -> ImageParser:
 
 
 class ImageParser(Parser):
-    """A parser that knows what skopeo and ctr-enc call the same things."""
+    """A parser that knows the names that skopeo and ctr-enc use for the same options."""
 
     def error(self, message: str) -> NoReturn:
         """Reject the command line, with the name of our option if an option of another program was used.

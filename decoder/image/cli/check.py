@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from decoder.image.verbs.check import Report
 
-HELP = "tell by the exit status whether an image is encrypted as required and keys open it"
+HELP = "check, for the exit status, whether an image is encrypted as required and keys open it"
 EXAMPLE = """\
   ctd-decoder image check --require-encrypted all --key app.key docker://registry.example/app:1-enc
   ctd-decoder image check --require-encrypted -1 docker://registry.example/app:1-enc
@@ -38,7 +38,7 @@ def run(parsed: Namespace) -> None:
     """Check an image.
 
     Raises:
-        UsageError: there is nothing to check it for.
+        UsageError: there is nothing to check.
         CheckError: it does not pass.
     """
     from decoder.image.verbs import check
@@ -57,7 +57,7 @@ def run(parsed: Namespace) -> None:
     check.raise_for_problems(report)
     if not parsed.json:
         opened = f"; the keys open all {len(encrypted)}" if keys else ""
-        read = "; digests and HMACs are right" if parsed.verify else ""
+        read = "; digests and HMACs are correct" if parsed.verify else ""
         show(f"{len(encrypted)} of {len(report.findings)} layers are encrypted{opened}{read}\n")
 
 

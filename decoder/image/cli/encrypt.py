@@ -45,7 +45,9 @@ def run(parsed: Namespace) -> None:
 
     options.check_named(parsed)
     if options.destination(parsed).startswith("docker-archive:"):
-        raise UsageError("docker-archive: cannot hold encrypted layers, for it has no annotations: use oci-archive:")
+        raise UsageError(
+            "docker-archive: cannot hold encrypted layers, because it has no annotations: use oci-archive:"
+        )
     with ExitStack() as stack:
         progress = stack.enter_context(progresses.choose(parsed.progress, parsed.json))
         base = options.source(stack, parsed, parsed.skip_base) if parsed.skip_base else None

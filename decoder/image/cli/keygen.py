@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
 
 TYPES = ("rsa3072", "p256", "p384", "p521")
-HELP = "make a key pair: NAME.key, the private key, and NAME.pub, the recipient"
+HELP = "create a key pair: NAME.key, the private key, and NAME.pub, the recipient"
 EXAMPLE = """\
   ctd-decoder image keygen --type p256 app
 """

@@ -1,4 +1,4 @@
-"""Options that verbs share, and what is made of their values."""
+"""Options that verbs share, and parsing of their values."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def add_selection(parser: ArgumentParser) -> None:
 
 
 def add_recipients(parser: ArgumentParser) -> None:
-    """Add everything about recipients."""
+    """Add the options for recipients."""
     add = parser.add_argument
     text = (
         "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE or provider:NAME[:PARAM]; of FILE and EMAIL "
@@ -97,10 +97,10 @@ def add_platform(parser: ArgumentParser) -> None:
 
 
 def add_common(parser: ArgumentParser) -> None:
-    """Add output, progress, and what transports need."""
+    """Add the options for output, progress and transports."""
     add = parser.add_argument
     add("--json", action="store_true", help="print the result as JSON")
-    text = "how the work is shown on standard error: auto, plain, json (a line for each event) or none"
+    text = "how progress is shown on standard error: auto, plain, json (a line for each event) or none"
     add("--progress", choices=progresses.MODES, default=progresses.AUTO, metavar="MODE", help=text)
     text = "false: accept any certificate of a registry, and plain HTTP"
     add("--tls-verify", type=_truth, nargs="?", const=True, default=True, metavar="true|false", help=text)
@@ -136,7 +136,7 @@ def destination(parsed: Namespace) -> str:
 
 
 def transport_options(parsed: Namespace) -> transport.Options:
-    """Collect what transports need."""
+    """Collect the options for transports."""
     user, colon, password = parsed.creds.partition(":")
     if parsed.creds and not (user and colon):
         raise UsageError("--creds is not of the form USER:PASSWORD")
@@ -179,7 +179,7 @@ def required_keys(parsed: Namespace) -> DecryptConfig:
 
 
 def recipients(parsed: Namespace, progress: Progress) -> Recipients:
-    """Read the recipients, and tell which protocol was added to which of them."""
+    """Read the recipients, and report which protocol was added to which of them."""
     texts = []
     for text in parsed.recipient:
         recipient, said = words.with_protocol(text)
@@ -219,7 +219,7 @@ def check_named(parsed: Namespace) -> None:
 
 
 def _sealing(parsed: Namespace, recipients: list[str]) -> Sealing | None:
-    """Build what wraps for the recipient `provider:grants:HOST/REPO`; None if there is none.
+    """Build the provider for the recipient `provider:grants:HOST/REPO`; None if there is none.
 
     Raises:
         UsageError: an option is missing or too much, or a key cannot be used.

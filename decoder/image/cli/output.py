@@ -1,4 +1,4 @@
-"""What verbs print when they are done. The members of the JSON are described in docs/images.md."""
+"""The output of verbs. docs/images.md describes the members of the JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def warn(warnings: list[str], progress: Progress) -> None:
 
 
 def terminal_width() -> int:
-    """Return the width of the terminal that standard output is, 0 if it is none."""
+    """Return the width of the terminal, or 0 if standard output is not one."""
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     return shutil.get_terminal_size().columns if is_terminal else 0
 

@@ -1,4 +1,4 @@
-"""Words that people know from skopeo and ctr-enc: hints to our options, and recipients without a protocol."""
+"""Options of skopeo and ctr-enc, with hints to ours, and recipients without a protocol."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _OURS = {
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Join options with values that start with a dash: argparse would take `-2..` for an option."""
+    """Join options with values that start with a dash, because argparse would take `-2..` for an option."""
     found: list[str] = []
     rest = iter(arguments)
     for argument in rest:
@@ -45,7 +45,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 
 def with_hint(message: str) -> str:
-    """Add to a message about an option of another program what it is called here, instead of the nearest spelling."""
+    """Add to a message about an option of another program the name of ours, instead of the nearest spelling."""
     for theirs, ours in _OURS.items():
         if f"'{theirs}'" in message or message.endswith(theirs):
             return f"{message.partition(' (did you mean ')[0]}; here, use {ours}"
