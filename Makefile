@@ -10,7 +10,7 @@ SOURCES := pyproject.toml $(shell find decoder -name '*.py')
 demo: $(VENV)/.program
 	$(BIN)/python -m tests.demo
 
-# One process more than there are processors, for there is always a test that waits for something.
+# One process more than there are processors, because some test is always waiting.
 PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reorder
 test: system-packages $(VENV)/.dev $(VENV)/.program check test-unit
 	$(BIN)/pytest tests/system $(PARALLEL)

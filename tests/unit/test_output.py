@@ -32,6 +32,8 @@ COMMANDS = [
     ("agent",),
     ("coco",),
     ("coco", "initdata"),
+    ("grants",),
+    *(("grants", verb) for verb in ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")),
 ]
 PRINTING = [("--version",), ("config", "containerd"), *((*command, "--help") for command in COMMANDS)]
 everything_printed = pytest.mark.parametrize("command", PRINTING, ids=" ".join)
