@@ -54,12 +54,25 @@ class TokenStore:
     def add_token(self, label: str, pin: str = PIN) -> None:
         self.run("softhsm2-util", "--init-token", "--free", "--label", label, "--pin", pin, "--so-pin", SO_PIN)
 
-    def add_key(self, token: str, label: str, key_id: str, bits: int) -> None:
-        """Have openssl make an RSA key, LABEL.pem and LABEL.pub.pem, and import it."""
+    def add_key(self, token: str, label: str, key_id: str, bits: int, *options: str) -> None:
+        """Have openssl make an RSA key, LABEL.pem and LABEL.pub.pem, and import it; with options of softhsm2-util."""
         private = self.directory / f"{label}.pem"
         self.run("openssl", "genpkey", "-algorithm", "RSA", "-pkeyopt", f"rsa_keygen_bits:{bits}", "-out", private)
         self.run("openssl", "pkey", "-in", private, "-pubout", "-out", self.directory / f"{label}.pub.pem")
-        self.run("softhsm2-util", "--import", private, "--token", token, "--pin", PIN, "--label", label, "--id", key_id)
+        self.run(
+            "softhsm2-util",
+            "--import",
+            private,
+            "--token",
+            token,
+            "--pin",
+            PIN,
+            "--label",
+            label,
+            "--id",
+            key_id,
+            *options,
+        )
 
     def public(self, label: str) -> bytes:
         return (self.directory / f"{label}.pub.pem").read_bytes()

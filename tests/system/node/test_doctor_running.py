@@ -210,6 +210,42 @@ def test_the_containerd_of_a_kubernetes_distribution(directory: str, name: str, 
     assert any(f"/var/lib/rancher/{directory}/agent/etc/containerd/config-v3.toml.tmpl" in text for text in remedies)
 
 
+INSTALLED = """
+set -e
+mount -t tmpfs tmpfs /var/lib
+mount --bind /dev/null /usr/bin/containerd
+directory=/var/lib/rancher/$1
+mkdir -p $directory/$2 $directory/agent/etc/containerd /etc/containerd/ocicrypt
+cp "$4" $directory/$2/containerd
+cp "$3" $directory/agent/etc/containerd/config.toml
+exec "$5" doctor --json
+"""
+
+
+@pytest.mark.parametrize(
+    ("directory", "place", "name", "service"),
+    [("k3s", "data/current/bin", "k3s", "k3s"), ("rke2", "bin", "RKE2", "rke2-server")],
+)
+def test_a_kubernetes_distribution_that_does_not_run(
+    directory: str, place: str, name: str, service: str, tmp_path: Path
+) -> None:
+    """It is installed, as its own paths show, and nobody else's containerd is on PATH."""
+    (tmp_path / "config.toml").write_text(CONFIGURATION)
+    shutil.copy("/usr/bin/containerd", tmp_path)
+    apart = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    arguments = ["x", directory, place, str(tmp_path / "config.toml"), str(tmp_path / "containerd"), PROGRAM]
+    command = [*apart, "sh", "-c", INSTALLED, *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode in (0, 1), result.stderr
+    findings = json.loads(result.stdout)["findings"]
+    (text,) = texts(findings, "ok", check="containerd")
+    assert f"(/var/lib/rancher/{directory}/{place}/containerd; {name})" in text
+    (warning,) = [each for each in findings if each["check"] == "containerd" and each["level"] == "warning"]
+    assert "it is not running" in warning["text"]
+    assert warning["remedy"] == f"start it: systemctl start {service}"
+    assert any(f"/var/lib/rancher/{directory}/agent/" in text for text in texts(findings, "ok", check="configuration"))
+
+
 ROOTLESS = """
 set -e
 mount -t tmpfs tmpfs /run

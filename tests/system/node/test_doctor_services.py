@@ -20,6 +20,7 @@ from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
 if TYPE_CHECKING:
     from pathlib import Path
 
+_FINAL_TRY, _LOCKED = 0x20000, 0x40000  # CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED
 ANSWERS = "the key service answers, and decrypts with "
 _OF_OTHERS = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "BAO_", "VAULT_", "GOOGLE_")
 
@@ -138,3 +139,33 @@ def test_pkcs11(tmp_path: Path) -> None:
     key.write_bytes(store.public("node"))
     level, text = examine(tmp_path, "pkcs11", key=str(key), config=str(config))
     assert (level, "public keys can only wrap" in text) == ("error", True), text
+
+
+def test_pkcs11_pins(tmp_path: Path) -> None:
+    """The PIN is needed where the token has no public key; no look may lock a token."""
+    (tmp_path / "softhsm").mkdir()
+    store = TokenStore(tmp_path / "softhsm")
+    store.add_token("hidden")
+    store.add_key("hidden", "node", "01", 2048, "--no-public-key")
+    config = write_config(tmp_path / "modules.conf", softhsm())
+    key = tmp_path / "node.yaml"
+
+    def look(pin: str) -> tuple[str, str]:
+        key.write_bytes(store.yaml("token=hidden;object=node", f"module-path={softhsm()}&pin-value={pin}"))
+        found = examine(tmp_path, "pkcs11", key=str(key), config=str(config))
+        assert PIN not in found[1]
+        assert "0000" not in found[1]
+        return found
+
+    level, text = look(PIN)
+    assert (level, text.endswith("the key is on the token")) == ("ok", True), text
+    level, text = look("000011")
+    assert (level, "the PIN is wrong for the token 'hidden'" in text) == ("error", True), text
+    store.set_flags("hidden", store.flags("hidden") | _FINAL_TRY)
+    before = store.flags("hidden")
+    level, text = look("000022")
+    assert (level, "would lock at one more wrong PIN, so none was tried" in text) == ("error", True), text
+    assert store.flags("hidden") == before
+    store.set_flags("hidden", before | _LOCKED)
+    level, text = look("000033")
+    assert (level, "is locked: a wrong PIN was tried too often" in text) == ("error", True), text
