@@ -244,6 +244,9 @@ def test_a_kubernetes_distribution_that_does_not_run(
     assert "it is not running" in warning["text"]
     assert warning["remedy"] == f"start it: systemctl start {service}"
     assert any(f"/var/lib/rancher/{directory}/agent/" in text for text in texts(findings, "ok", check="configuration"))
+    (text,) = texts(findings, "note", check="store")
+    assert f"/var/lib/rancher/{directory}/agent/containerd/" in text
+    assert text.endswith("does not exist yet: containerd creates it")
 
 
 ROOTLESS = """

@@ -1,0 +1,129 @@
+"""`ctd-decoder doctor`: its agent, the content store, keyproviders and their images, as real programs leave them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import images
+from tests.support.agent import Agent, Place, works
+from tests.support.containerd import CONFIGURATION, IMAGE, KEYS_DIRECTORY, Containerd
+from tests.support.images import Layout
+from tests.support.processes import PROGRAM
+from tests.support.serving import write_key
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.keypairs import KeyPair
+
+Findings = list[dict[str, str]]
+PROVIDERS = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
+ELSEWHERE = CONFIGURATION + "".join(
+    f'[stream_processors."io.containerd.ocicrypt.decoder.v1.tar{suffix}"]\n'
+    f'accepts = ["application/vnd.oci.image.layer.v1.tar{kind}+encrypted"]\n'
+    f'returns = "application/vnd.oci.image.layer.v1.tar{kind}"\npath = "ctd-decoder"\n'
+    f'args = ["--decryption-keys-path", "{KEYS_DIRECTORY}", "--content-store", "/nowhere"]\n'
+    for suffix, kind in (("", ""), (".gzip", "+gzip"))
+)
+
+
+def examine(containerd: Containerd, *arguments: str, command: tuple[str, ...] = ()) -> Findings:
+    containerd.execute("chmod", "700", KEYS_DIRECTORY)
+    result = containerd.execute(*command, PROGRAM, "doctor", "--json", *arguments)
+    assert result.returncode in (0, 1), result.stderr
+    found: Findings = json.loads(result.stdout)["findings"]
+    return found
+
+
+def the(findings: Findings, check: str) -> dict[str, str]:
+    (finding,) = [each for each in findings if each["check"] == check]
+    return finding
+
+
+@pytest.fixture
+def key(keys: dict[str, KeyPair]) -> Path:
+    return keys["rsa2048"].private
+
+
+def test_a_content_store_that_is_not_there(key: Path, tmp_path: Path) -> None:
+    with Containerd(tmp_path, key, configuration=ELSEWHERE) as containerd:
+        finding = the(examine(containerd), "store")
+    assert (finding["level"], finding["text"].startswith("the directory /nowhere/")) == ("error", True)
+    assert "--content-store" in finding["remedy"]
+
+
+def test_no_keyprovider_file(key: Path, tmp_path: Path) -> None:
+    """containerd's default configuration names it, and need not have it."""
+    with Containerd(tmp_path, key) as containerd:
+        finding = the(examine(containerd), "keyproviders")
+    assert finding["subject"] == f"keyproviders {PROVIDERS}"
+    assert (finding["level"], finding["text"]) == ("note", "there is no such file, so no keyprovider is used")
+
+
+def test_an_image_whose_key_a_provider_has(plain: dict[str, Layout], tmp_path: Path) -> None:
+    config, layer_key = tmp_path / "providers.conf", write_key(tmp_path / "layers")
+    config.write_text(json.dumps({"key-providers": {"node": {"native": "local", "key": str(layer_key)}}}))
+    layout = tmp_path / "encrypted"
+    command = [PROGRAM, "image", "encrypt", "--recipient", "provider:node", "--keyprovider-config", str(config)]
+    source = f"oci:{plain[images.GZIP].directory}"
+    subprocess.run([*command, source, f"oci:{layout}:{images.NAME}"], check=True, timeout=120)
+    (tmp_path / "node").mkdir()
+    with Containerd(tmp_path / "node") as containerd:
+        assert containerd.import_image(Layout(layout), "--no-unpack").returncode == 0
+        put = f"install -m 600 {shlex.quote(str(config))} {PROVIDERS}"
+        assert containerd.execute("sh", "-c", put).returncode == 0
+        findings = examine(containerd, IMAGE)
+        opened = [each["text"] for each in findings if each["check"] == "image"]
+        assert opened
+        assert all("opens, and its HMAC is correct" in text for text in opened), opened
+        layer_key.write_bytes(bytes(32))
+        findings = examine(containerd, IMAGE)
+    failed = [each for each in findings if each["check"] == "image"]
+    assert {each["level"] for each in failed} == {"error"}
+    assert all("the keyprovider 'node'" in each["text"] for each in failed), failed
+
+
+def test_the_agent(key: Path, tmp_path: Path) -> None:
+    """None, one that serves, and one that sends clients away."""
+
+    def state() -> tuple[str, str]:
+        """Look at the agents of this user; containerd's are in a /run of its own."""
+        environment = {**os.environ, "XDG_RUNTIME_DIR": str(place.directory)}
+        command = [PROGRAM, "doctor", "--json", "--containerd-config", str(tmp_path / "absent.toml")]
+        apart = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            'mkdir -p /run/ctd-decoder; mount -t tmpfs x /run/ctd-decoder; exec "$@"',
+        ]
+        result = subprocess.run(
+            [*apart, "sh", *command], capture_output=True, text=True, timeout=120, check=False, env=environment
+        )
+        finding = the(json.loads(result.stdout)["findings"], "agent")
+        return finding["level"], finding["text"]
+
+    with Place() as place:
+        assert state() == ("note", "none is running: the first layer of an image starts one")
+        with Agent(place) as agent:
+            assert works(place)
+            assert state() == ("ok", f"process {agent.process.pid} has served 1 layers")
+            confined = ["prlimit", "--nofile=500", place.client]
+            for _ in range(2):
+                subprocess.run([*confined], stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+            level, text = state()
+            assert level == "warning"
+            assert "has served 1 layers; clients that decrypted without it: " in text
+
+
+@pytest.mark.parametrize("arguments", [["--wrong"], ["image", "other"], ["--namespace"]])
+def test_usage(arguments: list[str]) -> None:
+    result = subprocess.run([PROGRAM, "doctor", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "ctd-decoder: error: " in result.stderr
