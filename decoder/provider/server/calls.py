@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from decoder.provider import Use
     from decoder.provider.server.gate import Gate
+    from decoder.provider.server.numbers.tally import Row
     from decoder.provider.server.service import Asked, Service
-    from decoder.provider.server.tally import Row
 
 Context = grpc.aio.ServicerContext
 _OPERATIONS: tuple[protocol.Operation, protocol.Operation] = ("keywrap", "keyunwrap")

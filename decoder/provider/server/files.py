@@ -6,14 +6,15 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.provider.server import clientpolicy, tls
+from decoder.provider.server import tls
+from decoder.provider.server.clients import clientpolicy
 from decoder.provider.server.reloaded import Reloaded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from decoder.provider.server.clientpolicy import ClientPolicy
-    from decoder.provider.server.tally import Row
+    from decoder.provider.server.clients.clientpolicy import ClientPolicy
+    from decoder.provider.server.numbers.tally import Row
     from decoder.provider.server.tls import Security, Tls
 
 

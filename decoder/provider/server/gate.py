@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder.provider.errors import ClientRefusedError, RateError
-from decoder.provider.server import clientpolicy
+from decoder.provider.server.clients import clientpolicy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from decoder.provider.audit import Operation
-    from decoder.provider.server.clientpolicy import ClientPolicy, Rule
-    from decoder.provider.server.front import Front
-    from decoder.provider.server.peer import Peer
-    from decoder.provider.server.rates import Rates
+    from decoder.provider.server.clients.clientpolicy import ClientPolicy, Rule
+    from decoder.provider.server.clients.peer import Peer
+    from decoder.provider.server.clients.rates import Rates
+    from decoder.provider.server.connections.front import Front
     from decoder.provider.server.reloaded import Reloaded
 
 _UNKNOWN = "the connection is not one that this server has accepted"

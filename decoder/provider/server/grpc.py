@@ -18,18 +18,18 @@ from decoder import limits
 from decoder.formats import protobuf
 from decoder.provider.client.grpc import SERVICE
 from decoder.provider.server.calls import Calls, Context, abort
+from decoder.provider.server.clients.refusals import Refusals
+from decoder.provider.server.connections.front import Front
+from decoder.provider.server.connections.listening import is_open_to_others
 from decoder.provider.server.files import Files
-from decoder.provider.server.front import Front
 from decoder.provider.server.gate import Gate
-from decoder.provider.server.listening import is_open_to_others
-from decoder.provider.server.refusals import Refusals
 from decoder.provider.server.watch import Watch
 
 if TYPE_CHECKING:
     import socket
 
+    from decoder.provider.server.clients.rates import Rates
     from decoder.provider.server.processes import Child
-    from decoder.provider.server.rates import Rates
     from decoder.provider.server.service import Service
     from decoder.provider.server.tls import Security
     from decoder.provider.server.watch import Counted

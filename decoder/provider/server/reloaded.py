@@ -10,7 +10,7 @@ from decoder.errors import DecoderError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from decoder.provider.server.tally import Row
+    from decoder.provider.server.numbers.tally import Row
 
 _Value = TypeVar("_Value")
 _Signature = list[tuple[int, ...]]

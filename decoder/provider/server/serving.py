@@ -12,9 +12,9 @@ from decoder.extras import missing
 from decoder.provider import create
 from decoder.provider.errors import ProviderError
 from decoder.provider.server import processes, sharedkeks
-from decoder.provider.server.rates import Rates
+from decoder.provider.server.clients.rates import Rates
+from decoder.provider.server.numbers.tally import Tally
 from decoder.provider.server.service import Service
-from decoder.provider.server.tally import Tally
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decoder.commandline import Parser
     from decoder.provider.audit import Observer
     from decoder.provider.keks import Keks
-    from decoder.provider.server.tally import Row
+    from decoder.provider.server.numbers.tally import Row
 
 _LOOPBACK = "127.0.0.1"
 
@@ -79,7 +79,8 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     """
     try:
         from decoder.provider.server import grpc as server
-        from decoder.provider.server import listening, tls, watch
+        from decoder.provider.server import tls, watch
+        from decoder.provider.server.connections import listening
     except ImportError as error:
         raise ProviderError(missing("grpc", error)) from error
 

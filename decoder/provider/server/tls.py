@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from cryptography.x509 import Certificate
 
-    from decoder.provider.server.tally import Row
+    from decoder.provider.server.numbers.tally import Row
 
 _PARTIAL = ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN  # an intermediate authority can be the one that is trusted
 _NO_CERTIFICATE = "PEER_DID_NOT_RETURN_A_CERTIFICATE"

@@ -13,14 +13,14 @@ from decoder.errors import quoted
 from decoder.extras import missing
 from decoder.node.unixsocket import ListenError
 from decoder.provider.errors import ProviderError
-from decoder.provider.server.listening import parse_address, resolve
+from decoder.provider.server.connections.listening import parse_address, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from decoder.provider.audit import Provider
-    from decoder.provider.server.status import Status
-    from decoder.provider.server.tally import Row, Tally
+    from decoder.provider.server.numbers.status import Status
+    from decoder.provider.server.numbers.tally import Row, Tally
 
 
 class Counted(NamedTuple):
@@ -94,8 +94,8 @@ class Watch:
         self._tasks = [asyncio.create_task(self._beat())]
         if self._counted.listener is None:
             return
-        from decoder.provider.server.metrics import Exposition
-        from decoder.provider.server.status import Status
+        from decoder.provider.server.numbers.metrics import Exposition
+        from decoder.provider.server.numbers.status import Status
 
         exposition = Exposition(self._provider.name, self._counted.tally)
         self._status = Status(self._counted.tally, exposition.write)

@@ -10,7 +10,7 @@ import kubernetes_validate  # type: ignore[import-untyped]
 import pytest
 
 from decoder.grants.cli import parser as grants_parser
-from decoder.provider.server import clientpolicy
+from decoder.provider.server.clients import clientpolicy
 from tests.support.certificates import issue
 from tests.support.kubernetes import Objects, pod_of, render
 

@@ -11,10 +11,10 @@ from cryptography import x509
 
 from decoder.provider.errors import ClientRefusedError
 from decoder.provider.patterns import matches
-from decoder.provider.server import clientpolicy
-from decoder.provider.server.clientpolicy import PolicyError, Rate
-from decoder.provider.server.peer import Peer
-from decoder.provider.server.rates import Rates
+from decoder.provider.server.clients import clientpolicy
+from decoder.provider.server.clients.clientpolicy import PolicyError, Rate
+from decoder.provider.server.clients.peer import Peer
+from decoder.provider.server.clients.rates import Rates
 from tests.support.certificates import Issued, issue
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from decoder.provider.server.http2 import GO_AWAY, Frames
+from decoder.provider.server.connections.http2 import GO_AWAY, Frames
 from tests.support.certificates import issue
 from tests.support.serving import Server, ask, message, method_of, request_of, wait_for, write_key
 

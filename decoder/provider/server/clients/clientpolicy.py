@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from decoder.provider.audit import Operation
-    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.clients.peer import Peer
 
 _CERTIFIED = {"uri": "/", "dns": ".", "cn": ""}  # the kinds of names in certificates, and what `*` does not match there
 _LOCAL = ("uid", "gid")  # those of users at a Unix socket

@@ -15,7 +15,8 @@ from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
 from decoder.node.network import is_loopback
 from decoder.node.unixsocket import ListenError
-from decoder.provider.server import clientpolicy, tls
+from decoder.provider.server import tls
+from decoder.provider.server.clients import clientpolicy
 
 if TYPE_CHECKING:
     from decoder.provider.server.tls import Security

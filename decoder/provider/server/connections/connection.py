@@ -9,15 +9,16 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Literal
 
 from decoder import limits
-from decoder.provider.server import peer, tls
-from decoder.provider.server.http2 import GO_AWAY, Frames
+from decoder.provider.server import tls
+from decoder.provider.server.clients import peer
+from decoder.provider.server.connections.http2 import GO_AWAY, Frames
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Sequence
 
-    from decoder.provider.server.clientpolicy import Rule
-    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.clients.clientpolicy import Rule
+    from decoder.provider.server.clients.peer import Peer
 
 _WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
 _CHUNK_BYTES = 64 * 1024  # a TLS record has at most 16 KiB

@@ -10,14 +10,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from decoder import __version__, limits
-from decoder.provider.server import tally as tallies
+from decoder.provider.server.numbers import tally as tallies
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prometheus_client import Metric
 
-    from decoder.provider.server.tally import Tally
+    from decoder.provider.server.numbers.tally import Tally
 
 _PREFIX = "ctd_keyprovider_"
 

@@ -10,7 +10,7 @@ from decoder.provider.errors import ClientRefusedError
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider
-    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.clients.peer import Peer
 
 
 class Refusals:

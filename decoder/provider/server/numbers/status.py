@@ -12,7 +12,7 @@ from decoder import limits
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from decoder.provider.server.tally import Tally
+    from decoder.provider.server.numbers.tally import Tally
 
 _REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
 _TEXT = "text/plain; charset=utf-8"

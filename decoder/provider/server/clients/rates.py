@@ -21,7 +21,7 @@ from decoder import limits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from decoder.provider.server.clientpolicy import Rate
+    from decoder.provider.server.clients.clientpolicy import Rate
 
 _ENTRY = struct.Struct("=Qd")  # a hash of the client's name, and its time
 _PROBES = 16  # entries of which a client may have one

@@ -11,15 +11,16 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.provider.server import listening, peer
-from decoder.provider.server.connection import Connection
+from decoder.provider.server.clients import peer
+from decoder.provider.server.connections import listening
+from decoder.provider.server.connections.connection import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from decoder.provider.server.peer import Peer
+    from decoder.provider.server.clients.peer import Peer
+    from decoder.provider.server.numbers.tally import Row
     from decoder.provider.server.reloaded import Reloaded
-    from decoder.provider.server.tally import Row
     from decoder.provider.server.tls import Tls
 
 _ABSTRACT = "unix-abstract:"

@@ -1,0 +1,1 @@
+"""The connections of a server: where it listens, TLS with clients, and bounds."""

@@ -1,0 +1,1 @@
+"""What a server counts, for Prometheus and for probes."""
