@@ -42,7 +42,7 @@ class Logins:
     Args:
         authfile: the only file to read, "" for the usual ones.
         given: a login for every registry, instead of those in files.
-        further: files that are read after the usual ones, such as the kubelet's.
+        further: files that are read after the usual ones, such as the kubelet's, if this user may read them.
     """
 
     def __init__(self, authfile: str = "", given: Login | None = None, further: Sequence[str] = ()) -> None:
@@ -96,7 +96,7 @@ def find_login(
     paths = [authfile] if authfile else list(dict.fromkeys((*_paths(), *further)))
     for number, path in enumerate(paths, 1):
         try:
-            if login := _in_file(_read(path), names, folders):
+            if login := _in_file(_read(path, path not in further), names, folders):
                 return login, paths[:number]
         except ValueError as error:
             raise ImageError(f"{quoted(path)}: {error}") from error
@@ -124,12 +124,16 @@ def _in_file(config: dict[str, Any], names: tuple[str, ...], folders: list[str])
     return login or next(filter(None, below), None) or _stored(entries, names)
 
 
-def _read(path: str) -> dict[str, Any]:
+def _read(path: str, is_ours: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = file.read(limits.DOCKER_CONFIG_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         return {}
+    except PermissionError as error:
+        if not is_ours:  # the kubelet's are root's
+            return {}
+        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
     except OSError as error:
         raise ImageError(f"{quoted(path)}: {error.strerror}") from error
     if len(data) > limits.DOCKER_CONFIG_BYTES:

@@ -29,6 +29,8 @@ COMMANDS = [
     ("config",),
     ("config", "containerd"),
     ("doctor",),
+    ("grants",),
+    *(("grants", verb) for verb in ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")),
     ("agent",),
     ("coco",),
     ("coco", "initdata"),

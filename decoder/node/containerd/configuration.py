@@ -53,7 +53,6 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
         f"# {CONTAINERD[version]}, configuration version {version}: stream processors for encrypted layers.",
         "# Clients send payloads for these two IDs only, so the second one accepts zstd layers as well;",
         "# containerd detects the compression of the decrypted layer by itself.",
-        *(["# Not tested with a containerd that reads version 4."] if version == 4 else []),
         f"version = {version}",
         "",
         "[stream_processors]",

@@ -50,6 +50,7 @@ def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None
         for refused in (None, credentials(certificates, ca="other-ca")):
             with connected(server, refused) as channel:
                 assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
+        wait_for(lambda: len(server.audit) == 3)
     assert "--client-ca asks for a certificate" in server.log
     assert [line["operation"] for line in server.audit] == ["wrap", "handshake", "handshake"]
 
