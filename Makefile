@@ -85,7 +85,7 @@ wheel: $(VENV)/.run
 
 # Known vulnerabilities of what is pinned; asks PyPI.
 audit: $(VENV)/.dev
-	$(BIN)/uvx pip-audit==2.10.1 --disable-pip --require-hashes --requirement requirements/run.txt --requirement requirements/dev.txt
+	$(BIN)/python packaging/audit $(AUDIT)
 
 # The documentation as a site, to build/site; a dead link is an error.
 docs: $(VENV)/.docs
