@@ -86,8 +86,15 @@ def select(keyring: bytes, wanted: str) -> bytes:
         names = ", ".join(number.hex().upper() for number in found)
         raise KeyFileError(f"several certificates fit {quoted(wanted)}; choose by fingerprint: {names}")
     if not found:
-        raise KeyFileError(problem)
+        hint = "; it holds secret keys, give it public ones (gpg --export)" if _has_secret_keys(keyring) else ""
+        raise KeyFileError(problem + hint)
     return next(iter(found.values()))
+
+
+def _has_secret_keys(keyring: bytes) -> bool:
+    """Check for secret keys in a keyring that has been read before."""
+    split = packets.split(packets.dearmoured(keyring), limits.PGP_KEYRING_PACKETS)
+    return any(packet.tag == packets.SECRET_KEY for packet in split)
 
 
 def certificates(keyring: bytes) -> Iterator[KeyringEntry]:

@@ -94,6 +94,13 @@ def test_a_revoked_certificate_is_said_to_be(home: GnupgHome, wanted: str) -> No
     assert opened(home, wrapped) == (OPTIONS, [])
 
 
+def test_secret_keys_where_public_ones_belong(home: GnupgHome) -> None:
+    make(home, "ed25519", "cv25519")
+    with pytest.raises(KeyFileError, match=r"no OpenPGP certificate for .*; it holds secret keys, give it public ones"):
+        select(secret(home).data, WHO)
+    assert select(secret(home).data + home.public(WHO), WHO) == home.public(WHO)
+
+
 def test_curves_that_the_library_lacks_are_named(home: GnupgHome) -> None:
     make(home, "nistp256", "brainpoolP256r1")
     with pytest.raises(KeyFileError, match="its keys are of the types ECDSA, ECDH brainpoolP256r1"):
