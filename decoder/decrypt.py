@@ -55,7 +55,7 @@ class _Opened(Record):
     Attributes:
         keys: one; several if nothing authenticates them but the layer's HMAC.
         digest: the descriptor's.
-        unless_verified: what to raise if the HMAC fits none of the latter, whatever the reason.
+        unless_verified: the one error to raise if the HMAC matches none of the latter, for any reason.
     """
 
     keys: list[LayerKey]

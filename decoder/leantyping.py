@@ -19,7 +19,7 @@ def load() -> None:
         from importlib import reload
 
         object.__setattr__(typing, "__class__", ModuleType)  # it looks for names in itself alone, as every module does
-        reload(typing)  # into the same module: whoever has it has the real one now
+        reload(typing)  # into the same module, so that earlier importers have the real one now
 
 
 class _Typing(ModuleType):

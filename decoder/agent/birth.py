@@ -73,7 +73,7 @@ def leave_agent(place: str) -> Kept:
 
 
 def _notices() -> tuple[int, int]:
-    """Make the channel to the agent, out of the way of the descriptors that a layer has."""
+    """Create the channel to the agent, with descriptors other than those of a layer."""
     ends = []
     for end in socketpair(AF_UNIX, SOCK_SEQPACKET):
         ends.append(fcntl(end.fileno(), F_DUPFD_CLOEXEC, _FIRST_OF_OURS))

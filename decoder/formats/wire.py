@@ -41,7 +41,7 @@ def parse_json(text: bytes) -> object:
 
 
 def _load(text: str) -> object:
-    """Do as `json.loads`; what the scanner does not take is read again by json, whose errors tell where it is wrong."""
+    """Parse as `json.loads` does; text that the scanner rejects is parsed by json, whose errors have the position."""
     stripped = text.strip(" \t\n\r")
     try:
         value, end = _json.make_scanner(cast("_json.make_scanner", _Scanning))(stripped, 0)

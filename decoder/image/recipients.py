@@ -122,7 +122,7 @@ class Recipients:
         return [warning for provider in self._providers.values() for warning in provider.warnings]
 
     def check_publishing(self) -> None:
-        """Check that whatever `publish` will write can be written.
+        """Check that everything that `publish` will write can be written.
 
         Raises:
             ImageError: a registry does not take it.

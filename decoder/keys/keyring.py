@@ -97,7 +97,7 @@ class DecryptConfig(Record):
         keyprovider_config: the file that configures keyproviders, or "" if none may be asked.
         deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
         is_config_required: whether that file must exist, because an option and not only the environment names it.
-        budget: what the layer may still cost, or None for whatever it takes.
+        budget: what the layer may still cost, or None for no bound.
     """
 
     keyring: Keyring

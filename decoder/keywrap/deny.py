@@ -21,7 +21,7 @@ _NAMES_OF_KEYS = ("kid", "key_url")
 
 
 def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> None:
-    """Refuse a layer that a rule denies.
+    """Check that no rule denies a layer.
 
     Args:
         config_file: configures keyproviders. Without it, or if it cannot be understood, nobody knows which rules it

@@ -16,7 +16,7 @@ _BUNDLES = (
 
 
 def trust_system(context: ssl.SSLContext) -> None:
-    """Have a context accept the authorities of this system, or those of $SSL_CERT_FILE and $SSL_CERT_DIR.
+    """Load the authorities of this system, or those of $SSL_CERT_FILE and $SSL_CERT_DIR, into a context.
 
     OpenSSL itself looks only in the place that it was built for. The packages' is Debian's, which other systems do not
     have, so the first bundle that is there is loaded instead.

@@ -59,7 +59,7 @@ class Use(NamedTuple):
         run: performs it within a number of seconds, and returns the result; it raises ProviderError.
         waits: whether it waits for a network or a device. If not, it takes well under a millisecond.
         check: refuses private options that the key-encryption key has opened, within so many seconds; it raises
-            ProviderError. None if whoever has the key may open everything.
+            ProviderError. None if the key alone decides what may be opened.
     """
 
     keys: tuple[str, ...]

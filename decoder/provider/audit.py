@@ -128,7 +128,7 @@ class Provider:
             return self._wrapping(operation, data, parameters)
         if operation == "unwrap-kek":
             use = self._opening(data, parameters)
-            if use.check:  # which whoever gets the key could not do
+            if use.check:  # which the receiver of the key could not perform
                 raise NoKekServiceError("this provider checks every layer, and gives no key-encryption key away")
             return use
         if letter := envelope.parse(data):

@@ -29,7 +29,7 @@ _STATUS = "var/lib/dpkg/status.d"  # where scanners of images look
 
 
 def main() -> int:
-    """Make the images and trees for the architectures on the command line; return the exit status."""
+    """Build the images and trees for the architectures on the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="packaging/image", description=__doc__)
     parser.add_argument(
         "architectures", nargs="*", metavar="amd64|arm64", help="by default all for which there are packages"

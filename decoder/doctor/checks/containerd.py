@@ -16,7 +16,7 @@ _SUBJECT = "containerd"
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Look for containerd: its program, its version, and whether it runs."""
+    """Check containerd's program, its version, and whether it is running."""
     containerd = node.containerd
     if not containerd.program:
         yield Finding("error", _SUBJECT, "there is no such program on PATH", "install containerd, or add it to PATH")

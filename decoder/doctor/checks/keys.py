@@ -24,7 +24,7 @@ _PASSPHRASE_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Look at each keys directory and at each key in it."""
+    """Check each keys directory and each key in it."""
     for directory in node.keys_directories:
         yield from _examine(directory, node.place(directory), node.keys[directory])
 

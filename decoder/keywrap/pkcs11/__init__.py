@@ -220,7 +220,7 @@ def _check_version(value: dict[str, object]) -> None:
 
 
 def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config, seconds: float) -> bytes:
-    """Do what needs no token first: nothing is loaded for a key file that cannot be used."""
+    """Check first what needs no token, so that no module is loaded for a key file that cannot be used."""
     from decoder.keywrap.pkcs11.token import decrypt
 
     key_file = parse_key_file(material.data)

@@ -32,19 +32,19 @@ _OPERATIONS: tuple[protocol.Operation, protocol.Operation] = ("keywrap", "keyunw
 
 
 class BusyError(Exception):
-    """The server has too much to do at the moment; the client tries again."""
+    """The server is busy, and the client should try again."""
 
 
 class Calls:
-    """Answers calls, at most PROVIDER_SERVER_CALLS at a time; others are told that the server is busy.
+    """Answers calls, at most PROVIDER_SERVER_CALLS at a time; further calls get the error that the server is busy.
 
     Attributes:
         running: how many are being answered.
 
     Args:
-        service: understands and does what is asked.
-        threads: for what waits for a key service.
-        say: takes what the operator should know.
+        service: parses and performs requests.
+        threads: for requests that wait for a key service.
+        say: prints lines for the operator.
         row: counts calls and their outcomes.
         gate: decides who may call.
     """
@@ -83,7 +83,7 @@ class Calls:
     async def _call(
         self, operation: protocol.Operation, is_kek: bool, message: bytes, context: Context[bytes, bytes]
     ) -> bytes:
-        """Answer one call; what goes wrong becomes its status."""
+        """Answer one call; errors become its status."""
         code, outcome = grpc.StatusCode.INTERNAL, "canceled"
         try:
             if self._is_busy(len(message)):
@@ -138,7 +138,7 @@ class Calls:
         )
 
     async def _perform(self, asked: Asked, context: Context[bytes, bytes]) -> bytes:
-        """Do what is asked if this client may ask for it, and write it down whatever the outcome."""
+        """Perform a request if the client is allowed to send it, and record the outcome in any case."""
         began = monotonic()
         keys: tuple[str, ...] = ()
         cause: BaseException | None = None
@@ -175,7 +175,7 @@ class Calls:
         return peer.address if peer else "an unknown connection"
 
     async def _run(self, use: Use) -> bytes:
-        """Use a thread only where something waits: a switch of threads costs more than a local key does."""
+        """Use a thread only for requests that wait, because a thread switch costs more than using a local key."""
         seconds = limits.PROVIDER_SECONDS * limits.PROVIDER_OWN_SHARE
         if not use.waits:
             return use.run(seconds)
@@ -192,7 +192,7 @@ class Calls:
 
 
 def _image(context: Context[bytes, bytes]) -> str:
-    """Return the reference of the image, if the client tells it: in one bounded printable line."""
+    """Return the reference of the image, if the client sends it, as one bounded printable line."""
     for name, value in context.invocation_metadata() or ():
         if name == IMAGE_METADATA:
             text = value.decode(errors="replace") if isinstance(value, bytes) else value

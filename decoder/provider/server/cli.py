@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
     """Run `ctd-decoder keyprovider`.
 
     Args:
-        arguments: those after `keyprovider`.
+        arguments: the words after `keyprovider`.
 
     Returns:
         The exit status, 0.
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         UsageError: the command line cannot be understood.
         ServiceFailedError: the provider failed.
         StreamError: standard input or output failed.
-        ListenError: the server cannot listen where it was told to.
+        ListenError: the server cannot listen at its address.
     """
     verb, rest = (arguments[0], with_two_dashes(arguments[1:])) if arguments else ("--help", [])
     if verb in ("-h", "-help", "--help"):
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
 def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
     service = Service(create(name, options), parsed.provider_name)
     try:
-        # A provider that waits for people has a time of its own for that; `create` has checked it.
+        # A provider that waits for people has a separate time for that, which `create` has checked.
         reply = service.answer(_read_request(), limits.CLOUD_KMS_SECONDS + float(str(options.get("wait") or 0)))
     except RequestError as error:
         raise ServiceFailedError(str(error)) from error

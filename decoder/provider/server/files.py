@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 
 class Files:
-    """What is read from them.
+    """The contents of the files.
 
     Args:
         security: their names.
-        say: takes what the operator should know.
+        say: prints lines for the operator.
         row: gets alarms, and when certificates expire.
 
     Attributes:
         tls: None without TLS.
-        policy: None if everybody may do everything.
+        policy: None if every client may do everything.
     """
 
     def __init__(self, security: Security, say: Callable[[str], None], row: Row) -> None:
@@ -44,7 +44,7 @@ class Files:
         self._warn()
 
     def look(self) -> bool:
-        """Read what has changed; return whether TLS has. Warn of certificates that expire soon, from time to time."""
+        """Read changed files; return whether TLS has changed. Warn periodically of certificates that expire soon."""
         if self.policy:
             self.policy.look()
         if self.tls and self.tls.look():

@@ -1,4 +1,4 @@
-"""Who may call: the client of a connection, and what the client policy lets it do."""
+"""Access control: the client of a connection, and what the client policy allows it."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class StaleConnectionError(ClientRefusedError):
 
 
 class Caller(NamedTuple):
-    """Who has called, and the rules about that client; None if there is no policy."""
+    """A client that has called, and the rules about it; None if there is no policy."""
 
     peer: Peer
     rules: Sequence[Rule] | None
 
 
 class Gate:
-    """Decides for each call, by what is trusted and allowed now, whenever the connection was made.
+    """Decides about each call by the current trust and policy, even if the connection is older.
 
     Args:
         front: knows the connections.
-        policy: who may do what, or None to let every client do everything.
+        policy: the client policy, or None to allow everything to every client.
         rates: counts requests.
     """
 
@@ -53,7 +53,7 @@ class Gate:
         return connection.peer if connection else None
 
     def enter(self, address: str) -> Caller:
-        """Let a client in.
+        """Admit a client.
 
         Raises:
             StaleConnectionError: its certificate is not trusted any more.

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what went wrong is said here, in one voice
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # errors are reported by this module only
 import grpc
 import grpc.aio
 
@@ -38,16 +38,16 @@ _HEALTH = "grpc.health.v1.Health"
 # grpc.health.v1.HealthCheckResponse{ServingStatus status=1}
 _SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = b"\x08\x01", b"\x08\x02", b"\x08\x03"
 _ENVELOPE_BYTES = 16  # of the message around a request
-_REPLY_FACTOR = 4  # what integers take of JSON, for each byte
+_REPLY_FACTOR = 4  # JSON bytes for each integer
 
 
-# Bounds of messages, connections and calls. Connections are bounded at the front, too, which nobody should go around.
+# Bounds of messages, connections and calls. The front also bounds connections; this is a second limit behind it.
 _OPTIONS = (
     ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _ENVELOPE_BYTES),
     ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
     ("grpc.max_allowed_incoming_connections", 2 * limits.PROVIDER_SERVER_CONNECTIONS),
     ("grpc.max_concurrent_streams", limits.PROVIDER_SERVER_STREAMS),
-    # What gRPC has read and not begun: beyond that it cancels calls at random, where we say that we are busy.
+    # Requests that gRPC has read and not begun: beyond that it cancels calls at random, before we can answer "busy".
     ("grpc.server.max_pending_requests", 2 * limits.PROVIDER_SERVER_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 4 * limits.PROVIDER_SERVER_CALLS),
     ("grpc.server_handshake_timeout_ms", int(limits.PROVIDER_SERVER_HANDSHAKE_SECONDS * 1000)),
@@ -58,7 +58,7 @@ _OPTIONS = (
 
 
 class Door(NamedTuple):
-    """How clients reach a process.
+    """The way in which clients reach a process.
 
     Attributes:
         listeners: its sockets, which listen.
@@ -84,8 +84,8 @@ def serve(
     Args:
         service: answers the requests.
         door: how clients get here.
-        say: takes what the operator should know.
-        counted: where this process counts, and where all numbers are shown.
+        say: prints lines for the operator.
+        counted: the counters of this process, and where all numbers are shown.
         ready: called once it serves.
         child: of several processes, of which this is one; by default it is the only one.
 
@@ -131,14 +131,14 @@ async def _serve(
     deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS
     await front.leave(limits.PROVIDER_SERVER_GRACE_SECONDS, lambda: calls.running == 0)
     if not calls.running:
-        front.close()  # gRPC would wait for clients that do not heed it
+        front.close()  # gRPC would wait for clients that ignore it
     await server.stop(max(0.0, deadline - monotonic()))
     front.close()
     threads.shutdown(wait=False, cancel_futures=True)
 
 
 def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
-    """Report that the server listens, and whether that is dangerous."""
+    """Report that the server is listening, and warn if that is dangerous."""
     if is_open_to_others(address, security):
         say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
     say(f"listening on {where}")

@@ -37,7 +37,7 @@ class Child(NamedTuple):
     ready: int
 
     def tell_ready(self) -> None:
-        """Tell the parent that the process listens."""
+        """Report to the parent that the process is listening."""
         os.write(self.ready, b"1")
 
 

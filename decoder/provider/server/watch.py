@@ -119,7 +119,7 @@ class Watch:
             await asyncio.sleep(limits.PROVIDER_SERVER_CHECK_SECONDS)
 
     async def _check(self) -> None:
-        """Look for the key service, in a thread of its own: calls may have taken all others."""
+        """Check the key service in a separate thread, because calls may occupy all others."""
         found = asyncio.get_running_loop().run_in_executor(self._thread, _is_up, self._provider)
         try:
             is_up = await asyncio.wait_for(found, limits.PROVIDER_SERVER_CHECK_SECONDS)

@@ -79,7 +79,7 @@ class Grants:
         self._seen: dict[Place, Grant] = {}  # without their keys
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
-        """Refuse: a node grants nothing; see `KeyService`."""
+        """Reject the request, because a node grants nothing; see `KeyService`."""
         raise ProviderError(
             "it only unwraps: encrypt with `ctd-decoder image encrypt --recipient provider:grants:HOST/REPO "
             "--grants-owner FILE --sign-key FILE`"
@@ -97,7 +97,7 @@ class Grants:
         )
 
     def check(self, _seconds: float) -> Checked:
-        """Tell what is configured; which registries are asked depends on the images; see `CheckableService`."""
+        """Report the configuration; which registries are asked depends on the images. See `CheckableService`."""
         return Checked([f"the node's key can be used; {self._owners} owners are believed"], [])
 
     def _fetch(self, place: Place, seconds: float) -> Grant:
@@ -126,7 +126,9 @@ class Grants:
 def _image_of(place: Place) -> str:
     """Name the image that a node has with an annotation about this place, "" if containerd's store does not tell."""
     beginning = envelope.seal(envelope.new_kek(), PROVIDER, build_place(place), b"").partition(b'"iv"')[0]
-    text = wire.encode_base64(beginning[: len(beginning) // 3 * 3])  # whatever follows, this stands in the annotation
+    text = wire.encode_base64(
+        beginning[: len(beginning) // 3 * 3]
+    )  # the annotation contains this with any continuation
     found = find_image_with(find_root(), text.encode())
     return (found.name[1:-1] or found.digest)[: limits.GRANTS_TEXT_CHARACTERS]
 

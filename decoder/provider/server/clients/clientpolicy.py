@@ -1,4 +1,4 @@
-"""`--client-policy FILE`: which client may wrap or unwrap with which key, and how often (docs/server.md)."""
+"""`--client-policy FILE`: which clients may wrap or unwrap with which keys, and how often (docs/server.md)."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class PolicyError(DecoderError):
 
 
 class Rate(NamedTuple):
-    """How often each client may ask under a rule: so many requests per second on average, and so many at once."""
+    """The rate of each client under a rule: requests per second on average, and the burst."""
 
     per_second: float
     burst: int
 
 
 class Rule(NamedTuple):
-    """What some clients may do.
+    """A rule: what some clients may do.
 
     Attributes:
         number: its place in the file, from 1.
@@ -61,19 +61,19 @@ class Rule(NamedTuple):
     rate: Rate | None
 
     def is_about(self, peer: Peer) -> bool:
-        """Check whether it says what this client may do."""
+        """Check whether the rule is about this client."""
         if not any(_fits(name, kind, pattern) for name in peer.names for kind, pattern in self.clients):
             return False
         return not self.authorities or peer.is_issued_by(self.authorities)
 
     def allows(self, operation: Operation, keys: Sequence[str]) -> bool:
-        """Check whether it allows an operation with all of these keys."""
+        """Check whether the rule allows an operation with all of these keys."""
         patterns = self.wrap if operation in ("wrap", "wrap-kek") else self.unwrap
         return bool(keys) and all(any(matches(key, pattern) for pattern in patterns) for key in keys)
 
 
 class ClientPolicy(NamedTuple):
-    """The rules of a file. What none of them allows is refused."""
+    """The rules of a file. Requests that none of them allows are refused."""
 
     rules: tuple[Rule, ...]
 
@@ -105,7 +105,7 @@ def load(path: str) -> tuple[ClientPolicy, Sequence[str]]:
     """Read a policy.
 
     Returns:
-        It, and the files that it depends on: its own and those of authorities.
+        The policy, and the files that it depends on: its own and those of authorities.
 
     Raises:
         PolicyError: it cannot be used; the text says which rule is wrong.

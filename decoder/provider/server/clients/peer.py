@@ -1,4 +1,4 @@
-"""Who a client is: the names in its certificate, or the user at the other end of a Unix socket."""
+"""The identity of a client: the names in its certificate, or the user at the other end of a Unix socket."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Peer(NamedTuple):
     Attributes:
         address: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:`.
         names: `uri:…` and `dns:…` of its certificate, or `cn:…` if there is no alternative name; `uid:…` and `gid:…`
-            at a Unix socket. Nothing for a client without a certificate.
+            at a Unix socket. Empty for a client without a certificate.
         chain: its certificate and the authorities that it was verified with, up to one that is trusted.
     """
 
@@ -55,7 +55,7 @@ def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
     """Read the certificate of a client after a handshake that has verified it.
 
     Args:
-        before: what is known of the client without TLS.
+        before: the client, as far as it is known without TLS.
         connection: the connection.
 
     Raises:
@@ -96,7 +96,7 @@ def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:
         return []
     if hasattr(connection, "get_verified_chain"):  # Python 3.13
         return list(connection.get_verified_chain())
-    # Before, only the object behind it has the method; PEM or DER is its argument (_ssl.ENCODING_DER).
+    # In earlier versions only the wrapped object has the method; its argument is PEM or DER (_ssl.ENCODING_DER).
     return [each.public_bytes(2) for each in connection._sslobj.get_verified_chain()]  # type: ignore[attr-defined]  # noqa: SLF001
 
 

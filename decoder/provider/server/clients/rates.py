@@ -1,7 +1,7 @@
-"""How often each client has asked, in memory that the processes of a server share.
+"""The request rates of clients, in memory that the processes of a server share.
 
-The algorithm is GCRA, the generic cell rate algorithm (ITU-T I.371): of each client one number is kept, the time at
-which it will have made up for what it has asked. Entries of clients that have are used again for others.
+The algorithm is GCRA, the generic cell rate algorithm (ITU-T I.371). It keeps one number per client: the time at which
+the client will have its full burst again. Entries whose time has passed are reused for other clients.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from decoder.provider.server.clients.clientpolicy import Rate
 
 _ENTRY = struct.Struct("=Qd")  # a hash of the client's name, and its time
-_PROBES = 16  # entries of which a client may have one
+_PROBES = 16  # the number of entries where a client's entry may be
 
 
 class Rates:
-    """At most CLIENT_RATES clients at a time; with more than that, some share an entry, and may ask less often.
+    """At most CLIENT_RATES clients at a time; if there are more, some share an entry and its rate.
 
-    It is made before processes are, and used by each of them.
+    It is created before the processes, and used by each of them.
     """
 
     def __init__(self) -> None:
@@ -44,11 +44,11 @@ class Rates:
         """Count a request, unless there were too many.
 
         Args:
-            name: stands for the client and the rule.
-            rate: how many there may be.
+            name: identifies the client and the rule.
+            rate: the allowed rate.
         """
         digest = sha256(name.encode(errors="surrogatepass")).digest()
-        identity = int.from_bytes(digest[:8]) | 1  # 0 is an entry that nobody has had
+        identity = int.from_bytes(digest[:8]) | 1  # 0 is an unused entry
         first = int.from_bytes(digest[8:16]) % limits.CLIENT_RATES
         with self._locked():
             now = monotonic()
@@ -60,7 +60,7 @@ class Rates:
         return True
 
     def _find(self, identity: int, first: int, now: float) -> tuple[int, float]:
-        """Find the place of a client's entry and its time; a client without one gets one whose time is over."""
+        """Find the position and the time of a client's entry; a client without one gets one whose time has passed."""
         free = -1
         for step in range(_PROBES):
             place = (first + step) % limits.CLIENT_RATES * _ENTRY.size
@@ -75,7 +75,7 @@ class Rates:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other threads and other processes out; the kernel frees the lock of a process that ends."""
+        """Exclude other threads and processes; the kernel releases the lock of a process that ends."""
         with self._lock:
             fcntl.lockf(self._file, fcntl.LOCK_EX)
             try:

@@ -1,4 +1,4 @@
-"""Clients that are refused before they can call: the audit has them, but not more of them than it can bear."""
+"""Clients that are refused before they can call, in the audit, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Refusals:
-    """Writes AUDITED_HANDSHAKES of them in a second; the next line says how many were left out.
+    """Writes at most AUDITED_HANDSHAKES lines per second; the next line says how many were left out.
 
     Args:
         provider: has the audit.

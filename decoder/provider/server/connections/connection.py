@@ -25,22 +25,22 @@ _CHUNK_BYTES = 64 * 1024  # a TLS record has at most 16 KiB
 
 
 class Connection:
-    """Bytes go both ways, and a bounded number of them waits. The gRPC server knows it by its name.
+    """It relays bytes in both directions, with bounded buffers. The gRPC server knows it by its name.
 
     Args:
         loop: runs it.
-        client: the connection that was accepted; it is closed with this one.
-        who: the client as far as it is known without TLS.
+        client: the accepted socket; it is closed with this connection.
+        who: the client, as far as it is known without TLS.
         context: for TLS, or None.
         server: the abstract address of the gRPC server.
         ended: called when it is closed, with the reason if the client was refused before it could call.
 
     Attributes:
-        name: what the gRPC server sees as the address of its client; nobody can guess it.
+        name: the address of the client for the gRPC server; it cannot be guessed.
         peer: the client.
         active: when the client last sent something, by time.monotonic().
-        rules: for the gate: the rules about the client, and the generation of the policy that they are of.
-        is_refused: whether further calls are to be refused, for its authority is not trusted any more.
+        rules: for the gate: the rules about the client, and the generation of their policy.
+        is_refused: whether further calls are refused, because its authority is no longer trusted.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class Connection:
         return self._expires < time()
 
     def go_away(self) -> None:
-        """Ask the client to make another connection for further calls; what it has begun is still answered."""
+        """Ask the client to use another connection for further calls; calls that it has begun are still answered."""
         if self._going or self._is_closed:
             return
         if not self._frames.has_begun:
-            # It may have come a moment ago: its first calls are to get here.
+            # It may be new, so its first calls are still accepted here.
             self._loop.call_later(limits.PROVIDER_SERVER_LEAVE_SECONDS, self._leave_or_close)
             return
         self._going = "wanted"
@@ -104,7 +104,7 @@ class Connection:
             if side is not None:
                 self._loop.remove_reader(side.fileno())
                 self._loop.remove_writer(side.fileno())
-        self._ended(self, reason)  # before the name can be taken by somebody else
+        self._ended(self, reason)  # before another process can take the name
         for side in (self._client, self._server):
             if side is not None:
                 side.close()
@@ -120,7 +120,7 @@ class Connection:
         self.close(f"nothing was asked within {seconds:g} seconds" if self._has_spoken else "")
 
     def _shake_hands(self) -> None:
-        """Go on with the TLS handshake. A client that goes away without a word, as a probe does, is no failure."""
+        """Continue the TLS handshake. A client that disconnects silently, as a probe does, is not a failure."""
         assert isinstance(self._client, ssl.SSLSocket)  # noqa: S101
         self._loop.remove_writer(self._client.fileno())
         try:
@@ -237,7 +237,7 @@ class Connection:
             self._shut()
 
     def _shut(self) -> None:
-        # Closed at once, with something unread, the kernel would have the client throw away what it has not read.
+        # If it were closed at once with unread bytes, the client's kernel would discard what the client has not read.
         try:
             socket.socket.shutdown(self._client, socket.SHUT_WR)
         except OSError:
@@ -268,7 +268,7 @@ class Connection:
             self._loop.add_reader(self._client.fileno(), self._from_client)
 
     def _flushed(self, side: socket.socket, waiting: bytearray) -> bool:
-        """Send what waits; return whether all of it was sent."""
+        """Send buffered bytes; return whether all were sent."""
         try:
             sent = side.send(waiting)
         except _WAIT:

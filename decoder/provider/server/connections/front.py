@@ -1,4 +1,4 @@
-"""The door of a server's process: it accepts connections, bounds them, and knows the client of each call."""
+"""The front of a server's process: it accepts connections, bounds them, and knows the client of each call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Front:
         row: counts connections.
 
     Attributes:
-        target: where the gRPC server of this process is to listen: a name that nobody can guess.
+        target: where the gRPC server of this process listens: a name that cannot be guessed.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Front:
             asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def find(self, address: str) -> Connection | None:
-        """Find the connection of a call, by the address that gRPC sees; None for somebody who went around this door."""
+        """Find the connection of a call, by the address that gRPC sees; None if it did not come through the front."""
         return self._connections.get(address.removeprefix(_ABSTRACT))
 
     def recheck(self) -> None:
-        """Ask clients to leave whose authority is not trusted any more, after the TLS files were read again."""
+        """Ask clients whose authority is no longer trusted to disconnect, after the TLS files were read again."""
         assert self._tls is not None  # noqa: S101
         for connection in list(self._connections.values()):
             chain = connection.peer.chain
@@ -77,7 +77,7 @@ class Front:
                 connection.go_away()
 
     async def leave(self, seconds: float, is_idle: Callable[[], bool]) -> None:
-        """Accept who has already connected, nobody else, and let all clients finish their calls and go.
+        """Accept only clients that have already connected, and let all clients finish their calls.
 
         Args:
             seconds: how long that may take.
@@ -96,7 +96,7 @@ class Front:
         while self._connections and monotonic() < deadline:
             quiet = monotonic() - max(each.active for each in self._connections.values())
             if is_idle() and quiet > 1.5 * limits.PROVIDER_SERVER_LEAVE_SECONDS:
-                break  # those that are left do not heed the request
+                break  # the remaining clients ignore the request
             await asyncio.sleep(limits.SOCKET_LOCK_POLL_SECONDS)
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Front:
                 client, name = listener.accept()
             except BlockingIOError:
                 return count
-            except OSError:  # the client is gone, or there are no descriptors: then one has to go first
+            except OSError:  # the client is gone, or there are no free descriptors
                 return 0
             if len(self._connections) >= self._most:
                 client.close()

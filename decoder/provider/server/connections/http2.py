@@ -1,4 +1,4 @@
-"""What must be known of HTTP/2 (RFC 9113) to ask a client to connect again: where a frame ends, and GOAWAY."""
+"""The part of HTTP/2 (RFC 9113) that is needed to ask a client to connect again: ends of frames, and GOAWAY."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.has_begun = False
-        self._left = 0  # bytes of the current frame that are still to come
+        self._left = 0  # remaining bytes of the current frame
         self._head = b""
 
     @property
@@ -26,7 +26,7 @@ class Frames:
         return not self._left and not self._head
 
     def follow(self, data: bytes) -> int:
-        """Take the next bytes.
+        """Process the next bytes.
 
         Returns:
             The first offset at which a frame ends, or -1.

@@ -27,14 +27,14 @@ _DROP = struct.pack("HBBI", 6, 0, 0, 0)  # BPF_RET | BPF_K: keep no byte of a pa
 
 
 def check(address: str, security: Security) -> None:
-    """Refuse what would be unsafe, or cannot work.
+    """Check that the options are safe and can work.
 
     Args:
         address: HOST:PORT, or unix:///path.
         security: the TLS files and the client policy, which are read.
 
     Raises:
-        UsageError: the address is malformed, or beyond this machine without TLS, or an option lacks its other.
+        UsageError: the address is malformed, or beyond this machine without TLS, or an option needs another one.
         ListenError: a TLS file cannot be used.
         PolicyError: the client policy cannot be used.
     """
@@ -62,7 +62,7 @@ def check(address: str, security: Security) -> None:
 
 @contextmanager
 def listening(address: str, count: int, is_for_all: bool = False) -> Iterator[tuple[str, list[list[socket.socket]]]]:
-    """Listen, for some processes; a socket file is removed at the end.
+    """Listen, for a number of processes; a socket file is removed at the end.
 
     Args:
         address: as `check` accepted it; port 0 lets the system choose one.
@@ -93,7 +93,7 @@ def listening(address: str, count: int, is_for_all: bool = False) -> Iterator[tu
 
 
 def stop_arrivals(listener: socket.socket) -> None:
-    """Let nobody else connect; who has connected already can still be accepted."""
+    """Accept no further connections; clients that have connected can still be accepted."""
     if listener.family == socket.AF_UNIX:
         shut(listener)
         return
@@ -105,7 +105,7 @@ def stop_arrivals(listener: socket.socket) -> None:
 
 
 def shut(listener: socket.socket) -> None:
-    """Stop to listen, also for other processes that have the socket."""
+    """Stop listening, also for other processes that have the socket."""
     with suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
 
@@ -116,7 +116,7 @@ def is_unix(address: str) -> bool:
 
 
 def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
-    """Split HOST:PORT; the host is without brackets, and "" stands for all addresses of this machine.
+    """Split HOST:PORT; the host is returned without brackets, and "" means all addresses of this machine.
 
     Raises:
         UsageError: it is something else.
@@ -136,7 +136,7 @@ def is_open_to_others(address: str, security: Security) -> bool:
 
 
 def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
-    """Look up the addresses of a host, or find the one that stands for all of this machine.
+    """Look up the addresses of a host, or return the wildcard address of this machine.
 
     Raises:
         ListenError: there is none.
@@ -147,7 +147,7 @@ def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
     try:
         return cast("list[Any]", socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     except (OSError, UnicodeError) as error:
-        raise ListenError(f"the host {quoted(host)} is not known") from error
+        raise ListenError(f"the host {quoted(host)} is unknown") from error
 
 
 def _bind(stack: ExitStack, host: str, port: int, count: int) -> tuple[list[list[socket.socket]], int]:

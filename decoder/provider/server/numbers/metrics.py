@@ -1,4 +1,4 @@
-"""The numbers of a server as Prometheus reads them. docs/keyproviders.md lists the names."""
+"""The metrics of a server for Prometheus. docs/server.md lists the names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Exposition(Collector):
         self._registry.register(self)
 
     def write(self, accept: str) -> tuple[bytes, str]:
-        """Write all of them.
+        """Write all metrics.
 
         Args:
             accept: the field Accept of the request (RFC 9110 §12.5.1).

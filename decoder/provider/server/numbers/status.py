@@ -30,7 +30,7 @@ class Status:
     """Answers for all processes of a server; any of them can be asked.
 
     Args:
-        tally: what they count.
+        tally: their counters.
         write_metrics: writes the metrics for a field Accept: the body and its Content-Type.
     """
 
@@ -41,7 +41,7 @@ class Status:
         self.stopping = False
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
-        """Begin to answer at a socket that listens."""
+        """Begin to answer at a listening socket."""
         return await asyncio.start_server(self._converse, sock=listener, limit=limits.STATUS_REQUEST_BYTES)
 
     def answer(self, path: str, accept: str = "") -> Answer:
@@ -56,13 +56,13 @@ class Status:
         return Answer(404, b"there are /metrics, /healthz and /readyz\n")
 
     def _health(self) -> Answer:
-        """A process that hangs needs to be started again; nothing else does."""
+        """Answer /healthz: only a process that hangs needs a restart."""
         if any(row.is_stuck for row in self._tally.living()):
             return Answer(503, b"a process does not answer\n")
         return Answer(200, b"healthy\n")
 
     def _problems(self) -> list[str]:
-        """List why clients should rather ask another server."""
+        """List the reasons why clients should use another server."""
         rows = list(self._tally.living())
         if self.stopping:
             return ["the server is stopping"]
@@ -90,7 +90,7 @@ class Status:
                 async with asyncio.timeout(limits.STATUS_SECONDS):
                     await self._exchange(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a client that does not speak HTTP, or not in time
+            pass  # a client that does not speak HTTP, or is too slow
         finally:
             self._open -= 1
             writer.close()
@@ -114,7 +114,7 @@ class Status:
 
 
 def _parse(request: str, fields: str) -> tuple[str, str, str]:
-    """Return method, path and Accept of a request (RFC 9112 §3); "" for the method of what is none."""
+    """Return method, path and Accept of a request (RFC 9112 §3); the method is "" if it is not a request."""
     parts = request.split(" ")
     if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
         return "", "", ""

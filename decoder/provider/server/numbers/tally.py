@@ -100,7 +100,7 @@ class Row:
         self.add(name, operation, "sum", amount=seconds)
 
     def beat(self) -> None:
-        """Note that the process is alive."""
+        """Record that the process is alive."""
         self.set("beat", value=monotonic())
 
     @property
