@@ -15,10 +15,12 @@ import grpc
 import pytest
 
 from decoder import provider
+from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
+from decoder.layer.annotations import KEYS_PREFIX
 from tests.support import aws_server, gcp_server, loopback
 from tests.support.agent import NOTING, Agent, Place
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, turn
+from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, shell, turn
 from tests.support.layers import Layer, encrypted, private_options
 from tests.support.processes import PROGRAM
 from tests.support.serving import write_key
@@ -240,6 +242,26 @@ def test_opened_keys_are_kept_no_longer_than_asked_for(
         time.sleep(pause)
         assert decrypt(config, layers[1], program=place.client) == DECRYPTED
     assert transit.calls == ["decrypt"] * 2
+
+
+def test_what_was_opened_before_is_asked_first(transit: Transit, place: Place, tmp_path: Path) -> None:
+    """The key of the image is kept after its first layer; until then annotations are tried in the order of names."""
+    _, layers = image_of(transit, tmp_path)
+    first, second = (
+        encrypted(PLAINTEXT, {"provider.a": [b"1"], f"provider.{NAME}": [wrapped_of(layer)]}) for layer in layers[:2]
+    )
+    openbao = {"native": "openbao", "address": transit.url, "token-file": str(tmp_path / "token")}
+    config = configuration(tmp_path, {"a": shell(f"echo asked >> {tmp_path}/a; exit 1"), NAME: openbao})
+    with Agent(place):
+        for layer, asked in ((first, 1), (second, 1)):
+            assert decrypt(config, layer, program=place.client) == DECRYPTED
+            assert len((tmp_path / "a").read_text().splitlines()) == asked
+    assert transit.calls == ["decrypt"]
+    assert place.fallbacks == 0
+
+
+def wrapped_of(layer: Layer) -> bytes:
+    return wire.decode_base64(layer.descriptor["annotations"][f"{KEYS_PREFIX}provider.{NAME}"])
 
 
 def test_what_belongs_to_no_keeper(place: Place, tmp_path: Path) -> None:
