@@ -110,4 +110,4 @@ def outcome(text: bytes) -> str:
 
 
 def _refuse(name: str) -> object:
-    raise ValueError(f"not JSON ({name} is no number)")
+    raise ValueError(f"not JSON ({name} is not a number)")
