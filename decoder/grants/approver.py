@@ -54,7 +54,6 @@ class Approver:
 
     Attributes:
         counts: how many decisions of each kind there were.
-        waiting: how many requests waited for a person after the last round.
     """
 
     def __init__(self, access: Access, say: Callable[[str], None], dry_run: bool = False) -> None:
@@ -63,8 +62,15 @@ class Approver:
         self._dry_run = dry_run
         self._due: dict[str, float] = {}
         self._told: dict[str, str] = {}
+        self._waiting: dict[str, float] = {}
+        self._would_approve: list[int] = []
         self.counts = dict.fromkeys(DECISIONS, 0)
-        self.waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a person, as far as they were seen lately."""
+        now = time.monotonic()
+        return sum(until > now for until in list(self._waiting.values()))
 
     def round(self, policy: Policy, key: OwnKey) -> bool:
         """Decide about all requests in all repositories.
@@ -72,7 +78,6 @@ class Approver:
         Returns:
             Whether all repositories could be read, and all that was decided be written.
         """
-        self.waiting = 0
         went_well = True
         for repository, requests in policy.repositories:
             try:
@@ -97,15 +102,22 @@ class Approver:
                 failure = error
                 continue
             self.counts[decision] += 1
-            self.waiting += decision in (WAITING, LIMITED)
-            self._due[f"{place} {tag}"] = now + (_SHORT if decision in (WAITING, LIMITED) else _LONG)
+            self._plan(f"{place} {tag}", now, waits=decision in (WAITING, LIMITED))
             self._tell(request, decision, reason)
         for problem in found.problems:
             self._due[f"{place} {problem.partition(':')[0]}"] = now + _LONG
-        if len(self._due) > limits.REGISTRY_TAGS:
-            self._due.clear()
         if failure:
             raise failure
+
+    def _plan(self, place: str, now: float, waits: bool) -> None:
+        """Say when a request is looked at again, and until when it counts as one that waits."""
+        if len(self._due) > limits.REGISTRY_TAGS:
+            self._due.clear()
+            self._waiting.clear()
+        self._due[place] = now + (_SHORT if waits else _LONG)
+        self._waiting.pop(place, None)
+        if waits:
+            self._waiting[place] = now + 3 * _SHORT
 
     def _decide(self, policy: Policy, owner: Owner, request: Request) -> tuple[str, str]:
         """Decide about one request, and grant access if a rule accepts it."""
@@ -134,10 +146,12 @@ class Approver:
     def _count(self, policy: Policy, state: State) -> bool:
         """Count an approval before it is made, unless there were too many within the hour."""
         now = int(time.time())
-        recent = [made for made in state.approvals if now - _HOUR < made <= now]
+        recent = [made for made in (*state.approvals, *self._would_approve) if now - _HOUR < made <= now]
         if len(recent) >= policy.per_hour:
             return False
-        if not self._dry_run:
+        if self._dry_run:
+            self._would_approve.append(now)
+        else:
             write_state(policy.state, state._replace(approvals=[*recent, now]))
         return True
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from decoder.grants.keys import OwnKey
 
 _PREFIX = "ctd_grants_"
 
@@ -41,14 +40,14 @@ def run(parsed: Namespace) -> None:
 
     Raises:
         UsageError: the policy is malformed.
+        WrappingError: a keyprovider does not give the owner's key.
         ListenError: the metrics cannot be served.
         RoundFailedError: with --once, something failed.
     """
-    policy = read_policy(parsed.policy)
-    key = open_own_key("key", policy.key, policy.password_file)
+    rules = Rules(parsed.policy)
     approver = Approver(access_of(parsed), _say, parsed.dry_run)
     if parsed.once:
-        if not approver.round(policy, key):
+        if not approver.round(rules.policy, rules.key):
             raise RoundFailedError("a repository could not be read or written")
         return
     stopping = threading.Event()
@@ -58,20 +57,49 @@ def run(parsed: Namespace) -> None:
     if parsed.metrics:
         _say(f"ctd-decoder: metrics at http://{metrics.serve(parsed.metrics)}/metrics")
     while not stopping.is_set():
-        policy, key = _again(parsed.policy, policy, key)
-        metrics.ended(went_well=approver.round(policy, key))
-        stopping.wait(policy.interval * random.uniform(0.8, 1.2))  # noqa: S311 - so that replicas take turns
+        rules.refresh()
+        metrics.ended(went_well=approver.round(rules.policy, rules.key))
+        stopping.wait(rules.policy.interval * random.uniform(0.8, 1.2))  # noqa: S311 - so that replicas take turns
     _say("ctd-decoder: stopped")
 
 
-def _again(path: str, policy: Policy, key: OwnKey) -> tuple[Policy, OwnKey]:
-    """Read the policy again, which somebody may have changed; keep the earlier one if it cannot be used."""
-    try:
-        new = read_policy(path)
-        return new, open_own_key("key", new.key, new.password_file)
-    except UsageError as error:
-        _say(f"ctd-decoder: warning: the policy cannot be used; the earlier one stays: {error}")
-        return policy, key
+class Rules:
+    """The policy and the owner's key, read again when their files have changed; what cannot be used changes nothing.
+
+    Args:
+        path: of the policy.
+
+    Raises:
+        UsageError: the policy or the key cannot be used.
+        WrappingError: a keyprovider failed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.policy = read_policy(path)
+        self._signature = _signature(self.policy)
+        self.key = open_own_key("key", self.policy.key, self.policy.password_file)
+
+    def refresh(self) -> None:
+        """Read the policy, and the key if it is another one."""
+        try:
+            policy = read_policy(self._path)
+            if (signature := _signature(policy)) != self._signature:
+                self.key = open_own_key("key", policy.key, policy.password_file)
+                self._signature = signature
+            self.policy = policy
+        except DecoderError as error:
+            _say(f"ctd-decoder: warning: the policy cannot be used; the earlier one stays: {error}")
+
+
+def _signature(policy: Policy) -> tuple[object, ...]:
+    """Return what differs once another key is to be used."""
+    files = []
+    for path in (policy.key.rpartition(":")[2], policy.password_file):
+        with suppress(OSError):
+            status = os.stat(path)
+            files.append((status.st_dev, status.st_ino, status.st_mtime_ns))
+    return policy.key, policy.password_file, *files
 
 
 class Metrics:

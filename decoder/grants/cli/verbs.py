@@ -120,25 +120,28 @@ def _pairs(parsed: Namespace) -> list[Pair]:
     """Choose requests: those that were named, those that a CA and names accept, and those that were pasted."""
     if bool(parsed.all) != bool(parsed.ca) or bool(parsed.ca) != bool(parsed.name):
         raise UsageError("--all, --ca and --name need each other")
+    if parsed.nodes and _wanted(parsed).nodes:
+        raise UsageError("--nodes is for the keys that IDs name: its nodes are those in the directory")
     if not (parsed.words or parsed.all or parsed.request or parsed.nodes):
         raise UsageError("name requests by ID or FINGERPRINT, or give --all with --ca and --name, --request or --nodes")
     chosen = [_pasted(text, parsed.repository) for text in parsed.request]
     if parsed.all:
         rule = rules.Rule(("*",), rules.read_authorities(parsed.ca), tuple(parsed.name), limits.GRANTS_DAYS)
-        chosen += [request for request in _found(parsed).requests if _is_accepted(rule, request)]
+        chosen += [request for request in _found(parsed).requests if _is_accepted(rule, request, parsed)]
     elif parsed.words and not parsed.nodes:
         found = _found(parsed)
         chosen += found.requests
-        if not found.requests:
+        if not found.requests and not parsed.json:
             _show_problems(found)
     return [(request.id, request.key) for request in chosen]
 
 
-def _is_accepted(rule: rules.Rule, request: Request) -> bool:
+def _is_accepted(rule: rules.Rule, request: Request, parsed: Namespace) -> bool:
     try:
         rules.accepting([rule], request)
     except StatementError as error:
-        show(f"{request.id} {keys.FINGERPRINT}{request.node} left alone: {error}\n")
+        if not parsed.json:
+            show(f"{request.id} {keys.FINGERPRINT}{request.node} left alone: {error}\n")
         return False
     return True
 
@@ -173,7 +176,6 @@ def _deny(parsed: Namespace) -> None:
     found = _found(parsed)
     pairs = [(request.id, request.node) for request in found.requests]
     if not pairs:
-        _show_problems(found)
         raise NothingError(f"there is no such request in {parsed.requests}, and nobody was denied access")
     with ExitStack() as stack:
         owner = stack.enter_context(_acting(parsed, "pull,push,delete"))

@@ -19,6 +19,7 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
+from decoder.grants.cli.serving import Rules
 from decoder.grants.owner import after_days
 from decoder.grants.policy import read_policy
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
@@ -237,10 +238,14 @@ def test_one_request_does_not_stop_the_others(parties: Parties, write: Write) ->
 
 def test_a_dry_run_writes_nothing(parties: Parties, write: Write, tmp_path: Path) -> None:
     ask(parties)
+    ask(parties, "worker-2")
     before = dict(parties.registry.manifests)
-    run = Run(write(), parties, dry_run=True)
+    run = Run(write(**{"per-hour": 1}), parties, dry_run=True)
     run.round()
-    assert run.decisions == {APPROVED: 1}
+    assert run.decisions == {APPROVED: 1, LIMITED: 1}
+    assert run.approver.waiting == 1
+    run.round()
+    assert run.approver.waiting == 1  # although it is not looked at again so soon
     assert run.lines[0]["operation"] == "would approve"
     assert parties.registry.manifests == before
     assert not (tmp_path / "state.json").exists()
@@ -329,6 +334,26 @@ def test_the_process(parties: Parties, write: Write, tmp_path: Path) -> None:
         finally:
             process.kill()
     assert log.read_text().endswith("ctd-decoder: stopped\n")
+
+
+def test_policy_and_key_are_read_again(
+    write: Write, tmp_path: Path, parties: Parties, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rules = Rules(str(write()))
+    first = rules.key
+    write(interval=7)
+    rules.refresh()
+    assert (rules.policy.interval, rules.key is first) == (7, True)
+    other = new_key()
+    write_private(tmp_path / "owner.key", other)
+    rules.refresh()
+    assert keys.fingerprint(rules.key.public) == keys.fingerprint(other.public)
+    (tmp_path / "owner.key").write_bytes(b"x")
+    rules.refresh()
+    (tmp_path / "policy.json").write_text("{")
+    rules.refresh()
+    assert (rules.policy.interval, keys.fingerprint(rules.key.public)) == (7, keys.fingerprint(other.public))
+    assert capfd.readouterr().err.count("the earlier one stays") == 2
 
 
 def test_once(parties: Parties, write: Write) -> None:

@@ -122,6 +122,7 @@ def test_approve_all_with_a_certificate(parties: Parties, options: list[str], tm
     output = done("approve", *options, *chosen, parties.repository)
     assert (output.count("granted until"), output.count("left alone")) == (1, 2)
     assert [has_access(parties, key) for key in (good, bad, bare)] == [True, False, False]
+    assert len(json.loads(done("approve", "--json", *options, *chosen, parties.repository))["granted"]) == 1
     for missing in (["--all"], ["--all", "--ca", "x"], ["--ca", "x", "--name", "x"]):
         assert grants("approve", *options, *missing, parties.repository).status == 2
 
@@ -147,6 +148,7 @@ def test_approve_an_inventory(parties: Parties, options: list[str], tmp_path: Pa
     assert output.count("granted until") == 4
     assert all(has_access(parties, key, each) for key in (first, second) for each in (ID, OTHER_ID))
     assert done("approve", *options, "--nodes", nodes, parties.repository, ID).count("granted until") == 2
+    assert grants("approve", *options, "--nodes", nodes, parties.repository, "0" * 64).status == 2
     (nodes / "x").write_text("x")
     assert grants("approve", *options, "--nodes", nodes, parties.repository).status == 2
 
