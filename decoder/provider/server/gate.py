@@ -62,9 +62,10 @@ class Gate:
         connection = self._front.find(address)
         if connection is None:
             raise ClientRefusedError(_UNKNOWN)
-        if connection.is_refused or connection.expires():
-            connection.go_away()
-            raise StaleConnectionError(_DISTRUSTED if connection.is_refused else _EXPIRED)
+        for is_good, text in ((self._front.is_trusted(connection), _DISTRUSTED), (not connection.expires(), _EXPIRED)):
+            if not is_good:
+                connection.go_away()
+                raise StaleConnectionError(text)
         if self._policy is None:
             return Caller(connection.peer, None)
         if connection.rules is None or connection.rules[0] != self._policy.generation:

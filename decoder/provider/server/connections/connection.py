@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from decoder.provider.server.clients.peer import Peer
 
 _WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
+_AGAIN_SECONDS = 0.01
 _CHUNK_BYTES = 64 * 1024  # a TLS record has at most 16 KiB
 
 
@@ -40,7 +41,7 @@ class Connection:
         peer: the client.
         active: when the client last sent something, by time.monotonic().
         rules: for the gate: the rules about the client, and the generation of their policy.
-        is_refused: whether further calls are refused, because its authority is no longer trusted.
+        trust: for the front: the generation of the TLS files that decided, and whether its authority is trusted.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Connection:
         self.name = f"ctd-decoder-{secrets.token_hex(16)}"
         self.peer = who
         self.active = monotonic()
-        self.is_refused = False
+        self.trust = (0, True)
         self.rules: tuple[int, Sequence[Rule]] | None = None
         self._loop = loop
         self._server_address = server
@@ -151,13 +152,17 @@ class Connection:
 
     def _begin(self) -> None:
         """Connect to the gRPC server, now that there is something for it."""
+        if self._is_closed:
+            return
+        self._loop.remove_reader(self._client.fileno())
         server = socket.socket(socket.AF_UNIX)
         try:
             server.bind(f"\0{self.name}")
             server.setblocking(False)
             server.connect(f"\0{self._server_address}")
-        except BlockingIOError:  # it has not accepted those before: the next event tries again
+        except BlockingIOError:  # it has not accepted those before
             server.close()
+            self._loop.call_later(_AGAIN_SECONDS, self._begin)
             return
         except OSError:
             server.close()
@@ -166,7 +171,6 @@ class Connection:
         self._timer.cancel()
         self._server = server
         self._has_spoken = True
-        self._loop.remove_reader(self._client.fileno())
         self._loop.add_reader(self._client.fileno(), self._from_client)
         self._loop.add_reader(server.fileno(), self._from_server)
         self._from_client()
@@ -174,9 +178,7 @@ class Connection:
     def _from_client(self) -> None:
         assert self._server is not None  # noqa: S101
         try:
-            data = self._client.recv(_CHUNK_BYTES)
-            while data and isinstance(self._client, ssl.SSLSocket) and self._client.pending():
-                data += self._client.recv(_CHUNK_BYTES)
+            data = self._client.recv(_CHUNK_BYTES)  # a whole record, so nothing of it stays behind in OpenSSL
         except _WAIT:
             return
         except OSError:
@@ -186,7 +188,7 @@ class Connection:
             return
         self.active = monotonic()
         self._send(self._server, self._to_server, data, self._flush_to_server)
-        if len(self._to_server) > limits.PROVIDER_SERVER_BUFFER_BYTES:
+        if not self._is_closed and len(self._to_server) > limits.PROVIDER_SERVER_BUFFER_BYTES:
             self._loop.remove_reader(self._client.fileno())
 
     def _from_server(self) -> None:
@@ -205,7 +207,7 @@ class Connection:
             self._going = "sent"
             data = data[:end] + GO_AWAY + data[end:]
         self._send_to_client(data)
-        if len(self._to_client) > limits.PROVIDER_SERVER_BUFFER_BYTES:
+        if not self._is_closed and len(self._to_client) > limits.PROVIDER_SERVER_BUFFER_BYTES:
             self._loop.remove_reader(self._server.fileno())
 
     def _send_to_client(self, data: bytes) -> None:

@@ -69,12 +69,18 @@ class Front:
 
     def recheck(self) -> None:
         """Ask clients whose authority is no longer trusted to disconnect, after the TLS files were read again."""
-        assert self._tls is not None  # noqa: S101
         for connection in list(self._connections.values()):
-            chain = connection.peer.chain
-            if chain and not connection.peer.is_issued_by(self._tls.value.authorities):
-                connection.is_refused = True
+            if not self.is_trusted(connection):
                 connection.go_away()
+
+    def is_trusted(self, connection: Connection) -> bool:
+        """Check whether the authority of a client is trusted now, which it was in the handshake."""
+        if not self._tls or not connection.peer.chain:
+            return True
+        if connection.trust[0] != self._tls.generation:
+            is_issued = connection.peer.is_issued_by(self._tls.value.authorities)
+            connection.trust = self._tls.generation, is_issued
+        return connection.trust[1]
 
     async def leave(self, seconds: float, is_idle: Callable[[], bool]) -> None:
         """Accept only clients that have already connected, and let all clients finish their calls.
@@ -130,6 +136,7 @@ class Front:
         context = self._tls.value.context if self._tls else None
         loop = asyncio.get_running_loop()
         connection = Connection(loop, client, who, context, self._name, self._forget)
+        connection.trust = self._tls.generation if self._tls else 0, True
         self._connections[connection.name] = connection
         self._row.set("connections", value=len(self._connections))
         if self._is_leaving:
