@@ -131,7 +131,7 @@ def test_a_client_that_does_not_read_is_not_sent_more_and_holds_up_nobody(
         ping = b"\x00\x00\x08\x06\x00" + bytes(4) + bytes(8)
         flood.settimeout(2)
         try:
-            for _ in range(2000):
+            for _ in range(300):
                 flood.sendall(ping * 1000)
         except OSError:
             pass  # it is not read either, or was ended
