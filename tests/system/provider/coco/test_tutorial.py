@@ -13,20 +13,37 @@ from pathlib import Path
 
 import yaml
 
-from tests.support import independent
+from decoder.provider.services.coco.kbs import source as kbs
+from tests.support import independent, registries
 from tests.support.images import Layout
 from tests.support.layouts import add_image, publish, tar
+from tests.support.loopback import Authority
 from tests.support.processes import PROGRAM, ROOT
+from tests.support.register import ADMIN, KID, administered, pkcs8
+from tests.support.serving import write_key
 
 DOCUMENT = ROOT / "docs/confidential-containers.md"
 _SECONDS = 120
 
 
-def commands() -> list[str]:
-    """Read the blocks of shell in the walk, the page's first part."""
+def blocks(kind: str = "sh") -> list[str]:
+    """Read the blocks of the walk, the page's first part: `sh`, or `console` with what it prints."""
     walk, found, _ = DOCUMENT.read_text().partition("\n## The key spec\n")
     assert found
-    return re.findall(r"^```sh\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
+    return re.findall(rf"^```{kind}\n(.*?)^```$", walk, re.DOTALL | re.MULTILINE)
+
+
+def run(block: str, directory: Path) -> str:
+    path = f"{Path(PROGRAM).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["/bin/bash", "-euo", "pipefail", "-c", block],
+        cwd=directory,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PATH": path},
+        timeout=_SECONDS,
+        check=True,
+    ).stdout
 
 
 def test_walk(tmp_path: Path) -> None:
@@ -39,20 +56,7 @@ def test_walk(tmp_path: Path) -> None:
         timeout=_SECONDS,
         capture_output=True,
     )
-    path = f"{Path(PROGRAM).parent}:{os.environ['PATH']}"
-    shell = ["/bin/bash", "-euo", "pipefail", "-c"]
-    printed = [
-        subprocess.run(
-            [*shell, block],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PATH": path},
-            timeout=_SECONDS,
-            check=True,
-        ).stdout
-        for block in commands()
-    ]
+    printed = [run(block, tmp_path) for block in blocks()]
     packet = json.loads(printed[2])
     assert list(packet) == ["kid", "wrapped_data", "iv", "wrap_type"]
     assert (packet["kid"], packet["wrap_type"]) == ("kbs:///default/image_key/nginx", "A256GCM")
@@ -68,6 +72,37 @@ def test_walk(tmp_path: Path) -> None:
     initdata = tomllib.loads(gzip.decompress(b64decode(value, validate=True)).decode())
     assert tomllib.loads(initdata["data"]["cdh.toml"])["kbc"]["url"] == "https://kbs.example:8080"
     assert pod["spec"]["runtimeClassName"] == "kata-remote"
+    push(tmp_path)
+    provision(tmp_path, key)
+
+
+def push(directory: Path) -> None:
+    """Run the page's command with a registry of ours, and pull what it has pushed."""
+    (command,) = [block.removeprefix("$ ") for block in blocks("console") if "skopeo copy" in block]
+    (directory / "registry").mkdir()
+    with registries.serving(directory / "registry") as registry:
+        place = command.split("docker://")[1].split()[0].replace("registry.example", registry.host)
+        run(re.sub(r"docker://\S+", f"--insecure-policy --dest-tls-verify=false docker://{place}", command), directory)
+        run(f"skopeo --insecure-policy copy --src-tls-verify=false docker://{place} dir:pulled", directory)
+    manifests = [
+        json.loads((directory / name / "manifest.json").read_bytes()) for name in ("nginx-encrypted", "pulled")
+    ]
+    assert manifests[0]["layers"] == manifests[1]["layers"]
+    assert all(layer["mediaType"].endswith("+encrypted") for layer in manifests[1]["layers"])
+
+
+def provision(directory: Path, key: bytes) -> None:
+    """Run the page's command with a broker of ours, which then gives the key to a guest and has the line in its log."""
+    (block,) = [block for block in blocks("console") if "register" in block]
+    command, said = block.removeprefix("$ ").rsplit("\n", 2)[:2]
+    write_key(directory / "kbs-admin.pem", pkcs8(ADMIN))
+    authority = Authority(directory)
+    with administered(authority) as broker:
+        printed = run(f"{command} --kbs-ca {authority.file}".replace("https://kbs.example:8080", broker.url), directory)
+        assert printed.strip() == said.replace("https://kbs.example:8080", broker.url)
+        guest = kbs.create(broker.url, {"tee": "sample", "kbs-ca": str(authority.file)})
+        assert guest.key(KID, _SECONDS) == key
+        assert broker.requests()[-1] == "GET resource/default/image_key/nginx"
 
 
 def test_what_the_page_shows_of_brokers_is_what_the_program_takes() -> None:
