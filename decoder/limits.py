@@ -233,9 +233,9 @@ CONTAINERD_LEASE_SECONDS = 24 * 3600.0
 # Grants: artifacts in a registry, which is not trusted. A sealed key or grant names every plain layer of its image.
 GRANTS_ARTIFACT_BYTES = JWE_BYTES
 GRANTS_STATEMENT_BYTES = 170 * KIB  # signed, before it is encrypted
-GRANTS_REQUEST_BYTES = 16 * KIB
+GRANTS_REQUEST_BYTES = 32 * KIB
 GRANTS_CERTIFICATES = 4  # in a request: the leaf and its issuers
-GRANTS_CERTIFICATE_BYTES = 2 * KIB  # of each
+GRANTS_CERTIFICATE_BYTES = 4 * KIB  # of each
 GRANTS_TEXT_CHARACTERS = 512
 GRANTS_LAYERS = 900
 GRANTS_OWNERS = 16

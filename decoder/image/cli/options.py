@@ -228,6 +228,8 @@ def _sealing(parsed: Namespace, recipients: list[str]) -> Sealing | None:
         if parsed.grants_owner or parsed.sign_key:
             raise UsageError("--grants-owner and --sign-key are for a --recipient provider:grants:HOST/REPO")
         return None
+    if parsed.packet_format == "old":
+        raise UsageError("--packet-format old is not for provider:grants: it has one key for all layers of an image")
     from decoder.grants.artifacts import Access
     from decoder.grants.sealing import Sealing
 

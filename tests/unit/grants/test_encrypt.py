@@ -211,6 +211,7 @@ def test_downgrade_to_plain_is_found(parties: Parties, files: dict[str, Path], s
         ({"--recipient": "provider:grants:"}, "is not"),
         ({"--sign-key": "/missing"}, "--sign-key '/missing'"),
         ({"--grants-owner": "/missing"}, "--grants-owner '/missing'"),
+        ({"--packet-format": "old"}, "--packet-format old is not for provider:grants"),
         ({"--recipient": "provider:other"}, "are for a --recipient provider:grants"),
     ],
 )

@@ -202,6 +202,14 @@ def test_requests_are_bounded() -> None:
     refused(statements.parse_request, signed(header, {**claims, "certificates": long}, KEY), "longer than")
 
 
+def test_a_request_has_room_for_what_a_node_may_send() -> None:
+    certificates = (b"x" * limits.GRANTS_CERTIFICATE_BYTES,) * limits.GRANTS_CERTIFICATES
+    text = "x" * limits.GRANTS_TEXT_CHARACTERS
+    key = of_private(rsa_key(4096))
+    data = statements.build_request(Request(REPOSITORY, ID, key.public, text, text, certificates, 1), key)
+    assert statements.parse_request(data).certificates == certificates
+
+
 def test_a_sealed_key_has_room_for_as_many_layers_as_are_allowed() -> None:
     layers = tuple(f"sha512:{number:0128x}" for number in range(limits.GRANTS_LAYERS))
     sealed = SealedKey(REPOSITORY, ID, KEK, (NODE,) * limits.GRANTS_OWNERS, layers, 1)
