@@ -1,8 +1,6 @@
-"""A process that has imported the program's libraries, and forks for each run of the program: see `forked`.
+"""A process that has imported the program's libraries and its largest room, and forks for each run: see `forked`.
 
-It imports nothing of the program itself, so each run imports what it needs, as the program does.
-
-usage: python -P fork_server.py DESCRIPTOR
+usage: python -P fork_server.py DESCRIPTOR [CONFIGURATION-OF-COVERAGE]
 """
 
 from __future__ import annotations
@@ -10,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pkgutil
 import selectors
 import socket
 import struct
@@ -50,7 +49,7 @@ DESCRIPTORS = 8  # at most, of one request
 REQUEST_BYTES = 1 << 20
 
 
-def serve(requests: socket.socket) -> None:
+def serve(requests: socket.socket, measuring: Any) -> None:
     """Fork for every request until the other end is closed."""
     events = selectors.DefaultSelector()
     events.register(requests, selectors.EVENT_READ)
@@ -61,7 +60,7 @@ def serve(requests: socket.socket) -> None:
                 if not data:
                     return
                 answers, *others = descriptors
-                process = _fork(json.loads(data), others)
+                process = _fork(json.loads(data), others, measuring)
                 os.write(answers, struct.pack("i", process))
                 events.register(os.pidfd_open(process), selectors.EVENT_READ, (process, answers))
                 for descriptor in others:
@@ -76,11 +75,14 @@ def serve(requests: socket.socket) -> None:
                 os.close(answers)
 
 
-def _fork(request: dict[str, Any], descriptors: list[int]) -> int:
+def _fork(request: dict[str, Any], descriptors: list[int], measuring: Any) -> int:
     process = os.fork()
     if not process:
         try:
             _become(request, descriptors)
+            if measuring:
+                measuring.start()
+            exec(request["before"], {})
             from decoder.__main__ import main
 
             main()
@@ -103,21 +105,29 @@ def _become(request: dict[str, Any], descriptors: list[int]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["command"]
-    if request["coverage"]:
-        _measure(request["coverage"])
-    exec(request["before"], {})
 
 
-def _measure(configuration: str) -> None:
-    """Measure coverage until this process ends; processes that it starts are not measured."""
+def _measured(configuration: str) -> Any:
+    """Prepare what measures coverage in each fork, where it saves what it has when the program ends."""
     import coverage
 
-    os.environ["COVERAGE_PROCESS_START"] = configuration
-    coverage.process_startup(force=True)
-    del os.environ["COVERAGE_PROCESS_START"]
+    measuring = coverage.Coverage(config_file=configuration)
+    measuring.start()
+    _prepare()
+    measuring.stop()
+    return measuring
+
+
+def _prepare() -> None:
+    """Import `decoder.image` and what it needs: that takes longer than most commands."""
+    room = import_module("decoder.image")
+    for module in pkgutil.walk_packages(room.__path__, "decoder.image."):
+        import_module(module.name)
 
 
 if __name__ == "__main__":
     for library in LIBRARIES:
         import_module(library)
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    measured = _measured(sys.argv[2]) if sys.argv[2:] else None
+    _prepare()
+    serve(socket.socket(fileno=int(sys.argv[1])), measured)
