@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cryptography import x509
@@ -25,9 +26,10 @@ from decoder.provider.client.config import parse_config
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import Service
 from tests.support.client_parts import PLAINTEXT, configuration, decrypt
-from tests.support.grants import ID, KEK, LAYER, NAME, Parties, write_private
+from tests.support.grants import ID, KEK, LAYER, NAME, Parties, new_key, write_private
 from tests.support.layers import encrypted, pem, private_options, public_pem, rsa_key
 from tests.support.loopback import Answer, Asked
+from tests.support.memory_registry import MemoryRegistry
 from tests.support.serving import Server, execute, request_of, result_of
 from tests.support.x509_certificates import client_certificate, new_authority
 
@@ -202,6 +204,19 @@ def test_the_logins_of_the_kubelet(
     else:
         assert opened(parties, {**entry, "authfile": str(logins)}, tmp_path) == OPTIONS
     assert artifacts.KUBELET[0] == "/var/lib/kubelet/config.json" or verb == "check"
+
+
+def test_a_node_asks_for_no_more_rights_than_it_needs() -> None:
+    """Of a registry that gives tokens: to read where grants are, to write where requests are, and nothing else."""
+    with MemoryRegistry(wants_token=True) as registry:
+        parties = Parties(registry, new_key(), new_key(), new_key())
+        parties.put_sealed()
+        with pytest.raises(ProviderError, match="there is no grant"):
+            parties.client().fetch(parties.place, 5)
+        scopes = {each for asked in registry.asked for each in parse_qs(urlsplit(asked.path).query).get("scope", [])}
+        assert scopes == {f"repository:{NAME}:pull", f"repository:{REQUESTS}:pull,push"}
+        parties.grant()
+        assert parties.client().fetch(parties.place, 5).kek == KEK
 
 
 def test_as_a_command(parties: Parties, entry: dict[str, Any]) -> None:
