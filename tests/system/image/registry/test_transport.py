@@ -133,7 +133,7 @@ def test_publishing_under_a_digest(registry: Registry, layout: Layout) -> None:
     (root,) = json.loads((layout.directory / "index.json").read_bytes())["manifests"]
     push(layout, f"docker://{registry.host}/known@{root['digest']}")
     other = images.digest_of(b"another")
-    with pytest.raises(ImageError, match=f"known@{other}: what was written has the digest {root['digest']}"):
+    with pytest.raises(ImageError, match=f"known@{other}: what was written has another digest, {root['digest']}"):
         push(layout, f"docker://{registry.host}/known@{other}")
 
 
