@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal makes enumerations of all that it returns
 import os
 import select
-import signal
 import socket
 import struct
 import sys
@@ -133,7 +133,7 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     notices.served()
     absent = [module for module in ON_DEMAND if module not in sys.modules]
     status = program.decode(request.arguments, kept)
-    signal.signal(signal.SIGIO, signal.SIG_IGN)  # the client may end now
+    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)  # the client may end now
     messages.send(connection, ENDED, status)
     if status:
         hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
@@ -156,7 +156,7 @@ def _end_with(connection: socket.socket, client: int) -> None:
             os._exit(0)
 
     connection.settimeout(None)
-    signal.signal(signal.SIGIO, look)
+    _signal.signal(_signal.SIGIO, look)
     fcntl(connection, F_SETOWN, os.getpid())
     fcntl(connection, F_SETFL, os.O_ASYNC)
     look()
@@ -185,8 +185,8 @@ def _let_go() -> None:
 
 def forget_the_zygote() -> None:
     """Reset the signal handling inherited from the zygote, and enable SIGIO."""
-    signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGCHLD):
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGIO])
+    _signal.set_wakeup_fd(-1)
+    for number in (_signal.SIGTERM, _signal.SIGCHLD):
+        _signal.signal(number, _signal.SIG_DFL)
+    _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGIO])
