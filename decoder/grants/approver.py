@@ -1,4 +1,4 @@
-"""Approves requests by rules, round by round; what no rule accepts waits for a person."""
+"""Approves requests by rules, round by round; requests that no rule accepts wait for a person."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED = "approved", "renewed", "waiting", "limited", "revoked", "failed"
 DECISIONS = (APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED)
 _HOUR = 3600
-_RENEW_SHARE = 1 / 3  # of a grant's time, at whose end it is renewed
-_LONG, _SHORT = 600.0, 60.0  # seconds until an artifact is looked at again: with a grant, without one
+_RENEW_SHARE = 1 / 3  # the share of a grant's time after which it is renewed
+_LONG, _SHORT = 600.0, 60.0  # seconds until an artifact is checked again: with a grant, without one
 
 
 class State(Record):
-    """What must outlive the process.
+    """The state that outlives the process.
 
     Attributes:
         approvals: when there were approvals in the last hour, in seconds since 1970.
@@ -49,7 +49,7 @@ class Approver:
 
     Args:
         access: how registries are reached.
-        say: takes a line for each decision.
+        say: prints a line for each decision.
         dry_run: decide, but write nothing.
 
     Attributes:
@@ -68,7 +68,7 @@ class Approver:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for a person, as far as they were seen lately."""
+        """The number of requests that wait for a person, as far as they were seen recently."""
         now = time.monotonic()
         return sum(until > now for until in list(self._waiting.values()))
 
@@ -76,7 +76,7 @@ class Approver:
         """Decide about all requests in all repositories.
 
         Returns:
-            Whether all repositories could be read, and all that was decided be written.
+            Whether all repositories could be read, and all decisions written.
         """
         went_well = True
         for repository, requests in policy.repositories:
@@ -110,7 +110,7 @@ class Approver:
             raise failure
 
     def _plan(self, place: str, now: float, waits: bool) -> None:
-        """Say when a request is looked at again, and until when it counts as one that waits."""
+        """Set when a request is checked again, and until when it counts as waiting."""
         if len(self._due) > limits.REGISTRY_TAGS:
             self._due.clear()
             self._waiting.clear()
@@ -156,7 +156,7 @@ class Approver:
         return True
 
     def _tell(self, request: Request, decision: str, reason: str) -> None:
-        """Write a decision down, unless it is the same as before."""
+        """Record a decision, unless it is the same as before."""
         place = f"{request.id} {request.node}"
         if self._told.get(place) == decision + reason or (decision == RENEWED and not reason):
             return
@@ -184,12 +184,12 @@ def _accepted(policy: Policy, request: Request) -> rules.Accepted:
 
 
 def _is_due(grant: Grant) -> bool:
-    """Tell whether a grant is over, or has a third of its time left."""
+    """Check whether a grant has expired, or has at most a third of its time left."""
     return bool(grant.expires) and grant.expires - time.time() < _RENEW_SHARE * (grant.expires - grant.made)
 
 
 def read_state(path: str) -> State:
-    """Read what an earlier process has left.
+    """Read the state of an earlier process.
 
     Raises:
         ImageError: it cannot be read; without it there is no limit.
@@ -206,7 +206,7 @@ def read_state(path: str) -> State:
 
 
 def write_state(path: str, state: State) -> None:
-    """Write it, in place of what was there, as a whole or not at all.
+    """Replace the state, completely or not at all.
 
     Raises:
         ImageError: it cannot be written.

@@ -1,12 +1,12 @@
-"""Where statements are kept: one small OCI artifact for each, found by its tag (image-spec 1.1, Artifacts Guidance).
+"""The storage of statements: one small OCI artifact for each, found by its tag (image-spec 1.1, Artifacts Guidance).
 
     sealed-ID                 the sealed key, a JWE
     grant-ID-FINGERPRINT      the grant of a node, a JWE, or a tombstone, a JWS
     request-ID-FINGERPRINT    in the repository of requests: a request, a JWS
 
-Tags are all that is needed, so registries without the referrers API will do. Where an artifact is in the repository of
-the image, its manifest names the image as its `subject`, so that a registry with that API lists it beside the image.
-Nothing of a manifest is believed.
+Only tags are needed, so registries without the referrers API work. If an artifact is in the repository of the image,
+its manifest names the image as its `subject`, so that a registry with that API lists it with the image. Manifests are
+not trusted.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ def canonical(repository: str) -> str:
     """Return the full name of a repository, `HOST/NAME`.
 
     Raises:
-        UsageError: it is not the name of a repository alone.
+        UsageError: it is more than the name of a repository.
     """
     reference = parse_reference(f"//{repository}")
     name = f"{reference.host}/{reference.name}"
     if reference.digest or reference.tag != "latest" or repository.endswith(":latest"):
-        raise UsageError(f"{quoted(repository)} has a tag or digest, and a repository alone is needed: {name}")
+        raise UsageError(f"{quoted(repository)} has a tag or digest, and only a repository is needed: {name}")
     return name
 
 
@@ -154,7 +154,7 @@ class Repository:
         return Artifact(data, digest_of(manifest), subject)
 
     def put(self, kind: str, tag: str, data: bytes, subject: Mapping[str, Any] | None = None) -> None:
-        """Store an artifact under a tag, in place of what is there.
+        """Store an artifact under a tag, replacing an existing one.
 
         Args:
             kind: of the statement.
@@ -212,10 +212,10 @@ class Repository:
                 raise DigestError(f"{response.host} received something other than {digest}")
 
     def delete(self, digest: str) -> bool:
-        """Delete a manifest, and whatever tags it has.
+        """Delete a manifest and all of its tags.
 
         Returns:
-            Whether the registry did; many do not.
+            Whether the registry deleted it; many do not.
         """
         with self._client.send("DELETE", self._client.url(f"manifests/{digest}")) as response:
             return response.status in (202, 204)
@@ -225,8 +225,8 @@ class Repository:
 
         Args:
             kind: `sealed`, `grant` or `request`.
-            identifier: of this key alone.
-            node: of this node alone.
+            identifier: only those of this key.
+            node: only those of this node.
 
         Raises:
             ImageError: the registry does not list tags.
@@ -251,7 +251,7 @@ def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[R
     Args:
         repository: `HOST/NAME`, as `canonical` returns it.
         access: how registries are reached.
-        actions: what tokens are asked for: `pull`, `pull,push`, `pull,push,delete`.
+        actions: of requested tokens: `pull`, `pull,push`, `pull,push,delete`.
 
     Raises:
         ImageError: there is no such registry.
@@ -266,7 +266,7 @@ def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[R
 
 
 def _read(response: Response) -> bytes:
-    """Read a body; one that is too long is the fault of whoever pushed it, and so no failure of the registry."""
+    """Read a body; if it is too long, the artifact is malformed, which is not a failure of the registry."""
     try:
         return response.read(limits.GRANTS_ARTIFACT_BYTES)
     except UnreachableError:

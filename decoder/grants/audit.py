@@ -1,4 +1,4 @@
-"""What was decided about nodes: a line of JSON for each decision, in the journal, like those of keyproviders."""
+"""The audit of decisions about nodes: a line of JSON for each, in the journal, like those of keyproviders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from decoder.node import journal
 
 
 def record(operation: str, outcome: str, **members: object) -> str:
-    """Write a decision down.
+    """Record a decision.
 
     Args:
         operation: `approve`, `renew`, `deny`, `revoke`.

@@ -1,4 +1,4 @@
-"""What is wrong with an artifact."""
+"""Errors of artifacts and keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from decoder.errors import DecoderError
 
 
 class StatementError(DecoderError):
-    """An artifact is malformed, is not signed by a key that is pinned, or is about something else.
+    """An artifact is malformed, is not signed by a pinned key, or is about something else.
 
     Attributes:
-        status: 5, for somebody may have changed it.
+        status: 5, because it may have been changed.
     """
 
     status = 5

@@ -1,4 +1,4 @@
-"""Keys of owners, publishers and nodes: their identity, their signatures, and what was encrypted to them."""
+"""Keys of owners, publishers and nodes: identity, signatures and decryption."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from decoder.keywrap.publickeys import PublicKey, PublicKeyObject
 
     Keys = Mapping[str, PublicKeyObject]
-    """Public keys that are believed, by their fingerprints."""
+    """Trusted public keys, by their fingerprints."""
 
 FINGERPRINT = "jwk-sha256:"
-"""What fingerprints begin with when people see them, so that they are not taken for those of openssl."""
+"""The prefix of displayed fingerprints, which distinguishes them from those of openssl."""
 
-# RFC 7518 §3.4: one algorithm for each curve. Tokens often sign with PKCS #1 v1.5 alone, so both are accepted of RSA.
+# RFC 7518 §3.4: one algorithm for each curve. Tokens often support only PKCS #1 v1.5, so RSA keys may use both.
 _OF_CURVES: dict[str, tuple[str, type[hashes.HashAlgorithm]]] = {
     "secp256r1": ("ES256", hashes.SHA256),
     "secp384r1": ("ES384", hashes.SHA384),
@@ -54,7 +54,7 @@ class OwnKey(Protocol):
     algorithm: str
 
     def sign(self, data: bytes) -> bytes:
-        """Sign as JWS wants it (RFC 7518 §3.4, §3.5).
+        """Sign as JWS requires (RFC 7518 §3.4, §3.5).
 
         Raises:
             KeyFileError: the key cannot be used.
@@ -142,7 +142,7 @@ def read_own_key(path: str, password: bytes = b"", private: bool = False) -> Fil
 
 
 def only_key(found: KeyFile) -> FileKey:
-    """Take the one private key of a file.
+    """Return the one private key of a file.
 
     Raises:
         KeyFileError: there is none, or there are several, or it cannot be used.
@@ -176,7 +176,7 @@ def read_public_key(path: str) -> PublicKey:
 
 
 def read_pinned(option: str, paths: Iterable[str]) -> Keys:
-    """Read public keys that are to be believed.
+    """Read trusted public keys.
 
     Args:
         option: names them in messages.

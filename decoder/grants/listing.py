@@ -1,4 +1,4 @@
-"""What `ctd-decoder grants` prints of requests and decisions: every text of others in quotes."""
+"""How `ctd-decoder grants` prints requests and decisions; untrusted texts are quoted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
 
 
 def request_members(request: Request, state: Grant | Tombstone | None) -> dict[str, Any]:
-    """Describe a request for programs; its texts come as the node wrote them."""
+    """Describe a request for programs, with its texts unchanged."""
     return {
         "fingerprint": FINGERPRINT + request.node,
         "id": request.id,
@@ -44,7 +44,7 @@ def request_lines(request: Request, state: Grant | Tombstone | None) -> str:
 
 
 def state_text(state: Grant | Tombstone | None) -> str:
-    """Say what was decided about a node."""
+    """Describe the decision about a node."""
     if isinstance(state, Tombstone):
         return state.reason
     if state is None:
@@ -68,7 +68,7 @@ def decision_line(decision: Grant | Tombstone) -> str:
 
 
 def certificate(data: bytes) -> str:
-    """Describe a certificate, which nobody has validated here."""
+    """Describe a certificate, which has not been validated."""
     try:
         found = load_certificate(data)
         end = found.not_valid_after_utc
@@ -80,12 +80,12 @@ def certificate(data: bytes) -> str:
 
 
 def date(seconds: int) -> str:
-    """Write a time, which is in seconds since 1970."""
+    """Format a time in seconds since 1970."""
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def age(made: int) -> str:
-    """Say how long ago something was."""
+    """Return how long ago a time was, in words."""
     seconds = int(time.time()) - made
     if seconds < 0:
         return "from the future"

@@ -1,4 +1,4 @@
-"""A node: it fetches its grant, opens it, and asks for one if there is none."""
+"""A node: it fetches and opens its grant, and requests one if there is none."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _FRESH_SECONDS = 3600  # how long a request is not made again
 
 
 class Owner(Record):
-    """Somebody whose grants are believed, for the repositories whose names match a shell pattern."""
+    """A trusted owner, for the repositories whose names match a shell pattern."""
 
     pattern: str
     key: PublicKeyObject
 
 
 class Identity(Record):
-    """What a node is.
+    """The identity of a node.
 
     Attributes:
         key: its private key.
@@ -49,7 +49,7 @@ class Identity(Record):
 
 
 class _Without(Record):
-    """Why there is no grant, and whether the owner said so."""
+    """Why there is no grant, and whether that is the owner's decision."""
 
     reason: str
     is_final: bool = False
@@ -67,11 +67,11 @@ class Node:
 
     Args:
         identity: of the node.
-        owners: whose grants are believed.
-        requests: where requests go, `HOST/NAME`; "" for the repository that belongs to that of the grants.
+        owners: the trusted ones.
+        requests: where requests go, `HOST/NAME`; "" for the default of the grants' repository.
         wait_seconds: how long to wait for a grant.
         access: how registries are reached.
-        find_image: names the image that an annotation is of, "" if it is not known.
+        find_image: names the image of an annotation, "" if it is unknown.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Node:
         self._find_image = find_image
 
     def owners_of(self, place: Place) -> Keys:
-        """Return the keys that may grant access to a place; nothing is asked of a registry that has none.
+        """Return the keys that may grant access to a place; a registry without any is never asked.
 
         Raises:
-            KeyRefusedError: nobody's grants are believed there.
+            KeyRefusedError: no owner is trusted there.
         """
         found = {keys.fingerprint(each.key): each.key for each in self._owners if _matches(place, each.pattern)}
         if not found:
@@ -131,10 +131,10 @@ class Node:
         raise AssertionError("the pauses never end")
 
     def check(self, grant: Grant) -> None:
-        """Check that a grant still holds.
+        """Check that a grant is still valid.
 
         Raises:
-            ProviderError: its time is over.
+            ProviderError: it has expired.
         """
         if reason := _expired(grant):
             raise ProviderError(reason)
@@ -147,7 +147,7 @@ class Node:
                     return _Without("there is no grant for this node")
                 return self._read(found.data, place, owners)
             except StatementError as error:
-                return _Without(f"what {place.repository} has for this node is no grant: {error}")
+                return _Without(f"the artifact for this node in {place.repository} is not a grant: {error}")
 
     def _read(self, data: bytes, place: Place, owners: Keys) -> Grant | _Without:
         if not data.startswith(b"{"):
@@ -161,7 +161,7 @@ class Node:
         return _Without(reason) if reason else grant
 
     def _ask(self, place: Place, may_push: bool) -> _Asked:
-        """Leave a request where the owner finds it, or else have the owner paste it."""
+        """Push a request to the repository of requests; if that fails, return it as text for the owner."""
         where = self._requests or artifacts.requests_of(place.repository)
         identity = self._identity
         request = Request(
@@ -212,7 +212,7 @@ def _expired(grant: Grant) -> str:
 
 
 def _is_fresh(data: bytes, request: Request) -> bool:
-    """Tell whether a request says the same, and is not old."""
+    """Check whether a request has the same content, and is recent."""
     try:
         earlier = statements.parse_request(data)
     except StatementError:

@@ -24,7 +24,7 @@ _DAY = 86400
 
 
 class Wanted(Record):
-    """Which artifacts are meant: those of these keys and nodes, of all where there are none.
+    """A filter of artifacts: those of these keys and nodes; an empty tuple means all.
 
     Attributes:
         ids: of keys.
@@ -35,17 +35,17 @@ class Wanted(Record):
     nodes: tuple[str, ...] = ()
 
     def has(self, tag: str) -> bool:
-        """Tell whether a tag is that of such an artifact."""
+        """Check whether a tag is that of such an artifact."""
         _, identifier, node = artifacts.parse_tag(tag)
         return identifier in (self.ids or (identifier,)) and node in (self.nodes or (node,))
 
 
 class Found(Record):
-    """What was found in a repository of requests.
+    """The contents of a repository of requests.
 
     Attributes:
-        requests: those that their keys have signed.
-        problems: what was no request, a line each.
+        requests: those with a valid signature.
+        problems: a line for each artifact that is not a request.
         left: how many were not read.
     """
 
@@ -59,13 +59,13 @@ def find_requests(
 ) -> Found:
     """Read the requests for grants in a repository, at most GRANTS_LISTED.
 
-    Anybody may have written them, and so many of them that there is no end.
+    They are untrusted, and there may be any number of them.
 
     Args:
         requests: where requests are.
         repository: what the grants are for.
         wanted: which of them.
-        skip: tells by a tag whether it is to be left out.
+        skip: checks, from a tag, whether to skip it.
 
     Raises:
         ImageError: the registry fails.
@@ -92,7 +92,7 @@ class Owner:
 
     Args:
         key: the owner's.
-        publishers: whose sealed keys are believed.
+        publishers: the trusted publishers of sealed keys.
         repository: where sealed keys and grants are.
         others: further owners, whose tombstones count.
     """
@@ -116,7 +116,7 @@ class Owner:
         Args:
             identifier: of the key.
             node: its public key.
-            expires: until when, in seconds since 1970; 0 for ever.
+            expires: until when, in seconds since 1970; 0 for no limit.
 
         Raises:
             StatementError: the sealed key is missing, or not what it should be.
@@ -129,13 +129,13 @@ class Owner:
         grant = Grant(
             sealed.repository, identifier, fingerprint, sealed.kek, sealed.layers, sealed.signer, now, expires
         )
-        # The owner is a reader, too, and so can see later until when it holds.
+        # The owner is a reader too, and can see later when the grant expires.
         encrypted = keys.encrypt(statements.build_grant(grant, self._key), [node, self._key.public])
         self._repository.put(GRANT, artifacts.grant_tag(identifier, fingerprint), encrypted, subject)
         return grant
 
     def bury(self, identifier: str, node: str, reason: str) -> tuple[bool, bool]:
-        """Put a tombstone where the grant of a node is or would be, and delete the grant.
+        """Store a tombstone under the tag of a node's grant, and delete the grant.
 
         Args:
             identifier: of the key.
@@ -143,7 +143,7 @@ class Owner:
             reason: DENIED or REVOKED.
 
         Returns:
-            Whether there was something, and whether the registry has deleted it.
+            Whether there was an artifact, and whether the registry has deleted it.
 
         Raises:
             ImageError: the registry does not take the tombstone.
@@ -151,7 +151,7 @@ class Owner:
         tag = artifacts.grant_tag(identifier, node)
         try:
             old = self._repository.get(tag)
-        except StatementError:  # somebody has put something else there
+        except StatementError:  # another artifact was stored there
             old = None
         tombstone = Tombstone(self._repository.name, identifier, node, reason, int(time.time()))
         subject = old.subject if old else None
@@ -159,7 +159,7 @@ class Owner:
         return old is not None, old is not None and self._repository.delete(old.digest)
 
     def state(self, identifier: str, node: str) -> Grant | Tombstone | None:
-        """Read what was decided about a node.
+        """Read the decision about a node.
 
         Returns:
             This owner's grant, or the tombstone of an owner; None if there is neither.
@@ -182,7 +182,7 @@ class Owner:
         return found
 
     def decisions(self, wanted: Wanted) -> tuple[list[Grant | Tombstone], int]:
-        """Read what this owner has decided, at most GRANTS_LISTED; also return how much of other origin there is."""
+        """Read this owner's decisions, at most GRANTS_LISTED; also return the number of other artifacts."""
         tags = self.grant_tags(wanted)[: limits.GRANTS_LISTED]
         found = [self.state(*artifacts.parse_tag(tag)[1:]) for tag in tags]
         own = sorted((each for each in found if each), key=lambda each: each.made)
@@ -193,7 +193,7 @@ class Owner:
         return [tag for tag in self._repository.tags("grant") if wanted.has(tag)]
 
     def _open_sealed(self, identifier: str) -> tuple[SealedKey, dict[str, Any] | None]:
-        """Open a sealed key, and check whose it is: a registry can serve that of another image."""
+        """Open a sealed key, and check its image, because a registry can serve the key of another one."""
         if identifier not in self._sealed:
             tag = artifacts.sealed_tag(identifier)
             artifact = self._repository.get(tag)
@@ -224,7 +224,7 @@ def acting(
 def grant_all(
     owner: Owner, pairs: Iterable[tuple[str, PublicKeyObject]], expires: int
 ) -> Iterator[Grant | DecoderError]:
-    """Grant several nodes access, and go on after a failure; each decision is written down.
+    """Grant several nodes access, and continue after failures; each decision is recorded.
 
     Yields:
         Each grant, or why there is none.
@@ -242,12 +242,12 @@ def grant_all(
 
 
 def after_days(days: int) -> int:
-    """Return when a grant ends that holds for so many days from now, in seconds since 1970."""
+    """Return the end of a grant that is valid for a number of days from now, in seconds since 1970."""
     return int(time.time()) + days * _DAY
 
 
 def check_days(days: int) -> int:
-    """Check how many days a grant is to hold.
+    """Check the number of days for which a grant is valid.
 
     Raises:
         UsageError: it is not within bounds.

@@ -1,7 +1,7 @@
-"""Private keys of owners and publishers, wherever they are: in a file, on a token, or under a keyprovider.
+"""Private keys of owners and publishers: in a file, on a token, or wrapped by a keyprovider.
 
-A key under a keyprovider is a file that `ctd-decoder grants wrap-key` writes. Every keyprovider can do that, for what
-it wraps looks like the key of a layer: a random key, under which the private key is encrypted with AES-256-GCM.
+`ctd-decoder grants wrap-key` writes the file of a wrapped key. It works with every keyprovider, because the wrapped
+content looks like the key of a layer: a random key, with which the private key is encrypted (AES-256-GCM).
 
     {"format":"ctd-wrapped-key/1","annotation":BASE64,"iv":BASE64,"data":BASE64}
 """
@@ -125,14 +125,14 @@ class TokenKey:
 
         self._key = pkcs11.TokenKey(data, node_config())
         self.public: PublicKeyObject = self._key.public
-        self.algorithm = algorithms(self.public)[-1]  # RS256: PSS is what fewer tokens can do
+        self.algorithm = algorithms(self.public)[-1]  # RS256, because fewer tokens support PSS
 
     def sign(self, data: bytes) -> bytes:
         """Sign; see `OwnKey`."""
         return self._key.sign(data)
 
     def open(self, wrapped: bytes) -> bytes:
-        """Open a JWE: the token opens the share of this key; see `OwnKey`."""
+        """Open a JWE: the token decrypts the content key of this recipient; see `OwnKey`."""
         try:
             message = parse(wrapped)
             recipients = opening.acceptable(message.recipients)

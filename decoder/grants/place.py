@@ -1,6 +1,6 @@
-"""What the annotation of a layer says: where to ask for which key.
+"""The content of a layer's annotation: where to get which key.
 
-The annotation is an envelope (docs/formats.md §5), and this stands in it for the wrapped key:
+The annotation is an envelope (docs/formats.md §5), which has this instead of a wrapped key:
 
     {"key_url":"grants://HOST/REPO","wrap_type":"grants/1","id":ID}
 """
@@ -35,13 +35,13 @@ class Place(Record):
 
 
 def build_place(place: Place) -> bytes:
-    """Build what stands in the envelope."""
+    """Build the content of the envelope."""
     members = {"key_url": place.key_url, "wrap_type": WRAP_TYPE, "id": place.id}
     return json.dumps(members, separators=(",", ":")).encode()
 
 
 def parse_place(annotation: bytes) -> Place:
-    """Parse what stands in the envelope; it comes from a registry.
+    """Parse the content of the envelope, which comes from a registry.
 
     Raises:
         ProviderError: it is malformed, or of another version.

@@ -23,19 +23,19 @@ _RULE_MEMBERS = {"repositories", "ca", "names", "days"}
 
 
 class Policy(Record):
-    """What the file says.
+    """The content of the file.
 
     Attributes:
         key: the file of the owner's private key.
         password_file: of that key, or "".
-        publishers: whose sealed keys are believed.
+        publishers: the trusted publishers of sealed keys.
         owners: others, whose tombstones count.
         repositories: of grants, and that of the requests for each.
         rules: who gets access.
-        denied: the fingerprints of nodes that get none, whatever the rules say.
-        per_hour: how many approvals there may be in an hour.
+        denied: the fingerprints of nodes that get no access, regardless of the rules.
+        per_hour: the maximum number of approvals in an hour.
         state: the file where approvals are counted.
-        interval: how many seconds lie between two looks at the requests.
+        interval: the seconds between two checks of the requests.
     """
 
     key: str

@@ -1,6 +1,6 @@
-"""Which nodes a rule accepts: by the names in a certificate that a CA of the owner has issued for the node's key.
+"""Rules, which accept nodes by the names in a certificate that a CA of the owner has issued for the node's key.
 
-Nothing else of a request is looked at: names and image references in it are claims, for people to read.
+They use nothing else of a request: its names and image references are claims, for people to read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _DAY = 86400
 
-# What the library raises for a certificate that it does not read.
+# Exceptions of the library for certificates that it cannot read.
 UNREADABLE = (
     ValueError,
     TypeError,
@@ -48,7 +48,7 @@ class Rule(Record):
         repositories: shell patterns of repositories.
         authorities: the CAs whose certificates count.
         names: shell patterns, one of which a name in the certificate must match.
-        days: how long a grant holds.
+        days: how long a grant is valid.
     """
 
     repositories: tuple[str, ...]
@@ -58,14 +58,14 @@ class Rule(Record):
 
 
 class Accepted(Record):
-    """What a rule has accepted: the name that matched, and when the grant is to end, in seconds since 1970."""
+    """The result of a rule: the name that matched, and the end of the grant, in seconds since 1970."""
 
     name: str
     expires: int
 
 
 class Validated(Record):
-    """A certificate that is valid: its names, and when it ends, in seconds since 1970."""
+    """A valid certificate: its names, and when it expires, in seconds since 1970."""
 
     names: list[str]
     until: int
@@ -110,8 +110,8 @@ def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Valid
     """Validate the certificate in a request.
 
     The chain, the validity, key usage and the extended key usage (client authentication, which must be there) are
-    checked as RFC 5280 §6 and the CA/Browser Forum's baseline have it, except that the certificate may do without
-    alternative names: those of kubelets have a common name alone.
+    checked as in RFC 5280 §6 and the CA/Browser Forum's baseline, except that the certificate needs no alternative
+    names, because those of kubelets have only a common name.
 
     Raises:
         StatementError: the certificate is missing, not valid, or of another key.
@@ -133,7 +133,7 @@ def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Valid
 
 
 def load_certificate(data: bytes) -> x509.Certificate:
-    """Parse a certificate that somebody else has made; what is odd about it is for the verification to judge.
+    """Parse an untrusted certificate; its problems are left to the verification.
 
     Raises:
         Exception: one of UNREADABLE.

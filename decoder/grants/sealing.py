@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Sealing:
-    """Wraps the layers of one image after the other, each image under a key of its own; for several threads.
+    """Wraps the layers of images, one image after the other, each with its own key; for several threads.
 
     Args:
         owners: the files of the public keys of those who may grant access.
@@ -79,7 +79,7 @@ class Sealing:
             return envelope.seal(self._kek, PROVIDER, build_place(self._place), options)
 
     def check(self) -> None:
-        """Send the sealed key, but give it no name yet, to find out at once whether that can be done.
+        """Send the sealed key without a tag, to detect failures early.
 
         Raises:
             UsageError: the image has too many layers.

@@ -1,9 +1,9 @@
-"""What is signed: sealed keys, requests, grants and tombstones, written and read (docs/grants.md §Format).
+"""Signed statements: sealed keys, requests, grants and tombstones, built and parsed (docs/grants.md §Format).
 
-Each is a JWS in compact form (RFC 7515 §7.1). Its `typ` tells the four apart, its `kid` is the fingerprint of the key
-that signed it, and nothing is believed that the caller does not compare: every reader says whose signature it accepts,
-and `check` which repository, image and node it is about. Sealed keys and grants hold a key, and so they are encrypted
-to their readers, who are named in what is signed, so that none of them can pass it on as if it were for another.
+Each is a JWS in compact form (RFC 7515 §7.1). Its `typ` distinguishes the four, its `kid` is the fingerprint of the
+signing key, and the caller must compare everything that it relies on: every reader states whose signature it accepts,
+and `check` compares repository, image and node. Sealed keys and grants contain a key, so they are encrypted to their
+readers. The signed content names the readers, so that none of them can pass it on to another one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SealedKey(Record):
         repository: where its grants are, `HOST/NAME`.
         id: of the key, 32 hexadecimal digits.
         kek: the key-encryption key, 32 bytes.
-        owners: the fingerprints of those whom it is for.
+        owners: the fingerprints of its readers.
         layers: the digests of the plain layers.
         made: when, in seconds since 1970.
         signer: the fingerprint of the publisher's key.
@@ -62,14 +62,14 @@ class SealedKey(Record):
 
 
 class Request(Record):
-    """A node's wish to have a key. All of it but `key` is a claim.
+    """A node's request for a key. Everything except `key` is a claim.
 
     Attributes:
-        repository: where it wants a grant.
-        id: of the key that it wants.
+        repository: where it expects the grant.
+        id: of the requested key.
         key: its public key, which has signed the request.
         name: what it calls itself.
-        image: the image that it wants to run, "" if it does not know.
+        image: the image that it runs, "" if it is unknown.
         certificates: of its key, DER; the leaf first.
         made: when, in seconds since 1970.
     """
@@ -96,7 +96,7 @@ class Grant(Record):
         id: of the key.
         node: the fingerprint of the node's key.
         kek: the key-encryption key, 32 bytes.
-        layers: the digests of the plain layers, which are all that the key opens.
+        layers: the digests of the plain layers; the key opens only these.
         publisher: the fingerprint of the key that signed the sealed key.
         made: when, in seconds since 1970.
         expires: when it ends, in seconds since 1970; 0 for never.
@@ -115,7 +115,7 @@ class Grant(Record):
 
 
 class Tombstone(Record):
-    """What stands where a node has no grant any more, or gets none.
+    """A tombstone, which replaces the grant of a node that has no access any more, or gets none.
 
     Attributes:
         repository: where it is.
@@ -211,7 +211,7 @@ def build_request(request: Request, node: OwnKey) -> bytes:
 
 
 def parse_request(data: bytes) -> Request:
-    """Read a request, and verify that whoever made it has the private half of its key.
+    """Read a request, and verify that its author has the private half of its key.
 
     Raises:
         StatementError: it is malformed, or was not signed by its key.

@@ -226,7 +226,7 @@ def _log(parsed: Namespace) -> None:
         return
     show("".join(map(listing.decision_line, decisions)) or "nothing was decided with this key\n")
     if others:
-        show(f"{others} more are not of this owner, or are no grants\n")
+        show(f"{others} more are not of this owner, or are not grants\n")
 
 
 def _found(parsed: Namespace) -> Found:
@@ -276,7 +276,7 @@ def _write(path: str, data: bytes) -> None:
 
 def _show_problems(found: Found) -> None:
     if found.problems:
-        show(f"{len(found.problems)} artifacts are no requests: {found.problems[0]}\n")
+        show(f"{len(found.problems)} artifacts are not requests: {found.problems[0]}\n")
     if found.left:
         show(f"{found.left} more requests were not read: name an ID or a fingerprint\n")
 

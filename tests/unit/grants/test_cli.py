@@ -243,7 +243,7 @@ def test_nothing_to_decide(parties: Parties, options: list[str], verb: str) -> N
 def test_problems_are_shown(parties: Parties) -> None:
     parties.put(artifacts.request_tag(ID, "0" * 64), b"junk", REQUESTS)
     output = done("list", parties.repository)
-    assert "1 artifacts are no requests: request-" in output
+    assert "1 artifacts are not requests: request-" in output
 
 
 def test_encrypted_keys(parties: Parties, options: list[str], tmp_path: Path) -> None:
