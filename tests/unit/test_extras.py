@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from decoder import extras
+from decoder.provider import PROVIDERS
+from tests.support.processes import without_modules
 
 
 @pytest.mark.parametrize(
@@ -52,3 +56,26 @@ def test_the_real_reason_is_named() -> None:
         "the Python module grpc._cython.cygrpc cannot be loaded (libstdc++.so.6: cannot open shared object file): "
     )
     assert extras.missing("grpc", broken).startswith(expected)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_options_of_every_provider_are_shown_without_any_extra(name: str, tmp_path: Path) -> None:
+    """Manual pages are made of them, too, where no extra is installed."""
+    absent = (
+        "urllib3",
+        "requests",
+        "grpc",
+        "botocore",
+        "google",
+        "azure",
+        "hvac",
+        "pkcs11",
+        "yaml",
+        "rich",
+        "zstandard",
+    )
+    program = without_modules(tmp_path, *absent)
+    command = [program, "keyprovider", "run", "--provider", name, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"options of {name}:" in shown.stdout
