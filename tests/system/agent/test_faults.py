@@ -48,8 +48,8 @@ def test_no_agent_and_one_that_is_gone(place: Place) -> None:
 
 def test_no_worker_outlives_the_agent(place: Place) -> None:
     with Agent(place) as agent:
+        wait_until(lambda: bool(agent.children))
         workers = agent.children
-        assert workers
         kill(agent.process.pid)
         agent.process.wait()
         wait_until(lambda: not any(map(is_running, workers)))
