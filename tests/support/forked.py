@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-# The configuration with which coverage measures these runs; set by the unit tests.
+# The configuration with which coverage measures these runs, if it does; set by the unit tests.
 coverage = ""
 _SERVER = Path(__file__).with_name("fork_server.py")
 _NUMBER = struct.Struct("i")
@@ -88,6 +88,7 @@ def _server() -> socket.socket:
             [sys.executable, "-P", str(_SERVER), str(its.fileno()), *([coverage] if coverage else [])],
             stdin=subprocess.DEVNULL,
             pass_fds=[its.fileno()],
+            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")},
         )
 
     def end() -> None:

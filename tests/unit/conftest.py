@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support import forked, processes
 
 _MEASURES = "COVERAGE_PROCESS_START"
+_CONFIGURATION = str(Path(__file__).with_name("coverage.toml"))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _forks() -> Iterator[None]:
-    """Coverage measures this process and the forks; in a new process it would take longer to start than the program.
+    """For `make test-unit`, coverage measures this process and the forks: a new process would take too long with it.
 
     It is for each module, because a process of pytest may run system tests after unit tests.
     """
+    measures = os.environ.get(_MEASURES, "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processes, "forks", not os.environ.get("CTD_DECODER_PROGRAM"))
-        patch.setattr(forked, "coverage", os.environ.get(_MEASURES, ""))
-        patch.delenv(_MEASURES, raising=False)
+        patch.setattr(forked, "coverage", _CONFIGURATION if measures else "")
+        if measures == _CONFIGURATION:
+            patch.delenv(_MEASURES)
         yield
