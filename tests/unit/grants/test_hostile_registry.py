@@ -92,7 +92,7 @@ def test_truncated_grants(parties: Parties) -> None:
     whole = granted(parties)
     for length in (0, 1, 2, len(whole) // 2, len(whole) - 1):
         parties.put(parties.grant_tag, whole[:length])
-        refused(parties, "no grant")
+        refused(parties, "not a grant")
 
 
 def test_a_grant_that_is_not_encrypted_or_not_signed(parties: Parties) -> None:
@@ -100,7 +100,7 @@ def test_a_grant_that_is_not_encrypted_or_not_signed(parties: Parties) -> None:
     plain = json.dumps({"kek": "AAAA", "repository": parties.repository, "id": ID}).encode()
     for data in (signed, plain, keys.encrypt(plain, [parties.node.public]), b"null", b"[]"):
         parties.put(parties.grant_tag, data)
-        refused(parties, "no grant")
+        refused(parties, "not a grant")
 
 
 def test_a_sealed_key_is_no_grant(parties: Parties) -> None:
@@ -122,7 +122,7 @@ def test_manifests_that_are_not_what_they_should_be(parties: Parties, name: str)
         changed = [{**value, "layers": [{**value["layers"][0], "digest": value["config"]["digest"]}]}]
     for each in changed:
         parties.registry.manifests[key] = (json.dumps(each).encode(), media_type)
-        refused(parties, "no grant|content of")
+        refused(parties, "not a grant|content of")
 
 
 def test_content_that_has_another_digest(parties: Parties) -> None:
@@ -170,7 +170,7 @@ def test_tombstones_of_others(parties: Parties, reason: str) -> None:
     for signer, node in ((new_key(), parties.node_print), (parties.owner, "0" * 64)):
         tombstone = Tombstone(parties.repository, ID, node, reason, 1)
         parties.put(parties.grant_tag, statements.build_tombstone(tombstone, signer))
-        refused(parties, "no grant")
+        refused(parties, "not a grant")
     assert artifacts.request_tag(ID, parties.node_print) in parties.registry.tags(REQUESTS)
 
 
