@@ -60,7 +60,10 @@ def load(security: Security) -> tuple[Tls, Sequence[str]]:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2"])
-    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+    context.num_tickets = (
+        0  # a ticket holds the client's certificate, costs half as much as the handshake, and is not used
+    )
     path = security.certificate
     try:
         context.load_cert_chain(security.certificate, security.key, password="")  # or it asks the terminal

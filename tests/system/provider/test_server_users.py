@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
+import pytest
 
 from tests.support.policy_site import WRAP, Site, outcome, wrap
 from tests.support.processes import ROOT
@@ -24,10 +27,16 @@ with grpc.insecure_channel(sys.argv[2]) as channel:
 """
 
 
-def test_at_a_unix_socket_the_user_counts(tmp_path: Path) -> None:
-    site = Site(tmp_path)
-    for directory in (site.directory, *site.directory.parents):
-        directory.chmod(directory.stat().st_mode | 0o011)
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that others can enter, which those of pytest are not."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_at_a_unix_socket_the_user_counts(directory: Path) -> None:
+    site = Site(directory)
     path = site.directory / "s"
     arguments = (*site.arguments, "--listen", f"unix://{path}", "--client-policy", site.policy)
     site.policy.write_text(site.rule("uid:0", ca="", wrap="local://a"))
