@@ -207,7 +207,7 @@ def test_downgrade_to_plain_is_found(parties: Parties, files: dict[str, Path], s
         ({"--sign-key": None}, "needs --grants-owner FILE and --sign-key FILE"),
         ({"--grants-owner": None}, "needs --grants-owner FILE and --sign-key FILE"),
         ({"--recipient": "provider:grants"}, "provider:grants:HOST/REPO"),
-        ({"--recipient": "provider:grants:host.example/app:1"}, "a repository alone is needed"),
+        ({"--recipient": "provider:grants:host.example/app:1"}, "only a repository is needed"),
         ({"--recipient": "provider:grants:"}, "is not"),
         ({"--sign-key": "/missing"}, "--sign-key '/missing'"),
         ({"--grants-owner": "/missing"}, "--grants-owner '/missing'"),
