@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.formats import wire
+from decoder.formats.mediatypes import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from decoder.image import blobs
 from decoder.layer.annotations import DECODABLE, ENCRYPTED, OCI_TAR
 from decoder.layer.digest import digest_of, split_digest
@@ -21,15 +22,11 @@ from decoder.layer.digest import digest_of, split_digest
 if TYPE_CHECKING:
     from decoder.image.transport import Descriptor, ImageSource
 
-OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
-_DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
-_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
-_IN_OCI = {_DOCKER_MANIFEST: OCI_MANIFEST, _DOCKER_LIST: OCI_INDEX, _DOCKER_CONFIG: OCI_CONFIG}
-_MANIFESTS = (OCI_MANIFEST, _DOCKER_MANIFEST)
-_INDEXES = (OCI_INDEX, _DOCKER_LIST)
+_IN_OCI = {DOCKER_MANIFEST: OCI_MANIFEST, DOCKER_LIST: OCI_INDEX, _DOCKER_CONFIG: OCI_CONFIG}
+_MANIFESTS = (OCI_MANIFEST, DOCKER_MANIFEST)
+_INDEXES = (OCI_INDEX, DOCKER_LIST)
 
 # The layer media types without `+encrypted`, each with the OCI type of the same compression.
 PLAIN_LAYERS = {

@@ -10,6 +10,7 @@ from urllib.parse import urljoin
 
 from decoder import limits
 from decoder.errors import DigestError, ImageError, quoted
+from decoder.formats.mediatypes import DOCKER_LIST, DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from decoder.layer.digest import RunningDigest, split_digest
 from decoder.registry.reference import is_tag
 
@@ -17,12 +18,7 @@ if TYPE_CHECKING:
     from decoder.registry.client import RegistryClient
     from decoder.registry.http import Response
 
-MANIFESTS = (
-    "application/vnd.oci.image.manifest.v1+json",
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
+MANIFESTS = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 DIGEST_HEADER = "Docker-Content-Digest"
 
 Descriptor = dict[str, Any]

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
+from decoder.formats.mediatypes import OCI_INDEX
 from decoder.image.files.layoutindex import LAYOUT, find, named, parse_index, split_place
 from decoder.image.files.spool import STANDARD, open_archive
 from decoder.image.files.tarindex import Place, Section, TarIndex
 from decoder.image.files.unnamed import unnamed_file
-from decoder.image.manifest import OCI_INDEX, is_encrypted
+from decoder.image.manifest import is_encrypted
 from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
 

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
+from decoder.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
 from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
-from decoder.image.manifest import OCI_INDEX, OCI_MANIFEST, is_manifest_type
+from decoder.image.manifest import is_manifest_type
 from decoder.image.transport import write_all
 from decoder.layer.digest import digest_of, split_digest
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 from decoder import limits
 from decoder.errors import ImageError, quoted
 from decoder.formats import wire
-from decoder.image.manifest import OCI_CONFIG, OCI_MANIFEST
+from decoder.formats.mediatypes import OCI_MANIFEST
+from decoder.image.manifest import OCI_CONFIG
 from decoder.layer.annotations import OCI_TAR
 from decoder.layer.digest import digest_of, split_digest
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
+from decoder.formats.mediatypes import OCI_INDEX
 from decoder.image.files.layoutindex import (
     INDEX,
     LAYOUT,
@@ -29,7 +30,6 @@ from decoder.image.files.layoutindex import (
 from decoder.image.files.references import References
 from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
-from decoder.image.manifest import OCI_INDEX
 from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
 
