@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import socket
 import struct
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
@@ -99,9 +99,9 @@ def stop_arrivals(listener: socket.socket) -> None:
         return
     # A filter that drops every packet for the listening socket. Clients in the middle of a TCP handshake try again,
     # and find the port closed.
-    program = ctypes.create_string_buffer(_DROP)
+    program = array("B", _DROP)  # ctypes, which would give its address too, is not in the packages
     with suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(program)))
+        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, program.buffer_info()[0]))
 
 
 def shut(listener: socket.socket) -> None:
