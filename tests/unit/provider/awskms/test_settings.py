@@ -28,7 +28,7 @@ from tests.support.awskms_parts import ALIAS, ARN, OPTIONS, Moto, message_of, pr
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}"
     provider = create("awskms", {"endpoint": endpoint, "key": ARN})
