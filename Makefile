@@ -28,6 +28,7 @@ test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
 test-unit: $(VENV)/.dev $(VENV)/.program
 	rm -rf .cache/coverage/unit
 	install --directory --mode 1777 .cache/coverage/unit
+	$(BIN)/python -m compileall -q decoder tests/support
 	COVERAGE_PROCESS_START=$(CURDIR)/tests/unit/coverage.toml tests/alone $(BIN)/coverage run \
 		--rcfile tests/unit/coverage.toml --source decoder -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
 	$(BIN)/coverage combine --quiet
