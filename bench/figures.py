@@ -46,10 +46,10 @@ class Figure(NamedTuple):
 
 
 def rows(figure: Figure) -> Iterator[str]:
-    """Write the rows of a figure: wall time, and for an image and large layers CPU time, memory and throughput."""
+    """Write the rows of a figure: wall time, and for large layers CPU time, memory and throughput."""
     large = HMAC_ALONE in figure.runs and figure.amount >= _LARGE_BYTES
     for title, quantity in (("", "wall"), (", CPU", "cpu"), (", peak memory", "peak")):
-        if not title or large or figure.part == "image":
+        if not title or large:
             beside = f" ({PLAIN}: {_cell(figure, PLAIN, quantity)})" if PLAIN in figure.runs else ""
             yield _row(figure, title + beside, [_cell(figure, program, quantity) for program in PROGRAMS])
     if large:
@@ -80,7 +80,7 @@ def _row(figure: Figure, title: str, cells: Iterable[str]) -> str:
 
 
 def _cell(figure: Figure, program: str, quantity: str) -> str:
-    left_to_agent = program in (WARM, PIP_WARM) or (program != REFERENCE and figure.part == "image")
+    left_to_agent = program in (WARM, PIP_WARM)
     if program not in figure.runs or (left_to_agent and quantity != "wall"):
         return "-"  # the kernel adds what the workers of an agent take to the agent
     quartiles = figure.spread(program, quantity)
