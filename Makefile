@@ -52,7 +52,7 @@ SECONDS ?= 600
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 
-# The unit tests on later Pythons, as Debian has them; needs root.
+# The unit tests on later Pythons, as Debian has them (3.13, 3.14); needs root. tests/other-pythons takes others.
 test-pythons:
 	tests/other-pythons
 

@@ -88,7 +88,7 @@ def test_every_truncation_is_refused() -> None:
         (any_bytes(b"1"), "JSON number"),
         (any_bytes(b"{} {}"), "not JSON"),
         (any_bytes(b'{"a":NaN}'), "not JSON"),
-        (any_bytes(b"[" * 50_000), "nested too deeply"),
+        (any_bytes(b"[" * 50_000), "nested too deeply|not JSON"),  # Python 3.14 has no limit but the stack's
         (any_bytes(b'{"a":' + b"9" * 10_000 + b"}"), "value"),
     ],
 )
