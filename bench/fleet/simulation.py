@@ -46,7 +46,7 @@ class Scenario(NamedTuple):
         layers: of the image.
         seconds: within which all nodes begin, evenly at random.
         is_once: whether a node asks once for the image's key-encryption key, or for each layer.
-        is_cached: whether a server keeps that key, so that the key service is asked once by each process.
+        is_cached: whether a server keeps that key, so that the key service is asked once by each server.
         images: how many different images the nodes pull.
         replicas: servers.
         processes: of each server, with a processor each.
@@ -88,14 +88,21 @@ class _BusyError(Exception):
     """The server has too much to do; the client waits."""
 
 
+class _Server:
+    """What the processes of a server share: opened keys, and questions to the key service that are not answered yet."""
+
+    def __init__(self) -> None:
+        self.keks: dict[int, float] = {}
+        self.asking: dict[int, simpy.Event] = {}
+
+
 class _Process:
     """A process of a server: one processor, and the bounds of `decoder.limits`."""
 
-    def __init__(self, environment: simpy.Environment) -> None:
+    def __init__(self, environment: simpy.Environment, server: _Server) -> None:
+        self.server = server
         self.processor = simpy.Resource(environment, 1)
         self.connections = self.waiting = 0
-        self.keks: dict[int, float] = {}
-        self.asking: dict[int, simpy.Event] = {}
 
 
 class _Fleet:
@@ -104,7 +111,8 @@ class _Fleet:
         self.random = random.Random(_SEED)  # noqa: S311 - a simulation that can be repeated
         self.scenario = scenario
         self.costs = costs
-        self.processes = [_Process(self.environment) for _ in range(scenario.replicas * scenario.processes)]
+        servers = [_Server() for _ in range(scenario.replicas)]
+        self.processes = [_Process(self.environment, each) for each in servers for _ in range(scenario.processes)]
         at_once = max(1, round(costs.service_rate * costs.service))
         self.service = simpy.Resource(self.environment, at_once)
         self.service_seconds = at_once / costs.service_rate if costs.asking else 0.0
@@ -148,29 +156,29 @@ class _Fleet:
         process.connections += 1
         try:
             yield from self.work(process, self.costs.connection + self.costs.call)
-            kept = process.keks.get(image, 0.0) > self.environment.now
+            kept = process.server.keks.get(image, 0.0) > self.environment.now
             if self.costs.asking and not (self.scenario.is_cached and kept):
                 yield from self.ask_service(process, image)
         finally:
             process.connections -= 1
 
     def ask_service(self, process: _Process, image: int) -> Generator[simpy.Event, Any, None]:
-        """Call the key service, or wait for the answer that another call of the same process is waiting for."""
-        if self.scenario.is_cached and image in process.asking:
-            yield process.asking[image]
+        """Call the key service, or wait for the answer that another call of the same server is waiting for."""
+        if self.scenario.is_cached and image in process.server.asking:
+            yield process.server.asking[image]
             return
         if process.waiting >= limits.PROVIDER_SERVER_WAITING:
             raise _BusyError
         process.waiting += 1
-        answered = process.asking[image] = self.environment.event()
+        answered = process.server.asking[image] = self.environment.event()
         yield from self.work(process, self.costs.asking)
         with self.service.request() as turn:
             yield turn
             self.service_times.append(self.environment.now)
             yield self.environment.timeout(self.service_seconds)
         process.waiting -= 1
-        process.keks[image] = self.environment.now + limits.KEK_SECONDS
-        process.asking.pop(image, None)
+        process.server.keks[image] = self.environment.now + limits.KEK_SECONDS
+        process.server.asking.pop(image, None)
         answered.succeed()
 
     def work(self, process: _Process, seconds: float) -> Generator[simpy.Event, Any, None]:

@@ -60,10 +60,10 @@ def test_a_call_that_fails_gives_no_figure(key: Path, tmp_path: Path) -> None:
         run(server, message, clients=1, is_kept=True, calls=1)
 
 
-def test_nodes_ask_once_and_each_process_asks_the_key_service_once_for_an_image() -> None:
+def test_nodes_ask_once_and_each_server_asks_the_key_service_once_for_an_image() -> None:
     outcome = simulate(_FLEET, _COSTS)
     assert (outcome.failed, len(outcome.times)) == (0, 200)
-    assert outcome.service_calls == 3 * 2 * 2
+    assert outcome.service_calls == 3 * 2
     assert outcome == simulate(_FLEET, _COSTS)
 
 
