@@ -24,6 +24,7 @@ def start(layer: Layer, hold_seconds: float, ends: bool = True) -> subprocess.Po
     os.write(writing, payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())]}))
     os.close(writing)
     program = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup(1), which tests may run under
         f"from decoder import limits; limits.HOLD_SECONDS = {hold_seconds}; import decoder.__main__ as m; m.main()"
     )
     command = ["/bin/bash", "-c", f'exec "$0" -c "$1" 3<&{reading} {reading}<&-', sys.executable, program]

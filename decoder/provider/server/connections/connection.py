@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 import ssl
+from contextlib import suppress
 from time import monotonic, time
 from typing import TYPE_CHECKING, Literal
 
@@ -124,11 +125,13 @@ class Connection:
         """Continue the TLS handshake. A client that disconnects silently, as a probe does, is not a failure."""
         assert isinstance(self._client, ssl.SSLSocket)  # noqa: S101
         self._loop.remove_writer(self._client.fileno())
+        if not self._has_spoken:  # a client may be gone before the first step is done
+            with suppress(OSError):
+                self._has_spoken = bool(socket.socket.recv(self._client, 1, socket.MSG_PEEK))
         try:
             self._client.do_handshake()
             self.peer = peer.of_tls(self.peer, self._client)
         except ssl.SSLWantReadError:
-            self._has_spoken = True
             return
         except ssl.SSLWantWriteError:
             self._loop.add_writer(self._client.fileno(), self._shake_hands)
