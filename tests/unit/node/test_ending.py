@@ -24,7 +24,8 @@ def start(layer: Layer, hold_seconds: float, ends: bool = True) -> subprocess.Po
     os.write(writing, payload_bytes(layer.descriptor, {"privkeys": [pem(rsa_key())]}))
     os.close(writing)
     program = (
-        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # nohup(1), which tests may run under
+        # Tests may run in the background and under nohup(1), where these are ignored.
+        "import signal as s; s.signal(s.SIGHUP, s.SIG_DFL); s.signal(s.SIGINT, s.default_int_handler)\n"
         f"from decoder import limits; limits.HOLD_SECONDS = {hold_seconds}; import decoder.__main__ as m; m.main()"
     )
     command = ["/bin/bash", "-c", f'exec "$0" -c "$1" 3<&{reading} {reading}<&-', sys.executable, program]
