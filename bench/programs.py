@@ -109,6 +109,7 @@ def package_tree() -> Path:
         subprocess.run(["packaging/build"], cwd=ROOT, stdout=sys.stderr, check=True)
     tree = ROOT / ".cache/bench/package"
     shutil.rmtree(tree, ignore_errors=True)
+    tree.mkdir(parents=True)
     for package in (path for name in names for path in ROOT.glob(name)):
         subprocess.run(["dpkg-deb", "--extract", package, tree], check=True)
     return tree

@@ -125,7 +125,8 @@ def ask(native: NativeProvider) -> str:
         if probe is None or not key:
             return "its configuration is valid; the key service was not asked" if probe else "it can be used"
         annotation = json.dumps(probe.members(key)).encode()
-        within(limits.DOCTOR_SECONDS, lambda: service.unwrap(annotation, []))
+        seconds = limits.DOCTOR_SECONDS * limits.PROVIDER_OWN_SHARE  # so that the service can say why it failed
+        within(limits.DOCTOR_SECONDS, lambda: service.unwrap(annotation, [], seconds))
     except ProviderError as error:
         if probe and re.search(probe.reached(key), str(error)):
             return f"the key service answers, and decrypts with {key.partition('?')[0]}"
