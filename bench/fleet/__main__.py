@@ -72,7 +72,7 @@ def _measure(calls: int) -> tuple[Costs, Costs]:
                 _load("local, 2", server, message, Asking(clients, calls))
         for processes in (1, 2):
             with serving(directory, processes, options, _SHARE) as server:
-                _load(f"local, {processes} with {_SHARE} processors each", server, message, Asking(512, calls // 2))
+                _load(f"local, {processes} with {_SHARE} processors each", server, message, Asking(256, calls * 5 // 4))
         call = kept[2].server / kept[2].calls
         connection = max(0.0, each[2].server / each[2].calls - call)
         openbao = stack.enter_context(transit(directory))
