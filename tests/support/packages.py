@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from decoder import __version__
 from tests.support.processes import ROOT
 
 _BUILD_SECONDS = 900
+_TESTS_SECONDS = 600
 
 
 class Built(NamedTuple):
@@ -31,6 +33,21 @@ def build(directory: Path, *architectures: str) -> Built:
     result = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_SECONDS, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return Built(directory)
+
+
+def check_with(program: Path, *tests: str) -> None:
+    """Run tests with this program in place of the one in the virtual environment; they must pass."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests],
+        capture_output=True,
+        text=True,
+        timeout=_TESTS_SECONDS,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "CTD_DECODER_PROGRAM": str(program)},
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+    assert " passed" in result.stdout
 
 
 def make_image(packages: Path, output: Path) -> Path:

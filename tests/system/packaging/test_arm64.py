@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from decoder import __version__
-from tests.support.packages import unpack_tree
-from tests.support.processes import ROOT
+from tests.support.packages import check_with, unpack_tree
 
 if TYPE_CHECKING:
     from tests.support.packages import Built
@@ -47,17 +44,7 @@ def test_the_vectors_are_decrypted(tree: Path, tmp_path: Path) -> None:
     program.write_text(_WRAPPER.format(f"-L {tree} {tree}/usr/lib/ctd-decoder/bin/ctd-decoder"))
     program.chmod(0o755)
     assert _run(program) == f"ctd-decoder {__version__}\n"
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_vectors.py"],
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        cwd=ROOT,
-        env={**os.environ, "CTD_DECODER_PROGRAM": str(program)},
-    )
-    assert result.returncode == 0, result.stdout[-4000:]
-    assert " passed" in result.stdout
+    check_with(program, "tests/unit/test_vectors.py")
 
 
 def test_the_program_of_the_tree_starts_with_its_own_library(images_made: Path, tmp_path: Path) -> None:

@@ -6,19 +6,13 @@ import time
 from pathlib import Path
 
 import grpc
-import pytest
 
-from tests.support.serving import Server, ask, request_of, wait_for, write_key
+from tests.support.serving import Server, ask, request_of, wait_for
 
 LISTEN = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')
 OWN = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 CONNECTIONS = ("ctd_keyprovider_connections",)
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> tuple[str, ...]:
-    return ("--provider", "local", "--key", str(write_key(tmp_path / "a")))
 
 
 def test_idle_connections_are_closed(local: tuple[str, ...], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from decoder.provider.server.connections.http2 import GO_AWAY, Frames
 from tests.support.certificates import issue
-from tests.support.serving import Server, ask, message, method_of, request_of, wait_for, write_key
+from tests.support.serving import Server, ask, message, method_of, request_of, wait_for
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')
@@ -33,11 +33,6 @@ def wrap(self, options, parameters):
     return Use(("local://slow",), run)
 Local.wrap = wrap
 """
-
-
-@pytest.fixture
-def local(tmp_path: Path) -> tuple[str, ...]:
-    return ("--provider", "local", "--key", str(write_key(tmp_path / "a")))
 
 
 def test_the_ends_of_frames() -> None:

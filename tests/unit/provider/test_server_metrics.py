@@ -31,11 +31,6 @@ Local.wrap = wrap
 """
 
 
-@pytest.fixture
-def local(tmp_path: Path) -> tuple[str, ...]:
-    return ("--provider", "local", "--key", str(write_key(tmp_path / "a")))
-
-
 def connect(server: Server) -> grpc.Channel:
     return grpc.insecure_channel(server.target, [("grpc.use_local_subchannel_pool", 1)])
 
