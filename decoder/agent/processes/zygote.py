@@ -302,7 +302,7 @@ class _Zygote:
             "fallen_back": self._counts.fallen_back,
             "decrypting": len(self._working) - 1,  # one of them has asked
             "waiting": len(self._waiting),
-            "prepared": self._rehearsal is not None and not self._is_stale,
+            "prepared": self._rehearsal is not None and not self._unprepared and not self._is_stale,
             "idle_seconds": self._settings.idle_seconds,
         }
         with suppress(OSError), socket.socket(fileno=connection) as client:
