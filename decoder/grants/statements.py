@@ -21,7 +21,7 @@ from decoder.errors import ImageError, KeyFileError, quoted
 from decoder.formats import wire
 from decoder.grants import keys
 from decoder.grants.errors import StatementError
-from decoder.keys import jwk
+from decoder.keys.formats import jwk
 from decoder.layer.digest import split_digest
 from decoder.record import Record
 

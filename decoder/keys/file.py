@@ -8,7 +8,7 @@ import stat
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import wire
-from decoder.keys import pem
+from decoder.keys.formats import pem
 from decoder.keys.kept import Kept
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
@@ -216,7 +216,7 @@ def _in_der(name: str, data: bytes, password: bytes) -> KeyFile:
 
 def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
     """List every key of a PKCS#12 file, as PKCS#8, or the file as a whole if only the library can open it."""
-    from decoder.keys.pkcs12 import private_keys
+    from decoder.keys.formats.pkcs12 import private_keys
 
     keys = private_keys(data)
     if len(keys) < 2:

@@ -11,7 +11,7 @@ from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decoder.errors import KeyFileError, quoted
-from decoder.keys import pem
+from decoder.keys.formats import pem
 from decoder.keys.kept import Kept
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class PrivateKey:
 
     def _load(self) -> object:
         if self._form == "jwk":
-            from decoder.keys.jwk import parse_private
+            from decoder.keys.formats.jwk import parse_private
 
             return parse_private(self._data)
         if self._form == "pkcs12":
@@ -151,7 +151,7 @@ def _load_pem(block: bytes, password: bytes) -> object:
 
 
 def _load_legacy(dek_info: str, ciphertext: bytes, password: bytes) -> object:
-    from decoder.keys import legacy_pem
+    from decoder.keys.formats import legacy_pem
 
     if not password:
         raise KeyFileError(_NO_PASSWORD)
@@ -193,7 +193,7 @@ def _load_with(data: bytes, password: bytes | None) -> object:
 
 def _load_unusual(data: bytes, error: ValueError) -> object:
     """Load a key that the library rejects, or explain why it cannot be loaded."""
-    from decoder.keys.rsanumbers import parse_multi_prime
+    from decoder.keys.formats.rsanumbers import parse_multi_prime
 
     if cipher := _unknown_cipher(error):
         raise KeyFileError(cipher) from error
@@ -208,7 +208,7 @@ def _load_unusual(data: bytes, error: ValueError) -> object:
 
 def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> object:
     """Load what the library has decrypted and then refuses, or say why not; a wrong password, too, gives something."""
-    from decoder.keys import pbes2
+    from decoder.keys.formats import pbes2
 
     try:
         plain = pbes2.decrypt(data, password)
@@ -258,7 +258,7 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
                     raise KeyFileError("it holds no private key")
                 return key
     if password:  # the key alone says more: which cipher, and whether it is one that the library does not know
-        from decoder.keys.pkcs12 import private_keys
+        from decoder.keys.formats.pkcs12 import private_keys
 
         for inside in private_keys(data):
             return _load_der(inside, password)
@@ -271,7 +271,7 @@ def _unknown_cipher(error: Exception) -> str:
     _, found, identifier = str(error).partition("Unknown key encryption algorithm: ")
     if not found:
         return ""
-    from decoder.keys.ciphers import NAMES
+    from decoder.keys.formats.ciphers import NAMES
 
     name = NAMES.get(identifier.strip(), identifier.strip())
     return f"it is encrypted with {quoted(name)[1:-1]}, which is not supported"

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import ber, wire
-from decoder.keys import jwk, pem
 from decoder.keys.file import recognise
+from decoder.keys.formats import jwk, pem
 from decoder.keys.privatekey import CURVE_NAMES
 from decoder.record import Record
 

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from decoder.grants import artifacts, listing, rules, statements
+from decoder.grants import artifacts, listing, statements
+from decoder.grants.approval import rules
 from decoder.grants.errors import StatementError
 from decoder.grants.place import Place, build_place, parse_place
 from decoder.grants.statements import DENIED, Request, Tombstone

@@ -151,7 +151,7 @@ def _try_pkcs11(material: KeyMaterial, subject: str) -> Finding:
 def _check_certificate(material: KeyMaterial, keys: Keyring, subject: str) -> Finding:
     from cryptography import x509
 
-    from decoder.keys import pem
+    from decoder.keys.formats import pem
 
     name = f"{material.name} (certificate)"
     try:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from decoder.errors import DecoderError, ImageError, UsageError, quoted
 from decoder.extras import missing
-from decoder.grants.approver import Approver
+from decoder.grants.approval.approver import Approver
+from decoder.grants.approval.policy import Policy, read_policy
 from decoder.grants.cli.verbs import access_of
 from decoder.grants.ownkeys import open_own_key
-from decoder.grants.policy import Policy, read_policy
 from decoder.node.unixsocket import ListenError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.commandline import show
 from decoder.errors import DecoderError, KeyFileError, UsageError, quoted
-from decoder.grants import artifacts, audit, keys, listing, rules, statements
+from decoder.grants import artifacts, audit, keys, listing, statements
+from decoder.grants.approval import rules
 from decoder.grants.artifacts import Access
 from decoder.grants.errors import StatementError
 from decoder.grants.owner import Owner, Wanted, acting, after_days, check_days, find_requests, grant_all

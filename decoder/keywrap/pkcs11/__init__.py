@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
-from decoder.keys import pem
 from decoder.keys.file import read_key_file
+from decoder.keys.formats import pem
 from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
 from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
 from decoder.record import Record

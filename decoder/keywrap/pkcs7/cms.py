@@ -24,7 +24,7 @@ from decoder.formats.ber import (
     one_byte,
     take_octets,
 )
-from decoder.keys import pem
+from decoder.keys.formats import pem
 from decoder.record import Record
 
 ENVELOPED_DATA = bytes.fromhex("2a864886f70d010703")  # 1.2.840.113549.1.7.3

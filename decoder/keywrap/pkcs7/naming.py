@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from decoder import limits
 from decoder.formats import ber
-from decoder.keys import pem
+from decoder.keys.formats import pem
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 

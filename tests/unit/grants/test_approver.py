@@ -18,10 +18,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from decoder import limits
 from decoder.errors import UsageError
 from decoder.grants import artifacts, keys, statements
-from decoder.grants.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
+from decoder.grants.approval.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
+from decoder.grants.approval.policy import read_policy
 from decoder.grants.cli.serving import Rules
 from decoder.grants.owner import after_days
-from decoder.grants.policy import read_policy
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
 from tests.support.images import digest_of

@@ -18,7 +18,7 @@ from decoder.grants.statements import DENIED, REVOKED, Grant, Request, Tombstone
 from decoder.layer.annotations import PrivateOptions, build_private_options
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.policy import KeyPolicy
-from decoder.provider.services.granted import Grants
+from decoder.provider.services.grants.service import Grants
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key
 from tests.support.loopback import Answer
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from decoder.grants.approval.rules import Rule, accepting
 from decoder.grants.errors import StatementError
-from decoder.grants.rules import Rule, accepting
 from decoder.grants.statements import Request
 from tests.support.grants import ID
 

@@ -27,8 +27,8 @@ from jwcrypto.jwk import JWK
 from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.formats import ber
-from decoder.keys import legacy_pem, pbes2, pem
 from decoder.keys.file import recognise
+from decoder.keys.formats import legacy_pem, pbes2, pem
 from decoder.keys.privatekey import fingerprint
 from decoder.keywrap import jwe
 from decoder.keywrap.jwe.message import parse

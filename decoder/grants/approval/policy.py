@@ -8,8 +8,8 @@ from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.formats import wire
 from decoder.grants import artifacts, keys
+from decoder.grants.approval.rules import Rule, read_authorities
 from decoder.grants.owner import check_days
-from decoder.grants.rules import Rule, read_authorities
 from decoder.grants.statements import PRINT
 from decoder.keys.file import read_key_file
 from decoder.record import Record

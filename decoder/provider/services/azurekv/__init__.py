@@ -29,7 +29,7 @@ from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
-    from decoder.provider.services.azureclient import Vaults
+    from decoder.provider.services.azurekv.client import Vaults
 
 OPTIONS = (
     Option("key", "the RSA key: https://VAULT.vault.azure.net/keys/NAME, with /VERSION or without"),
@@ -86,7 +86,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AzureKeyVault:
     if ca_file and not os.path.isfile(ca_file):
         raise UsageError(f"the ca-file {quoted(ca_file)} is not a file")
     try:
-        from decoder.provider.services.azureclient import Vaults
+        from decoder.provider.services.azurekv.client import Vaults
     except ImportError as error:
         raise ProviderError(missing("azure", error)) from error
     return AzureKeyVault(Vaults(ca_file), policy.with_configured(configured))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from decoder.provider.policy import KeyPolicy
-    from decoder.provider.services.granted import Grants
+    from decoder.provider.services.grants.service import Grants
 
 OPTIONS = (
     Option("key", "a file with the node's private key, RSA or EC, which only its owner may read"),
@@ -34,7 +34,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> Grants:
         ProviderError: a file cannot be used, or the client of registries is not installed.
     """
     try:
-        from decoder.provider.services import granted
+        from decoder.provider.services.grants import service
     except ImageError as error:
         raise ProviderError(str(error)) from error
-    return granted.create(options, policy)
+    return service.create(options, policy)

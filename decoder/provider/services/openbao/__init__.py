@@ -17,8 +17,8 @@ from decoder.extras import missing
 from decoder.formats import wire
 from decoder.provider import Option, Use
 from decoder.provider.errors import ProviderError
-from decoder.provider.services import baologin
 from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
+from decoder.provider.services.openbao import login
 from decoder.provider.services.wrapped import build_annotation, parse_members
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option("key", "the transit key: NAME, or openbao://MOUNT/NAME"),
     Option("mount", "where the Transit engine is mounted (transit)"),
-    *baologin.OPTIONS,
+    *login.OPTIONS,
 )
 
 _SCHEME = "openbao://"
@@ -59,19 +59,19 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> OpenBao:
     except ImportError as error:
         raise ProviderError(missing("openbao", error)) from error
     mount = options.get("mount", "transit")
-    if not baologin.is_path(mount):
+    if not login.is_path(mount):
         raise UsageError("the option mount is not a path of letters, digits, '_', '.' and '-'")
     try:
         configured = policy.configured and _one_form(policy.configured, mount)
     except ProviderError as error:
         raise UsageError(f"the option key: {error}") from error
-    return OpenBao(baologin.server_of(options), mount, policy.with_configured(configured))
+    return OpenBao(login.server_of(options), mount, policy.with_configured(configured))
 
 
 class OpenBao:
     """The keys of one Transit engine, or of several on one server."""
 
-    def __init__(self, server: baologin.Server, mount: str, policy: KeyPolicy) -> None:
+    def __init__(self, server: login.Server, mount: str, policy: KeyPolicy) -> None:
         from decoder.provider.services.web import Web
 
         self._server = server
@@ -79,7 +79,7 @@ class OpenBao:
         self._policy = policy
         # A sealed server stays sealed until an operator unseals it; the messages of both programs contain the word.
         self._web = Web(server.ca_file, patient=True, final=(b"sealed",))
-        self._login = baologin.CachedLogin(server.login)
+        self._login = login.CachedLogin(server.login)
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to encrypt private options with a transit key; see `KeyService`."""
@@ -157,7 +157,7 @@ class OpenBao:
             self._login.give_token(client)
             return call(client)
 
-        return baologin.translated(lambda: self._web.within(seconds, work), self._server.host)
+        return login.translated(lambda: self._web.within(seconds, work), self._server.host)
 
 
 def _one_form(text: str, mount: str) -> str:
@@ -171,7 +171,7 @@ def _parse(text: str, mount: str) -> _Key:
         mount, _, name = text.removeprefix(_SCHEME).rpartition("/")
     else:
         name = text.removeprefix(_SIGSTORE_SCHEME)
-    if not baologin.is_path(mount) or not baologin.is_path(name) or "/" in name:
+    if not login.is_path(mount) or not login.is_path(name) or "/" in name:
         raise ProviderError(f"{quoted(text)} is not NAME, {_SCHEME}MOUNT/NAME or {_SIGSTORE_SCHEME}NAME")
     return _Key(mount, name)
 

@@ -68,7 +68,7 @@ class _MemberError(ValueError):
 
 
 def _rsa(members: dict[str, object]) -> rsa.RSAPrivateKey:
-    from decoder.keys.rsanumbers import private_key
+    from decoder.keys.formats.rsanumbers import private_key
 
     primes = [_number(members, name) for name in ("p", "q") if members.get(name) is not None]
     primes += [_number(wire.object_value(other), "r") for other in wire.list_value(members.get("oth"))]

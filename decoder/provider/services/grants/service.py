@@ -14,8 +14,8 @@ from decoder.grants import artifacts, keys
 from decoder.grants.artifacts import Access
 from decoder.grants.node import Identity, Node, Owner
 from decoder.grants.place import PROVIDER, Place, build_place, parse_place
-from decoder.keys import pem
 from decoder.keys.file import read_key_file
+from decoder.keys.formats import pem
 from decoder.layer.annotations import parse_private_options
 from decoder.node.containerd.imagename import find_image_with
 from decoder.node.containerd.storeroot import find_root

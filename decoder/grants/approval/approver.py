@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import DecoderError, ImageError, KeyFileError, quoted
 from decoder.formats import wire
-from decoder.grants import artifacts, audit, rules
+from decoder.grants import artifacts, audit
+from decoder.grants.approval import rules
 from decoder.grants.errors import StatementError
 from decoder.grants.owner import Owner, Wanted, acting, find_requests
 from decoder.grants.statements import Tombstone
@@ -20,9 +21,9 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from decoder.grants.approval.policy import Policy
     from decoder.grants.artifacts import Access
     from decoder.grants.keys import OwnKey
-    from decoder.grants.policy import Policy
     from decoder.grants.statements import Grant, Request
 
 APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED = "approved", "renewed", "waiting", "limited", "revoked", "failed"
