@@ -9,21 +9,22 @@ program would have; `str` of the error is one line for people, without secrets.
 
 from __future__ import annotations
 
-import hashlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from decoder import keywrap, limits
-from decoder.errors import DecoderError
+from decoder.errors import DecoderError, LayerError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.openers import read_keys
 from decoder.image.recipients import Keyring, Recipients
 from decoder.keys.keyring import DecryptConfig as Keys
 from decoder.keywrap.recipient import RecipientRules
+from decoder.keywrap.unproven import UnprovenError, UnprovenKey
 from decoder.layer import stream
 from decoder.layer.annotations import (
     LayerKey,
@@ -33,6 +34,7 @@ from decoder.layer.annotations import (
     layer_key,
     parse_public_options,
 )
+from decoder.layer.digest import DigestingReader, DigestingWriter
 
 if TYPE_CHECKING:
     from decoder.image.verbs.changes import Outcome
@@ -143,6 +145,9 @@ def load_keys(keys: Sequence[str], *, certificates: Sequence[str] = (), keyprovi
 def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) -> LayerKey:
     """Unwrap the key of an encrypted layer.
 
+    Some wrapped keys have no integrity protection, such as CMS messages with CBC. Whether one was unwrapped correctly
+    is known only when `decrypt_layer` has verified the layer. Until then, the key that is returned may be wrong.
+
     Args:
         media_type: of the layer's descriptor.
         annotations: of the layer's descriptor. They may come from anywhere.
@@ -156,14 +161,18 @@ def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) 
     """
     check_media_type(media_type)
     public = parse_public_options(annotations)
-    return layer_key(public, keywrap.unwrap_any(annotations, keys, media_type))
+    try:
+        return layer_key(public, keywrap.unwrap_any(annotations, keys, media_type))
+    except UnprovenError as error:
+        return UnprovenKey.of(public, error)
 
 
 def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
     """Decrypt a layer.
 
     The plaintext is written as it is decrypted, but its last 10 KiB only after the HMAC of the whole layer was
-    verified. Discard what was written if this raises.
+    verified. Discard what was written if this raises. If only the HMAC can tell whether `key` is right, the ciphertext
+    is kept in a temporary file, and nothing is written before that.
 
     Args:
         source: the ciphertext, read to its end.
@@ -171,10 +180,17 @@ def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
         key: of the layer.
 
     Raises:
-        LayerError: the layer is damaged or not authentic.
+        LayerError: the layer is damaged or not authentic, or the key is not its key.
         StreamError: reading or writing failed.
     """
-    stream.decrypt(source, sink, key, source_name="the ciphertext")
+    if not isinstance(key, UnprovenKey):
+        stream.decrypt(source, sink, key, source_name="the ciphertext")
+        return
+    with tempfile.TemporaryFile(buffering=0) as spool:
+        try:
+            stream.decrypt_verified(source, sink, key.keys, spool)
+        except LayerError:
+            raise key.error from None
 
 
 def encrypt_layer(
@@ -196,7 +212,7 @@ def encrypt_layer(
     """
     chosen = _recipients(recipients, gpg_homedir, keyprovider_config)
     key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
-    plain, cipher = _DigestingReader(source), _DigestingWriter(sink)
+    plain, cipher = DigestingReader(source), DigestingWriter(sink)
     hmac = stream.encrypt(plain, cipher, key, nonce)
     options = PrivateOptions(key, nonce, f"sha256:{plain.digest.hexdigest()}")
     annotations = build_annotations(hmac, chosen.wrap(options))
@@ -345,36 +361,6 @@ class _Silent(progresses.Quiet):
 
     def _say(self, text: str) -> None:
         pass
-
-
-class _DigestingReader:
-    """Compute the SHA-256 of what is read."""
-
-    def __init__(self, source: Reader) -> None:
-        self._source = source
-        self.digest = hashlib.sha256()
-        self.fileno = source.fileno
-
-    def readinto(self, buffer: memoryview, /) -> int | None:
-        count = self._source.readinto(buffer)
-        self.digest.update(buffer[: count or 0])
-        return count
-
-
-class _DigestingWriter:
-    """Compute the SHA-256 and the size of what is written."""
-
-    def __init__(self, sink: Writer) -> None:
-        self._sink = sink
-        self.digest = hashlib.sha256()
-        self.size = 0
-        self.fileno = sink.fileno
-
-    def write(self, data: memoryview, /) -> int | None:
-        count = self._sink.write(data)
-        self.digest.update(data[: count or 0])
-        self.size += count or 0
-        return count
 
 
 def _recipients(texts: Sequence[str], gpg_homedir: str, keyprovider_config: str) -> Recipients:

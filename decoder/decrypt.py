@@ -8,7 +8,7 @@ from decoder import keywrap, limits
 from decoder.errors import DecoderError, DeniedError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
-from decoder.keywrap.unproven import Unproven
+from decoder.keywrap.unproven import UnprovenError, keys_to_prove
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey, PublicOptions, check_media_type, layer_key, parse_public_options
 from decoder.layer.payload import Descriptor, parse_payload
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from decoder.keys.kept import Kept
     from decoder.node.containerd.contentstore import Search
-
-
-_CHANGED = "the layer is damaged or not authentic, or "
 
 
 class Settings(Record):
@@ -159,10 +156,11 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_onl
         except LayerError as error:
             _keep(failures, error, candidate.descriptor)
     failure = _joined(failures)
-    unproven = [_unproven_key(each.public, found) for each in waiting for found in each.search.unproven]
+    unproven = [found for each in waiting for found in each.search.unproven]
     if unproven:
+        keys = [key for each in waiting for key, _ in keys_to_prove(each.public, each.search.unproven)]
         digest = next(each.descriptor.digest for each in waiting if each.search.unproven)
-        return _Opened(unproven[: limits.UNPROVEN_KEYS], digest, LayerError(f"{_CHANGED}{failure}"))
+        return _Opened(keys[: limits.UNPROVEN_KEYS], digest, UnprovenError(failure, unproven))
     raise failure
 
 
@@ -190,14 +188,6 @@ def _let_wait(waiting: list[_Candidate], candidate: _Candidate, failures: list[D
         waiting.append(candidate)
     elif len(failures) < limits.STORE_CANDIDATES:
         _keep(failures, candidate.search.error(), candidate.descriptor)
-
-
-def _unproven_key(public: PublicOptions, found: Unproven) -> LayerKey:
-    """Join both kinds of options; a nonce that differs tells no more than a wrong key."""
-    try:
-        return layer_key(public, found.options_or_random())
-    except LayerError:
-        return layer_key(public, Unproven(b"").options_or_random()._replace(nonce=public.nonce))
 
 
 def _joined(failures: list[DecoderError]) -> DecoderError:

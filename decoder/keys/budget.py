@@ -43,7 +43,7 @@ class Budget:
         """
         elapsed = monotonic() - self._started
         if elapsed > limits.UNWRAP_EXTRA_SECONDS and elapsed > self._seconds():  # the limit is never less
-            raise WrappedKeyError(f"given up: no key opened the layer within {self._seconds():.0f} seconds")
+            raise self._given_up()
         if self._attempts <= 0:
             raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
 
@@ -62,7 +62,13 @@ class Budget:
         """
         self.check()
         left = self._started + self._seconds() - monotonic()
-        return min(wanted, round(min(left, max(left / self.waiting, limits.UNWRAP_LEAST_SECONDS)), 1))
+        share = round(min(left, max(left / self.waiting, limits.UNWRAP_LEAST_SECONDS)), 1)
+        if share <= 0:
+            raise self._given_up()
+        return min(wanted, share)
+
+    def _given_up(self) -> WrappedKeyError:
+        return WrappedKeyError(f"given up: no key opened the layer within {self._seconds():.0f} seconds")
 
     def _seconds(self) -> float:
         if self._limit is None:

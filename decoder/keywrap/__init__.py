@@ -14,7 +14,7 @@ from decoder import limits
 from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
 from decoder.formats import wire
 from decoder.keys.budget import Budget
-from decoder.keywrap.unproven import Unproven
+from decoder.keywrap.unproven import Unproven, UnprovenError
 from decoder.layer.annotations import PrivateOptions, WrappedKey, parse_private_options, wrapped_keys
 
 if TYPE_CHECKING:
@@ -148,16 +148,14 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
     Raises:
         DeniedError: a rule of the configuration denies it; no key was tried.
         LayerError: wrapped keys opened, but to malformed private options only.
+        UnprovenError: none opened but those that only the layer's HMAC can prove, which the error holds.
         NoKeyError: none opened; it holds every attempt.
         KeyProviderError: none opened, and a configured keyprovider failed.
     """
     search = KeySearch(annotations, config, media_type)
     if options := search.try_likely() or search.try_rest():
         return options
-    for unproven in search.unproven:
-        if options := unproven.options():
-            return options
-    raise search.error()
+    raise UnprovenError(search.error(), search.unproven) if search.unproven else search.error()
 
 
 class KeySearch:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
 
 from decoder.errors import ImageError, quoted
+
+if TYPE_CHECKING:
+    from decoder.layer.stream import Sink, Source
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
@@ -42,3 +46,35 @@ class RunningDigest:
     def digest(self) -> str:
         """Return the digest of everything so far, algorithm first."""
         return f"{self._algorithm}:{self._hash.hexdigest()}"
+
+
+class DigestingReader:
+    """A source for the cipher loops that computes the SHA-256 of what is read."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.digest = hashlib.sha256()
+        self.fileno = source.fileno
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Read, as the source does."""
+        count = self._source.readinto(buffer)
+        self.digest.update(buffer[: count or 0])
+        return count
+
+
+class DigestingWriter:
+    """A sink for the cipher loops that computes the SHA-256 and the size of what is written."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self.fileno = sink.fileno
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Write, as the sink does."""
+        count = self._sink.write(data)
+        self.digest.update(data[: count or 0])
+        self.size += count or 0
+        return count

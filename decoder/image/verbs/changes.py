@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from decoder import keywrap
 from decoder.errors import DecoderError, DeniedError, LayerError, NoKeyError
 from decoder.image import manifest
+from decoder.image.proof import prove
+from decoder.keywrap.unproven import UnprovenError
 from decoder.layer.annotations import KEYS_PREFIX, PUBLIC_OPTIONS, PrivateOptions, layer_key, parse_public_options
 
 if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.selection import Layer
-    from decoder.image.transport import Descriptor
+    from decoder.image.transport import BlobSource, Descriptor
     from decoder.keys.keyring import DecryptConfig
     from decoder.layer.annotations import LayerKey
 
@@ -120,21 +122,29 @@ def without_encryption(annotations: dict[str, str]) -> dict[str, str]:
     return {name: text for name, text in annotations.items() if name not in encryption_of(annotations)}
 
 
-def open_layer(annotations: dict[str, str], media_type: str, keys: DecryptConfig, where: str) -> Opened:
+def open_layer(
+    annotations: dict[str, str], descriptor: Descriptor, source: BlobSource, keys: DecryptConfig, where: str
+) -> Opened:
     """Open an encrypted layer's key as the decoder does.
 
     Args:
-        annotations: those of its descriptor.
-        media_type: that of its descriptor.
+        annotations: about its encryption.
+        descriptor: its media type, digest and size.
+        source: has the layer, which is read if only its HMAC can tell whether a key is the right one.
         keys: those to try.
         where: names the layer for a message.
 
     Raises:
         LockedError: no key opens it or may be tried, or it opens to malformed options.
+        DigestError: the layer was read, and is not what its descriptor says.
+        ImageError: the layer cannot be read.
     """
     try:
         public = parse_public_options(annotations)
-        private = keywrap.unwrap_any(annotations, keys, media_type)
+        try:
+            private = keywrap.unwrap_any(annotations, keys, descriptor["mediaType"])
+        except UnprovenError as error:
+            return Opened(*prove(source, descriptor, public, error))
         return Opened(layer_key(public, private), private.digest)
     except (NoKeyError, DeniedError, LayerError) as error:
         raise LockedError(where, error) from error

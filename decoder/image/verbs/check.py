@@ -148,7 +148,7 @@ def check_image(source: ImageSource, request: Request, progress: Progress) -> Re
         return Report([], [str(error)], _LOCKED)
     findings = [Finding(each) for each in selection.choose_layers(nodes, [])]
     if request.keys is not None:
-        _open_all(findings, Opener(request.keys))
+        _open_all(findings, Opener(request.keys, source))
     if request.verify:
         transfer.Work(progress).run([_verifying_job(source, each) for each in findings if not each.status])
     problems = _unmet(nodes, findings, request.required)
@@ -183,6 +183,8 @@ def _open_all(findings: list[Finding], opener: Opener) -> None:
             each.opened = opener.open(each.layer)
         except (LockedError, UnknownTypeError, NotAskedError) as error:
             each.fail(error)
+        except DigestError as error:
+            each.fail(DigestError(f"{each.layer.describe()}: {error}"))
 
 
 def _verifying_job(source: ImageSource, finding: Finding) -> Job[None]:

@@ -55,7 +55,7 @@ def decrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
     nodes = selection.choose_images(root, request.platforms)
     groups = group(_encrypted(selection.choose_layers(nodes, request.ranges), progress))
     work = transfer.Work(progress)
-    opener = Opener(request.keys)
+    opener = Opener(request.keys, source)
     opened = [opener.open(each.layers[0]) for each in groups]
     jobs = [
         _decrypting_job(source, target, each, found, request.verify) for each, found in zip(groups, opened, strict=True)

@@ -59,7 +59,7 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
         prepared = work.run([verb.wrapping_job(each) for each in plain])
         changes = []
         if request.keys:
-            rewrapping = Rewrapping(request.recipients, request.keys, request.removed)
+            rewrapping = Rewrapping(source, request.recipients, request.keys, request.removed)
             changes = work.run([rewrapping.job(each) for each in chosen.encrypted])
             rewrapping.check_removed()
         request.recipients.check_publishing()

@@ -76,7 +76,7 @@ def layer_infos(
     root = manifest.load(source)
     nodes = selection.choose_images(root, platforms) if platforms else list(root.walk())
     subjects = subjects_of(certificates)
-    opener = Opener(keys) if keys else None
+    opener = Opener(keys, source) if keys else None
     return [_info(each, subjects, opener) for each in selection.choose_layers(nodes, [])]
 
 

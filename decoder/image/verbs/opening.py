@@ -14,6 +14,7 @@ from decoder.layer.annotations import DECODABLE, KEYS_PREFIX
 
 if TYPE_CHECKING:
     from decoder.image.selection import Layer
+    from decoder.image.transport import BlobSource
     from decoder.keys.keyring import DecryptConfig
 
 _SLOW_SECONDS = 2.0
@@ -36,10 +37,12 @@ class Opener:
 
     Args:
         keys: those to try.
+        source: has the layers.
     """
 
-    def __init__(self, keys: DecryptConfig) -> None:
+    def __init__(self, keys: DecryptConfig, source: BlobSource) -> None:
         self._keys = keys
+        self._source = source
         self._known: dict[str, Opened | DecoderError] = {}
         self._failed: dict[str, str] = {}
 
@@ -50,15 +53,19 @@ class Opener:
             UnknownTypeError: the decoder does not know its media type.
             NotAskedError: only a keyprovider could open it, and that failed before.
             LockedError: no key opens it.
+            DigestError: it had to be read, and is not what its descriptor says.
+            ImageError: it had to be read, and cannot be.
         """
         media_type = each.descriptor["mediaType"]
         if media_type not in DECODABLE:
             raise UnknownTypeError(f"{each.describe()}: the decoder does not know its media type")
         annotations = encryption_of(manifest.annotations_of(each.descriptor))
-        question = json.dumps([media_type, annotations], sort_keys=True)
+        question = json.dumps(
+            [media_type, each.descriptor["digest"], each.descriptor["size"], annotations], sort_keys=True
+        )
         if question not in self._known:
             try:
-                self._known[question] = self._ask(annotations, media_type, each.describe())
+                self._known[question] = self._ask(annotations, each)
             except DecoderError as error:
                 self._known[question] = error
         found = self._known[question]
@@ -66,12 +73,13 @@ class Opener:
             raise found
         return found
 
-    def _ask(self, annotations: dict[str, str], media_type: str, where: str) -> Opened:
+    def _ask(self, annotations: dict[str, str], each: Layer) -> Opened:
+        where = each.describe()
         skipped = [name for name in annotations if name in self._failed]
         asked = {name: text for name, text in annotations.items() if name not in skipped}
         began = monotonic()
         try:
-            return open_layer(asked, media_type, self._keys, where)
+            return open_layer(asked, each.descriptor, self._source, self._keys, where)
         except LockedError as error:
             if error.status == KeyProviderError.status and monotonic() - began > _SLOW_SECONDS:
                 prefix = KEYS_PREFIX + PROVIDER_PREFIX

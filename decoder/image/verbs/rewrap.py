@@ -1,4 +1,4 @@
-"""`image rewrap`: change the recipients of many images. Their blobs stay, so only manifests are read and written.
+"""`image rewrap`: change the recipients of many images. Their blobs stay, so only manifests are written.
 
 An image that has the recipients already is left alone, so an interrupted run is resumed by running it again.
 """
@@ -124,7 +124,7 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
         digest = root.descriptor["digest"]
         if not chosen:
             return Result(image, PLAIN, 0, digest)
-        rewrapping = Rewrapping(request.recipients, request.keys, request.removed)
+        rewrapping = Rewrapping(source, request.recipients, request.keys, request.removed)
         done = transfer.Work(progress).run([rewrapping.job(each) for each in group(chosen)])
         changes = [change for changed in done for change in changed]
         if not changes:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from decoder.image.progress import Progress
     from decoder.image.recipients import Recipients
     from decoder.image.transfer import Job, Work
+    from decoder.image.transport import BlobSource
     from decoder.image.verbs.changes import Group
     from decoder.keys.keyring import DecryptConfig
 
@@ -30,14 +31,20 @@ class Rewrapping:
     """The jobs that change recipients.
 
     Args:
+        source: has the layers.
         recipients: to add.
         keys: open the layers, before and after.
         removed: whether a recipient is to be removed; None to remove nobody.
     """
 
     def __init__(
-        self, recipients: Recipients, keys: DecryptConfig, removed: Callable[[Recipient], bool] | None
+        self,
+        source: BlobSource,
+        recipients: Recipients,
+        keys: DecryptConfig,
+        removed: Callable[[Recipient], bool] | None,
     ) -> None:
+        self._source = source
         self._recipients = recipients
         self._keys = keys
         self._removed = removed
@@ -50,7 +57,7 @@ class Rewrapping:
             where, descriptor = layers.describe(), layers.descriptor
             media_type = descriptor["mediaType"]
             before = encryption_of(manifest.annotations_of(descriptor))
-            opened = open_layer(before, media_type, self._keys, where)
+            opened = open_layer(before, descriptor, self._source, self._keys, where)
             after = self._without_removed(before, where, work.progress)
             wrapped, known = self._recipients.wrap_to_others(opened.options, names.identities(after))
             for text in known:
@@ -58,7 +65,8 @@ class Rewrapping:
             after = add_wrapped(after, wrapped)
             if after == before:
                 return []
-            if open_layer(after, media_type, self._keys, f"{where}, with its new recipients").key != opened.key:
+            again = open_layer(after, descriptor, self._source, self._keys, f"{where}, with its new recipients")
+            if again.key != opened.key:
                 raise LayerError(f"{where}: with its new recipients it opens to another key")
             media_type = manifest.PLAIN_LAYERS[media_type.removesuffix(ENCRYPTED)] + ENCRYPTED
             work.progress.finished(f"new recipients of {where}: {descriptor['digest']}")

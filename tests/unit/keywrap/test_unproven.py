@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import pytest
 
-from decoder import decrypt, keywrap
-from decoder.errors import DecoderError, KeyProviderError, LayerError, NoKeyError
+from decoder import api, decrypt, keywrap
+from decoder.errors import DecoderError, KeyProviderError, NoKeyError
 from decoder.formats import wire
 from decoder.keys.keyring import DecryptConfig
 from decoder.keywrap import jwe, pkcs7
 from decoder.keywrap.kid import parse_kid
-from decoder.keywrap.unproven import Unproven
+from decoder.keywrap.unproven import Unproven, UnprovenError
 from decoder.layer import annotations as layers
 from decoder.provider.services.coco.packet import build_packet, seal
 from tests.support import pkcs7_writer as writer
@@ -117,7 +117,7 @@ def test_nothing_tells_a_wrong_key_malformed_options_and_a_wrong_hmac_apart() ->
     outcomes.add(outcome(with_hmac(layer, bytes(32))))
     assert len(outcomes) == 1, outcomes
     ((kind, message, released),) = outcomes
-    assert kind == (LayerError, 5)
+    assert kind == (UnprovenError, 5)
     assert message.startswith("the layer is damaged or not authentic, or no key opens this layer\n")
     assert "it has no integrity protection that would tell" in message
     assert "keys to try: 1 private key" in message
@@ -162,13 +162,36 @@ def test_the_program_says_the_same() -> None:
     assert result.plaintext == b""
 
 
-def test_images_are_opened_by_options_that_are_well_formed() -> None:
-    """`image check` and `rewrap` read no layer, and their answer is for whoever has the key."""
+def test_no_caller_gets_a_key_that_is_not_proven() -> None:
     config = DecryptConfig(keys_of(somebody().key))
-    annotations = encrypted(PLAINTEXT, {"pkcs7": [cbc()]}).descriptor["annotations"]
-    assert keywrap.unwrap_any(annotations, config).nonce
-    with pytest.raises(NoKeyError, match="no integrity protection"):
-        keywrap.unwrap_any(encrypted(PLAINTEXT, {"pkcs7": [cbc(b"{}")]}).descriptor["annotations"], config)
+    for options in (OPTIONS, b"{}"):
+        annotations = encrypted(PLAINTEXT, {"pkcs7": [cbc(options)]}).descriptor["annotations"]
+        with pytest.raises(UnprovenError, match="no integrity protection"):
+            keywrap.unwrap_any(annotations, config)
+
+
+def test_the_library_says_the_same() -> None:
+    config = DecryptConfig(keys_of(somebody().key))
+
+    def opened(layer: Layer) -> tuple[str, bytes]:
+        sink = MemoryFile()
+        key = api.open_layer_key(layer.descriptor["mediaType"], layer.descriptor["annotations"], config)
+        try:
+            api.decrypt_layer(cast("Any", MemoryFile(layer.ciphertext)), cast("Any", sink), key)
+        except DecoderError as error:
+            return str(error), sink.getvalue()
+        return "", sink.getvalue()
+
+    good = encrypted(PLAINTEXT, {"pkcs7": [cbc()]})
+    changed = [each for number, each in enumerate(tampered()) if number % 9 == 0 or number % 80 < 5]
+    assert {is_well_formed(each) for each in changed} == {True, False}
+    outcomes = {opened(encrypted(PLAINTEXT, {"pkcs7": [each]})) for each in changed} - {("", PLAINTEXT)}
+    outcomes.add(opened(with_hmac(good, bytes(32))))
+    ((message, released),) = outcomes
+    assert message.startswith("the layer is damaged or not authentic, or no key opens this layer\n")
+    assert released == b""
+    for each in changed[::5]:
+        assert opened(encrypted(PLAINTEXT, {"pkcs7": [each, cbc()]})) == ("", PLAINTEXT)
 
 
 # Packets of Confidential Containers with A256CTR, where the configuration allows them.
@@ -194,7 +217,7 @@ def test_packets_with_ctr_fail_alike(tmp_path: Path) -> None:
         with_hmac(good, bytes(32)),
     ]
     ((kind, message, released),) = {outcome(failure, config=str(config)) for failure in failures}
-    assert (kind, released) == ((LayerError, 5), b"")
+    assert (kind, released) == ((UnprovenError, 5), b"")
     assert "no integrity protection" in message
 
 
