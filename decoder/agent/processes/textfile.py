@@ -1,4 +1,4 @@
-"""What an agent has done, in a file that Prometheus' node_exporter reads (its collector `textfile`)."""
+"""An agent's metrics in a file for the textfile collector of Prometheus' node_exporter."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _SUFFIX = ".prom"  # node_exporter reads no other files
 
 
 class Textfile:
-    """The file of one agent, with a name of its own: a machine may have several.
+    """The metrics file of one agent. Its name has the agent's, because a machine may have several agents.
 
     Args:
-        directory: where node_exporter looks; "" for no file.
+        directory: the directory that node_exporter reads; "" for no file.
         name: the name of the agent's socket.
     """
 
@@ -29,11 +29,11 @@ class Textfile:
         self._has_warned = False
 
     def write(self, numbers: Mapping[str, float], sent_away: Mapping[str, int]) -> None:
-        """Replace the file if something has changed; nobody sees half of it.
+        """Replace the file atomically if a value has changed. The first failure is noted in the journal.
 
         Args:
-            numbers: the values of gauges and, where the name ends with `_total`, of counters.
-            sent_away: clients that were refused, by reason.
+            numbers: values by metric: counters if the name ends with `_total`, gauges otherwise.
+            sent_away: the number of clients that were refused, by reason.
         """
         if not self._path:
             return
@@ -59,12 +59,12 @@ class Textfile:
         return lines
 
     def _replace(self, text: str) -> None:
-        new = f"{self._path}.{os.getpid()}"  # without the suffix it is not read
+        new = f"{self._path}.{os.getpid()}"  # node_exporter does not read it, because it lacks the suffix
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            os.fchmod(descriptor, 0o644)  # node_exporter is another user
-            os.write(descriptor, text.encode())
-            os.close(descriptor)
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o644)  # node_exporter runs as another user
+                file.write(text.encode())
             os.rename(new, self._path)
         except OSError:
             os.unlink(new)

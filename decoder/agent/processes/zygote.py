@@ -1,4 +1,4 @@
-"""The zygote: it imports everything and forks workers ahead; of layers it only sees parsed keys of key files."""
+"""The zygote: it imports all modules and forks workers in advance; of layers it only sees parsed key files."""
 
 from __future__ import annotations
 
@@ -33,27 +33,30 @@ if TYPE_CHECKING:
     from decoder.agent.processes.rehearsal import Rehearsal
     from decoder.agent.settings import Settings
 
-_PROGRAM = str(decoder.__file__)  # a package manager or pip that replaces the program replaces this file too
+_PROGRAM = str(decoder.__file__)  # every update of the program replaces this file, by a package manager or by pip
 
 
 def serve(endpoint: Endpoint, settings: Settings, notices: Notices) -> None:
-    """Serve clients until SIGTERM or SIGINT, until the program or the socket is gone, or until the idle time is over.
+    """Serve clients until SIGTERM or SIGINT, until the program or socket is replaced, or until the idle time is over.
 
     Layers that are being decrypted are finished first.
 
     Args:
         endpoint: the socket, which only this user may use.
-        settings: as above.
-        notices: the channel on which workers, and the layer that has started the agent, tell something.
+        settings: the agent's settings; `idle_seconds` is the idle time.
+        notices: the channel on which workers, and the layer that has started the agent, send notices.
     """
-    gc.disable()  # it would write to memory that is shared with the workers
+    gc.disable()  # a collection writes to every object, and so copies the memory that is shared with the workers
     _keep_memory_to_ourselves()
     _run_as_batch()
     _Zygote(endpoint, settings, notices).run()
 
 
 def _keep_memory_to_ourselves() -> None:
-    """Switch core dumps off; a program that collects them ignores the limit, so make the process undumpable too."""
+    """Switch core dumps off, as they would hold keys.
+
+    A program that collects core dumps ignores RLIMIT_CORE, so leave all memory out of the dump, too.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/coredump_filter", "w", encoding="ascii") as file:  # core(5)
         file.write("0")
@@ -69,7 +72,7 @@ def _run_as_batch() -> None:
 
 
 class _Lifeline:
-    """A pipe whose reader sees its end when the process or object that holds the other end is gone."""
+    """A pipe whose reader sees its end when the zygote calls `end`, or is gone."""
 
     def __init__(self) -> None:
         self.reading, self._writing = os.pipe()
@@ -94,15 +97,15 @@ class _Zygote:
         self._parsed_keys = ParsedKeys()
         self._signature = signature(_PROGRAM)
         self._description = confinement.describe(os.getpid())
-        os.environ.clear()  # a worker gets that of its client
+        os.environ.clear()  # a worker gets its client's environment
         self._unprepared = list(reversed(PRELOADED))
         self._rehearsal: Rehearsal | None = None
         self._waiting: set[int] = set()
-        self._leaving: set[int] = set()  # those of an earlier shift
-        self._working: dict[int, bool] = {}  # and whether the outcome of their clients is known
-        self._asked: set[int] = set()  # by clients that want to know the status: that keeps no agent alive
-        self._rests = False
-        self._is_stale = False  # the waiting workers lack what has been imported since
+        self._leaving: set[int] = set()  # workers of an earlier shift: they end, or have just got a client
+        self._working: dict[int, bool] = {}  # workers with a client, and whether its outcome was reported
+        self._asked: set[int] = set()  # workers that were asked for the status: this does not keep the agent alive
+        self._rests = False  # there was no layer for `rest_seconds`
+        self._is_stale = False  # the waiting workers lack a module or a parsed key that the zygote has now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
         self._started_at = self._active_at = monotonic()
         self._refill_at = self._respawn_at = self._sweep_at = self._check_at = 0.0
@@ -128,8 +131,6 @@ class _Zygote:
             self._rest()
         self._drain(events)
 
-    # What happens next.
-
     def _is_wanted(self) -> bool:
         if monotonic() >= self._check_at:
             self._check_at = monotonic() + limits.AGENT_CHECK_SECONDS
@@ -143,7 +144,7 @@ class _Zygote:
         return signature(_PROGRAM) == self._signature
 
     def _milliseconds(self) -> float:
-        """Return how long to wait for workers and signals before there is something else to do."""
+        """Return how long to wait for notices and signals, in milliseconds, until the next task is due."""
         if self._has_to_prepare():
             return 0.0
         moments = [self._check_at]
@@ -163,7 +164,7 @@ class _Zygote:
         return bool(self._waiting) and (self._rehearsal is None or bool(self._unprepared))
 
     def _prepare(self) -> None:
-        """Import the next module, or rehearse if all are imported; clients are served first."""
+        """Import the next module, or rehearse if all are imported: one step, so that clients are served in between."""
         if not self._has_to_prepare():
             return
         if self._unprepared:
@@ -176,7 +177,7 @@ class _Zygote:
         self._is_stale |= self._rehearsal is not None and not self._unprepared
 
     def _send_away_if_busy(self) -> None:
-        """Close the connections of waiting clients if no worker can or may be forked."""
+        """Close the connections of waiting clients if no worker may be forked now."""
         if self._is_busy() and (count := self._endpoint.send_away()):
             self._counts.send_away(BUSY, count)
 
@@ -184,7 +185,7 @@ class _Zygote:
         return not self._waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
 
     def _rest(self) -> None:
-        """Replace the waiting workers, after a time without a layer, by one that has not rehearsed, to save memory."""
+        """After a time without layers, replace the waiting workers by one that has not rehearsed, to save memory."""
         rests = not self._working and monotonic() >= self._active_at + self._settings.rest_seconds
         self._is_stale |= rests and not self._rests
         self._rests = rests
@@ -210,11 +211,14 @@ class _Zygote:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
 
     def _may_fork(self) -> bool:
-        """Return when to fork: later while another worker is ready, because forking slows the layer that has begun."""
+        """Check whether a worker may be forked now.
+
+        While another worker is ready, wait for AGENT_REFILL_SECONDS, because a fork slows the layer that has begun.
+        """
         return monotonic() >= max(self._respawn_at, self._refill_at if self._waiting else 0.0)
 
     def _change_shift(self) -> None:
-        """End the waiting workers, except one with a new client; new workers replace them."""
+        """End the waiting workers, unless they have just got a client; new workers replace them."""
         self._shift.end()
         os.close(self._shift.reading)
         self._shift = _Lifeline()
@@ -223,7 +227,7 @@ class _Zygote:
         self._is_stale = False
 
     def _fork(self, be: Callable[[], NoReturn]) -> int:
-        """Fork a child, which never returns to the zygote's code, and return its process number.
+        """Fork a child that runs `be`, which does not return, and return the child's process number.
 
         Raises:
             OSError: no process can be started.
@@ -253,7 +257,7 @@ class _Zygote:
             )
         )
 
-    # What workers tell.
+    # Notices from workers.
 
     def _read_notices(self) -> None:
         while notice := self._notices.read():
@@ -321,25 +325,29 @@ class _Zygote:
 
     def _hand_to_keeper(self, identity: bytes, connection: int) -> None:
         try:
-            if identity not in self._keepers and len(self._keepers) < limits.AGENT_KEEPERS:
-                self._keepers[identity] = self._fork_keeper(connection)
-            if identity in self._keepers:
-                with suppress(OSError):  # it has just ended
+            with suppress(OSError):  # no process can be started, or the keeper has just ended
+                if identity not in self._keepers and len(self._keepers) < limits.AGENT_KEEPERS:
+                    self._keepers[identity] = self._fork_keeper(connection)
+                if identity in self._keepers:
                     socket.send_fds(self._keepers[identity][1], [b"c"], [connection])
         finally:
-            os.close(connection)  # the worker notices, and works without it
+            os.close(connection)  # without a keeper the worker sees the end, and asks the provider itself
 
     def _fork_keeper(self, connection: int) -> tuple[int, socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
         def be_keeper() -> NoReturn:
-            os.close(connection)  # it came through the socket, and must end when the keeper closes its own copy
+            os.close(connection)  # a copy of the one that comes on `theirs`: the worker must see when that is closed
             self._endpoint.listener.close()
             self._parsed_keys.clear()
             keeper.keep(theirs, self._life.reading, self._settings.kek_seconds)
 
-        process = self._fork(be_keeper)
-        theirs.close()
+        with theirs:
+            try:
+                process = self._fork(be_keeper)
+            except OSError:
+                ours.close()
+                raise
         ours.setblocking(False)
         return process, ours
 
@@ -371,7 +379,7 @@ class _Zygote:
             return 0
 
     def _end_life(self) -> None:
-        """End all waiting workers."""
+        """Remove the socket, and end the waiting workers and the keepers."""
         self._endpoint.remove()
         self._shift.end()
         self._life.end()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,18 @@ def test_a_failure_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         file.write({"up": count}, {})
     (line,) = lines
     assert line.endswith("No such file or directory")
+
+
+def test_a_full_disk_leaves_no_descriptor_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(journal, "warn", lambda _line: None)
+    monkeypatch.setattr(os, "fchmod", fail)
+    file = Textfile(str(tmp_path), "agent-1.sock")
+    file.write({"up": 0}, {})
+    before = len(os.listdir("/proc/self/fd"))
+    for count in range(1, 4):
+        file.write({"up": count}, {})
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not list(tmp_path.iterdir())
