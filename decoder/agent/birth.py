@@ -1,4 +1,4 @@
-"""How the first decoder of an image leaves an agent behind: it forks one before it reads anything of its layer."""
+"""The start of an agent: the first decoder of an image forks it before reading anything of its own layer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FIRST_OF_OURS = 10  # as in packaging/client/client.c
 
 
 class KeptByNewAgent(Kept):
-    """What the agent does for the layer that has left it behind: it asks key services, and stays connected for others.
+    """The new agent's service to the layer that started it: its keeper asks key services, and stays connected.
 
     Args:
-        writing: the end of the agent's notices on which its workers write.
+        writing: the descriptor on which workers send notices to the agent.
     """
 
     def __init__(self, writing: int) -> None:
@@ -36,7 +36,7 @@ class KeptByNewAgent(Kept):
         self._notices: Notices | None = None
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Ask a provider as a worker does; see `Kept.ask`."""
+        """Ask a provider through the new agent's keeper; see `Kept.ask`."""
         from decoder.agent.notices import Notices
         from decoder.agent.processes.keeping import ask_keeper
 
@@ -45,17 +45,17 @@ class KeptByNewAgent(Kept):
 
 
 def leave_agent(place: str) -> Kept:
-    """Fork an agent for later layers; if that fails, this layer is decrypted anyway.
+    """Fork an agent for later layers. If no process can be started, this layer is decrypted all the same.
 
     Args:
-        place: LISTENER,DIRECTORY,NAME: descriptors of the agent's socket and of its directory, and its name there, as
-            packaging/client/client.c passes them. Both descriptors are closed in this process.
+        place: LISTENER,DIRECTORY,NAME: the descriptor of the agent's socket, that of the socket's directory, and the
+            socket's name there, as packaging/client/client.c passes them. Both descriptors are closed in this process.
 
     Returns:
-        What the agent does for this layer already.
+        The way for this layer to use the new agent.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: `place` has another form.
     """
     listener, directory, name = _parse(place)
     for module in _HOT_PATH:
@@ -63,7 +63,7 @@ def leave_agent(place: str) -> Kept:
     reading, writing = _notices()
     try:
         process = os.fork()
-    except OSError:  # the limit on processes: an agent would be of no use then
+    except OSError:  # at the limit on processes an agent could not fork workers either
         process = -1
     if process == 0:
         _be_agent(listener, directory, name, (reading, writing))
@@ -73,7 +73,7 @@ def leave_agent(place: str) -> Kept:
 
 
 def _notices() -> tuple[int, int]:
-    """Create the channel to the agent, with descriptors other than those of a layer."""
+    """Create the channel to the agent, on descriptors above those of a layer."""
     ends = []
     for end in socketpair(AF_UNIX, SOCK_SEQPACKET):
         ends.append(fcntl(end.fileno(), F_DUPFD_CLOEXEC, _FIRST_OF_OURS))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = """\
 The agent keeps processes ready for the next layers, so that small layers take less time. The first encrypted layer of
-an image starts it, and it ends when it was idle for 5 minutes. --no-agent, or CTD_DECODER_AGENT=off in the environment
-or in /etc/ctd-decoder/agent.env, switches it off; CTD_DECODER_AGENT_IDLE=SECONDS sets how long it stays.
+an image starts it, and it ends after 5 idle minutes. To switch it off, use --no-agent, or set CTD_DECODER_AGENT=off in
+the environment or in /etc/ctd-decoder/agent.env. CTD_DECODER_AGENT_IDLE=SECONDS sets how long it stays.
 """
 _STOP_SECONDS = 10.0
 
 
 class AgentError(DecoderError):
-    """An agent did not end."""
+    """An agent did not stop in time."""
 
     status = 7
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
     Raises:
         UsageError: the command line cannot be understood.
-        AgentError: an agent did not end in time.
+        AgentError: an agent did not stop within 10 seconds.
     """
     parsed = _parser().parse(arguments)
     if parsed is None:
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
-    verbs = "status: print what each agent of this user has done; stop: end them after the layers they decrypt now"
+    verbs = "status: print what each agent of this user has done; stop: end them once their current layers are done"
     parser.add_argument("verb", choices=("status", "stop"), metavar="status|stop", help=verbs)
     parser.add_argument("--json", action="store_true", help="with status: print a list of objects for programs")
     return parser
@@ -87,8 +87,11 @@ def _stop(statuses: list[Status]) -> None:
         with suppress(ProcessLookupError):
             os.kill(status.pid, signal.SIGTERM)
     for status in statuses:
-        while os.path.exists(status.socket):  # it removes its socket at once, and ends after its layers
+        while os.path.exists(status.socket):  # removed on SIGTERM; the agent itself ends when its layers are done
             if monotonic() > deadline:
-                raise AgentError(f"the agent {status.pid} did not end within {_STOP_SECONDS:.0f} seconds")
+                raise AgentError(
+                    f"agent {status.pid} did not react to SIGTERM within {_STOP_SECONDS:.0f} seconds; "
+                    f"if it hangs, end it with kill -9 {status.pid}"
+                )
             sleep(0.01)
     show(f"stopped {len(statuses)} agent{'' if len(statuses) == 1 else 's'}\n")

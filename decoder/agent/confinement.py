@@ -1,4 +1,7 @@
-"""What a process may do and see, as far as decrypting depends on it; confinement.c in packaging/client is its twin."""
+"""What a process may do and see: the properties that decrypting depends on.
+
+packaging/client/confinement.c builds the same description; the two must agree.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,11 @@ _BYTES = 8191  # the client has the same limit
 def describe(process: int) -> list[str]:
     """Describe a process: one line per property. Processes with equal descriptions can replace each other.
 
+    Args:
+        process: its process number.
+
     Raises:
-        OSError: the process is gone, or must not be inspected by this one.
+        OSError: the process is gone, or this one may not inspect it.
     """
     folder = f"/proc/{process}"
     status = [line for line in _lines(f"{folder}/status") if line.startswith(_STATUS)]
@@ -27,7 +33,7 @@ def describe(process: int) -> list[str]:
 
 
 def first_difference(ours: list[str], theirs: list[str]) -> str:
-    """Name the first property in which two descriptions differ: `Seccomp`, `Namespace`; "" if they are the same."""
+    """Return the first property in which two descriptions differ, such as `Seccomp`; "" if they are the same."""
     for mine, other in zip(ours, theirs, strict=False):
         if mine != other:
             return property_of(mine)
@@ -46,7 +52,7 @@ def _namespaces(folder: str) -> list[str]:
             target = os.readlink(f"{folder}/ns/{name}")
         except OSError:
             if name == _NAMESPACES[0]:
-                raise  # the process cannot be inspected; a kernel may lack one of the later ones
+                raise  # the process may not be inspected; the later namespaces may be missing from the kernel
             target = ""
         found.append(f"Namespace: {target}")
     return found

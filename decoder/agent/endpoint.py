@@ -1,4 +1,4 @@
-"""The agent's socket in its directory; the client has created both (packaging/client/place.c)."""
+"""The agent's socket and its directory, which the client creates (packaging/client/place.c)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Endpoint:
     """A listening socket, and where clients find it.
 
     Args:
-        listener: the socket.
-        directory: a descriptor of its directory, which only our user can use.
-        name: its name there.
+        listener: the socket, bound but not yet listening.
+        directory: the descriptor of the socket's directory, which only our user can use.
+        name: the socket's name there.
 
     Raises:
-        OSError: the socket no longer exists.
+        OSError: the socket was removed.
     """
 
     def __init__(self, listener: socket.socket, directory: int, name: str) -> None:
@@ -38,7 +38,7 @@ class Endpoint:
             return False
 
     def remove(self) -> None:
-        """Remove the socket, unless another one has replaced it; the next client then starts another agent."""
+        """Remove the socket's name, unless another socket has replaced it. The next client starts another agent."""
         with suppress(OSError):
             lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
             try:

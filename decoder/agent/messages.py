@@ -25,21 +25,21 @@ _PASSED = STREAMS + 1  # and the current directory
 
 
 class MessageError(Exception):
-    """The other end violates the protocol, or does not answer in time."""
+    """The other end violated the protocol, or did not answer in time."""
 
 
 class RefusedError(MessageError):
-    """The client refuses the worker; the text is the line of its description that differs."""
+    """The client refuses the worker; the text is the line of the client's description that differs."""
 
 
 class Request(NamedTuple):
     """A layer that a client hands over.
 
     Attributes:
-        arguments: its command line, without the name of the program.
-        environment: all of its environment.
-        streams: our copies of its descriptors 0 to 3; those that it does not have are absent.
-        directory: its current directory.
+        arguments: the client's command line, without the name of the program.
+        environment: the client's whole environment.
+        streams: our copies of the client's descriptors 0 to 3; those that it had closed are absent.
+        directory: a descriptor of the client's current directory.
     """
 
     arguments: list[str]
@@ -49,9 +49,9 @@ class Request(NamedTuple):
 
 
 def identity(value: object) -> bytes:
-    """Return 32 bytes that are the same for the same value: a SHA-256 of what a message would hold.
+    """Return 32 bytes that identify a value: the SHA-256 of its msgpack form.
 
-    It is not hashlib's, which would load OpenSSL a second time, 3 MiB of every agent.
+    This does not use hashlib, which would load a second copy of OpenSSL: 3 MiB of memory in every agent.
     """
     digest = Hash(SHA256())
     digest.update(cast("bytes", msgpack.packb(value)))
@@ -62,21 +62,24 @@ def send(connection: socket.socket, *items: object) -> None:
     """Send one message.
 
     Raises:
-        OSError: it cannot be sent, or not within the socket's time limit.
+        OSError: the message cannot be sent within the socket's time limit.
     """
     connection.sendall(_frame(items))
 
 
 def receive(connection: socket.socket, most: int, seconds: float) -> list[object]:
-    """Receive one message that comes without descriptors.
+    """Receive one message; it may not bring descriptors.
 
     Args:
         connection: a socket.
-        most: the length that is accepted, in bytes.
+        most: the longest message that is accepted, in bytes.
         seconds: how long it may take.
 
+    Returns:
+        The items after the version.
+
     Raises:
-        MessageError: it does not come in time, is too long, malformed, or of another version.
+        MessageError: the message does not arrive in time, is too long, malformed, or of another version.
     """
     data, descriptors = _receive(connection, most, seconds, 0)
     _close(descriptors)
@@ -84,14 +87,14 @@ def receive(connection: socket.socket, most: int, seconds: float) -> list[object
 
 
 def receive_request(connection: socket.socket) -> Request | None:
-    """Receive what a client hands over, within AGENT_REQUEST_BYTES and AGENT_REQUEST_SECONDS.
+    """Receive a client's request, of at most AGENT_REQUEST_BYTES, within AGENT_REQUEST_SECONDS.
 
     Returns:
         The request, or None if the client asks for the agent's status.
 
     Raises:
-        RefusedError: the client refuses this process.
-        MessageError: it is not a request of this version, or did not come in time; its descriptors are closed.
+        RefusedError: the client refuses this worker.
+        MessageError: it is not a request of this version, or did not arrive in time; its descriptors are closed.
     """
     data, descriptors = _receive(connection, limits.AGENT_REQUEST_BYTES, limits.AGENT_REQUEST_SECONDS, _PASSED)
     try:
@@ -102,10 +105,10 @@ def receive_request(connection: socket.socket) -> Request | None:
 
 
 def send_request(connection: socket.socket, request: Request) -> None:
-    """Hand a layer over, as packaging/client/client.c does, and close its descriptors here.
+    """Hand a layer over, as packaging/client/client.c does, and close its descriptors in this process.
 
     Raises:
-        OSError: it cannot be sent.
+        OSError: the request cannot be sent; the descriptors are closed all the same.
     """
     arguments = [os.fsencode(argument) for argument in request.arguments]
     environment = [os.fsencode(f"{name}={value}") for name, value in request.environment.items()]
@@ -118,10 +121,10 @@ def send_request(connection: socket.socket, request: Request) -> None:
 
 
 def ask_for_status(connection: socket.socket) -> None:
-    """Ask a worker for the agent's status, which comes as a message of one mapping.
+    """Ask a worker for the agent's status; the answer is a message with one mapping.
 
     Raises:
-        OSError: it cannot be sent.
+        OSError: the question cannot be sent.
     """
     connection.sendall(_frame(()))
 
@@ -135,7 +138,7 @@ def _parse_request(items: list[object], descriptors: list[int]) -> Request | Non
         raise MessageError("not a request")
     places = [place for place in range(STREAMS) if items[3] & 1 << place]
     if len(descriptors) != len(places) + 1:
-        raise MessageError("not as many descriptors as the request says")
+        raise MessageError("the request says that it brings another number of descriptors")
     environment = dict(entry.split("=", 1) for entry in _texts(items[2]) if entry.find("=") > 0)
     streams = dict(zip(places, descriptors, strict=False))
     return Request(_texts(items[1]), environment, streams, descriptors[-1])
@@ -143,7 +146,7 @@ def _parse_request(items: list[object], descriptors: list[int]) -> Request | Non
 
 def _texts(value: object) -> list[str]:
     if not isinstance(value, list) or not all(type(item) is bytes for item in value):
-        raise MessageError("something else where strings belong")
+        raise MessageError("expected an array of byte strings")
     return [os.fsdecode(item) for item in value]
 
 
@@ -163,7 +166,7 @@ def _unpack(data: bytes) -> list[object]:
 
 
 def _receive(connection: socket.socket, most: int, seconds: float, passed: int) -> tuple[bytes, list[int]]:
-    """Return one message without its length, and the descriptors that came with it, at most `passed`."""
+    """Return one message without its length, and the descriptors that came with it: at most `passed`."""
     deadline = monotonic() + seconds
     descriptors: list[int] = []
     try:
@@ -186,15 +189,15 @@ def _exactly(connection: socket.socket, length: int, deadline: float, passed: in
         descriptors += more
         data += chunk
         if not chunk or flags & socket.MSG_CTRUNC or len(descriptors) > passed:
-            raise MessageError("it ends too early, or brings too many descriptors")
+            raise MessageError("the message ends too early, or brings too many descriptors")
         if monotonic() > deadline:
-            raise MessageError("it did not come in time")
+            raise MessageError("the message did not arrive in time")
     return data
 
 
 def _check_length(length: int, most: int) -> None:
     if not 0 < length <= most:
-        raise MessageError(f"it is empty or longer than {most} bytes")
+        raise MessageError(f"the message is empty or longer than {most} bytes")
 
 
 def _close(descriptors: list[int]) -> None:

@@ -1,4 +1,4 @@
-"""Notices from workers to the zygote: about their client, parsed keys, a new program, and a keeper that they need."""
+"""Notices from workers to the zygote: about their client, parsed keys, an updated program, and keepers they need."""
 
 from __future__ import annotations
 
@@ -28,11 +28,13 @@ _TYPES = {kind: letter for letter, kind in _KINDS.items()}
 
 
 class Notices:
-    """A channel from all workers to the zygote. What cannot be sent at once is not sent: that is gone, or hangs.
+    """A channel from all workers to the zygote.
+
+    A notice that cannot be sent at once is dropped: the zygote is gone or hangs then, and no layer waits for it.
 
     Args:
-        reading: the descriptor of the zygote's end; -1 for who has none.
-        writing: that of the workers' end; by default both are made.
+        reading: the descriptor of the zygote's end; -1 in a process that only sends.
+        writing: the descriptor of the workers' end; by default both ends are created.
     """
 
     def __init__(self, reading: int = -1, writing: int = -1) -> None:
@@ -52,20 +54,20 @@ class Notices:
         self._send("taken", str(os.getpid()).encode())
 
     def served(self) -> None:
-        """Report that this worker decrypts the layer of its client."""
+        """Report that this worker has begun to decrypt its client's layer."""
         self._send("served", str(os.getpid()).encode())
 
     def sent_away(self, reason: str) -> None:
-        """Report that this worker's client will decrypt by itself, and the property in which it differs."""
+        """Report that this worker's client will decrypt by itself, and the property in which the two differ."""
         self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
 
     def parsed(self, key: bytes) -> None:
-        """Pass on a parsed key, unless it is too long for a notice."""
+        """Send a parsed key as `ParsedKeys.add` takes it, unless it is too long for a notice."""
         if len(key) < limits.AGENT_NOTICE_BYTES:
             self._send("parsed", key)
 
     def imported(self, modules: list[str]) -> None:
-        """Report the modules of ON_DEMAND that this worker had to import."""
+        """Report the modules of `preloading.ON_DEMAND` that this worker had to import."""
         self._send("imported", " ".join(modules).encode())
 
     def outdated(self) -> None:
@@ -73,16 +75,16 @@ class Notices:
         self._send("outdated")
 
     def want_keeper(self, identity: bytes, connection: socket.socket) -> None:
-        """Ask for a connection to be handed to the keeper for an environment.
+        """Ask the zygote to hand a connection to the keeper for this worker's environment.
 
         Args:
-            identity: 32 bytes, the same for the same environment.
-            connection: the keeper's end of it.
+            identity: 32 bytes that identify the environment and current directory.
+            connection: the end of it that the keeper gets.
         """
         self._send("keeper", identity, connection)
 
     def want_status(self, connection: socket.socket) -> None:
-        """Ask for the agent's status to be sent to a client."""
+        """Ask the zygote to send the agent's status to a client."""
         self._send("status", str(os.getpid()).encode(), connection)
 
     def _send(self, kind: Kind, content: bytes = b"", connection: socket.socket | None = None) -> None:
@@ -91,7 +93,7 @@ class Notices:
             socket.send_fds(self._writing, [_TYPES[kind] + content], descriptors, socket.MSG_DONTWAIT)
 
     def read(self) -> tuple[Kind, bytes, list[int]] | None:
-        """Return the kind of the next notice, its content and its descriptors; None if there is none."""
+        """Return the next notice: its kind, content and descriptors. Return None if none is waiting."""
         try:
             received = socket.recv_fds(self._reading, limits.AGENT_NOTICE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""How the agent runs: from the environment of the client that starts it, or /etc/ctd-decoder/agent.env."""
+"""The agent's settings, from the environment of the client that starts it or from /etc/ctd-decoder/agent.env."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ METRICS_VARIABLE = "CTD_DECODER_AGENT_METRICS"
 
 
 class Settings(Record):
-    """How the agent runs.
+    """The agent's settings.
 
     Attributes:
-        idle_seconds: it ends after this time without work; 0 for never.
+        idle_seconds: the agent ends after this time without a layer; 0 for never.
         spare: how many workers wait for layers.
         most: how many layers are decrypted at a time at most; further clients decrypt by themselves.
         kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
-        rest_seconds: after this time without a layer it frees memory.
-        metrics: the directory for a file of what it has done; "" for none.
+        rest_seconds: after this time without a layer the agent frees memory.
+        metrics: the absolute path of the directory for a file of metrics; "" for none.
     """
 
     idle_seconds: float = limits.AGENT_IDLE_SECONDS
@@ -38,11 +38,11 @@ class Settings(Record):
 
 
 def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
-    """Read the settings; a value that is not a number of seconds leaves the default.
+    """Read the settings. An invalid number of seconds is ignored, and so is a directory that is not absolute.
 
     Args:
-        environment: of the client that starts the agent; it goes before the file.
-        file: NAME=VALUE lines; it need not exist. packaging/client/client.c reads it too.
+        environment: that of the client that starts the agent; it takes precedence over the file.
+        file: a file of NAME=VALUE lines, which need not exist. packaging/client/client.c reads it too.
     """
     given = {**_from_file(file), **environment}
     metrics = given.get(METRICS_VARIABLE, "")

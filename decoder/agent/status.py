@@ -21,16 +21,16 @@ class Status(Record):
     """What an agent reports about itself.
 
     Attributes:
-        socket: the path of its socket.
-        pid: its process number.
-        seconds: how long it has been running.
-        idle_seconds: it ends after this time without work; 0 for never.
-        served: layers that it has decrypted or decrypts now.
-        sent_away: layers that it has not decrypted, by the property in which their client differs from it.
-        fallen_back: layers whose clients did not wait, or sent no valid request.
-        decrypting: layers that are being decrypted now.
-        waiting: workers that wait for layers.
-        prepared: whether it has imported everything, and its workers have done so too.
+        socket: the path of the agent's socket.
+        pid: the agent's process number.
+        seconds: how long the agent has been running.
+        idle_seconds: the agent ends after this time without a layer; 0 for never.
+        served: how many layers it has begun to decrypt.
+        sent_away: how many layers it refused, by the property in which their client differs from the agent.
+        fallen_back: how many layers it did not decrypt because the client did not wait, or sent no valid request.
+        decrypting: how many layers it is decrypting now.
+        waiting: how many workers wait for layers.
+        prepared: whether the modules that layers needed so far are imported, and the waiting workers have them.
     """
 
     socket: str
@@ -46,7 +46,7 @@ class Status(Record):
 
 
 def directories() -> list[Path]:
-    """Return the directories that may hold the sockets of this user's agents."""
+    """Return the directories in which this user's agents may have their sockets."""
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     parents = ["/run"] if os.geteuid() == 0 else []
     parents += [runtime] if os.path.isabs(runtime) else []
@@ -54,10 +54,10 @@ def directories() -> list[Path]:
 
 
 def all_statuses(places: Sequence[Path | str] | None = None) -> list[Status]:
-    """Ask every agent of this user; sockets that do not answer are left out.
+    """Ask every agent of this user for its status; agents that do not answer are left out.
 
     Args:
-        places: the directories of their sockets; by default `directories()`.
+        places: the directories to search for sockets; by default `directories()`.
     """
     where = dict.fromkeys(map(Path, directories() if places is None else places))
     sockets = [path for directory in where for path in sorted(directory.glob("*.sock"))]
@@ -65,7 +65,14 @@ def all_statuses(places: Sequence[Path | str] | None = None) -> list[Status]:
 
 
 def ask(path: Path) -> Status | None:
-    """Ask one agent; return None if it does not answer within AGENT_STATUS_SECONDS, or speaks another version."""
+    """Ask one agent for its status.
+
+    Args:
+        path: the path of its socket.
+
+    Returns:
+        The status, or None if the agent does not answer within AGENT_STATUS_SECONDS or speaks another version.
+    """
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(limits.AGENT_STATUS_SECONDS)

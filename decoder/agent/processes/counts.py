@@ -5,17 +5,17 @@ from __future__ import annotations
 from decoder import limits
 from decoder.node import journal
 
-BUSY = "busy"  # the maximum number of layers is being decrypted
-_LATER = "other"
+BUSY = "busy"  # the reason when as many layers are being decrypted as the settings allow
+_LATER = "other"  # the name for reasons beyond AGENT_REASONS
 
 
 class Counts:
-    """Clients by their outcome.
+    """The number of clients for each outcome.
 
     Attributes:
         served: how many layers workers have begun to decrypt.
         fallen_back: how many clients decrypted by themselves although they could have been served.
-        sent_away: how many were refused, by the property in which they differ.
+        sent_away: how many clients were refused, by the property in which they differ from the agent.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Counts:
         self.sent_away: dict[str, int] = {}
 
     def send_away(self, reason: str, count: int = 1) -> None:
-        """Count clients that were refused; the first of each lasting reason leaves a line in the journal."""
+        """Count clients that were refused. The first client for each reason but BUSY is noted in the journal."""
         if reason not in self.sent_away and len(self.sent_away) >= limits.AGENT_REASONS:
             reason = _LATER
         if reason not in self.sent_away and reason != BUSY:

@@ -1,7 +1,7 @@
 """A keeper: a process that queries keyproviders on behalf of workers and caches what is slow to create.
 
-There is one for each environment and current directory of clients, so that a provider runs as it would for the client.
-If anything fails, the keeper only closes the connection, and the worker asks the provider itself.
+Each environment and current directory of clients has its own keeper, so that a provider sees what it would see in the
+client. If anything fails, the keeper only closes the connection, and the worker asks the provider itself.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 def keep(requests: socket.socket, lifeline: int, opened_seconds: float) -> NoReturn:
-    """Answer workers until none has asked for a while, or the agent ends; then end this process.
+    """Answer workers until none has asked for AGENT_KEEPER_SECONDS or the agent ends; then end this process.
 
     Args:
-        requests: each message on it brings a connection to a worker.
-        lifeline: a pipe that ends with the agent.
+        requests: a socket on which each message brings a connection to a worker.
+        lifeline: the reading end of a pipe that closes when the agent ends.
         opened_seconds: how long an opened key-encryption key is used again; 0 for not at all.
     """
     gc.enable()

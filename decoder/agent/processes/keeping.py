@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decoder.agent.processes.parsedkeys import ParsedKeys
     from decoder.keys.kept import Parsed, Provider
 
-IS_KEPT = "is-kept"  # what a worker asks for beside the operations of providers
+IS_KEPT = "is-kept"  # a question of ours, beside the operations of providers: is the key-encryption key in memory?
 _OF_THE_LAYER = b"STREAM_PROCESSOR_MEDIATYPE"  # the only variable that differs from layer to layer
 
 
@@ -30,8 +30,8 @@ class KeptByAgent(Kept):
     """What the agent keeps for a worker.
 
     Args:
-        client: the process that the worker decrypts for.
-        parsed_keys: those that the worker has inherited.
+        client: the process number of the worker's client.
+        parsed_keys: the keys that the worker inherited from the zygote.
         notices: the channel to the zygote.
     """
 
@@ -40,19 +40,22 @@ class KeptByAgent(Kept):
         self._parsed_keys, self._notices = parsed_keys, notices
 
     def parsed(self, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-        """Return a parsed key, and send it to the zygote if that does not have it."""
+        """Return a parsed key. If it is new, send it to the zygote for later workers."""
         return self._parsed_keys.parsed(self._notices, file, sources, parse) if file else parse()
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Ask a provider through a keeper, because its client or connection is slow to create.
+        """Ask a provider through a keeper, which keeps clients and connections that are slow to create.
+
+        Returns:
+            The answer; None if this process has to ask the provider itself.
 
         Raises:
-            ProviderError: the provider did not answer within its time limit.
+            ProviderError: the provider did not answer within its time limit, or failed when half of it was over.
         """
         return ask_keeper(self._notices, provider, operation, data, parameters)
 
     def has_opened(self, provider: Provider, data: bytes, parameters: list[bytes]) -> bool:
-        """Ask a keeper whether it keeps the key-encryption key."""
+        """Ask a keeper whether it has the opened key-encryption key in memory."""
         if not isinstance(provider.transport, NativeProvider | GrpcProvider) or not envelope.is_envelope(data):
             return False
         question: list[object] = [IS_KEPT, data, parameters]
@@ -66,8 +69,8 @@ def ask_keeper(
 ) -> bytes | None:
     """Ask a provider through a keeper; see `KeptByAgent.ask`.
 
-    A provider that failed there is asked again from this process, for what the keeper has kept may be the cause; but
-    not if half of its time is over.
+    If the provider fails there, the caller asks it again from its own process, because something stale in the keeper
+    may be the cause; but not if half of the provider's time is over.
     """
     if not isinstance(provider.transport, NativeProvider | GrpcProvider):
         return None
@@ -86,7 +89,7 @@ def ask_keeper(
 
 
 def _converse(notices: Notices, provider: list[object], question: list[object], seconds: float) -> object:
-    """Return the answer of a provider, or why it failed, as text."""
+    """Return a provider's answer as bytes, or the reason of its failure as text."""
     environment = {name: value for name, value in os.environb.items() if name != _OF_THE_LAYER}
     surroundings = [os.fsencode(os.getcwd()), environment]
     identity = messages.identity([surroundings[0], sorted(environment.items())])
@@ -100,13 +103,13 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
 
 
 def pack(provider: Provider) -> list[object]:
-    """Serialize the entry of a native or gRPC provider for `unpack`."""
+    """Return the entry of a native or gRPC provider as values that msgpack can hold; `unpack` reads them."""
     transport = cast("NativeProvider | GrpcProvider", provider.transport)
     return [provider.name, isinstance(transport, NativeProvider), list(transport), provider.seconds]
 
 
 def unpack(value: list[object]) -> Configured:
-    """Parse the result of `pack`, which only workers send."""
+    """Return the entry that `pack` was given. The values come from our own workers, so they are not checked."""
     name, is_native, fields, seconds = cast("tuple[str, bool, list[object], float]", tuple(value))
     if is_native:
         transport: NativeProvider | GrpcProvider = NativeProvider(*fields)  # type: ignore[arg-type]

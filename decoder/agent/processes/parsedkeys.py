@@ -1,4 +1,4 @@
-"""Parsed keys of key files, which the zygote holds and its workers inherit; they are dropped when the file changes."""
+"""Parsed key files: the zygote holds them, its workers inherit them, and they are dropped when the file changes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Kept(Record):
 
 
 def signature(file: str) -> tuple[int, ...]:
-    """Return values that change when a file is written to or replaced."""
+    """Return values that change when a file is written to or replaced; () if the file does not exist."""
     try:
         status = os.stat(file)
     except OSError:
@@ -41,10 +41,10 @@ def signature(file: str) -> tuple[int, ...]:
 
 
 class ParsedKeys:
-    """At most AGENT_PARSED_KEYS parsed keys; further ones are parsed for each layer.
+    """Up to AGENT_PARSED_KEYS parsed keys; further ones are parsed again for each layer.
 
-    A key is looked up by everything that it was parsed from, including its password. So a layer only gets a key whose
-    file and password were read for it, and a changed key is never used: dropping it only frees memory.
+    A key is looked up by everything that it was parsed from, including its password. A layer must have read the file
+    and the password itself to get the key. A changed key is therefore never used: dropping it only frees memory.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class ParsedKeys:
         self._kept.clear()
 
     def add(self, notice: bytes) -> bool:
-        """Keep a key that a worker has reported through `use`; return whether it is new."""
+        """Keep a key that a worker sent with `Notices.parsed`; return whether it was kept just now."""
         identity, file, packed = msgpack.unpackb(notice)
         if identity in self._kept or len(self._kept) >= limits.AGENT_PARSED_KEYS:
             return False
@@ -67,26 +67,33 @@ class ParsedKeys:
         return identity in self._kept
 
     def drop_changed(self) -> bool:
-        """Drop the keys whose files have changed or are gone; return whether there was one."""
+        """Drop the keys whose files have changed or are gone; return whether there was such a key."""
         changed = [identity for identity, kept in self._kept.items() if signature(kept.file) != kept.signature]
         for identity in changed:
             del self._kept[identity]
         return bool(changed)
 
     def parsed(self, notices: Notices, file: str, sources: list[bytes], parse: Callable[[], Parsed]) -> Parsed:
-        """Return the key that was parsed from the same sources before, or parse it and report it to the zygote."""
+        """Return the key that was parsed from the same sources before, or parse it and report it to the zygote.
+
+        Args:
+            notices: the channel to the zygote.
+            file: the path of the key file.
+            sources: everything that the key is parsed from: content of files, and passwords.
+            parse: parses the key; what it raises is passed on.
+        """
         identity = messages.identity(sources)
         if identity in self._kept:
             return cast("Parsed", self._kept[identity].value)
         parsed = parse()
-        with suppress(ValueError, InternalError):  # an inconsistent key, which every layer then parses by itself
+        with suppress(ValueError, InternalError):  # OpenSSL cannot serialize an inconsistent key: each layer parses it
             packed = _pack(cast("Value", parsed))
             notices.parsed(cast("bytes", msgpack.packb([identity, os.path.abspath(file), packed])))
         return parsed
 
 
 def _pack(value: Value) -> bytes | list[bytes]:
-    """Serialize a private key; the secret numbers of an OpenPGP key are sent as they are."""
+    """Serialize a private key as PKCS#8; the secret numbers of an OpenPGP key are bytes already."""
     if isinstance(value, list):
         return value
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat  # 40 ms at worst

@@ -1,4 +1,4 @@
-"""Modules that the agent imports ahead: those that every layer needs, and those that earlier layers needed."""
+"""Modules that the agent imports in advance: those that every layer needs, and those that earlier layers needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ PRELOADED = (
     *("decoder.agent.processes.keeping", "decoder.agent.processes.rehearsal"),
 )
 
-# A worker that had to import one of these reports it, and later workers have it already.
+# A worker that had to import one of these reports it; the zygote imports it, so that later workers have it.
 ON_DEMAND = (
     *("decoder.keywrap.pkcs7", "decoder.keywrap.pgp", "decoder.keywrap.pkcs11", "decoder.keywrap.keyprovider"),
     *("decoder.keywrap.deny", "decoder.provider.client.command", "tempfile"),

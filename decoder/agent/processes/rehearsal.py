@@ -1,4 +1,4 @@
-"""A layer of our own, decrypted before any client connects, so that no client waits for one-time initialization."""
+"""A sample layer, decrypted before a client connects, so that no client waits for one-time initialization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
 _PLAINTEXT = bytes(2 * limits.TAIL_BYTES)
-# RSA, 1024 bits (PKCS#1). It is not secret: only the rehearsal is encrypted to it. Generating one takes 50 ms.
+# RSA, 1024 bits (PKCS#1 in base64). It is not secret: only the sample layer is encrypted to it. Generating a key
+# instead would take 50 ms.
 _KEY = (
     "MIICXgIBAAKBgQDMvJ4bHMSSx6skkmzTrKKMK6huQ1q4Caf3ky5bXijHuiVQ+obN3DLYhzG9fVy0KWj8X29Nrecpw0anE1nQ9e9T"
     "E4yTuZQKanIwdNSGDOOwqXOYpfpWhDgtLkR9tbJsiqK5MFmp8EkqguJE2WHsNTznD79EQXimcDj/TGpPlsmnDQIDAQABAoGBAIWk"
@@ -39,13 +40,13 @@ _SETTINGS = decrypt.Settings(
     keys_directory="",
     keyprovider_config="",
     buffer_bytes=limits.BUFFER_BYTES,
-    open_spool=NotImplemented,  # plaintext is released as it comes
-    look_up=NotImplemented,  # there is a payload
+    open_spool=NotImplemented,  # not called: plaintext is released as it comes
+    look_up=NotImplemented,  # not called: there is a payload
 )
 
 
 class Rehearsal:
-    """A layer for a key of its own, and the payload that opens it."""
+    """A sample layer, and the payload with the key that opens it."""
 
     def __init__(self) -> None:
         der = wire.decode_base64(_KEY)
@@ -66,7 +67,7 @@ class Rehearsal:
         decrypt.decrypt_layer(self._payload, source, sink, _SETTINGS)
 
     def request(self) -> Request:
-        """Build the request that a client would send for the layer; its descriptors are open."""
+        """Build the request that a client would send for the layer. The caller closes its descriptors."""
         null = os.open(os.devnull, os.O_WRONLY)
         streams = {0: _file(self._ciphertext), 1: null, 2: os.dup(2), 3: _file(self._payload)}
         return Request([], {"PATH": os.defpath}, streams, os.open("/", os.O_PATH | os.O_DIRECTORY))
@@ -80,7 +81,7 @@ def _file(content: bytes) -> int:
 
 
 def _wrap(options: bytes, key: rsa.RSAPublicKey) -> bytes:
-    """Build a flattened JWE (RFC 7516 §7.2.2) without the library that `jwe.wrap` loads."""
+    """Build a flattened JWE (RFC 7516 §7.2.2) without jwcrypto, which `jwe.wrap` would load."""
     content_key, iv = AESGCM.generate_key(256), os.urandom(12)
     protected = _base64url(b'{"alg":"RSA-OAEP-256","enc":"A256GCM"}')
     sealed = AESGCM(content_key).encrypt(iv, options, protected.encode())

@@ -1,8 +1,8 @@
-"""A worker: it decrypts one layer with the program's own code on the descriptors of its client, and ends."""
+"""A worker: it decrypts one layer on its client's descriptors, with the code of a cold start, and ends."""
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # signal makes enumerations of all that it returns
+import _signal  # type: ignore[import-not-found]  # signal would convert all that it returns to enumerations
 import os
 import select
 import socket
@@ -33,14 +33,14 @@ _PEER = struct.Struct("3i")  # struct ucred, unix(7)
 
 
 class Shift(Record):
-    """What a worker is given.
+    """What a worker gets from the zygote.
 
     Attributes:
         listener: the agent's socket, which all workers share.
-        lifeline: a pipe that is closed when the worker is no longer needed.
+        lifeline: the reading end of a pipe that closes when a worker without a client is no longer needed.
         notices: the channel to the zygote.
-        description: what a client must match (`confinement.describe`).
-        parsed_keys: those of earlier layers.
+        description: the description that a client must have too (`confinement.describe`).
+        parsed_keys: the parsed keys of earlier layers.
         is_current: checks whether the program on the disk is still the one that is running.
     """
 
@@ -57,14 +57,14 @@ def work(shift: Shift) -> NoReturn:
     connection = _wait_for_client(shift.listener, shift.lifeline)
     if not shift.is_current():
         shift.notices.outdated()
-        os._exit(0)  # the client sees the connection end, and runs the new program
-    with suppress(MessageError, OSError):  # the same: its layer is untouched
+        os._exit(0)  # the client sees the connection end, and runs the updated program
+    with suppress(MessageError, OSError):  # the client sees the connection end, and decrypts: its layer is untouched
         _answer(connection, shift)
     os._exit(0)
 
 
 def rehearse(rehearsal: Rehearsal) -> None:
-    """Decrypt a layer of our own once, so that memory pages are copied before a client waits for it."""
+    """Decrypt the sample layer once, so that shared memory pages are copied before a client waits."""
     from decoder import __main__ as program
 
     client, connection = socket.socketpair()
@@ -94,11 +94,11 @@ def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:
 
 
 def _answer(connection: socket.socket, shift: Shift) -> None:
-    """Decrypt the client's layer, or report to the zygote why not.
+    """Decrypt the client's layer, or tell the zygote why not.
 
     Raises:
         MessageError: the client violates the protocol.
-        OSError: it is gone.
+        OSError: the client is gone.
     """
     client = _client_of(connection)
     messages.send(connection, READY, 0)
@@ -117,7 +117,11 @@ def _answer(connection: socket.socket, shift: Shift) -> None:
 
 
 def _client_of(connection: socket.socket) -> int:
-    """Return the process number of the client, which must be of our own user."""
+    """Return the client's process number.
+
+    Raises:
+        MessageError: the client runs as another user.
+    """
     process, user, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     if user != os.geteuid():
         raise MessageError("a client of another user")
@@ -133,11 +137,11 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     notices.served()
     absent = [module for module in ON_DEMAND if module not in sys.modules]
     status = program.decode(request.arguments, kept)
-    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)  # the client may end now
+    _signal.signal(_signal.SIGIO, _signal.SIG_IGN)  # the client ends when it has the status
     messages.send(connection, ENDED, status)
     if status:
         hold_standard_output(kept.client)  # the client holds it too, unless it cannot start a process
-    _let_go()  # after that: the reader at the end of the layer would take the processor from the client and from us
+    _let_go()  # only now: the end of the layer wakes its reader, which would compete with the client for the processor
     if new := [module for module in absent if module in sys.modules]:
         notices.imported(new)
 
@@ -145,14 +149,14 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
 def _end_with(connection: socket.socket, client: int) -> None:
     """End this process as soon as the client is gone, at any point of its work.
 
-    The signal alone is not enough, because it may be a late one for the request itself.
+    SIGIO alone does not mean that, because a signal for the request itself may be late; so poll the connection, too.
     """
 
     def look(*_: object) -> None:
         end = select.poll()
         end.register(connection, 0)
         if end.poll(0):
-            hold_standard_output(client)  # it failed, and containerd must see that before the layer seems to be over
+            hold_standard_output(client)  # containerd must see that the client failed before it sees the layer's end
             os._exit(0)
 
     connection.settimeout(None)
@@ -163,7 +167,7 @@ def _end_with(connection: socket.socket, client: int) -> None:
 
 
 def _become(request: Request) -> None:
-    """Replace our descriptors, environment and current directory by the client's."""
+    """Take over the client's descriptors, environment and current directory."""
     os.fchdir(request.directory)
     os.close(request.directory)
     for place in range(STREAMS):
