@@ -94,7 +94,8 @@ docs: $(VENV)/.docs
 
 # The man pages and completions of the packages, to build/reference.
 reference: $(VENV)/.dev
-	PYTHONPATH=packaging:. $(BIN)/python -m reference build/reference
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} PYTHONPATH=packaging:. \
+		$(BIN)/python -m reference build/reference
 
 # Debian packages that the system tests run; the reference program comes from Debian's forky suite.
 system-packages:

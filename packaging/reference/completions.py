@@ -7,21 +7,28 @@ from typing import TYPE_CHECKING, cast
 
 import shtab
 
+from decoder.image.transport import TRANSPORTS
+from decoder.keywrap import SCHEMES
 from reference import parsers
 
 if TYPE_CHECKING:
     from argparse import Action
 
-_TRANSPORTS = ("oci:", "oci-archive:", "docker-archive:", "docker://", "containerd:")
-_SCHEMES = ("jwe:", "pkcs7:", "pgp:", "pkcs11:")
-
-# What follows the prefix is a file, for each of these values of the parsers.
-_PREFIXES = {
-    "image": _TRANSPORTS,
-    "recipient": _SCHEMES,
-    "key": (),
+# The values that stand for images, recipients and keys. A file follows these prefixes, or is a value by itself.
+_KINDS = {
+    "SRC": "image",
+    "DST": "image",
+    "PLACE": "image",
+    "--skip-base": "image",
+    "--recipient": "recipient",
+    "--key": "key",
 }
-_KINDS = {"SRC": "image", "DST": "image", "--skip-base": "image", "--recipient": "recipient", "--key": "key"}
+_PREFIXES = {
+    "image": [f"{name}:" for name, module in TRANSPORTS.items() if module.startswith("files.")],
+    "recipient": [f"{name}:" for name in SCHEMES if name != "pgp"],
+    "key": [],
+}
+_WITH_BARE_FILES = ("recipient", "key")
 _FILES = {"FILE", "CERT", "PATH"}
 _DIRECTORIES = {"DIR"}
 
@@ -68,8 +75,8 @@ def _completer(action: Action) -> dict[str, str] | None:
 def _preamble() -> dict[str, str]:
     names = [f"provider:{name}" for name in parsers.providers()]
     words = {
-        "image": list(_TRANSPORTS),
-        "recipient": [*_SCHEMES, *names],
+        "image": ["docker://" if name == "docker" else f"{name}:" for name in TRANSPORTS],
+        "recipient": [*(f"{name}:" for name in SCHEMES), *names],
         "key": names,
     }
     return {
@@ -81,8 +88,8 @@ def _preamble() -> dict[str, str]:
 
 def _bash(kind: str, words: list[str]) -> str:
     """Complete one of some words, or a file after one that ends in a colon."""
-    bare = '\n        *) compgen -f -- "$1" ;;' if kind == "key" else ""
-    files = "|".join(f"{prefix}*" for prefix in _PREFIXES[kind] if not prefix.endswith("//"))
+    bare = '\n        *) compgen -f -- "$1" ;;' if kind in _WITH_BARE_FILES else ""
+    files = "|".join(f"{prefix}*" for prefix in _PREFIXES[kind])
     after = (
         f"""
         {files}) compgen -P "${{1%%:*}}:" -f -- "${{1#*:}}" ;;"""
@@ -98,8 +105,8 @@ _ctd_decoder_{kind}() {{
 
 
 def _zsh(kind: str, words: list[str]) -> str:
-    files = " ".join(prefix for prefix in _PREFIXES[kind] if not prefix.endswith("//"))
-    bare = "\n    _files" if kind == "key" else ""
+    files = " ".join(_PREFIXES[kind])
+    bare = "\n    _files" if kind in _WITH_BARE_FILES else ""
     return f"""\
 _ctd_decoder_{kind}() {{
     local prefix
@@ -114,8 +121,8 @@ _ctd_decoder_{kind}() {{
 
 
 def _fish(kind: str, words: list[str]) -> str:
-    files = " ".join(prefix for prefix in _PREFIXES[kind] if not prefix.endswith("//"))
-    bare = "\n    __fish_complete_path $word" if kind == "key" else ""
+    files = " ".join(_PREFIXES[kind])
+    bare = "\n    __fish_complete_path $word" if kind in _WITH_BARE_FILES else ""
     return f"""\
 function _ctd_decoder_{kind}
     set -l word (commandline -ct)

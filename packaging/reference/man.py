@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from reference import parsers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from reference.parsers import Option
 
@@ -30,16 +30,35 @@ def pages(epoch: int) -> dict[str, str]:
 
 
 def _filled(text: str, date: str) -> str:
-    return re.sub(r"^@OPTIONS ([a-z -]+)@$", lambda found: _options(found[1]), text, flags=re.MULTILINE).replace(
-        "@DATE@", date
+    """Fill in the date and the lists of options.
+
+    `@OPTIONS COMMAND@` lists what a command has; `@SHARED COMMAND VERB VERB…@` what several verbs have in common, which
+    the other lists then leave out.
+    """
+    shared: dict[str, list[Option]] = {}
+
+    def share(found: re.Match[str]) -> str:
+        command, *verbs = found[1].split()
+        known = shared.get(f"{command} {verbs[0]}", [])
+        new = [option for option in parsers.shared_options(command, verbs) if option not in known]
+        for verb in verbs:
+            shared.setdefault(f"{command} {verb}", []).extend(new)
+        return _list(new)
+
+    for line in sorted(re.findall(r"^@SHARED .*@$", text, re.MULTILINE), key=len, reverse=True):
+        text = text.replace(line, re.sub(r"^@SHARED (.*)@$", share, line))
+    text = re.sub(
+        r"^@OPTIONS (.*)@$", lambda found: _options(found[1], shared.get(found[1], ())), text, flags=re.MULTILINE
     )
+    return text.replace("@DATE@", date)
 
 
-def _options(words: str) -> str:
+def _options(words: str, shared: Sequence[Option]) -> str:
     """Return the list of options for a placeholder.
 
     Args:
         words: a command; `decoder`; `keyprovider` for what all providers have; or `providers`.
+        shared: options that the page lists elsewhere.
     """
     match words.split():
         case ["decoder"]:
@@ -49,7 +68,8 @@ def _options(words: str) -> str:
         case ["providers"]:
             return "\n".join(f".Ss {name}\n{_list(options)}" for name, options in parsers.provider_options())
         case command:
-            return _list(parsers.options(parsers.command_parser(*command)))
+            found = parsers.options(parsers.command_parser(*command))
+            return _list(option for option in found if option not in shared)
 
 
 def _list(options: Iterable[Option]) -> str:

@@ -11,15 +11,6 @@ if TYPE_CHECKING:
 
     from reference.parsers import Option
 
-_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")
-_VERBS = {
-    "image": ("encrypt", "decrypt", "layerinfo", "check"),
-    "config": ("containerd",),
-    "grants": _GRANTS,
-    "coco": ("initdata",),
-}
-
-
 def options_page() -> str:
     """Return the page, Markdown."""
     parts = [
@@ -30,7 +21,7 @@ def options_page() -> str:
         if command == "keyprovider":
             parts += _keyprovider()
             continue
-        for name in [f"{command} {verb}" for verb in _VERBS.get(command, ())] or [command]:
+        for name in [f"{command} {verb}" for verb in parsers.verbs(command)] or [command]:
             parser = parsers.command_parser(*name.split())
             description = (parser.description or text).strip()
             parts.append(f"## ctd-decoder {name}\n\n{description}\n\n{_table(parsers.options(parser))}")

@@ -12,7 +12,7 @@ from unittest import mock
 
 if TYPE_CHECKING:
     from argparse import Action
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 PROGRAM = "ctd-decoder"
 COMMANDS = {
@@ -61,6 +61,19 @@ def command_parser(*words: str) -> ArgumentParser:
     for word in words[1:]:
         parser = _subparsers(parser)[word]
     return parser
+
+
+def verbs(command: str) -> tuple[str, ...]:
+    """List the verbs of a command as its --help does, such as `encrypt` for `image`; () if it has none."""
+    if command == "keyprovider":
+        return (*VERBS, " ".join(REGISTER))
+    return tuple(_subparsers(command_parser(command)))
+
+
+def shared_options(command: str, names: Iterable[str]) -> list[Option]:
+    """List the arguments and options that several verbs of a command have in common, in the order of the first verb."""
+    first, *others = (options(command_parser(command, name)) for name in names)
+    return [option for option in first if all(option in other for other in others)]
 
 
 def provider_parser(verb: str, provider: str) -> ArgumentParser:
@@ -196,7 +209,7 @@ def _subparsers(parser: ArgumentParser) -> dict[str, ArgumentParser]:
     for action in parser._actions:  # noqa: SLF001
         if _is_verb(action):
             return dict(action.choices)  # type: ignore[arg-type]
-    raise KeyError(parser.prog)
+    return {}
 
 
 def _is_verb(action: Action) -> bool:

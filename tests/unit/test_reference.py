@@ -11,11 +11,10 @@ import pytest
 from reference import man, markdown, parsers
 
 from decoder.arguments import COMMANDS, parse_arguments
+from decoder.image.transport import TRANSPORTS
+from decoder.keywrap import SCHEMES
 
 _PAGES = man.pages(0)
-_VERBS = ("encrypt", "decrypt", "layerinfo", "check")
-_GRANTS = ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")
-_IMAGE = [("image", verb) for verb in _VERBS]
 _PROVIDERS = [("keyprovider", verb, "--provider", name) for verb in parsers.VERBS for name in parsers.providers()]
 
 
@@ -49,10 +48,10 @@ def options_in_page(name: str) -> set[str]:
     ("page", "commands"),
     [
         ("ctd-decoder.1", [(), ("config", "containerd"), ("doctor",), ("coco", "initdata")]),
-        ("ctd-decoder-image.1", _IMAGE),
+        ("ctd-decoder-image.1", [("image", verb) for verb in parsers.verbs("image")]),
         ("ctd-decoder-keyprovider.1", [*_PROVIDERS, ("keyprovider", *parsers.REGISTER)]),
         ("ctd-decoder-agent.1", [("agent",)]),
-        ("ctd-decoder-grants.1", [("grants", verb) for verb in _GRANTS]),
+        ("ctd-decoder-grants.1", [("grants", verb) for verb in parsers.verbs("grants")]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -67,6 +66,33 @@ def test_every_command_has_a_page() -> None:
     assert words == {"image", "keyprovider", "agent", "grants"}
     for command in parsers.COMMANDS:
         assert f".It Cm {command}" in _PAGES["ctd-decoder.1"]
+
+
+def options_of_verbs(page: str) -> dict[str, set[str]]:
+    """Read the options of each verb: those in its own section, and those that the page lists for several."""
+    sections = re.findall(r"^\.Ss Options of (.+)\n((?:(?!\.S[sh]).*\n)*)", _PAGES[page], re.MULTILINE)
+    listed = {title: set(re.findall(r"^\.It .*?Fl Fl (\S+)", text, re.MULTILINE)) for title, text in sections}
+    assert listed
+    return listed
+
+
+@pytest.mark.parametrize("command", ["image", "grants"])
+def test_every_verb_is_introduced_and_has_its_options(command: str) -> None:
+    page = f"ctd-decoder-{command}.1"
+    listed = options_of_verbs(page)
+    for verb in parsers.verbs(command):
+        assert re.search(rf"^\.(It )?Cm {verb}$", _PAGES[page], re.MULTILINE), verb
+        synopsis = _PAGES[page].partition(".Sh DESCRIPTION")[0]
+        assert re.search(rf"\b{verb}\b", synopsis), verb
+        wanted = {option.removeprefix("--") for option in options_in_help(command, verb)}
+        shared = [names for title, names in listed.items() if verb in re.split(r", | and ", title)]
+        assert set[str]().union(*shared) == wanted, verb
+
+
+def test_image_page_has_every_transport_and_scheme() -> None:
+    page = _PAGES["ctd-decoder-image.1"]
+    for name in [*TRANSPORTS, *SCHEMES]:
+        assert re.search(rf"^\.It Li {name}:", page, re.MULTILINE), name
 
 
 def test_pages_are_complete() -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from decoder.image.selection import LayerRange
     from decoder.keys.keyring import DecryptConfig
 
-PLACE = "the image, as listed below"
+PLACE = "the image, such as oci:DIR or docker://HOST/REPO:TAG"
 
 
 def add_destination(parser: ArgumentParser) -> None:

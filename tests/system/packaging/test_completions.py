@@ -27,10 +27,14 @@ _WORDS = {
     "ctd-decoder keyprovider serve --lis": "--listen",
     "ctd-decoder config containerd --keys-path direc": "directory/",
     "ctd-decoder image encrypt oci-arch": "oci-archive:",
+    "ctd-decoder image encrypt docker-dae": "docker-daemon:",
     "ctd-decoder image encrypt oci:direc": "oci:directory/",
+    "ctd-decoder image decrypt dir:direc": "dir:directory/",
+    "ctd-decoder image rewrap oci:direc": "oci:directory/",
     "ctd-decoder image check --key mykey.p": "mykey.pem",
     "ctd-decoder image check --key provider:awsk": "provider:awskms",
     "ctd-decoder image encrypt --recipient jwe:myk": "jwe:mykey.pem",
+    "ctd-decoder image rewrap --recipient myk": "mykey.pem",
     "ctd-decoder keyprovider run --provider gcpkms --adc myk": "mykey.pem",
 }
 
