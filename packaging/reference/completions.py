@@ -6,9 +6,9 @@ from argparse import ArgumentParser
 from typing import TYPE_CHECKING, cast
 
 import shtab
-
 from decoder.image.transport import TRANSPORTS
 from decoder.keywrap import SCHEMES
+
 from reference import parsers
 
 if TYPE_CHECKING:
