@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from reference.parsers import Option
 
+
 def options_page() -> str:
     """Return the page, Markdown."""
     parts = [
