@@ -1,4 +1,4 @@
-"""The library: what other programs may import from this package.
+"""The library: the names that other programs may import from this package.
 
 Names that are listed in `__all__` here are public and follow semantic versioning. Every other module of the package is
 private and may change at any time. docs/library.md has examples.
@@ -14,10 +14,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from decoder import keywrap, limits
-from decoder.errors import DecoderError, LayerError
+from decoder.errors import DecoderError, LayerError, StreamError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.openers import read_keys
@@ -63,7 +63,7 @@ class Reader(Protocol):
     """A binary file to read, such as `open(name, "rb")` or `io.BytesIO`."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read at most as much as fits, and return how many bytes that was: 0 at the end."""
+        """Read at most as many bytes as fit, and return how many were read: 0 at the end."""
 
     def fileno(self) -> int:
         """Return the descriptor; only called for files that do not block."""
@@ -73,7 +73,7 @@ class Writer(Protocol):
     """A binary file to write, such as `open(name, "wb")` or `io.BytesIO`."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write, and return how much was written."""
+        """Write, and return how many bytes were written."""
 
     def fileno(self) -> int:
         """Return the descriptor; only called for files that do not block."""
@@ -84,9 +84,9 @@ class EncryptedLayer:
     """A layer that was encrypted.
 
     Attributes:
-        digest: of the ciphertext, `sha256:…`.
-        size: of the ciphertext (and of the plaintext), in bytes.
-        annotations: for the descriptor of the layer; they contain the wrapped keys.
+        digest: the digest of the ciphertext, `sha256:…`.
+        size: the size of the ciphertext, and of the plaintext, in bytes.
+        annotations: the annotations for the layer's descriptor; they contain the wrapped keys.
     """
 
     digest: str
@@ -99,11 +99,11 @@ class ImageLayer:
     """A layer of an image.
 
     Attributes:
-        number: of the layer in its manifest; 0 is the lowest.
-        platform: of its manifest, `os/arch[/variant]`, or "" if the image names none.
+        number: the layer's position in its manifest; 0 is the lowest layer.
+        platform: the platform of its manifest, `os/arch[/variant]`, or "" if the image names none.
         descriptor: the OCI descriptor, as in the manifest.
         encrypted: whether the media type is that of an encrypted layer.
-        recipients: whom the layer is encrypted for, one text per recipient; an image may contain anything here.
+        recipients: the recipients that the layer is encrypted for, one text each. They come from the image, unchecked.
     """
 
     number: int
@@ -118,9 +118,9 @@ class ChangedImage:
     """An image that was written.
 
     Attributes:
-        descriptor: of its manifest or index.
-        changes: one entry per layer that was changed: its number, platform, digests and what was done.
-        remarks: what the caller should know, such as layers that were left as they are.
+        descriptor: the descriptor of the image's manifest or index.
+        changes: one entry per changed layer: its number, platform, digests, and the change.
+        remarks: notes for the caller, such as layers that were left as they are; one line each.
     """
 
     descriptor: dict[str, Any]
@@ -132,9 +132,9 @@ def load_keys(keys: Sequence[str], *, certificates: Sequence[str] = (), keyprovi
     """Read private keys.
 
     Args:
-        keys: as for `--key`: `FILE`, `FILE:pass=PASSWORD`, `FILE:file=FILE`, or `provider:NAME[:PARAMETER]`.
-        certificates: files with certificates of PKCS#7 keys.
-        keyprovider_config: the configuration of keyproviders; "" means `$OCICRYPT_KEYPROVIDER_CONFIG`.
+        keys: in the form of `--key`: `FILE`, `FILE:pass=PASSWORD`, `FILE:file=FILE`, or `provider:NAME[:PARAMETER]`.
+        certificates: files with the certificates of keys that open PKCS#7.
+        keyprovider_config: the path of the keyprovider configuration; "" means `$OCICRYPT_KEYPROVIDER_CONFIG`.
 
     Raises:
         UsageError: a file cannot be read or contains no key.
@@ -149,9 +149,9 @@ def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) 
     is known only when `decrypt_layer` has verified the layer. Until then, the key that is returned may be wrong.
 
     Args:
-        media_type: of the layer's descriptor.
-        annotations: of the layer's descriptor. They may come from anywhere.
-        keys: tried in turn.
+        media_type: the media type in the layer's descriptor.
+        annotations: the annotations in the layer's descriptor. They need not be trusted.
+        keys: the keys to try.
 
     Raises:
         PayloadError: the media type is not that of an encrypted layer.
@@ -170,23 +170,24 @@ def open_layer_key(media_type: str, annotations: Mapping[str, str], keys: Keys) 
 def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
     """Decrypt a layer.
 
-    The plaintext is written as it is decrypted, but its last 10 KiB only after the HMAC of the whole layer was
-    verified. Discard what was written if this raises. If only the HMAC can tell whether `key` is right, the ciphertext
-    is kept in a temporary file, and nothing is written before that.
+    The plaintext is written as it is decrypted, except for its last 10 KiB, which are written only once the HMAC of the
+    whole layer has been verified. If this function raises, discard what it has written. If only the HMAC can tell
+    whether `key` is right, the ciphertext is kept in a temporary file, and nothing is written before the HMAC has been
+    verified.
 
     Args:
         source: the ciphertext, read to its end.
         sink: takes the plaintext.
-        key: of the layer.
+        key: the layer's key.
 
     Raises:
         LayerError: the layer is damaged or not authentic, or the key is not its key.
-        StreamError: reading or writing failed.
+        StreamError: reading or writing failed, also of the temporary file.
     """
     if not isinstance(key, UnprovenKey):
         stream.decrypt(source, sink, key, source_name="the ciphertext")
         return
-    with tempfile.TemporaryFile(buffering=0) as spool:
+    with _spool() as spool:
         try:
             stream.decrypt_verified(source, sink, key.keys, spool)
         except LayerError:
@@ -201,12 +202,13 @@ def encrypt_layer(
     Args:
         source: the plaintext (a tar, compressed or not), read to its end.
         sink: takes the ciphertext, which has the same length.
-        recipients: as for `--recipient`: `jwe:FILE`, `pkcs7:FILE`, `pgp:EMAIL`, `pkcs11:FILE`, `provider:NAME[:PARAM]`.
-        gpg_homedir: of GnuPG, for `pgp:`; "" means GnuPG's default.
+        recipients: in the form of `--recipient`: `jwe:FILE`, `pkcs7:FILE`, `pgp:EMAIL`, `pkcs11:FILE` or
+            `provider:NAME[:PARAMETER]`.
+        gpg_homedir: GnuPG's home directory, for `pgp:`; "" means GnuPG's default.
         keyprovider_config: as for `load_keys`.
 
     Raises:
-        UsageError: there is no recipient, or one cannot be used.
+        UsageError: no recipient is given, or one cannot be used.
         WrapError: a keyprovider failed.
         StreamError: reading or writing failed.
     """
@@ -231,21 +233,21 @@ def encrypt_image(  # noqa: PLR0913 - all but three are keywords, named like the
     keyprovider_config: str = "",
     tls_verify: bool = True,
 ) -> ChangedImage:
-    """Write an image with its layers encrypted; every written layer is read back and decrypted.
+    """Write an image with its layers encrypted. Every layer is read back and decrypted before the name is published.
 
     Args:
         source: the image, such as `oci:DIR:REF` or `docker://HOST/REPO:TAG`.
         destination: where to write it.
         recipients: as for `encrypt_layer`.
-        keys: of layers that are encrypted already, to add the recipients there.
-        layer_ranges: which layers, such as `0` or `-2..`; by default all.
-        platforms: which platforms, `os/arch[/variant]`; by default all.
+        keys: open layers that are encrypted already, so that the recipients can be added to them.
+        layer_ranges: the layers to encrypt, such as `0` or `-2..`; by default all.
+        platforms: the platforms to encrypt, `os/arch[/variant]`; by default all.
         gpg_homedir: as for `encrypt_layer`.
         keyprovider_config: as for `load_keys`.
         tls_verify: whether registries must use TLS with a valid certificate.
 
     Raises:
-        UsageError: an argument is wrong, or the image does not have what was asked for.
+        UsageError: an argument is invalid, or the image lacks a layer or platform that was asked for.
         DecoderError: the image could not be read or written; the destination's name is unchanged.
     """
     from decoder.image.verbs import encrypt
@@ -280,14 +282,14 @@ def decrypt_image(
     Args:
         source: the image.
         destination: where to write it.
-        keys: open the layers.
+        keys: the keys to open the layers with.
         layer_ranges: as for `encrypt_image`.
         platforms: as for `encrypt_image`.
         tls_verify: as for `encrypt_image`.
 
     Raises:
         LockedError: no key opens a layer.
-        UsageError: an argument is wrong, or the image does not have what was asked for.
+        UsageError: an argument is invalid, or the image lacks a layer or platform that was asked for.
         DecoderError: the image could not be read or written; the destination's name is unchanged.
     """
     from decoder.image.verbs import decrypt
@@ -308,15 +310,15 @@ def check_image(source: str, keys: Keys, *, platforms: Sequence[str] = (), tls_v
 
     Args:
         source: the image.
-        keys: all keys that the caller may use.
-        platforms: all of which must open; by default every platform of the image.
+        keys: the keys to try.
+        platforms: the platforms whose layers must open; by default every platform of the image.
         tls_verify: as for `encrypt_image`.
 
     Returns:
-        The number of encrypted layers: 0 means that the image is not encrypted.
+        The number of encrypted layers; 0 means that the image is not encrypted.
 
     Raises:
-        CheckError: a layer does not open, or the image is not for a platform.
+        CheckError: a layer does not open, or the image lacks one of the platforms.
         ImageError: the image cannot be read.
     """
     from decoder.image.verbs import check
@@ -336,7 +338,7 @@ def list_layers(source: str, *, platforms: Sequence[str] = (), tls_verify: bool 
         tls_verify: as for `encrypt_image`.
 
     Raises:
-        UsageError: the image is not for a platform.
+        UsageError: the image lacks one of the platforms.
         ImageError: the image cannot be read.
     """
     from decoder.image import manifest
@@ -356,8 +358,15 @@ def list_layers(source: str, *, platforms: Sequence[str] = (), tls_verify: bool 
     ]
 
 
+def _spool() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile(buffering=0)
+    except OSError as error:
+        raise StreamError("the spool file", error) from error
+
+
 class _Silent(progresses.Quiet):
-    """Keep remarks, and print nothing."""
+    """Collect remarks, and print nothing."""
 
     def _say(self, text: str) -> None:
         pass
@@ -367,7 +376,7 @@ def _recipients(texts: Sequence[str], gpg_homedir: str, keyprovider_config: str)
     from decoder.errors import UsageError
 
     if not texts:
-        raise UsageError("no recipient was given")
+        raise UsageError("no recipient was given; pass at least one, such as 'jwe:public.pem'")
     return Recipients(texts, RecipientRules(Keyring(gpg_homedir).read), keyprovider_config)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import random
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from decoder import api, decrypt, keywrap
-from decoder.errors import DecoderError, KeyProviderError, NoKeyError
+from decoder.errors import DecoderError, KeyProviderError, NoKeyError, StreamError
 from decoder.formats import wire
 from decoder.keys.keyring import DecryptConfig
 from decoder.keywrap import jwe, pkcs7
@@ -192,6 +193,15 @@ def test_the_library_says_the_same() -> None:
     assert released == b""
     for each in changed[::5]:
         assert opened(encrypted(PLAINTEXT, {"pkcs7": [each, cbc()]})) == ("", PLAINTEXT)
+
+
+def test_the_library_has_no_room_for_the_ciphertext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = encrypted(PLAINTEXT, {"pkcs7": [cbc()]})
+    annotations = layer.descriptor["annotations"]
+    key = api.open_layer_key(layer.descriptor["mediaType"], annotations, DecryptConfig(keys_of(somebody().key)))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(StreamError, match="the spool file: No such file or directory"):
+        api.decrypt_layer(cast("Any", MemoryFile(layer.ciphertext)), cast("Any", MemoryFile()), key)
 
 
 # Packets of Confidential Containers with A256CTR, where the configuration allows them.
