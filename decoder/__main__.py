@@ -5,7 +5,7 @@ from __future__ import annotations
 from decoder import leantyping  # before anything imports typing
 
 # isort: split
-import _signal  # type: ignore[import-not-found]  # signal makes enumerations of it, which a cold start would pay for
+import _signal  # type: ignore[import-not-found]  # signal creates enumerations, which cost time at a cold start
 import gc
 import os
 import sys
@@ -36,9 +36,9 @@ _CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
 
 _WHY_NO_PAYLOAD = (
-    "containerd sends one for the processors io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip alone, and only "
-    "when the client asks for decryption; what unpacks through the transfer service (CRI from containerd 2.1 on, "
-    "nerdctl from 2.3 on, ctr images pull and import) does not ask"
+    "containerd sends one only for the processors io.containerd.ocicrypt.decoder.v1.tar and …v1.tar.gzip, and only "
+    "when the client asks for decryption; clients that unpack through the transfer service (CRI from containerd 2.1 "
+    "on, nerdctl from 2.3 on, ctr images pull and import) do not ask"
 )
 
 
@@ -80,10 +80,10 @@ def _fail(status: int) -> NoReturn:
 
 
 def _leave_agent(option: str) -> Kept | None:
-    """Start the agent for the layers that come after this one; the client of the packages asks for it.
+    """Start the agent for later layers; only the client in the packages asks for this.
 
     Returns:
-        What the agent does for this layer already; None if there is none, and then its error has been printed.
+        The way for this layer to use the agent; None if it could not be started. The error has been printed then.
     """
     from importlib import import_module
 
@@ -102,7 +102,7 @@ def decode(argv: list[str], kept: Kept | None = None) -> int:
 
     Args:
         argv: the command line, without the name of the program and without a command.
-        kept: what an earlier process kept for this one; by default nothing.
+        kept: parsed keys and keyproviders' answers that an earlier process kept; by default nothing.
 
     Returns:
         The exit status; the message of a failure has been printed.
@@ -112,7 +112,7 @@ def decode(argv: list[str], kept: Kept | None = None) -> int:
 
 
 def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], None] | None = None) -> int:
-    """Run the work; print and report a failure, and return its exit status."""
+    """Run `work` and return its exit status; if it fails, print and report the failure and return that status."""
     try:
         status = work()
         _flush()
@@ -131,7 +131,7 @@ def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], Non
 
 
 def _report(error: BaseException, text: str, client: int) -> None:
-    """Log a failure to the journal, if containerd started the decoder: it drops most of what is printed."""
+    """Log a failure to the journal if containerd started the decoder, because it drops most of what is printed."""
     if _MEDIA_TYPE not in os.environ:
         return  # started by something else, which reads standard error
     from contextlib import suppress
@@ -229,7 +229,7 @@ def _read_payload() -> tuple[bytes | None, str]:
     """Read descriptor 3 to its end, within PAYLOAD_BYTES and PAYLOAD_SECONDS.
 
     Returns:
-        The payload, or None and why there is none.
+        The payload, or None with the reason.
     """
     try:
         os.fstat(_PAYLOAD_DESCRIPTOR)
@@ -253,7 +253,7 @@ def _open_descriptor(descriptor: int, mode: str, name: str) -> FileIO:
 
 
 def _enlarge_pipe(descriptor: int) -> bool:
-    """Enlarge a pipe to whole buffers; return false if it stays small. Other files need no room."""
+    """Enlarge a pipe, so that whole buffers fit; return False if it stays small. Other files need no enlarging."""
     try:
         fcntl(descriptor, _F_SETPIPE_SZ, limits.PIPE_BYTES)
     except PermissionError:
@@ -280,9 +280,9 @@ def _write(text: str) -> None:
     from contextlib import suppress
 
     data = text.encode(errors="replace")
-    if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd keeps all of it in memory, and shows it to clients
+    if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd holds the whole text in memory, and sends it to clients
         data = data[: limits.STANDARD_ERROR_BYTES].decode(errors="ignore").encode() + _CUT_OFF
-    with suppress(OSError):  # if nobody listens, the exit status still tells
+    with suppress(OSError):  # if nobody reads it, there is still the exit status
         os.write(2, data)
 
 

@@ -50,7 +50,7 @@ layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output
 
 COMMANDS = {
     "image": "decoder.image.cli",
-    "images": "decoder.image.cli",  # as ctr-enc has it
+    "images": "decoder.image.cli",  # the name of the command in ctr-enc
     "keyprovider": "decoder.provider.server.cli",
     "config": "decoder.node.containerd.cli",
     "doctor": "decoder.doctor",
@@ -60,7 +60,7 @@ COMMANDS = {
 }
 STREAMING = "streaming"
 VERIFIED = "verified"
-_FLAGS = ("require-payload", "strict-lookup", "no-agent")  # the last is for packaging/client, which reads it first
+_FLAGS = ("require-payload", "strict-lookup", "no-agent")  # only packaging/client, which runs first, heeds no-agent
 _WITH_VALUE = ("decryption-keys-path", "keyprovider-config", "release", "content-store")
 
 

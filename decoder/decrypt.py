@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Settings(Record):
-    """What containerd's configuration and the machine decide, not the layer.
+    """The settings that come from containerd's configuration and the machine, not from the layer.
 
     Attributes:
-        keys_directory: holds keys besides those of the payload, or "" for none; it need not exist.
+        keys_directory: a directory with keys besides those of the payload, or "" for none; it need not exist.
         keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
-        buffer_bytes: how much at most is read and deciphered at a time, in bytes.
-        open_spool: gives a file to keep the ciphertext in until the whole layer is verified.
+        buffer_bytes: how much is read and deciphered at a time at most, in bytes.
+        open_spool: opens a file that holds the ciphertext until the whole layer is verified.
         look_up: searches containerd's content store for the descriptor of the layer that starts with
             these bytes.
-        is_config_required: whether `keyprovider_config` must exist, because an option and not only the environment
-            names it.
-        is_verified_first: whether plaintext is released only once the whole layer is verified, and not as it comes but
-            for its tail.
+        is_config_required: whether `keyprovider_config` must exist, because an option names it and not only the
+            environment.
+        is_verified_first: whether all plaintext is held back until the whole layer is verified, instead of only its
+            last TAIL_BYTES.
     """
 
     keys_directory: str
@@ -47,12 +47,13 @@ class Settings(Record):
 
 
 class _Opened(Record):
-    """The keys that may be the layer's, with the digest that its descriptor has.
+    """The key of a layer, or the candidates for it.
 
     Attributes:
-        keys: one; several if nothing authenticates them but the layer's HMAC.
-        digest: the descriptor's.
-        unless_verified: the one error to raise if the HMAC matches none of the latter, for any reason.
+        keys: the layer's key, or several candidates if only the layer's HMAC can tell which one is right.
+        digest: the digest in the layer's descriptor.
+        unless_verified: the error to raise, for whatever reason, if none of several candidates passes; None if `keys`
+            holds the layer's key.
     """
 
     keys: list[LayerKey]
@@ -61,7 +62,7 @@ class _Opened(Record):
 
 
 class _Candidate(Record):
-    """A descriptor that may be the layer's, and the search for its key."""
+    """A descriptor that may be the layer's, with its public options and the search for its key."""
 
     descriptor: Descriptor
     public: PublicOptions
@@ -82,18 +83,18 @@ def decrypt_layer(
         source: the ciphertext, read to its end once a key has opened the layer.
         sink: takes the plaintext; `stream` says what is written before the HMAC is verified.
         settings: everything that does not come with the layer.
-        kept: parsed keys and answers of keyproviders that an earlier process kept; by default nothing.
+        kept: parsed keys and keyproviders' answers that an earlier process kept; by default nothing.
 
     Returns:
         Warnings for the operator: a line for each file or payload entry that was skipped because it holds no
         usable key.
 
     Raises:
-        PayloadError: the payload is not what containerd sends, or not for an encrypted layer, or no payload
-            came and the content store has no descriptor either.
+        PayloadError: the payload is malformed or not for an encrypted layer, or no payload came and the content store
+            has no descriptor either.
         NoKeyError: no key opens the layer.
-        DeniedError: the configuration denies it to this host.
-        LayerError: the layer, or what its annotations say, is damaged or not authentic.
+        DeniedError: the configuration denies the layer to this host.
+        LayerError: the layer or its annotations are damaged or not authentic.
         StreamError: reading, writing or spooling failed.
     """
     descriptors: Iterable[Descriptor]
@@ -131,8 +132,8 @@ def decrypt_layer(
 def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_only: bool) -> _Opened:
     """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
 
-    Keys on this machine, and what they or earlier layers have opened, are tried for all descriptors before any other
-    keyprovider or token is asked for one of them.
+    Keys on this machine, and keys that earlier layers have opened, are tried for all descriptors before any keyprovider
+    or token is asked for one of them.
     """
     budget = keywrap.new_budget(config.keyprovider_config)
     config = config._replace(budget=budget)
@@ -175,14 +176,14 @@ def _read(descriptor: Descriptor, config: DecryptConfig, is_only: bool) -> tuple
 
 
 def _keep(failures: list[DecoderError], error: DecoderError, descriptor: Descriptor) -> None:
-    """Keep why a descriptor did not open, without the local variables that its traceback holds: they may be large."""
+    """Keep the reason why a descriptor did not open, but none of the local variables in its traceback."""
     error.layer = descriptor.digest
     _clear_frames(error)
     failures.append(error)
 
 
 def _let_wait(waiting: list[_Candidate], candidate: _Candidate, failures: list[DecoderError]) -> None:
-    """Keep a candidate for the second round if there is room: they all are in memory."""
+    """Keep a candidate for the second round. There is a bound, because all candidates are in memory."""
     size = sum(map(len, candidate.descriptor.annotations.values()))
     if not waiting or (len(waiting) < limits.STORE_CANDIDATES and size <= limits.STORE_CANDIDATE_BYTES):
         waiting.append(candidate)
@@ -191,7 +192,7 @@ def _let_wait(waiting: list[_Candidate], candidate: _Candidate, failures: list[D
 
 
 def _joined(failures: list[DecoderError]) -> DecoderError:
-    """Return the one error for all descriptors: what the configuration denies first, then keys that are missing."""
+    """Return one error for all descriptors: a denial if there is one, then missing keys, then any other failure."""
     if denied := [failure for failure in failures if isinstance(failure, DeniedError)]:
         return denied[0]
     locked = [failure for failure in failures if isinstance(failure, NoKeyError)]

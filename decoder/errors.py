@@ -24,11 +24,11 @@ _PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyprovide
 
 
 class DecoderError(Exception):
-    """An error that ends this program on purpose.
+    """An expected error, with a message for the user; it ends the program unless a caller handles it.
 
     Attributes:
         status: the exit status.
-        layer: digest of the encrypted layer as its descriptor has it, not checked; "" if it is not known.
+        layer: the digest of the encrypted layer, as its descriptor has it and not checked; "" if it is not known.
     """
 
     status = 70
@@ -98,9 +98,13 @@ class ProviderFailedError(WrappedKeyError):
 
 
 class Attempt:
-    """One wrapped key that did not open, and why.
+    """One attempt to open a wrapped key, and why it failed.
 
-    `key` is what was tried, or None where the wrapped key itself was refused.
+    Args:
+        annotation: the name of the annotation that holds the wrapped key.
+        index: the position of the wrapped key in the annotation, from 0.
+        key: the key that was tried, or None if the wrapped key itself was rejected.
+        reason: the reason of the failure.
     """
 
     __slots__ = ("annotation", "index", "key", "reason")

@@ -1,4 +1,4 @@
-"""Optional libraries: the error message, and how to install one that cannot be imported."""
+"""Optional libraries: the message for one that cannot be imported, and the command that installs it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def missing(extra: str, error: ImportError) -> str:
     """Describe a library that cannot be imported.
 
     Args:
-        extra: the optional part of this program that it belongs to, as pyproject.toml names it.
+        extra: the extra in pyproject.toml that the library belongs to.
         error: what the import raised.
 
     Returns:
@@ -33,7 +33,7 @@ def remedy(extra: str, file: str = __file__) -> str:
     """Return the command that installs an extra.
 
     Args:
-        extra: as above.
+        extra: the extra in pyproject.toml.
         file: the path of this module, which shows how the program was installed.
     """
     if _PACKAGE_DIRECTORY in file:

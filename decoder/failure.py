@@ -1,6 +1,6 @@
-"""Where a failure happened: for the message of an internal error, and the traceback of CTD_DECODER_DEBUG=1.
+"""The place of a failure, for the message of an internal error and for the traceback of CTD_DECODER_DEBUG=1.
 
-Only places and types are shown. The text of an exception, and every value, may hold a secret.
+Only places and types are shown, because the text of an exception and every value may hold a secret.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _CAUSES = 16
 
 
 def message(error: BaseException) -> str:
-    """Return the text for an error: its own if it is one of ours, otherwise where it was raised."""
+    """Return the message for an error: its own text if it is one of ours, otherwise the place where it was raised."""
     return str(error) if isinstance(error, DecoderError) else internal_error(error)
 
 

@@ -7,9 +7,9 @@ import sys
 
 
 def main() -> None:
-    """Run the program; start the interpreter again with `-I` if the script's first line could not have it.
+    """Run the program. If the interpreter was not started with `-I`, start it again with that option.
 
-    The client in platform wheels (packaging/client) starts the script so, and nothing is started twice.
+    The client in platform wheels (packaging/client) passes the option itself, so that nothing is started twice.
     """
     flags = sys.flags
     if not (flags.ignore_environment and flags.safe_path):
@@ -20,7 +20,9 @@ def main() -> None:
 
 
 def options(module: str) -> list[str]:
-    """Return the interpreter's options: `-I`, or its parts that leave what `pip install --user` has installed.
+    """Return the interpreter's options: `-I`, or `-E -P` if `pip install --user` has installed this program.
+
+    `-I` would hide the user's site-packages.
 
     Args:
         module: the path of a module of this program.

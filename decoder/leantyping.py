@@ -1,9 +1,8 @@
-"""Put off the import of `typing` until the program needs more of it than a layer does; importing this module does that.
+"""A stand-in for `typing`, which puts off the import of the real module. Importing this module installs it.
 
-`cryptography` imports typing at every start, which takes 17 of 100 million instructions of a small layer with all that
-it brings along (re, contextlib), and needs no more of it than the names below, in annotations. They stand in for the
-real ones until somebody asks for any other name; from then on it is the module of the standard library. All of this is
-for a process that decrypts one layer: commands and the agent call `load` first.
+`cryptography` imports typing at every start, and uses only the names below, in annotations. The real module, with all
+that it imports (re, contextlib), takes 17 of the 100 million instructions of a small layer. Asking the stand-in for any
+other name loads the real module. This is for a process that decrypts one layer: commands and the agent call `load`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ def load() -> None:
     if isinstance(typing, _Typing):
         from importlib import reload
 
-        object.__setattr__(typing, "__class__", ModuleType)  # it looks for names in itself alone, as every module does
-        reload(typing)  # into the same module, so that earlier importers have the real one now
+        object.__setattr__(typing, "__class__", ModuleType)  # without our __getattr__
+        reload(typing)  # into the same module object, so that its earlier importers have the real module now
 
 
 class _Typing(ModuleType):
@@ -31,7 +30,7 @@ class _Typing(ModuleType):
 
 
 class _Form:
-    """A form such as Union, or a type variable: something that stands in annotations and aliases of types."""
+    """A stand-in for forms such as Union and for type variables, which occur in annotations and type aliases."""
 
     __parameters__ = ()
 

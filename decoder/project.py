@@ -1,10 +1,10 @@
-"""Facts about the project that its publisher, or a fork, fills in. Nothing else in the sources holds them."""
+"""Facts about the project that its publisher, or a fork, fills in. They are nowhere else in the sources."""
 
 from __future__ import annotations
 
-# The page of the project and of its sources, where people report defects. It is used in messages and in the metadata of
-# all packages. "" while there is no such page; it is then left out.
+# The page of the project and its sources, where people report defects. It appears in messages and in the metadata of
+# all packages. If it is "", they leave it out.
 URL = ""
 
-# Who answers for the packages: "NAME <ADDRESS>". "" while there is nobody.
+# The maintainer of the packages: "NAME <ADDRESS>", or "" for none.
 MAINTAINER = ""

@@ -1,9 +1,9 @@
-"""BER and DER (X.690): elements read one after another, and written.
+"""A reader of BER (X.690), one element after another, and a writer of DER.
 
-This reader exists because no library reads BER with indefinite lengths (`openssl cms -stream`) and the primitive
-SEQUENCE that the reference writes; and because `cryptography.x509` takes 72 ms to import.
+The reader exists because no library reads both BER with indefinite lengths (`openssl cms -stream`) and the primitive
+SEQUENCE that the reference writes, and because `cryptography.x509` takes 72 ms to import.
 
-Every parser raises ValueError for malformed input, with a reason that quotes nothing of it.
+Every parser raises ValueError for malformed input, with a reason that does not quote the input.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXPLICIT = CONTEXT | CONSTRUCTED  # the tag of an explicit [0]; or it with n for
 
 
 class Element(Record):
-    """One BER element: its tag byte, its contents, and all of it as it came."""
+    """One BER element: its tag byte, its contents, and the whole element as it was encoded."""
 
     tag: int
     value: bytes
@@ -33,7 +33,14 @@ class Reader:
         self._at = 0
 
     def take(self, *tags: int) -> Element:
-        """Read the next element, which must have one of these tags."""
+        """Read the next element.
+
+        Args:
+            tags: the tags that it may have; a message names the first of them.
+
+        Raises:
+            ValueError: it has another tag, or is malformed.
+        """
         tag, start, length = _header(self._data, self._at)
         if tag not in tags:
             raise ValueError(f"it has an element of tag {tag:#04x} where {tags[0]:#04x} belongs")
@@ -46,11 +53,15 @@ class Reader:
         return element
 
     def optional(self, *tags: int) -> Element | None:
-        """Read the next element if it has one of these tags."""
+        """Read the next element if it has one of these tags; otherwise return None."""
         return self.take(*tags) if self._data[self._at : self._at + 1] in map(one_byte, tags) else None
 
     def rest(self, most: int = limits.BER_ELEMENTS) -> list[Element]:
-        """Read all that is left, with any tags."""
+        """Read all remaining elements, whatever their tags.
+
+        Raises:
+            ValueError: there are more than `most`, or one is malformed.
+        """
         elements: list[Element] = []
         while self._at < len(self._data):
             if len(elements) == most:
@@ -59,7 +70,11 @@ class Reader:
         return elements
 
     def end(self) -> None:
-        """Reject anything that follows."""
+        """Check that nothing follows.
+
+        Raises:
+            ValueError: something follows.
+        """
         if self._at != len(self._data):
             raise ValueError("it goes on after its end")
 
@@ -70,7 +85,11 @@ def one_byte(tag: int) -> bytes:
 
 
 def _header(data: bytes, at: int) -> tuple[int, int, int | None]:
-    """Read tag and length; None means an indefinite length. Contents that are cut short are rejected."""
+    """Read the tag, the start of the contents and their length, which is None if it is indefinite.
+
+    Raises:
+        ValueError: the header is malformed, or the contents are cut short.
+    """
     head = data[at : at + 2]
     if len(head) < 2:
         raise ValueError("it is cut short")
@@ -91,7 +110,7 @@ def _header(data: bytes, at: int) -> tuple[int, int, int | None]:
 
 
 def _end_of_contents(data: bytes, at: int) -> tuple[int, int]:
-    """Find where contents of indefinite length end, and where the next element starts."""
+    """Return where contents of indefinite length end, and where the next element starts (X.690 §8.1.5)."""
     depth = 1
     for _ in range(limits.BER_ELEMENTS):
         tag, start, length = _header(data, at)
@@ -108,7 +127,7 @@ def _end_of_contents(data: bytes, at: int) -> tuple[int, int]:
 
 
 def octets(element: Element) -> bytes:
-    """Read an octet string, primitive or in primitive parts (X.690 §8.7)."""
+    """Return the value of an octet string that is primitive or consists of primitive parts (X.690 §8.7)."""
     if not element.tag & CONSTRUCTED:
         return element.value
     parts = Reader(element.value).rest()
@@ -118,12 +137,12 @@ def octets(element: Element) -> bytes:
 
 
 def take_octets(reader: Reader) -> bytes:
-    """Read an OCTET STRING."""
+    """Read the next element, which must be an OCTET STRING, and return its value."""
     return octets(reader.take(OCTET_STRING, OCTET_STRING | CONSTRUCTED))
 
 
 def dotted(oid: bytes) -> str:
-    """Write an OID for a message."""
+    """Return an OID in dotted form for a message; `malformed` if it is not one of at most OID_BYTES."""
     if not oid or oid[-1] & 0x80 or len(oid) > limits.OID_BYTES:
         return "malformed"
     arcs = [0]
@@ -136,7 +155,7 @@ def dotted(oid: bytes) -> str:
 
 
 def der(tag: int, *contents: bytes) -> bytes:
-    """Write an element."""
+    """Build a DER element from its tag byte and its contents, which are joined."""
     value = b"".join(contents)
     size = len(value).to_bytes(max(1, (len(value).bit_length() + 7) // 8))
     return one_byte(tag) + (size if len(value) < 0x80 else one_byte(0x80 | len(size)) + size) + value

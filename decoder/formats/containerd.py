@@ -17,7 +17,7 @@ def build(fields: Mapping[int, Value]) -> bytes:
     """Build a message; fields that are 0 or empty are omitted, as in proto3.
 
     Args:
-        fields: by number: integers of 0 and more, text, bytes or nested messages, maps of text to text.
+        fields: values by field number: integers from 0, text, bytes (also nested messages), and maps of text to text.
     """
     parts = []
     for number, value in fields.items():
@@ -43,12 +43,12 @@ def parse(message: bytes) -> Fields:
 
 
 def nested(fields: Fields, number: int) -> Fields:
-    """Read the last message of a field; without any it is empty."""
+    """Parse the last nested message of a field; return no fields if it is absent."""
     return parse(content(fields, number))
 
 
 def content(fields: Fields, number: int) -> bytes:
-    """Return the last bytes of a field, b"" without any."""
+    """Return the last value of a field of bytes; b"" if it is absent."""
     value = fields.get(number, [b""])[-1]
     if not isinstance(value, bytes):
         raise ValueError(f"field {number} is a number")
@@ -56,12 +56,12 @@ def content(fields: Fields, number: int) -> bytes:
 
 
 def text(fields: Fields, number: int) -> str:
-    """Return the last text of a field, "" without any."""
+    """Return the last value of a field of text; "" if it is absent."""
     return content(fields, number).decode()
 
 
 def integer(fields: Fields, number: int) -> int:
-    """Return the last number of a field, 0 without any."""
+    """Return the last value of a field of integers; 0 if it is absent."""
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
         raise ValueError(f"field {number} is not a number")
@@ -69,7 +69,7 @@ def integer(fields: Fields, number: int) -> int:
 
 
 def mapping(fields: Fields, number: int) -> dict[str, str]:
-    """Return a map of text to text."""
+    """Return a field that is a map of text to text; empty if it is absent."""
     entries = [parse(entry) for entry in fields.get(number, []) if isinstance(entry, bytes)]
     return {text(entry, 1): text(entry, 2) for entry in entries}
 

@@ -1,4 +1,4 @@
-"""As much of protobuf's wire format as short messages need: fields of varints and of bytes."""
+"""The part of protobuf's wire format that short messages need: fields of varints and of bytes."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ _VARINT_BYTES = 10
 
 
 def build_bytes(number: int, value: bytes) -> bytes:
-    """Write one field of bytes, or of a string in UTF-8.
+    """Build one field of bytes, or of a string in UTF-8.
 
     Args:
-        number: of the field.
-        value: what it holds.
+        number: the field's number.
+        value: the field's content.
     """
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(len(value)) + value
 
 
 def build_varint(number: int, value: int) -> bytes:
-    """Write one field of an integer.
+    """Build one field of an integer.
 
     Args:
-        number: of the field.
+        number: the field's number.
         value: 0 or more.
     """
     return _varint(number << 3 | _VARINT) + _varint(value)
 
 
 def parse_bytes(data: bytes, number: int) -> bytes:
-    """Read one field of bytes: the last one of this number, b"" if there is none; other fields are skipped.
+    """Return the last field of bytes with this number, or b"" if there is none; other fields are skipped.
 
     Raises:
         ValueError: it is not a protobuf message, or the field is of another type.
@@ -39,7 +39,7 @@ def parse_bytes(data: bytes, number: int) -> bytes:
 
 
 def parse_varint(data: bytes, number: int) -> int:
-    """Read one field of an integer: the last one of this number, 0 if there is none; other fields are skipped.
+    """Return the last integer field with this number, or 0 if there is none; other fields are skipped.
 
     Raises:
         ValueError: it is not a protobuf message, or the field is of another type.
@@ -59,7 +59,7 @@ def parse_fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _last(data: bytes, number: int, wire_type: int) -> tuple[int, int]:
-    """Return where the value of the last field of this number starts and ends; at 0 and 0 if there is none."""
+    """Return where the value of the last field with this number starts and ends; (0, 0) if there is none."""
     found = 0, 0
     for field, its_type, start, end in _extents(data):
         if field == number:

@@ -1,11 +1,11 @@
-"""JSON and base64 as the Go programs on the other end write and read them.
+"""JSON and base64 as the Go programs at the other end write and read them.
 
-Every function raises ValueError for other input, with a reason that does not quote it.
+Every reader raises ValueError for invalid input, with a reason that does not quote the input.
 """
 
 from __future__ import annotations
 
-import _json  # what json.loads runs; json itself would take 8 of 85 million instructions of a small layer
+import _json  # the scanner in json.loads; importing json would take 8 of 85 million instructions of a small layer
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from typing import TYPE_CHECKING, cast
@@ -23,9 +23,9 @@ def parse_json(text: bytes) -> object:
     """Parse UTF-8 JSON text; ill-formed UTF-8 inside strings is replaced, as Go does.
 
     Args:
-        text: as long as the caller allows. It may have at most JSON_VALUES values, because `[]` takes 20 times the
-            memory of its text. Beyond JSON_WIDE_BYTES it must be ASCII, because with one other character every
-            character of a string can take 4 bytes.
+        text: the JSON text; the caller bounds its length. It may have at most JSON_VALUES values, because the value of
+            `[]` takes 20 times the memory of its text. If it is longer than JSON_WIDE_BYTES, it must be ASCII, because
+            a single wide character makes every character of a string take up to 4 bytes.
 
     Raises:
         ValueError: it is not JSON, or not within these bounds.
@@ -41,11 +41,11 @@ def parse_json(text: bytes) -> object:
 
 
 def _load(text: str) -> object:
-    """Parse as `json.loads` does; text that the scanner rejects is parsed by json, whose errors have the position."""
+    """Parse as `json.loads` does. Text that the scanner rejects goes to json, whose errors have the position."""
     stripped = text.strip(" \t\n\r")
     try:
         value, end = _json.make_scanner(cast("_json.make_scanner", _Scanning))(stripped, 0)
-    except (StopIteration, ValueError, SystemError):  # the last where json.decoder, which has its error, is not loaded
+    except (StopIteration, ValueError, SystemError):  # SystemError: json.decoder with JSONDecodeError is not loaded
         end = -1
     if end == len(stripped):
         return cast(object, value)
@@ -58,14 +58,14 @@ def _load(text: str) -> object:
 
 
 def build_json(value: object) -> bytes:
-    """Build JSON text as Go does, without spaces; what is outside ASCII is escaped."""
+    """Build JSON text as Go does, without spaces; characters outside ASCII are escaped."""
     import json
 
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def count_values(text: bytes) -> int:
-    """Return the most values that JSON text can have, before it is parsed."""
+    """Return an upper bound on the number of values in JSON text, without parsing it."""
     return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
@@ -78,7 +78,11 @@ def parse_object(text: bytes) -> dict[str, object]:
 
 
 def member(value: dict[str, object], name: str) -> object:
-    """Look up a struct member as encoding/json does: in any case, and the last one wins."""
+    """Look up a struct member as Go's encoding/json does: letter case does not matter, and the last one wins.
+
+    Returns:
+        The member's value, or None if it is absent.
+    """
     folded = name.lower()
     found: object = None
     for key, item in value.items():
@@ -88,7 +92,7 @@ def member(value: dict[str, object], name: str) -> object:
 
 
 def text_value(value: object) -> str:
-    """Read a Go string: JSON string, or null for the empty one."""
+    """Return a Go string: a JSON string, or null for the empty one."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -97,7 +101,7 @@ def text_value(value: object) -> str:
 
 
 def object_value(value: object) -> dict[str, object]:
-    """Read a Go map or struct: JSON object, or null for the empty one."""
+    """Return a Go map or struct: a JSON object, or null for the empty one."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -106,7 +110,7 @@ def object_value(value: object) -> dict[str, object]:
 
 
 def list_value(value: object) -> list[object]:
-    """Read a Go slice: JSON array, or null for the empty one."""
+    """Return a Go slice: a JSON array, or null for the empty one."""
     if value is None:
         return []
     if not isinstance(value, list):
@@ -115,7 +119,7 @@ def list_value(value: object) -> list[object]:
 
 
 def named(where: str, read: Callable[[object], Read], value: object) -> Read:
-    """Read a value with one of the functions here; errors begin with the position of the value."""
+    """Read a value with one of the functions here; errors begin with `where`, the place of the value."""
     try:
         return read(value)
     except ValueError as error:
@@ -123,7 +127,7 @@ def named(where: str, read: Callable[[object], Read], value: object) -> Read:
 
 
 def bytes_value(value: object) -> bytes:
-    """Read a Go []byte: base64 text, an array of integers 0-255, or null for the empty one."""
+    """Return a Go []byte: base64 text, an array of integers from 0 to 255, or null for the empty one."""
     if value is None:
         return b""
     if isinstance(value, str):
@@ -168,7 +172,7 @@ def _no_constant(name: str) -> object:
 
 
 class _Scanning:
-    """How the scanner reads, in json's words."""
+    """The settings of the scanner, under the names that it looks up."""
 
     strict = True
     object_hook = object_pairs_hook = None
