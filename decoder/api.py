@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from decoder import keywrap, limits
 from decoder.errors import DecoderError, LayerError, StreamError
@@ -37,6 +37,8 @@ from decoder.layer.annotations import (
 from decoder.layer.digest import DigestingReader, DigestingWriter
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from decoder.image.verbs.changes import Outcome
 
 __all__ = [
@@ -358,7 +360,7 @@ def list_layers(source: str, *, platforms: Sequence[str] = (), tls_verify: bool 
     ]
 
 
-def _spool() -> IO[bytes]:
+def _spool() -> FileIO:
     try:
         return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
