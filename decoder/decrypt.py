@@ -126,7 +126,7 @@ def decrypt_layer(
         failure = opened.unless_verified if isinstance(error, LayerError) and opened.unless_verified else error
         failure.layer = opened.digest
         raise failure from error.__cause__
-    return keyring.notes.warnings + (search.warnings if search else [])
+    return keyring.notes.brief_warnings + (search.warnings if search else [])
 
 
 def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_only: bool) -> _Opened:

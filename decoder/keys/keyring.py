@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.file import KeyFile, recognise
 from decoder.keys.kept import Kept
@@ -22,23 +23,34 @@ class Notes:
     """What the operator should know.
 
     Attributes:
-        warnings: printed even if the layer is decrypted: files and payload entries that were skipped, and problems of
-            the configuration of keyproviders.
         remarks: printed only if no key opens the layer.
     """
 
     def __init__(self) -> None:
-        self.warnings: list[str] = []
         self.remarks: list[str] = []
+        self._problems: list[str] = []
+        self._skipped: list[str] = []
+
+    @property
+    def warnings(self) -> list[str]:
+        """Problems of the configuration of keyproviders, and every file or payload entry that was skipped."""
+        return [*self._problems, *self._skipped]
+
+    @property
+    def brief_warnings(self) -> list[str]:
+        """The same to print for each layer that was decrypted: of skipped files the first few, and a count."""
+        more = len(self._skipped) - limits.REPORTED_FILES
+        rest = f"{more} more were skipped (ctd-decoder doctor lists them)"
+        return [*self._problems, *self._skipped[: limits.REPORTED_FILES], *([rest] if more > 0 else [])]
 
     def warn(self, line: str) -> None:
-        """Add a warning, once."""
-        if line not in self.warnings:
-            self.warnings.append(line)
+        """Add a problem of the configuration, once."""
+        if line not in self._problems:
+            self._problems.append(line)
 
     def skip(self, name: str, reason: object) -> None:
         """Warn that a file or payload entry, which may be a key, is not used."""
-        self.warnings.append(f"{name} was skipped: {reason}")
+        self._skipped.append(f"{name} was skipped: {reason}")
 
 
 class Keyring(KeyFile):

@@ -42,5 +42,5 @@ def run(parsed: Namespace) -> None:
         progress = stack.enter_context(progresses.choose(parsed.progress, parsed.json))
         source = options.source(stack, parsed, parsed.source)
         outcome = decrypt.decrypt_image(source, options.target(stack, parsed), request, progress)
-        output.warn(request.keys.keyring.notes.warnings, progress)
+        output.warn(request.keys.keyring.notes.brief_warnings, progress)
     output.show_outcome(parsed, outcome, progress)

@@ -67,5 +67,5 @@ def run(parsed: Namespace) -> None:
         source = options.source(stack, parsed, parsed.source)
         stack.callback(lambda: output.warn(request.recipients.warnings, progress))
         outcome = encrypt_image(source, options.target(stack, parsed), request, progress)
-        output.warn(request.keys.keyring.notes.warnings if request.keys else [], progress)
+        output.warn(request.keys.keyring.notes.brief_warnings if request.keys else [], progress)
     output.show_outcome(parsed, outcome, progress)

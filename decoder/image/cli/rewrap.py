@@ -54,7 +54,7 @@ def run(parsed: Namespace) -> None:
         )
         transport_options = options.transport_options(parsed)
         results = rewrap.rewrap_all(parsed.places, transport_options, request, progress)
-        output.warn([*request.recipients.warnings, *request.keys.keyring.notes.warnings], progress)
+        output.warn([*request.recipients.warnings, *request.keys.keyring.notes.brief_warnings], progress)
     if parsed.json:
         members = [result.for_programs() for result in results]
         output.show_json({"dryRun": parsed.dry_run, "images": members, "remarks": progress.remarks})

@@ -11,7 +11,8 @@ from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import Keyring
-from tests.support.layers import ec_key, pem, public_pem, rsa_key
+from tests.support.layers import ec_key, encrypted, pem, public_pem, rsa_key
+from tests.support.program import run_layer
 
 RSA = pem(rsa_key())
 
@@ -39,6 +40,23 @@ def test_files_come_in_order_before_subdirectories(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(RSA)
     assert names(found(tmp_path)) == ["'Z.pem'", "'a.pem'", "'b.pem'", "'a/z.pem'", "'c/d/e.pem'"]
+
+
+def test_many_files_that_are_no_keys_take_a_few_lines(tmp_path: Path) -> None:
+    """Whoever has 200 of them would find nothing else in the journal."""
+    for number in range(200):
+        (tmp_path / f"{number:03}{'x' * 200}").write_text("notes")
+    (tmp_path / "key.pem").write_bytes(RSA)
+    keys = found(tmp_path)
+    keys.notes.warn("the configuration is odd")
+    assert len(keys.notes.warnings) == 201
+    first, *others, last = keys.notes.brief_warnings
+    assert first == "the configuration is odd"
+    assert [each[:4] for each in others] == [f"'{number:03}" for number in range(limits.REPORTED_FILES)]
+    assert last == "192 more were skipped (ctd-decoder doctor lists them)"
+    result = run_layer(encrypted(b"a layer"), "--decryption-keys-path", str(tmp_path))
+    assert result.plaintext == b"a layer"
+    assert len(result.errors) < 3000
 
 
 def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
