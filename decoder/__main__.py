@@ -52,6 +52,7 @@ _AT_A_TERMINAL = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
+    sys.warnoptions.append("ignore")  # what libraries say of odd certificates, with paths, in several lines
     if sys.argv[0].endswith(f"/{_INSTALLER}"):
         os._exit(_guarded(lambda: _run("install_on_node", [])))
     if argv == [_PKCS11_CHILD]:

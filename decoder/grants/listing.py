@@ -6,7 +6,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from decoder.errors import quoted
-from decoder.grants.approval.rules import UNREADABLE, load_certificate
+from decoder.formats.certificates import UNREADABLE
+from decoder.grants.approval.rules import load_certificate
 from decoder.grants.keys import FINGERPRINT
 from decoder.grants.statements import Grant, Tombstone
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import ber, wire
+from decoder.formats.certificates import UNREADABLE
 from decoder.keys.file import recognise
 from decoder.keys.formats import jwk, pem
 from decoder.keys.privatekey import CURVE_NAMES
@@ -155,7 +156,7 @@ def _parse_der(data: bytes) -> PublicKey:
         if certificate.public_key_algorithm_oid == x509.PublicKeyAlgorithmOID.RSASSA_PSS:
             raise KeyFileError("it is an RSA-PSS key, which is for signatures only")
         return PublicKey(_supported_key(certificate.public_key()), data)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise KeyFileError("it is a certificate whose key is not supported; RSA and EC keys are") from error
 
 
@@ -209,7 +210,7 @@ def _distinct(found: list[PublicKey]) -> list[PublicKey]:
 def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True
 
@@ -244,7 +245,7 @@ def _check_certificate(certificate: x509.Certificate, key: PublicKeyObject) -> N
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
     except x509.ExtensionNotFound:
         return
-    except ValueError as error:
+    except UNREADABLE as error:
         raise KeyFileError("the extensions of its certificate are malformed") from error
     allowed = usage.key_encipherment if isinstance(key, rsa.RSAPublicKey) else usage.key_agreement
     if not allowed:

@@ -45,6 +45,7 @@ def issue(
     names: list[str] | None = None,
     days: float = 2,
     is_authority: bool = False,
+    odd_names: bytes = b"",
 ) -> Issued:
     """Issue a certificate for a new P-256 key.
 
@@ -54,6 +55,7 @@ def issue(
         names: DNS names, IP addresses and URIs of a server.
         days: from now until it expires; negative for one that has expired.
         is_authority: whether it is an intermediate authority.
+        odd_names: DER of alternative names that the library cannot write.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -72,6 +74,9 @@ def issue(
     ]
     if names:
         extensions.append((x509.SubjectAlternativeName([_general_name(each) for each in names]), False))
+    if odd_names:
+        oid = x509.SubjectAlternativeName.oid
+        extensions.append((x509.UnrecognizedExtension(oid, odd_names), False))
     for extension, critical in extensions:
         builder = builder.add_extension(extension, critical)
     private = key.private_bytes(

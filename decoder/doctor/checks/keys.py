@@ -151,6 +151,7 @@ def _try_pkcs11(material: KeyMaterial, subject: str) -> Finding:
 def _check_certificate(material: KeyMaterial, keys: Keyring, subject: str) -> Finding:
     from cryptography import x509
 
+    from decoder.formats.certificates import UNREADABLE
     from decoder.keys.formats import pem
 
     name = f"{material.name} (certificate)"
@@ -158,7 +159,7 @@ def _check_certificate(material: KeyMaterial, keys: Keyring, subject: str) -> Fi
         load = x509.load_pem_x509_certificate if pem.BEGIN in material.data else x509.load_der_x509_certificate
         certificate = load(material.data)
         public, end = certificate.public_key(), certificate.not_valid_after_utc
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         return Finding("error", subject, f"{name} cannot be read: {error}", "replace it")
     if not any(public == _public(key) for key in keys.private):
         text = f"{name}: its private key is not in the directory, and without it the certificate opens nothing"

@@ -12,11 +12,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
 from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.formats.certificates import UNREADABLE
 from decoder.grants.errors import StatementError
 from decoder.keys.file import read_key_file
 from decoder.record import Record
@@ -27,18 +27,6 @@ if TYPE_CHECKING:
     from decoder.grants.statements import Request
 
 _DAY = 86400
-
-# Exceptions of the library for certificates that it cannot read.
-UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.ExtensionNotFound,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    x509.AttributeNotFound,
-)
 
 
 class Rule(Record):
@@ -79,7 +67,7 @@ def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
     """
     try:
         return tuple(x509.load_pem_x509_certificates(read_key_file(path)))
-    except (KeyFileError, ValueError) as error:
+    except (KeyFileError, *UNREADABLE) as error:
         raise UsageError(f"{quoted(path)} has no certificates of CAs in PEM form: {error}") from error
 
 

@@ -87,10 +87,12 @@ def _protocol(text: str) -> str:
 def _is_der_certificate(data: bytes) -> bool:
     if data[:1] != b"\x30" or len(data) > limits.CERTIFICATE_BYTES:
         return False
-    from cryptography.x509 import InvalidVersion, load_der_x509_certificate
+    from cryptography.x509 import load_der_x509_certificate
+
+    from decoder.formats.certificates import UNREADABLE
 
     try:
         load_der_x509_certificate(data)
-    except (ValueError, InvalidVersion):
+    except UNREADABLE:
         return False
     return True

@@ -46,7 +46,9 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
     """Name certificates by their subjects; a certificate that cannot be parsed has no name."""
     if not certificates:
         return {}
-    from cryptography.x509 import InvalidVersion, load_der_x509_certificate, load_pem_x509_certificate
+    from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
+
+    from decoder.formats.certificates import UNREADABLE
 
     subjects = {}
     for data in certificates:
@@ -55,7 +57,7 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
             load = load_pem_x509_certificate if pem.BEGIN in data else load_der_x509_certificate
             certificate = load(data)
             name = f"subject {shown(certificate.subject.rfc4514_string())} serial {certificate.serial_number:x}"
-        except (ValueError, InvalidVersion):
+        except UNREADABLE:
             continue
         subjects[identifiers.issuer_and_serial] = name
         if identifiers.key_identifier:

@@ -164,9 +164,11 @@ def _warn_of_expiry(path: str, chain: bytes | None) -> None:
 
     from cryptography import x509
 
+    from decoder.formats.certificates import UNREADABLE
+
     try:
         end = min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain))
-    except ValueError:
+    except UNREADABLE:
         return  # OpenSSL has accepted it
     if (end - datetime.now(UTC)).total_seconds() < limits.CERTIFICATE_WARNING_SECONDS:
         journal.warn(f"the certificate {quoted(path)} for keyproviders expires at {end:%Y-%m-%d %H:%M} UTC")
@@ -229,6 +231,8 @@ def _name_in(certificate: bytes) -> str:
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
+    from decoder.formats.certificates import UNREADABLE
+
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         if parsed.not_valid_after_utc < datetime.now(UTC):
@@ -238,7 +242,7 @@ def _name_in(certificate: bytes) -> str:
         names = [*alternatives.get_values_for_type(x509.DNSName), *map(str, _addresses(alternatives)), *names]
     except x509.ExtensionNotFound:
         pass
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ProviderError("its certificate cannot be read") from error
     if not names:
         raise ProviderError("its certificate has no name")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from cryptography import x509
 
 from decoder import limits
+from decoder.formats.certificates import UNREADABLE
 from decoder.node import network
 from decoder.node.unixsocket import ListenError
 
@@ -102,7 +103,7 @@ def read_certificates(path: str) -> tuple[Certificate, ...]:
             return tuple(x509.load_pem_x509_certificates(file.read(limits.KEY_FILE_BYTES)))
     except OSError as error:
         raise ListenError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise ListenError(f"{path}: it holds something other than certificates in PEM") from error
 
 

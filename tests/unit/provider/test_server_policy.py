@@ -125,6 +125,20 @@ def test_a_certificate_that_expires_ends_its_connection(site: Site) -> None:
         assert last in ("UNAVAILABLE", "UNAUTHENTICATED")
 
 
+def test_a_certificate_that_the_library_cannot_read_is_refused(site: Site) -> None:
+    """OpenSSL accepts it; an alternative name is an ediPartyName (RFC 5280 §4.2.1.6)."""
+    node = issue("node", site.authorities["nodes"], odd_names=bytes.fromhex("3007a505a1030c0178"))
+    site.policy.write_text(site.rule("cn:node", wrap="local://a"))
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        with site.connect(server, node) as channel:
+            assert outcome(channel, WRAP, wrap("a")) == "UNAVAILABLE"
+        wait_for(lambda: any("the client's certificate: " in str(line.get("cause")) for line in server.audit))
+        with site.connect(server, issue("node", site.authorities["nodes"])) as channel:
+            assert outcome(channel, WRAP, wrap("a")) == "OK"
+        assert "Traceback" not in server.log
+        assert "Exception" not in server.log
+
+
 def test_a_client_that_asks_too_often_is_told_to_wait(site: Site) -> None:
     node = issue("node", site.authorities["nodes"])
     site.policy.write_text(site.rule("cn:node", wrap="local://*", rate="3/h"))

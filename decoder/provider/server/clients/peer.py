@@ -13,6 +13,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from decoder import limits
+from decoder.formats.certificates import UNREADABLE
 
 if TYPE_CHECKING:
     import ssl
@@ -59,7 +60,7 @@ def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
         connection: the connection.
 
     Raises:
-        ValueError: it cannot be read, or has too many names.
+        Exception: one of UNREADABLE: it cannot be read, or has too many names.
     """
     ders = _verified_chain(connection)
     if not ders:
@@ -117,6 +118,6 @@ def _names(certificate: Certificate) -> tuple[str, ...]:
 def _is_issued_by(certificate: Certificate, authority: Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (InvalidSignature, *UNREADABLE):
         return False
     return True

@@ -10,6 +10,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Literal
 
 from decoder import limits
+from decoder.formats.certificates import UNREADABLE
 from decoder.provider.server import tls
 from decoder.provider.server.clients import peer
 from decoder.provider.server.connections.http2 import GO_AWAY, Frames
@@ -142,7 +143,7 @@ class Connection:
         except OSError as error:
             self.close(tls.cause_of(error))
             return
-        except ValueError as error:
+        except UNREADABLE as error:
             self.close(f"the client's certificate: {error}")
             return
         self._has_spoken = True

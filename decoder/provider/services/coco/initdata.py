@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.formats import wire
+from decoder.formats.certificates import UNREADABLE
 from decoder.keys.file import read_key_file
 from decoder.provider.address import base_url
 
@@ -71,6 +72,6 @@ def _read_certificates(path: str) -> str:
         found = x509.load_pem_x509_certificates(read_key_file(path))
     except KeyFileError as error:
         raise UsageError(f"the option --ca {quoted(path)}: {error}") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise UsageError(f"the option --ca {quoted(path)} does not hold certificates in PEM") from error
     return "".join(certificate.public_bytes(Encoding.PEM).decode() for certificate in found)
