@@ -52,7 +52,7 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
     """
     path = text.removeprefix(_PROVIDER).partition(":")[2] if text.startswith(_PROVIDER) else text
     try:
-        password = read_password(password_file) if password_file else b""
+        password = _password(option, password_file)
         data = read_key_file(path)
         if text.startswith(_PROVIDER):
             data = _unwrap(text.removeprefix(_PROVIDER).partition(":")[0], data)
@@ -62,6 +62,14 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
         raise WrappingError(f"{option} {quoted(path)}: {error}") from error
     except (KeyFileError, WrappedKeyError) as error:
         raise UsageError(f"{option} {quoted(path)}: {error}") from error
+
+
+def _password(option: str, path: str) -> bytes:
+    try:
+        return read_password(path) if path else b""
+    except KeyFileError as error:  # the option, or the member of a policy, beside that of the key
+        name = "--password-file" if option.startswith("-") else "password-file"
+        raise UsageError(f"{name} {quoted(path)}: {error}") from error
 
 
 def wrap_key(path: str, provider: str, password_file: str = "") -> bytes:

@@ -48,6 +48,7 @@ class Keyring(NamedTuple):
             UsageError: they cannot be read.
         """
         from decoder.keywrap.pgp.gnupg import gnupg_keyring
+        from decoder.keywrap.pgp.keyring import check_keyring
 
         if not self.file:
             try:
@@ -56,9 +57,13 @@ class Keyring(NamedTuple):
                 raise UsageError(f"the GnuPG keyring: {error}") from error
         try:
             with open(self.file, "rb") as file:
-                return file.read(limits.PGP_KEYRING_BYTES + 1)  # `select` reports one that is too large
+                keyring = file.read(limits.PGP_KEYRING_BYTES + 1)
+            check_keyring(keyring)
         except OSError as error:
             raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error.strerror}") from error
+        except KeyFileError as error:
+            raise UsageError(f"--gpg-keyring {quoted(self.file)}: {error}") from error
+        return keyring
 
 
 class _Named(NamedTuple):

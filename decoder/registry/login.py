@@ -8,6 +8,7 @@ it). Each may name credential helpers.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -94,12 +95,15 @@ def find_login(
     parts = repository.split("/")
     folders = [f"{host}/{'/'.join(parts[:count])}" for count in range(len(parts), 0, -1)]
     paths = [authfile] if authfile else list(dict.fromkeys((*_paths(), *further)))
+    if authfile and not os.path.exists(authfile):
+        raise ImageError(f"--authfile {quoted(authfile)}: {os.strerror(errno.ENOENT)}")
     for number, path in enumerate(paths, 1):
+        shown = f"--authfile {quoted(path)}" if authfile else quoted(path)
         try:
-            if login := _in_file(_read(path, path not in further), names, folders):
+            if login := _in_file(_read(path, shown, path not in further), names, folders):
                 return login, paths[:number]
         except ValueError as error:
-            raise ImageError(f"{quoted(path)}: {error}") from error
+            raise ImageError(f"{shown}: {error}") from error
     return None, paths
 
 
@@ -124,7 +128,7 @@ def _in_file(config: dict[str, Any], names: tuple[str, ...], folders: list[str])
     return login or next(filter(None, below), None) or _stored(entries, names)
 
 
-def _read(path: str, is_ours: bool) -> dict[str, Any]:
+def _read(path: str, shown: str, is_ours: bool) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
             data = file.read(limits.DOCKER_CONFIG_BYTES + 1)
@@ -133,15 +137,15 @@ def _read(path: str, is_ours: bool) -> dict[str, Any]:
     except PermissionError as error:
         if not is_ours:  # the kubelet's are root's
             return {}
-        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
+        raise ImageError(f"{shown}: {error.strerror}") from error
     except OSError as error:
-        raise ImageError(f"{quoted(path)}: {error.strerror}") from error
+        raise ImageError(f"{shown}: {error.strerror}") from error
     if len(data) > limits.DOCKER_CONFIG_BYTES:
-        raise ImageError(f"{quoted(path)} has more than {limits.DOCKER_CONFIG_BYTES} bytes")
+        raise ImageError(f"{shown} has more than {limits.DOCKER_CONFIG_BYTES} bytes")
     try:
         return _object(json.loads(data))
     except (ValueError, RecursionError) as error:
-        raise ImageError(f"{quoted(path)} is not a JSON object") from error
+        raise ImageError(f"{shown} is not a JSON object") from error
 
 
 def _object(value: object) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _rule(value: dict[str, object]) -> Rule:
     if not repositories or not names or not _text(value, "ca"):
         raise ValueError("a rule needs repositories, ca and names")
     days = check_days(_number(value, "days", limits.GRANTS_DAYS, limits.GRANTS_MOST_DAYS))
-    return Rule(repositories, read_authorities(_text(value, "ca")), names, days)
+    return Rule(repositories, read_authorities("ca", _text(value, "ca")), names, days)
 
 
 def _check_names(value: dict[str, object], known: set[str], what: str) -> None:

@@ -59,8 +59,12 @@ class Validated(Record):
     until: int
 
 
-def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
+def read_authorities(option: str, path: str) -> tuple[x509.Certificate, ...]:
     """Read the certificates of CAs, PEM.
+
+    Args:
+        option: names the file in messages.
+        path: of the file.
 
     Raises:
         UsageError: there is none.
@@ -68,7 +72,7 @@ def read_authorities(path: str) -> tuple[x509.Certificate, ...]:
     try:
         return tuple(x509.load_pem_x509_certificates(read_key_file(path)))
     except (KeyFileError, *UNREADABLE) as error:
-        raise UsageError(f"{quoted(path)} has no certificates of CAs in PEM form: {error}") from error
+        raise UsageError(f"{option} {quoted(path)} has no certificates of CAs in PEM form: {error}") from error
 
 
 def accepting(rules: Iterable[Rule], request: Request) -> Accepted:

@@ -21,12 +21,16 @@ from decoder.grants.statements import DENIED, ID, PRINT, REVOKED, Grant, Tombsto
 if TYPE_CHECKING:
     from argparse import Namespace
 
+    from decoder.grants.keys import Keys, OwnKey
     from decoder.grants.owner import Found
     from decoder.grants.statements import Request
     from decoder.keywrap.publickeys import PublicKeyObject
 
     Pair = tuple[str, PublicKeyObject]
     """The ID of a key, and a node that shall have it."""
+
+    Signers = tuple[OwnKey, Keys]
+    """The owner's key, and those of publishers."""
 
 _KEPT = "who has the key already keeps it"
 
@@ -80,10 +84,11 @@ def access_of(parsed: Namespace) -> Access:
 
 
 def _list(parsed: Namespace) -> None:
+    signers = _signers(parsed) if parsed.key else None
     found = _found(parsed)
     states: list[Grant | Tombstone | None] = [None for _ in found.requests]
-    if parsed.key:
-        with _acting(parsed, "pull") as owner:
+    if signers:
+        with _acting(parsed, "pull", signers) as owner:
             states = [owner.state(request.id, request.node) for request in found.requests]
     pairs = list(zip(found.requests, states, strict=True))
     if parsed.json:
@@ -96,11 +101,12 @@ def _list(parsed: Namespace) -> None:
 
 def _approve(parsed: Namespace) -> None:
     expires = 0 if parsed.no_expiry else after_days(check_days(parsed.days))
+    signers = _signers(parsed)
+    inventory = _inventory(parsed.nodes) if parsed.nodes else []
     pairs = _pairs(parsed)
     results = []
-    with _acting(parsed, "pull,push") as owner:
-        if parsed.nodes:
-            pairs += [(each, node) for node in _inventory(parsed.nodes) for each in _wanted(parsed).ids or owner.ids()]
+    with _acting(parsed, "pull,push", signers) as owner:
+        pairs += [(each, node) for node in inventory for each in _wanted(parsed).ids or owner.ids()]
         if not pairs:
             raise NothingError(f"there is no such request in {parsed.requests}, and nothing was granted")
         for (identifier, node), result in zip(pairs, grant_all(owner, pairs, expires), strict=True):
@@ -127,7 +133,7 @@ def _pairs(parsed: Namespace) -> list[Pair]:
         raise UsageError("name requests by ID or FINGERPRINT, or give --all with --ca and --name, --request or --nodes")
     chosen = [_pasted(text, parsed.repository) for text in parsed.request]
     if parsed.all:
-        rule = rules.Rule(("*",), rules.read_authorities(parsed.ca), tuple(parsed.name), limits.GRANTS_DAYS)
+        rule = rules.Rule(("*",), rules.read_authorities("--ca", parsed.ca), tuple(parsed.name), limits.GRANTS_DAYS)
         chosen += [request for request in _found(parsed).requests if _is_accepted(rule, request, parsed)]
     elif parsed.words and not parsed.nodes:
         found = _found(parsed)
@@ -148,8 +154,11 @@ def _is_accepted(rule: rules.Rule, request: Request, parsed: Namespace) -> bool:
 
 
 def _pasted(text: str, repository: str) -> Request:
-    request = statements.parse_request("".join(text.split()).encode(errors="replace"))
-    statements.check(request, repository, request.id)
+    try:
+        request = statements.parse_request("".join(text.split()).encode(errors="replace"))
+        statements.check(request, repository, request.id)
+    except StatementError as error:
+        raise StatementError(f"--request {quoted(text)}: {error}") from error
     return request
 
 
@@ -174,12 +183,13 @@ def _inventory(directory: str) -> list[PublicKeyObject]:
 def _deny(parsed: Namespace) -> None:
     if not parsed.words:
         raise UsageError("name requests by ID or FINGERPRINT")
+    signers = _signers(parsed)
     found = _found(parsed)
     pairs = [(request.id, request.node) for request in found.requests]
     if not pairs:
         raise NothingError(f"there is no such request in {parsed.requests}, and nobody was denied access")
     with ExitStack() as stack:
-        owner = stack.enter_context(_acting(parsed, "pull,push,delete"))
+        owner = stack.enter_context(_acting(parsed, "pull,push,delete", signers))
         requests = stack.enter_context(artifacts.opened(parsed.requests, access_of(parsed), "pull,push,delete"))
         for identifier, node in pairs:
             owner.bury(identifier, node, DENIED)
@@ -195,7 +205,7 @@ def _revoke(parsed: Namespace) -> None:
     if not parsed.words:
         raise UsageError("name grants by ID or FINGERPRINT")
     remarks = []
-    with _acting(parsed, "pull,push,delete") as owner:
+    with _acting(parsed, "pull,push,delete", _signers(parsed)) as owner:
         pairs = [artifacts.parse_tag(tag)[1:] for tag in owner.grant_tags(wanted)]
         if not pairs:
             raise NothingError(f"there is no such grant in {parsed.repository}, and nothing was revoked")
@@ -220,7 +230,7 @@ def _show_buried(parsed: Namespace, pairs: list[tuple[str, str]], reason: str, r
 
 
 def _log(parsed: Namespace) -> None:
-    with _acting(parsed, "pull") as owner:
+    with _acting(parsed, "pull", _signers(parsed)) as owner:
         decisions, others = owner.decisions(_wanted(parsed))
     if parsed.json:
         _show_json({"decisions": [listing.decision_members(each) for each in decisions], "others": others})
@@ -235,12 +245,15 @@ def _found(parsed: Namespace) -> Found:
         return find_requests(requests, parsed.repository, _wanted(parsed))
 
 
-def _acting(parsed: Namespace, actions: str) -> AbstractContextManager[Owner]:
+def _signers(parsed: Namespace) -> Signers:
+    """Read the owner's key and the publishers'."""
     key = open_own_key("--key", parsed.key, parsed.password_file)
     publishers = keys.read_pinned("--publisher", getattr(parsed, "publisher", []))
-    return acting(
-        key, publishers or {keys.fingerprint(key.public): key.public}, parsed.repository, access_of(parsed), actions
-    )
+    return key, publishers or {keys.fingerprint(key.public): key.public}
+
+
+def _acting(parsed: Namespace, actions: str, signers: Signers) -> AbstractContextManager[Owner]:
+    return acting(*signers, parsed.repository, access_of(parsed), actions)
 
 
 def _wanted(parsed: Namespace) -> Wanted:

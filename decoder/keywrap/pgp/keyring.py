@@ -97,6 +97,15 @@ def _has_secret_keys(keyring: bytes) -> bool:
     return any(packet.tag == packets.SECRET_KEY for packet in split)
 
 
+def check_keyring(keyring: bytes) -> None:
+    """Check that a keyring starts as one does, and is not too large.
+
+    Raises:
+        KeyFileError: it does not.
+    """
+    next(certificates(keyring), None)
+
+
 def certificates(keyring: bytes) -> Iterator[KeyringEntry]:
     """Split a keyring into certificates; secret keys are left out.
 

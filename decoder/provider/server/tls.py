@@ -73,10 +73,13 @@ def load(security: Security) -> tuple[Tls, Sequence[str]]:
             context.verify_mode = ssl.CERT_REQUIRED
             context.verify_flags |= _PARTIAL
     except ssl.SSLError as error:
-        both = f"{path} with {security.key}" if path == security.certificate else path
+        both = f"--tls-cert {security.certificate} with --tls-key {security.key}"
+        both = both if path == security.certificate else f"--client-ca {path}"
         raise ListenError(f"{both}: {error.reason or 'it is not PEM, or encrypted'}") from error
     except OSError as error:
-        raise ListenError(f"{path} or {security.key}: {error.strerror}") from error
+        both = f"--tls-cert {security.certificate} or --tls-key {security.key}"
+        both = both if path == security.certificate else f"--client-ca {path}"
+        raise ListenError(f"{both}: {error.strerror}") from error
     paths = [path for path in (security.certificate, security.key, security.client_ca) if path]
     own: tuple[Certificate, ...] = ()
     with suppress(ListenError):  # OpenSSL has accepted it, and decides

@@ -64,37 +64,6 @@ def test_a_node_that_is_right(suite: object, place: Place) -> None:
     assert [finding["level"] for finding in findings if finding["subject"] == "Kubernetes (CRI)"] == [level]
 
 
-@pytest.mark.parametrize(
-    ("change", "level", "reason"),
-    [
-        (("tar+zstd+encrypted", "tar+other+encrypted"), "warning", "tar+zstd+encrypted are rejected"),
-        (("tar+gzip+encrypted", "tar+other+encrypted"), "error", "tar+gzip+encrypted are rejected"),
-        (
-            ('layer.v1.tar+gzip"', 'layer.v1.tar+gzip+encrypted"'),
-            "error",
-            "which is not the media type of a plain layer",
-        ),
-        (("--decryption-keys-path", "--decryption-key-path"), "error", "unknown option '--decryption-key-path'"),
-        ((PROGRAM, "/nowhere/ctd-decoder"), "error", "there is no such program"),
-        ((PROGRAM, "/bin/true"), "error", "another program"),
-        ((PROGRAM, "/bin/false"), "error", "does not start"),
-        (('key_model = "node"', 'key_model = ""'), "error", "so it never decrypts"),
-    ],
-)
-def test_what_is_wrong_in_the_configuration(change: tuple[str, str], level: str, reason: str, place: Place) -> None:
-    place.configure(2, change)
-    status, findings = _examine(place)
-    assert _has(findings, level, reason), findings
-    assert status == (1 if level == "error" else 0), findings
-
-
-def test_an_id_that_clients_do_not_know(place: Place) -> None:
-    """The default one stays beside it, and takes what it takes by default."""
-    place.configure(2, ("decoder.v1.tar.gzip", "decoder.v1.tar.zstd"))
-    _, findings = _examine(place)
-    assert _has(findings, "warning", "decoder.v1.tar.zstd, an ID for which clients send no payload")
-
-
 def test_broken_toml_is_named_with_its_line(place: Place) -> None:
     place.configuration.write_text("version = 2\nroot = [\n")
     status, findings = _examine(place)
@@ -187,13 +156,6 @@ def test_keyproviders(place: Place, tmp_path: Path) -> None:
     reached = {"there", "ttrpc", "command"}
     assert {name for name, level in levels.items() if level == "ok"} == reached
     assert {name for name, level in levels.items() if level == "error"} == set(providers) - reached
-
-
-def test_a_keyprovider_file_that_is_no_json(place: Place) -> None:
-    place.keyproviders.write_text('{"key-providers": {]}')
-    status, findings = _examine(place)
-    assert status == 1
-    assert _has(findings, "error", "line 1, column 20")
 
 
 def test_one_line_per_finding(place: Place) -> None:

@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from decoder.doctor.checks import keys, sources
 from decoder.doctor.host import Host
+from tests.support.pgp_home import GnupgHome
+from tests.support.pkcs11_parts import write_config
+from tests.support.pkcs11_tokens import TokenStore, softhsm
 
 if TYPE_CHECKING:
     from decoder.doctor.finding import Finding
@@ -113,6 +116,10 @@ def test_certificates(directory: Path) -> None:
     make_certificate(directory / "node.pem", directory / "node.crt", "30")
     (directory / "node.pem").chmod(0o600)
     assert examine(directory) == []
+    texts = [each.text for each in keys.check(Node(directory))]
+    assert texts[0] == "mode 0700"
+    assert texts[1].startswith("'node.pem' (EC P-256, sha256:")
+    assert "'node.crt' (certificate), valid until 2" in texts[2]
     expire(directory / "node.pem", directory / "node.crt")
     (finding,) = examine(directory)
     assert finding.level == "warning"
@@ -139,6 +146,83 @@ def test_a_pkcs11_key_without_its_module(directory: Path) -> None:
     (directory / "token.yaml").chmod(0o600)
     (finding,) = examine(directory)
     assert (finding.level, "(PKCS#11)" in finding.text) == ("error", True)
+
+
+def test_a_pkcs11_key_with_its_module(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The module is found as the decoder finds it; the token is left alone."""
+    store = TokenStore(tmp_path)
+    store.add_token("layers")
+    store.add_key("layers", "node", "01", 2048)
+    monkeypatch.setenv("OCICRYPT_CONFIG", str(write_config(tmp_path / "ocicrypt.conf", softhsm())))
+    (directory / "token.yaml").touch(0o600)
+    (directory / "token.yaml").write_bytes(store.yaml("token=layers;object=node"))
+    found = [each for each in keys.check(Node(directory)) if "(PKCS#11, module " in each.text]
+    assert [each.level for each in found] == ["ok"]
+    assert str(Path(softhsm()).resolve()) in found[0].text
+
+
+def test_openpgp_keys(directory: Path) -> None:
+    """As gpg exports them: one that opens, one whose passphrase is absent or wrong, one that cannot decrypt."""
+    home, file = GnupgHome(), directory / "node.gpg"
+
+    def look(data: bytes) -> list[Finding]:
+        file.touch(0o600)
+        file.write_bytes(data)
+        return [each for each in keys.check(Node(directory)) if not each.text.startswith("mode ")]
+
+    try:
+        home.make_key("open@example.com", "cv")
+        home.make_key("closed@example.com", "cv", "right")
+        home.run("--passphrase=", "--quick-gen-key", "signs@example.com", "ed25519", "sign", "never")
+        (found,) = look(home.secret("open@example.com"))
+        assert (found.level, found.text.endswith(", OpenPGP")) == ("ok", True), found
+        closed = home.secret("closed@example.com", passphrase="right")
+        passphrase = directory / "node.gpg.pass"
+        for text in (None, "wrong\n", "right\n"):
+            if text:
+                passphrase.touch(0o600)
+                passphrase.write_text(text)
+            (found,) = look(closed)
+            assert found.level == ("ok" if text == "right\n" else "error"), found
+            if found.level == "error":
+                assert "does not open" in found.text
+                assert found.remedy == f"write the right passphrase into {passphrase}, then chmod 600 {passphrase}"
+        found = look(home.secret("signs@example.com"))[0]
+        assert (found.level, found.remedy) == ("error", "export a secret key that can decrypt")
+    finally:
+        home.close()
+
+
+def test_a_damaged_key_and_a_damaged_certificate(directory: Path) -> None:
+    make_key(directory / "node.pem")
+    (directory / "node.pem").chmod(0o600)
+    make_certificate(directory / "node.pem", directory / "node.crt", "30")
+    whole = (directory / "node.crt").read_text().splitlines()
+    (directory / "node.crt").write_text("\n".join([whole[0], *whole[2:]]) + "\n")  # a line was lost in the copy
+    (finding,) = examine(directory)
+    assert (finding.level, finding.remedy) == ("error", "replace it")
+    assert "cannot be read" in finding.text
+    (directory / "node.crt").unlink()
+    key = (directory / "node.pem").read_text().splitlines()
+    (directory / "node.pem").write_text("\n".join([*key[:2], *key[3:]]) + "\n")
+    (finding,) = examine(directory)
+    assert (finding.level, "does not open" in finding.text) == ("error", True), finding
+    assert finding.remedy == f"run openssl pkey -noout -in {directory}/node.pem to see why"
+
+
+def test_a_directory_of_another_owner(directory: Path) -> None:
+    make_key(directory / "node.pem")
+    (directory / "node.pem").chmod(0o600)
+    os.chown(directory, 65534, 65534)
+    (finding,) = examine(directory)
+    assert (finding.level, finding.remedy) == ("error", f"chown root {directory}")
+
+
+def test_a_file_in_the_place_of_the_directory(directory: Path) -> None:
+    directory.rmdir()
+    directory.write_text("")
+    (finding,) = examine(directory)
+    assert (finding.level, finding.text, finding.remedy) == ("error", "Not a directory", "name a directory")
 
 
 def test_an_absent_directory(directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tests.support.keypairs import KeyPair
 
 Findings = list[dict[str, str]]
+LISTENS = re.compile(rb":([0-9]{4,5})\b")
 PROVIDERS = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
 ELSEWHERE = CONFIGURATION + "".join(
     f'[stream_processors."io.containerd.ocicrypt.decoder.v1.tar{suffix}"]\n'
@@ -64,6 +66,59 @@ def test_no_keyprovider_file(key: Path, tmp_path: Path) -> None:
         finding = the(examine(containerd), "keyproviders")
     assert finding["subject"] == f"keyproviders {PROVIDERS}"
     assert (finding["level"], finding["text"]) == ("note", "there is no such file, so no keyprovider is used")
+
+
+@pytest.mark.parametrize("content", ["", '{"key-providers": {}}', '{"key-providers": {]}', '{"key-provider": {}}'])
+def test_a_keyprovider_file_that_is_named(content: str, key: Path, tmp_path: Path) -> None:
+    """It is absent, has no provider, is malformed, or has a member that nobody knows."""
+    named = ELSEWHERE.replace('"--content-store", "/nowhere"', '"--keyprovider-config", "/run/providers.conf"')
+    with Containerd(tmp_path, key, configuration=named) as containerd:
+        put = 'printf %s "$1" >/run/providers.conf; chmod 600 /run/providers.conf'
+        if content:
+            assert containerd.execute("sh", "-c", put, "sh", content).returncode == 0
+        found = [each for each in examine(containerd) if each["check"] == "keyproviders"]
+    shown = [(each["level"], each["text"].partition(":")[0]) for each in found]
+    assert (
+        shown
+        == {
+            "": [("error", "there is no such file, but --keyprovider-config names it")],
+            '{"key-providers": {}}': [("ok", "no keyprovider is configured")],
+            '{"key-providers": {]}': [("error", "it cannot be read, and no keyprovider is used until it can")],
+            '{"key-provider": {}}': [
+                ("warning", "the field 'key-provider' is ignored"),
+                ("ok", "no keyprovider is configured"),
+            ],
+        }[content]
+    )
+
+
+def test_keyproviders_that_others_could_change_or_hear(key: Path, tmp_path: Path) -> None:
+    """A server of ours without TLS, at an address that is not of this machine alone; the file is of somebody else."""
+    command = ["keyprovider", "serve", "--provider", "local", "--key", str(write_key(tmp_path / "layers"))]
+    with (
+        Containerd(tmp_path, key) as containerd,
+        subprocess.Popen([PROGRAM, *command, "--listen", "0.0.0.0:0", "--insecure"], stderr=subprocess.PIPE) as server,
+    ):
+        try:
+            assert server.stderr
+            port = next(match[1] for match in map(LISTENS.search, server.stderr) if match).decode()
+            entries = {
+                "clear": {"grpc": f"0.0.0.0:{port}"},
+                "misspelled": {"grcp": "127.0.0.1:1"},
+                "gone": {"cmd": {"path": "/nowhere/provider"}},
+            }
+            text = shlex.quote(json.dumps({"key-providers": entries}))
+            put = f"printf %s {text} >{PROVIDERS}; chmod 666 {PROVIDERS}; chown 65534 {PROVIDERS}"
+            assert containerd.execute("sh", "-c", put).returncode == 0
+            found = {each["text"]: each for each in examine(containerd) if each["check"] == "keyproviders"}
+        finally:
+            server.kill()
+    by_remedy = {each["remedy"]: each for each in found.values()}
+    assert by_remedy[f"chmod 600 {PROVIDERS}"]["level"] == "error"
+    assert by_remedy[f"chown root {PROVIDERS}"]["level"] == "error"
+    assert by_remedy["add grpc-tls to its entry"]["level"] == "warning"
+    assert by_remedy["correct its entry"]["subject"] == "keyprovider misspelled"
+    assert any("'/nowhere/provider' does not exist" in text for text in found)
 
 
 def test_an_image_whose_key_a_provider_has(plain: dict[str, Layout], tmp_path: Path) -> None:

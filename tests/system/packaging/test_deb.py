@@ -58,11 +58,28 @@ def test_it_is_installed_used_and_gone_without_a_trace(
         "there is no such program on PATH",  # containerd
         "there is neither a private key nor a keyprovider: only keys that a client sends open layers",
     ]
+    assert "configuration" not in _findings(machine, "note", "warning", "error")
+    configured = machine.root / "etc/containerd/config.toml"
+    configured.write_text(machine.run(PROGRAM, "config", "containerd").replace(".tar.gzip", ".tar.other"))
+    assert "'/etc/containerd/config.toml' can be read" in _findings(machine, "ok")["configuration"]
+    missing = "there is none with the ID io.containerd.ocicrypt.decoder.v1.tar.gzip, one of the two that clients know"
+    assert missing in _findings(machine, "error")["processors"]
+    configured.unlink()
     machine.run("dpkg", "--remove", "ctd-decoder")
     left = machine.files().keys() - before.keys()
     assert left == {"etc/containerd", "etc/containerd/ocicrypt", _CONFIGURATION}
     machine.run("dpkg", "--purge", "ctd-decoder")
     assert machine.files() == before
+
+
+def _findings(machine: Machine, *levels: str) -> dict[str, list[str]]:
+    """Run the doctor, and return the texts of its findings by check."""
+    report = json.loads(machine.run(PROGRAM, "doctor", "--json", expect=1, sees_others=False))
+    found: dict[str, list[str]] = {}
+    for finding in report["findings"]:
+        if finding["level"] in levels:
+            found.setdefault(finding["check"], []).append(finding["text"])
+    return found
 
 
 def test_keys_and_a_changed_configuration_file_stay(built: Built, bookworm: Machine) -> None:

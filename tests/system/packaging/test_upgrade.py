@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from decoder import __version__
 from tests.support import clean_roots, layers, packages
 from tests.support.machines import KEYS, PROGRAM, Machine
 from tests.support.processes import payload_bytes
@@ -71,6 +74,20 @@ def test_a_layer_in_flight_is_decrypted_whole(
     assert (machine.root / "layer/decrypted").read_bytes() == (large_layer / "plaintext").read_bytes()
     version = second.name.split("_")[1].partition("-")[0]
     assert machine.run(PROGRAM, "--version") == f"ctd-decoder {version}\n"
+    if direction == "downgrade":  # to one that this version's doctor, of the image or a checkout, would find
+        assert f"version '{version}'; this is version {__version__}" in _other_version(machine, new)
     (machine.root / KEYS / "own.pem").unlink()
     shutil.rmtree(machine.root / "layer")
     assert machine.decrypt(layer_files)
+
+
+def _other_version(machine: Machine, package: Path) -> str:
+    """Return what the doctor of a package that is only unpacked finds out about the program of the installed one."""
+    apart = machine.root / "opt/apart"
+    subprocess.run(["dpkg-deb", "--extract", package, apart], check=True, timeout=120)
+    program = "/opt/apart/usr/lib/ctd-decoder/bin/ctd-decoder"
+    report = json.loads(machine.run(program, "doctor", "--json", expect=1, sees_others=False))
+    shutil.rmtree(apart)
+    (finding,) = [each for each in report["findings"] if each["check"] == "program"]
+    assert finding["level"] == "warning"
+    return str(finding["text"])

@@ -191,7 +191,7 @@ def test_what_is_not_a_policy(tmp_path: Path, text: str, problem: str) -> None:
     with pytest.raises(PolicyError) as caught:
         clientpolicy.load(str(path))
     assert problem in str(caught.value)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith(f"--client-policy {path}: ")
 
 
 def test_rates_are_counted_for_each_client_by_all_processes() -> None:

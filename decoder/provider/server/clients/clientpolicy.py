@@ -110,23 +110,24 @@ def load(path: str) -> tuple[ClientPolicy, Sequence[str]]:
     Raises:
         PolicyError: it cannot be used; the text says which rule is wrong.
     """
+    shown = f"--client-policy {path}"
     try:
         with open(path, "rb") as file:
             data = file.read(limits.CLIENT_POLICY_BYTES + 1)
         if len(data) > limits.CLIENT_POLICY_BYTES:
-            raise PolicyError(f"{path}: it is longer than {limits.CLIENT_POLICY_BYTES} bytes")
+            raise PolicyError(f"{shown}: it is longer than {limits.CLIENT_POLICY_BYTES} bytes")
         members = tomllib.loads(data.decode())
     except OSError as error:
-        raise PolicyError(f"{path}: {error.strerror}") from error
+        raise PolicyError(f"{shown}: {error.strerror}") from error
     except ValueError as error:  # of TOML, or of UTF-8
-        raise PolicyError(f"{path}: it is not TOML: {error}") from error
+        raise PolicyError(f"{shown}: it is not TOML: {error}") from error
     rules = members.get("rule")
     if list(members) != ["rule"] or not isinstance(rules, list) or not all(isinstance(each, dict) for each in rules):
-        raise PolicyError(f"{path}: it holds something other than [[rule]] tables")
+        raise PolicyError(f"{shown}: it holds something other than [[rule]] tables")
     if len(rules) > limits.CLIENT_RULES:
-        raise PolicyError(f"{path}: it has more than {limits.CLIENT_RULES} rules")
+        raise PolicyError(f"{shown}: it has more than {limits.CLIENT_RULES} rules")
     files: dict[str, tuple[Certificate, ...]] = {}
-    read = tuple(_rule(f"{path}: rule {number}", number, each, files) for number, each in enumerate(rules, 1))
+    read = tuple(_rule(f"{shown}: rule {number}", number, each, files) for number, each in enumerate(rules, 1))
     return ClientPolicy(read), [path, *files]
 
 

@@ -1,0 +1,96 @@
+"""An option whose file cannot be used is named in the message, with the file: a command may have several."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.keypairs import make_pairs
+from tests.support.loopback import Loopback, json_answer
+from tests.support.processes import PROGRAM
+
+_GRANTS = ("--key", "KEY", "--insecure", "REGISTRY/app")
+_APPROVE = ("grants", "approve", *_GRANTS)
+_SERVE = ("keyprovider", "serve", "--provider", "local", "--keys", "DIR", "--listen", "127.0.0.1:0")
+_TLS = ("--tls-cert", "CERT", "--tls-key", "KEY")
+_ENCRYPT = ("image", "encrypt", "oci:nothing", "oci:none")
+_BROKER = (*_ENCRYPT, "--recipient", "provider:attestation-agent", "--kbs", "https://127.0.0.1:1")
+_ID = "0" * 32
+COMMANDS = [
+    (*_APPROVE, "--request", "FILE"),
+    (*_APPROVE, "--all", "--name", "*", "--ca", "FILE"),
+    (*_APPROVE, _ID, "--publisher", "FILE"),
+    (*_APPROVE, _ID, "--password-file", "FILE"),
+    ("grants", "approve", "--insecure", "REGISTRY/app", _ID, "--key", "FILE"),
+    ("grants", "wrap-key", "--provider", "x", "none", "--key", "FILE"),
+    ("grants", "wrap-key", "--provider", "x", "none", "--key", "KEY", "--password-file", "FILE"),
+    ("grants", "approver", "--policy", "FILE"),
+    ("grants", "list", *_GRANTS[2:], "--authfile", "FILE"),
+    (*_SERVE, "--tls-key", "KEY", "--tls-cert", "FILE"),
+    (*_SERVE, *_TLS, "--client-ca", "FILE"),
+    (*_SERVE, *_TLS, "--client-ca", "CERT", "--client-policy", "FILE"),
+    (*_ENCRYPT, "--recipient", "pgp:a@example.com", "--gpg-keyring", "FILE"),
+    (*_ENCRYPT, "--recipient", "provider:grants:127.0.0.1:1/app", "--grants-owner", "FILE", "--sign-key", "KEY"),
+    (*_ENCRYPT, "--recipient", "provider:grants:127.0.0.1:1/app", "--grants-owner", "PUBLIC", "--sign-key", "FILE"),
+    ("image", "decrypt", "oci:nothing", "oci:none", "--key", "FILE"),
+    ("image", "layerinfo", "oci:nothing", "--key", "KEY", "--dec-recipient", "FILE"),
+]
+
+
+def option_of(command: tuple[str, ...]) -> str:
+    return command[command.index("FILE") - 1]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[Loopback]:
+    """A registry that wants a login."""
+    with Loopback(lambda _: json_answer({}, 401)) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def given(registry: Loopback, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    directory = tmp_path_factory.mktemp("given")
+    pair = make_pairs(directory)["p256"]
+    certificate = directory / "cert.pem"
+    subject: list[str | Path] = ["openssl", "req", "-x509", "-key", pair.private, "-subj", "/CN=x", "-out", certificate]
+    subprocess.run(subject, check=True, capture_output=True, timeout=60)
+    (directory / "keys").mkdir()
+    (directory / "keys/a").touch(0o600)
+    (directory / "keys/a").write_bytes(bytes(32))
+    (directory / "malformed").touch(0o600)
+    (directory / "malformed").write_text("neither a key nor JSON\n")
+    return {
+        "KEY": str(pair.private),
+        "PUBLIC": str(pair.public),
+        "CERT": str(certificate),
+        "REGISTRY/app": f"127.0.0.1:{registry.port}/app",
+        "DIR": str(directory / "keys"),
+        "malformed": str(directory / "malformed"),
+        "absent": str(directory / "absent"),
+    }
+
+
+@pytest.mark.parametrize("file", ["malformed", "absent"])
+@pytest.mark.parametrize("command", COMMANDS, ids=[f"{each[0]} {each[1]} {option_of(each)}" for each in COMMANDS])
+def test_an_option_is_named(command: tuple[str, ...], file: str, given: dict[str, str], tmp_path: Path) -> None:
+    if (option_of(command), file) == ("--password-file", "malformed"):
+        file = "DIR"  # whatever a file has is a password
+    path = given[file]
+    words = [given.get(word, path if word == "FILE" else word) for word in command]
+    ended = subprocess.run(
+        [PROGRAM, *words],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode in (2, 5, 6, 7), ended
+    assert f"error: {option_of(command)} " in ended.stderr, ended.stderr
+    assert path in ended.stderr
+    assert ended.stderr.count("\n") <= 2, ended.stderr
