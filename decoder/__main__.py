@@ -202,6 +202,7 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
         look_up=lambda head: _look_up(arguments, head, why_none, kept.client if kept else 0),
         is_config_required=bool(arguments.keyprovider_config),
         is_verified_first=arguments.release == VERIFIED,
+        find_root=lambda: _find_root(arguments, kept.client if kept else 0),
     )
     warnings = decrypt_layer(payload, source, sink, settings, kept)
     if warnings:
@@ -213,13 +214,18 @@ def _decrypt(arguments: Arguments, kept: Kept | None) -> None:
 
 def _look_up(arguments: Arguments, head: bytes, why_none: str, client: int) -> Search:
     from decoder.node.containerd.contentstore import Search
-    from decoder.node.containerd.storeroot import find_root
     from decoder.node.containerd.strictness import is_strict
 
-    root = arguments.content_store or find_root(client)
+    root = _find_root(arguments, client)
     why = f"no payload came ({why_none}: {_WHY_NO_PAYLOAD})"
     strict = arguments.strict_lookup or is_strict(_keyprovider_config(arguments))
     return Search(root, head, os.environ.get(_MEDIA_TYPE, ""), why, strict)
+
+
+def _find_root(arguments: Arguments, client: int) -> str:
+    from decoder.node.containerd.storeroot import find_root
+
+    return arguments.content_store or find_root(client)
 
 
 def _keyprovider_config(arguments: Arguments) -> str:

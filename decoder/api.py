@@ -21,7 +21,7 @@ from decoder.errors import DecoderError, LayerError, StreamError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.openers import read_keys
-from decoder.image.recipients import Keyring, Recipients
+from decoder.image.recipients import Keyring, Recipients, Wrapping
 from decoder.keys.keyring import DecryptConfig as Keys
 from decoder.keywrap.recipient import RecipientRules
 from decoder.keywrap.unproven import UnprovenError, UnprovenKey
@@ -379,7 +379,7 @@ def _recipients(texts: Sequence[str], gpg_homedir: str, keyprovider_config: str)
 
     if not texts:
         raise UsageError("no recipient was given; pass at least one, such as 'jwe:public.pem'")
-    return Recipients(texts, RecipientRules(Keyring(gpg_homedir).read), keyprovider_config)
+    return Recipients(texts, RecipientRules(Keyring(gpg_homedir).read), Wrapping(keyprovider_config))
 
 
 def _opened(

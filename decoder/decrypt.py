@@ -8,6 +8,7 @@ from decoder import keywrap, limits
 from decoder.errors import DecoderError, DeniedError, KeyProviderError, LayerError, NoKeyError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import DecryptConfig, Keyring
+from decoder.keys.subject import Subject
 from decoder.keywrap.unproven import UnprovenError, keys_to_prove
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey, PublicOptions, check_media_type, layer_key, parse_public_options
@@ -33,6 +34,8 @@ class Settings(Record):
             these bytes.
         is_config_required: whether `keyprovider_config` must exist, because an option names it and not only the
             environment.
+        find_root: finds containerd's root directory, in whose content store keyprovider servers' audits get the name of
+            the image from; "" for none.
         is_verified_first: whether all plaintext is held back until the whole layer is verified, instead of only its
             last TAIL_BYTES.
     """
@@ -44,6 +47,7 @@ class Settings(Record):
     look_up: Callable[[bytes], Search]
     is_config_required: bool = False
     is_verified_first: bool = False
+    find_root: Callable[[], str] = str
 
 
 class _Opened(Record):
@@ -116,7 +120,7 @@ def decrypt_layer(
 
     file = settings.keyprovider_config
     config = DecryptConfig(keyring, parameters, file, deny_config=file, is_config_required=settings.is_config_required)
-    opened = _open_first(descriptors, config, is_only=search is None)
+    opened = _open_first(descriptors, config, settings.find_root, is_only=search is None)
     try:
         if opened.unless_verified or settings.is_verified_first:
             stream.decrypt_verified(source, sink, opened.keys, settings.open_spool(), settings.buffer_bytes)
@@ -129,7 +133,9 @@ def decrypt_layer(
     return keyring.notes.brief_warnings + (search.warnings if search else [])
 
 
-def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_only: bool) -> _Opened:
+def _open_first(
+    descriptors: Iterable[Descriptor], config: DecryptConfig, find_root: Callable[[], str], is_only: bool
+) -> _Opened:
     """Open the layer by the first descriptor that a key fits; several manifests may name one blob.
 
     Keys on this machine, and keys that earlier layers have opened, are tried for all descriptors before any keyprovider
@@ -141,7 +147,8 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_onl
     waiting: list[_Candidate] = []
     for descriptor in descriptors:
         try:
-            candidate = _Candidate(descriptor, *_read(descriptor, config, is_only))
+            about = config._replace(subject=_subject(descriptor.digest, find_root))
+            candidate = _Candidate(descriptor, *_read(descriptor, about, is_only))
             if options := candidate.search.try_likely():
                 return _Opened([layer_key(candidate.public, options)], descriptor.digest)
         except (NoKeyError, LayerError, DeniedError) as error:  # another descriptor may be neither locked nor denied
@@ -163,6 +170,10 @@ def _open_first(descriptors: Iterable[Descriptor], config: DecryptConfig, is_onl
         digest = next(each.descriptor.digest for each in waiting if each.search.unproven)
         return _Opened(keys[: limits.UNPROVEN_KEYS], digest, UnprovenError(failure, unproven))
     raise failure
+
+
+def _subject(digest: str, find_root: Callable[[], str]) -> Callable[[], Subject]:
+    return lambda: Subject("", digest, find_root())
 
 
 def _read(descriptor: Descriptor, config: DecryptConfig, is_only: bool) -> tuple[PublicOptions, keywrap.KeySearch]:

@@ -14,6 +14,7 @@ from decoder.image.recipients import split_provider
 from decoder.keys.file import read_key_file, recognise
 from decoder.keys.kept import Kept
 from decoder.keys.keyring import DecryptConfig, Keyring
+from decoder.keys.subject import Subject
 from decoder.keywrap.asking import ask
 from decoder.keywrap.keyprovider import CONFIG_VARIABLE
 from decoder.provider.client.held import Held
@@ -29,13 +30,16 @@ _NO_PARAMETER = b"Enabled"  # as clients write a keyprovider without a parameter
 _WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
 
 
-def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config: str = "") -> DecryptConfig:
+def read_keys(
+    keys: Sequence[str], certificates: Sequence[str], provider_config: str = "", image: str = ""
+) -> DecryptConfig:
     """Read the keys that open layers.
 
     Args:
         keys: the values of --key. Keyproviders are asked only if one is named.
         certificates: the values of --dec-recipient, with or without `pkcs7:`.
         provider_config: the file that configures keyproviders, "" for that of the environment.
+        image: the reference of the image whose layers are opened, for the audit of keyprovider servers; "" for none.
 
     Raises:
         UsageError: a file or password cannot be read, or holds no key.
@@ -55,7 +59,14 @@ def read_keys(keys: Sequence[str], certificates: Sequence[str], provider_config:
     for text in certificates:
         _add(keyring, "--dec-recipient", text.removeprefix("pkcs7:"))
     asked = config_file if parameters else ""
-    return DecryptConfig(keyring, parameters, asked, deny_config=config_file, is_config_required=bool(provider_config))
+    return DecryptConfig(
+        keyring,
+        parameters,
+        asked,
+        deny_config=config_file,
+        is_config_required=bool(provider_config),
+        subject=lambda: Subject(image),
+    )
 
 
 class KeptForOneRun(Kept):

@@ -66,6 +66,20 @@ class Keyring(NamedTuple):
         return keyring
 
 
+class Wrapping(NamedTuple):
+    """How keyproviders wrap, as `KeyProvider` takes it.
+
+    Attributes:
+        config_file: configures keyproviders, "" for that of the environment.
+        packet_format: what they write.
+        image: the reference of the image, or "".
+    """
+
+    config_file: str = ""
+    packet_format: str = ""
+    image: str = ""
+
+
 class _Named(NamedTuple):
     """A recipient that was named.
 
@@ -86,9 +100,8 @@ class Recipients:
     Args:
         texts: `PROTOCOL:VALUE`.
         rules: which recipients are accepted; OpenPGP's keyring is only read for a recipient that is `pgp:`.
-        provider_config: the file that configures keyproviders, "" for that of the environment.
+        wrapping: how keyproviders wrap.
         broker: options of our own attestation-agent, which then wraps instead of the configured one; empty for none.
-        packet_format: what keyproviders write, as `KeyProvider` takes it.
         sealing: wraps for the recipient `provider:grants`.
 
     Raises:
@@ -99,9 +112,8 @@ class Recipients:
         self,
         texts: Sequence[str],
         rules: RecipientRules,
-        provider_config: str = "",
+        wrapping: Wrapping | None = None,
         broker: Mapping[str, object] | None = None,
-        packet_format: str = "",
         sealing: Sealing | None = None,
     ) -> None:
         self._sealing = sealing
@@ -109,7 +121,7 @@ class Recipients:
         self._recipients = [_parse(text, rules) for text in texts]
         schemes = {each.scheme for each in self._recipients}
         self._providers: dict[str, KeyProvider | Sealing] = {
-            **_providers(schemes, provider_config, broker, packet_format),
+            **_providers(schemes, wrapping or Wrapping(), broker),
             **({_GRANTS: sealing} if sealing else {}),
         }
 
@@ -260,9 +272,7 @@ def _annotations(wrapped: Wrapped) -> dict[str, str]:
     return annotations
 
 
-def _providers(
-    schemes: Set[str], config_file: str, broker: Mapping[str, object] | None, packet_format: str
-) -> dict[str, KeyProvider]:
+def _providers(schemes: Set[str], wrapping: Wrapping, broker: Mapping[str, object] | None) -> dict[str, KeyProvider]:
     if broker and _ATTESTATION_AGENT not in schemes:
         raise UsageError(f"--{next(iter(broker))} is for a --recipient provider:attestation-agent, and there is none")
     found = {}
@@ -271,5 +281,6 @@ def _providers(
             from decoder.keywrap.keyprovider import KeyProvider
 
             own = broker if broker and scheme == _ATTESTATION_AGENT else None
-            found[scheme] = KeyProvider(scheme.removeprefix(keywrap.PROVIDER_PREFIX), config_file, own, packet_format)
+            name = scheme.removeprefix(keywrap.PROVIDER_PREFIX)
+            found[scheme] = KeyProvider(name, wrapping.config_file, own, wrapping.packet_format, wrapping.image)
     return found

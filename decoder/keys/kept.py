@@ -8,6 +8,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol, TypeVar
 
+    from decoder.keys.subject import Subject
+
     Parsed = TypeVar("Parsed")
 
     class Provider(Protocol):
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
         @property
         def seconds(self) -> float:
             """How long it may take."""
+
+        @property
+        def subject(self) -> Subject:
+            """What it is asked about."""
 
 
 class Kept:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.file import KeyFile, recognise
 from decoder.keys.kept import Kept
+from decoder.keys.subject import Subject
 from decoder.record import Record
 
 if TYPE_CHECKING:
@@ -110,6 +111,7 @@ class DecryptConfig(Record):
         deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
         is_config_required: whether that file must exist, because an option and not only the environment names it.
         budget: what the layer may still cost, or None for no bound.
+        subject: tells what keyproviders are asked about; only called if one is asked that records it.
     """
 
     keyring: Keyring
@@ -118,6 +120,7 @@ class DecryptConfig(Record):
     deny_config: str = ""
     is_config_required: bool = False
     budget: Budget | None = None
+    subject: Callable[[], Subject] = Subject
 
     def spend(self, attempts: int = 1) -> None:
         """Count operations with private keys before they are done.

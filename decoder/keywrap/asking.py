@@ -23,6 +23,7 @@ from decoder.provider.errors import NoKekServiceError, ProviderError
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
+    from decoder.keys.subject import Subject
     from decoder.provider.audit import Operation, Provider
 
 _PACKETS = "attestation-agent"
@@ -136,11 +137,22 @@ def _ask_other(
         from decoder.provider.client import grpc as grpcclient
 
         assert isinstance(transport, GrpcProvider)  # noqa: S101 - there is no other
-        reply = grpcclient.ask(transport, grpcclient.method_of(operation, is_kek), request, seconds, held)
+        question = grpcclient.Question(grpcclient.method_of(operation, is_kek), request, _image(provider.subject))
+        reply = grpcclient.ask(transport, question, seconds, held)
     try:
         return protocol.parse_reply(operation, reply)
     except ValueError as error:
         raise ProviderError(f"its reply cannot be read: {error}") from error
+
+
+def _image(subject: Subject) -> str:
+    """Return the reference of the image, or what the content store shows of it."""
+    if subject.image or not subject.root:
+        return subject.image
+    from decoder.node.containerd.imagename import find_image
+
+    found = find_image(subject.root, subject.layer)
+    return found.name.strip("'") or found.digest
 
 
 def _ask_native(

@@ -17,6 +17,7 @@ from decoder.errors import KeyFileError, ProviderFailedError, WrappedKeyError, q
 from decoder.formats import wire
 from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Notes
+from decoder.keys.subject import Subject
 from decoder.keywrap.asking import NO_PARAMETER, ask
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 from decoder.keywrap.unproven import Unproven
@@ -58,11 +59,18 @@ class KeyProvider:
         own: options of our own provider of this name, which then wraps instead of the configured one.
         packet_format: `new` to wrap one key-encryption key for everything that this object wraps, `old` to have the
             provider wrap each layer's options, "" for what suits the provider.
+        image: the reference of the image whose layers are wrapped, for the audit of keyprovider servers; "" for none.
     """
 
     def __init__(
-        self, name: str, config_file: str = "", own: Mapping[str, object] | None = None, packet_format: str = ""
+        self,
+        name: str,
+        config_file: str = "",
+        own: Mapping[str, object] | None = None,
+        packet_format: str = "",
+        image: str = "",
     ) -> None:
+        self._subject = Subject(image)
         self._packet_format = packet_format
         self._lock = allocate_lock()  # layers are encrypted by several threads
         self._keks: dict[tuple[object, ...], tuple[bytes, envelope.Envelope] | None] = {}
@@ -95,6 +103,8 @@ class KeyProvider:
         def unwrap_with(provider: Configured) -> bytes:
             parameters = self._parameters(provider, config)
             provider = provider._replace(seconds=config.seconds(provider.seconds))
+            if isinstance(provider.transport, GrpcProvider):
+                provider = provider._replace(subject=config.subject())
             with waiting.noted(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()})"):
                 kept = config.keyring.kept.ask(provider, "keyunwrap", wrapped, parameters)
                 opened = ask(provider, "keyunwrap", wrapped, parameters) if kept is None else kept
@@ -126,7 +136,7 @@ class KeyProvider:
             ProviderFailedError: the configuration cannot be read, or every provider that is configured failed.
         """
         parameters = list(recipients) or [NO_PARAMETER]
-        providers = self._to_wrap()
+        providers = [provider._replace(subject=self._subject) for provider in self._to_wrap()]
         return _first_answer(providers, self._notes, lambda provider: self._wrap_with(provider, options, parameters))
 
     def _wrap_with(self, provider: Configured, options: bytes, parameters: list[bytes]) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, cast
 from decoder import limits
 from decoder.agent import messages
 from decoder.keys.kept import Kept
+from decoder.keys.subject import Subject
 from decoder.provider import envelope
 from decoder.provider.client.config import Configured, GrpcProvider, GrpcTls, NativeProvider
 from decoder.provider.errors import ProviderError
@@ -105,15 +106,16 @@ def _converse(notices: Notices, provider: list[object], question: list[object], 
 def pack(provider: Provider) -> list[object]:
     """Return the entry of a native or gRPC provider as values that msgpack can hold; `unpack` reads them."""
     transport = cast("NativeProvider | GrpcProvider", provider.transport)
-    return [provider.name, isinstance(transport, NativeProvider), list(transport), provider.seconds]
+    subject = list(provider.subject)
+    return [provider.name, isinstance(transport, NativeProvider), list(transport), provider.seconds, subject]
 
 
 def unpack(value: list[object]) -> Configured:
     """Return the entry that `pack` was given. The values come from our own workers, so they are not checked."""
-    name, is_native, fields, seconds = cast("tuple[str, bool, list[object], float]", tuple(value))
+    name, is_native, fields, seconds, subject = cast("tuple[str, bool, list[object], float, list[str]]", tuple(value))
     if is_native:
         transport: NativeProvider | GrpcProvider = NativeProvider(*fields)  # type: ignore[arg-type]
     else:
         address, tls = fields
         transport = GrpcProvider(str(address), GrpcTls(*tls) if isinstance(tls, list) else None)
-    return Configured(name, transport, seconds)
+    return Configured(name, transport, seconds, (), Subject(*subject))

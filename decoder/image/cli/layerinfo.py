@@ -32,7 +32,7 @@ def run(parsed: Namespace) -> None:
     """List layers."""
     from decoder.image.verbs import layerinfo
 
-    keys = read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config)
+    keys = read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config, options.reference(parsed.source))
     certificates = [material.data for material in keys.keyring.certificates]
     with ExitStack() as stack:
         source = options.source(stack, parsed, parsed.source)

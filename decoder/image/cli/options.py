@@ -10,7 +10,7 @@ from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.cli import words
 from decoder.image.openers import read_keys
-from decoder.image.recipients import Keyring, Recipients
+from decoder.image.recipients import Keyring, Recipients, Wrapping
 from decoder.keywrap.recipient import RecipientRules
 
 if TYPE_CHECKING:
@@ -163,7 +163,21 @@ def platforms(parsed: Namespace) -> list[str]:
 
 def keys(parsed: Namespace) -> DecryptConfig | None:
     """Read --key and --dec-recipient; None without any key."""
-    return read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config) if parsed.key else None
+    if not parsed.key:
+        return None
+    return read_keys(parsed.key, parsed.dec_recipient, parsed.keyprovider_config, _claimed(parsed))
+
+
+def _claimed(parsed: Namespace) -> str:
+    """Return the reference that keyprovider servers may record: of a registry or of containerd, and no local path."""
+    images = getattr(parsed, "places", None) or [getattr(parsed, "destination", "") or parsed.source, parsed.source]
+    return next((reference(text) for text in images if reference(text)), "")
+
+
+def reference(image: str) -> str:
+    """Return the reference in the name of an image in a registry or in containerd, "" for other images."""
+    scheme, _, name = image.partition(":")
+    return name.removeprefix("//") if scheme in ("docker", "containerd") else ""
 
 
 def required_keys(parsed: Namespace) -> DecryptConfig:
@@ -189,7 +203,8 @@ def recipients(parsed: Namespace, progress: Progress) -> Recipients:
     keyring = Keyring(parsed.gpg_homedir, parsed.gpg_keyring)
     rules = RecipientRules(keyring.read, parsed.allow_weak_keys, parsed.allow_expired, parsed.all_keys)
     sealing = _sealing(parsed, texts)
-    return Recipients(texts, rules, parsed.keyprovider_config, _broker(parsed), parsed.packet_format, sealing)
+    wrapping = Wrapping(parsed.keyprovider_config, parsed.packet_format, _claimed(parsed))
+    return Recipients(texts, rules, wrapping, _broker(parsed), sealing)
 
 
 def removed(parsed: Namespace) -> Callable[[Recipient], bool] | None:

@@ -21,6 +21,7 @@ import json
 from decoder import limits
 from decoder.errors import quoted
 from decoder.formats import wire
+from decoder.keys.subject import Subject
 from decoder.provider.errors import ProviderError
 from decoder.record import Record
 
@@ -114,6 +115,9 @@ class MalformedProvider(Record):
 Transport = CommandProvider | GrpcProvider | NativeProvider | TtrpcProvider | MalformedProvider
 
 
+_NOTHING = Subject()
+
+
 class Configured(Record):
     """One entry of the file.
 
@@ -122,12 +126,14 @@ class Configured(Record):
         transport: how the provider is reached.
         seconds: how long it may take, above 0 and at most PROVIDER_TIMEOUT_SECONDS.
         aliases: further names in annotations for which it answers.
+        subject: what it is asked about.
     """
 
     name: str
     transport: Transport
     seconds: float = limits.PROVIDER_SECONDS
     aliases: tuple[str, ...] = ()
+    subject: Subject = _NOTHING
 
 
 class ProviderConfig(Record):

@@ -17,6 +17,7 @@ from decoder.provider.client.held import EACH_ONCE, Held
 from decoder.provider.client.quietgrpc import import_grpc
 from decoder.provider.deadline import within
 from decoder.provider.errors import EndedError, NoKekServiceError, ProviderError, excerpt
+from decoder.record import Record
 
 if TYPE_CHECKING:
     import grpc
@@ -51,10 +52,23 @@ def method_of(operation: Operation, is_kek: bool = False) -> str:
     return (_KEK_METHODS if is_kek else _METHODS)[operation]
 
 
+class Question(Record):
+    """What a server is asked.
+
+    Attributes:
+        method: as `method_of` returns it.
+        request: at most PROVIDER_MESSAGE_BYTES.
+        image: the reference of the image, for the audit of a server of ours, or "".
+    """
+
+    method: str
+    request: bytes
+    image: str = ""
+
+
 def ask(
     provider: GrpcProvider,
-    method: str,
-    request: bytes,
+    question: Question,
     seconds: float,
     held: Held = EACH_ONCE,
     is_patient: bool = True,
@@ -63,8 +77,7 @@ def ask(
 
     Args:
         provider: where the server is, and how to speak TLS with it. A proxy is never used.
-        method: as `method_of` returns it.
-        request: at most PROVIDER_MESSAGE_BYTES.
+        question: what to ask.
         seconds: how long all of it may take.
         held: connections to reuse; by default one is made for this call.
         is_patient: whether to wait for a server that cannot be reached. If not, another one can be asked.
@@ -74,17 +87,20 @@ def ask(
         ProviderError: grpcio is not installed, a file cannot be used, the server cannot be reached or trusted, does
             not answer in time, or answers with an error, whose text is quoted, or with too much.
     """
-    return within(seconds, lambda: _Call(provider, method, request, seconds, is_patient).run(held))
+    return within(seconds, lambda: _Call(provider, question, seconds, is_patient).run(held))
 
 
 class _Call:
     """One call with all its attempts."""
 
-    def __init__(self, provider: GrpcProvider, method: str, request: bytes, seconds: float, is_patient: bool) -> None:
+    def __init__(self, provider: GrpcProvider, question: Question, seconds: float, is_patient: bool) -> None:
         self._grpc = _load()
         self._provider = provider
-        self._method = method
-        self._message = protobuf.build_bytes(_FIELD, request)
+        self._method = question.method
+        self._message = protobuf.build_bytes(_FIELD, question.request)
+        # The text of others: gRPC takes printable ASCII.
+        image = ascii(question.image)[1:-1][: limits.REGISTRY_REFERENCE_CHARACTERS]
+        self._metadata = ((IMAGE_METADATA, image),) if image else ()
         self._seconds = seconds
         self._is_patient = is_patient
         self._deadline = time.monotonic() + _SHARE * seconds
@@ -118,7 +134,8 @@ class _Call:
             with held.use(identity, self._connect, lambda channel: channel.close()) as channel:
                 method: Callable[..., bytes] = channel.unary_unary(self._method)
                 try:
-                    return method(self._message, timeout=max(0.0, self._deadline - time.monotonic()))
+                    left = max(0.0, self._deadline - time.monotonic())
+                    return method(self._message, timeout=left, metadata=self._metadata)
                 except self._grpc.RpcError as error:
                     if error.code() in (self._grpc.StatusCode.UNAVAILABLE, self._grpc.StatusCode.UNAUTHENTICATED):
                         raise

@@ -55,7 +55,7 @@ USES: dict[str, Callable[[Path], object]] = {
     "recipient": lambda path: read_public_keys(path.read_bytes(), RULES),
     "pkcs7 recipient": lambda path: read_public_keys(path.read_bytes(), RULES, certified=True),
     "names of recipients": lambda path: subjects_of([path.read_bytes()]),
-    "authorities of approvers": lambda path: read_authorities(str(path)),
+    "authorities of approvers": lambda path: read_authorities("--ca", str(path)),
     "list of requests": lambda path: listed(der_of(path.read_bytes())),
     "doctor": examine,
     "authorities of a server": lambda path: read_certificates(str(path)),

@@ -32,7 +32,7 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
         from decoder.provider.client import grpc as grpcclient
 
         method = grpcclient.method_of("keyunwrap")
-        return grpcclient.ask(GrpcProvider(where), method, request, seconds, is_patient=False)
+        return grpcclient.ask(GrpcProvider(where), grpcclient.Question(method, request), seconds, is_patient=False)
 
     return CdhUnwrap(f"cdh-grpc:{where}", ask, lambda seconds: reach_port(host, int(port), seconds))
 

@@ -19,6 +19,7 @@ from decoder.keywrap.kid import ResourceId, parse_kid
 from decoder.provider.client import grpc as grpcclient
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider
+from decoder.provider.client.grpc import Question
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import cdhrest, cdhunwrap
 from decoder.provider.services.coco.kbs import source as kbs
@@ -172,7 +173,7 @@ def test_packets_of_coco_keyprovider(name: str, key: bytes) -> None:
     exchange = PROVIDER["exchanges"][name]
     request = BytesValue.FromString(recorded.content(exchange["request"])).value
     with recorded.over_grpc(exchange) as (address, came):
-        reply = grpcclient.ask(GrpcProvider(address), grpcclient.method_of("keywrap"), request, SECONDS)
+        reply = grpcclient.ask(GrpcProvider(address), Question(grpcclient.method_of("keywrap"), request), SECONDS)
         assert came == [recorded.content(exchange["request"])]
     packet = broker_packet(protocol.parse_reply("keywrap", reply))
     assert packet.wrap_type == "A256GCM"
@@ -185,7 +186,7 @@ def test_what_coco_keyprovider_refuses(name: str, said: str) -> None:
     request = BytesValue.FromString(recorded.content(exchange["request"])).value
     operation: protocol.Operation = "keyunwrap" if name == "unwrap" else "keywrap"
     with recorded.over_grpc(exchange) as (address, _), pytest.raises(ProviderError, match=said) as caught:
-        grpcclient.ask(GrpcProvider(address), grpcclient.method_of(operation), request, SECONDS)
+        grpcclient.ask(GrpcProvider(address), Question(grpcclient.method_of(operation), request), SECONDS)
     assert "\n" not in str(caught.value)
 
 
