@@ -1,1 +1,1 @@
-"""Private keys: where they are found, how files are read, and the ring that holds them."""
+"""Private keys: the directory and the files that hold them, and the keyring that collects them."""

@@ -1,4 +1,4 @@
-"""What one layer may cost: time and attempts, over all of its descriptors, wrapped keys, keys and keyproviders."""
+"""The time and the attempts that one layer may take, over all of its descriptors, wrapped keys and keyproviders."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Budget:
     """The time and the attempts that are left to open one layer.
 
     Args:
-        longest_seconds: returns the longest time limit of a configured keyprovider, 0 if there is none. It is asked
-            late, so that a layer that opens at once does not pay for it.
+        longest_seconds: returns the longest time limit of the configured keyproviders, 0 if there are none. It is
+            called late, so that a layer that opens at once does not pay for it.
 
     Attributes:
-        waiting: how many candidates share what is left; see `seconds`.
+        waiting: how many candidates share the remaining time; see `seconds`.
     """
 
     def __init__(self, longest_seconds: Callable[[], float]) -> None:
@@ -32,23 +32,27 @@ class Budget:
 
     @property
     def spent(self) -> int:
-        """How many attempts were made."""
+        """The number of attempts so far."""
         return limits.UNWRAP_ATTEMPTS - self._attempts
 
     def check(self) -> None:
-        """Check that something is left.
+        """Check that time and attempts are left.
 
         Raises:
-            WrappedKeyError: the layer is given up.
+            WrappedKeyError: the layer has used up its time or its attempts.
         """
         elapsed = monotonic() - self._started
-        if elapsed > limits.UNWRAP_EXTRA_SECONDS and elapsed > self._seconds():  # the limit is never less
+        if elapsed > limits.UNWRAP_EXTRA_SECONDS and elapsed > self._seconds():  # the first test spares the second
             raise self._given_up()
         if self._attempts <= 0:
             raise WrappedKeyError(f"given up: no key opened the layer in {limits.UNWRAP_ATTEMPTS} attempts")
 
     def spend(self, attempts: int = 1) -> None:
-        """Count operations with a private key, or keys that cannot be used; check that attempts and time are left."""
+        """Count attempts: operations with a private key, or keys that turned out to be unusable.
+
+        Raises:
+            WrappedKeyError: the layer had used up its time or its attempts before.
+        """
         self.check()
         self._attempts -= attempts
 

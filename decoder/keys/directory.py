@@ -18,16 +18,16 @@ _PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
 def add_directory(keyring: Keyring, directory: str) -> None:
-    """Add every key below a directory; files that are not keys, or cannot be read, cause a warning.
+    """Add every key below a directory. Files that are not keys, or cannot be read, are skipped with a warning.
 
-    Files are added in the order of their names, before those in subdirectories. Symbolic links inside the
+    Files are added in the order of their names, before those in subdirectories. Symbolic links within the
     directory are followed, because Kubernetes Secrets consist of them; each file counts once. The password
-    of an encrypted key NAME is in NAME.pass beside it, which only its owner may read, or in the systemd
-    credential NAME.pass.
+    of an encrypted key NAME is in the file NAME.pass beside it, which only its owner may be able to read, or in
+    the systemd credential NAME.pass.
 
     Args:
-        keyring: takes what is found.
-        directory: need not exist; at most KEYS_DIRECTORY_FILES and KEYS_DIRECTORY_BYTES are read.
+        keyring: the keyring to add the keys to; its notes get the warnings.
+        directory: its path. It need not exist. At most KEYS_DIRECTORY_FILES and KEYS_DIRECTORY_BYTES are read.
     """
     if not os.path.lexists(directory):
         keyring.notes.remarks.append(f"the keys directory {quoted(directory)} does not exist")
@@ -73,7 +73,7 @@ def _password(keyring: Keyring, path: str, is_beside: bool, credentials: str) ->
         if not os.path.exists(password_path):
             return b""
     try:
-        # systemd guards the directory of its credentials, not each file's mode.
+        # systemd protects credentials by their directory, not by the mode of each file.
         password = read_key_file(password_path, private=is_beside)
     except KeyFileError as error:
         keyring.notes.skip(quoted(os.path.basename(password_path)), error)

@@ -1,4 +1,4 @@
-"""Key files: what a file holds, recognized by its first bytes. Keys are parsed only when they are needed."""
+"""Key files: their content is recognized by its first bytes, and parsed only when a key is needed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _JKS_MAGIC = b"\xfe\xed\xfe\xed"
 
 
 class KeyMaterial(Record):
-    """A certificate, an OpenPGP key or a PKCS#11 key file as it came; its scheme parses it.
+    """A certificate, an OpenPGP key or a PKCS#11 key file, not parsed yet: its scheme does that.
 
     Attributes:
-        name: where it came from, for messages: `x509s[0]` or the name of a file.
+        name: its origin, for messages: `x509s[0]` or the name of a file.
         data: one certificate in PEM or DER, OpenPGP secret keys (binary or armoured), or YAML.
-        password: opens an encrypted key; ignored for others.
+        password: the password of an encrypted key; ignored for others.
         file: the path of the key file that it was read from, or "".
-        kept: what earlier processes kept; it is asked before the key is parsed.
+        kept: what earlier processes kept; it may have the parsed key already.
     """
 
     name: str
@@ -49,13 +49,13 @@ class KeyMaterial(Record):
 
 
 class KeyFile:
-    """What one file or payload entry holds.
+    """The contents of one file or payload entry.
 
     Attributes:
         private: RSA and EC private keys.
         certificates: X.509 certificates.
         pgp: OpenPGP secret keys.
-        pkcs11: pointers to keys on tokens.
+        pkcs11: key files that point to keys on tokens.
     """
 
     def __init__(self) -> None:
@@ -72,22 +72,22 @@ class KeyFile:
         self.pkcs11 += other.pkcs11
 
     def came_from(self, file: str, kept: Kept) -> None:
-        """Set, for all keys, the path of the file that they come from, and what earlier processes have kept."""
+        """Set the path of the file that all these keys come from, and what earlier processes have kept."""
         for key in self.private:
             key.file, key.kept = file, kept
         self.pgp = [key._replace(file=file, kept=kept) for key in self.pgp]
 
 
 def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
-    """Sort the contents of a file by their use.
+    """Recognize the keys and certificates in a file, and sort them by their kind.
 
     Args:
-        name: where it came from, for messages.
+        name: the file's origin, for messages.
         data: the content, at most KEY_FILE_BYTES.
-        password: for everything in it that is encrypted.
+        password: the password of everything in it that is encrypted.
 
     Raises:
-        KeyFileError: it contains no key that this program can use; the message says what it contains instead.
+        KeyFileError: it has no key that this program can use; the message says what it has instead.
     """
     start = data.lstrip()[:1]
     if pem.BEGIN in data:
@@ -110,14 +110,15 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
 
 
 def read_key_file(path: str, private: bool = False) -> bytes:
-    """Read a file of at most KEY_FILE_BYTES without waiting for it.
+    """Read a regular file of at most KEY_FILE_BYTES; never wait for a pipe or device.
 
     Args:
         path: the file.
-        private: reject a file that its group or others may read; a file of root may be readable for our own group.
+        private: whether to reject a file that its group or others may read. A file of root may be readable for the
+            group of this process.
 
     Raises:
-        KeyFileError: it cannot be opened, is not a regular file, is larger, or is not private.
+        KeyFileError: it cannot be read, is not a regular file, is larger, or is not private.
     """
     try:
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -162,7 +163,7 @@ def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
 
 
 def _what_else(labels: list[bytes]) -> str:
-    """Describe what a PEM file holds instead of a key."""
+    """Return a message about what a PEM file holds instead of a key."""
     if all(label.endswith(_PUBLIC_LABEL) for label in labels):
         return _PUBLIC
     if all(label == _PGP_PUBLIC_LABEL for label in labels):
@@ -225,7 +226,7 @@ def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
 
 
 def _known_otherwise(data: bytes) -> str:
-    """Name common files that are mistaken for keys that open layers."""
+    """Return a message about a common kind of file that people mistake for a key; "" for any other file."""
     if data[0:1] and data[0] in _PUBLIC_KEY_PACKETS:
         return "it holds an OpenPGP public key; a secret key is needed"
     if data.startswith(_JKS_MAGIC):

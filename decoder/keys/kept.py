@@ -1,4 +1,4 @@
-"""What earlier processes of this program have kept for this one: nothing, except in a worker of the agent."""
+"""What earlier processes of this program have kept for this one: nothing, except for a worker of the agent."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 
 class Kept:
-    """Keeps nothing: every key is parsed here, every provider asked here.
+    """The default, which keeps nothing: this process parses every key and asks every provider itself.
 
     Attributes:
-        client: the process that this one decrypts a layer for; 0 if that is this process itself.
+        client: the number of the process for which this one decrypts a layer; 0 for none.
     """
 
     client = 0
@@ -46,16 +46,22 @@ class Kept:
 
         Args:
             file: the path of the key file, or "" for a key of the payload, which is never kept.
-            sources: everything that the result depends on, the password too.
-            parse: parses the key; its exceptions pass through.
+            sources: everything that the result depends on, including the password.
+            parse: parses the key; what it raises is passed on.
         """
         return parse()
 
     def ask(self, provider: Provider, operation: str, data: bytes, parameters: list[bytes]) -> bytes | None:
-        """Ask a keyprovider through the process that keeps connections.
+        """Ask a keyprovider through the process that keeps connections open.
+
+        Args:
+            provider: its entry in the configuration.
+            operation: `keyunwrap` or `keywrap`.
+            data: what to unwrap or wrap.
+            parameters: the client's parameters for this provider.
 
         Returns:
-            The provider's answer, or None if it must be asked from this process.
+            The provider's answer, or None if this process must ask it.
 
         Raises:
             ProviderError: the provider did not answer within its time limit.
@@ -63,5 +69,5 @@ class Kept:
         return None
 
     def has_opened(self, provider: Provider, data: bytes, parameters: list[bytes]) -> bool:
-        """Check whether the key-encryption key of a wrapped key is kept, so that nobody must be asked for it."""
+        """Check whether the key-encryption key of a wrapped key is kept, so that no key service must be asked."""
         return False

@@ -1,4 +1,4 @@
-"""The keys of a node, from the payload and the keys directory, and everything else that may open a layer."""
+"""The keyring, with keys from the payload and the keys directory, and all other settings for opening a layer."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PARAMETERS |= {"x509s": "", "pkcs11-yamls": ""}
 
 
 class Notes:
-    """What the operator should know.
+    """Notes for the operator.
 
     Attributes:
-        remarks: printed only if no key opens the layer.
+        remarks: lines to print only if no key opens the layer.
     """
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Notes:
             self._problems.append(line)
 
     def skip(self, name: str, reason: object) -> None:
-        """Warn that a file or payload entry, which may be a key, is not used."""
+        """Warn that a file or payload entry, which may hold a key, is not used."""
         self._skipped.append(f"{name} was skipped: {reason}")
 
 
@@ -61,8 +61,8 @@ class Keyring(KeyFile):
         kept: parsed keys that an earlier process has kept; by default none.
 
     Attributes:
-        kept: as above.
-        notes: says which files were skipped, and why.
+        kept: the same.
+        notes: warnings about files that were skipped, and other remarks.
     """
 
     def __init__(self, kept: Kept | None = None) -> None:
@@ -71,12 +71,12 @@ class Keyring(KeyFile):
         self.notes = Notes()
 
     def add(self, name: str, data: bytes, password: bytes = b"", file: str = "") -> None:
-        """Add the keys in a file or payload entry; if there is none, note why.
+        """Add the keys in a file or payload entry. If it has none, add a warning with the reason.
 
         Args:
             name: where the data came from, for messages.
             data: the content, at most KEY_FILE_BYTES.
-            password: opens the encrypted keys in it.
+            password: the password of the encrypted keys in it.
             file: the path of the file, or "" for a payload entry.
         """
         try:
@@ -90,6 +90,10 @@ class Keyring(KeyFile):
     def add_parameters(self, parameters: Mapping[str, Sequence[bytes]]) -> None:
         """Add the keys of a payload.
 
+        Args:
+            parameters: the payload's parameters by name, such as `privkeys` and `privkeys-passwords`; others are
+                ignored.
+
         Raises:
             PayloadError: there are more passwords than keys.
         """
@@ -102,16 +106,17 @@ class Keyring(KeyFile):
 
 
 class DecryptConfig(Record):
-    """Everything that may open a layer; ocicrypt has the same name for it.
+    """Everything that is needed to open a layer; ocicrypt has the same name for it.
 
     Attributes:
         keyring: the keys, and the notes for the operator.
-        parameters: those of the payload, among them `pkcs11-config` and one list for each keyprovider.
+        parameters: the payload's parameters, among them `pkcs11-config` and one list for each keyprovider.
         keyprovider_config: the file that configures keyproviders, or "" if none may be asked.
-        deny_config: the file whose deny rules hold, or "". It is the same file, even where no keyprovider is asked.
-        is_config_required: whether that file must exist, because an option and not only the environment names it.
-        budget: what the layer may still cost, or None for no bound.
-        subject: tells what keyproviders are asked about; only called if one is asked that records it.
+        deny_config: the file with the deny rules, or "". It is the same file, but its rules also hold where no
+            keyprovider may be asked.
+        is_config_required: whether that file must exist, because an option names it and not only the environment.
+        budget: the time and the attempts that are left for the layer, or None for no bound.
+        subject: describes the layer for keyproviders; only called if one is asked that records it.
     """
 
     keyring: Keyring
@@ -126,15 +131,15 @@ class DecryptConfig(Record):
         """Count operations with private keys before they are done.
 
         Raises:
-            WrappedKeyError: the layer is given up.
+            WrappedKeyError: the layer has used up its time or its attempts.
         """
         if self.budget:
             self.budget.spend(attempts)
 
     def seconds(self, wanted: float) -> float:
-        """Return how long something may take that wants so many seconds.
+        """Return how many of the wanted seconds an operation may take; see `Budget.seconds`.
 
         Raises:
-            WrappedKeyError: the layer is given up.
+            WrappedKeyError: the layer has used up its time or its attempts.
         """
         return self.budget.seconds(wanted) if self.budget else wanted

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from cryptography.exceptions import UnsupportedAlgorithm
 
-# The public `load_der_private_key` imports all key types and formats first, 30 ms that one key does not need.
+# The public `load_der_private_key` first imports all key types and formats, which takes 30 ms.
 from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -26,7 +26,7 @@ CURVE_NAMES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _NO_PASSWORD = "it is encrypted, and no password was given"  # noqa: S105 - a message
-_INCORRECT_PASSWORD = "Incorrect password"  # noqa: S105 - what the library says
+_INCORRECT_PASSWORD = "Incorrect password"  # noqa: S105 - a part of the library's message
 _WRONG_PASSWORD = "it is encrypted, and the password does not open it"  # noqa: S105 - a message
 
 
@@ -38,15 +38,15 @@ class PrivateKey:
     """A private key, parsed by `load` when it is first needed.
 
     Args:
-        name: where it came from, for messages: `privkeys[0]` or the name of a file.
-        form: how `data` is written.
+        name: its origin, for messages: `privkeys[0]` or the name of a file.
+        form: the form of `data`.
         data: one PEM block or DER, which both hold PKCS#1, PKCS#8, SEC1 or an OpenSSH key; one JWK; or PKCS#12.
-        password: opens an encrypted key; ignored for a plain one.
-        kid: the key ID that a JWK has, or "".
+        password: the password of an encrypted key; ignored for others.
+        kid: the key ID of a JWK, or "".
 
     Attributes:
         file: the path of the key file that it was read from, or "".
-        kept: what earlier processes kept; it is asked before the key is parsed.
+        kept: what earlier processes kept; it may have the parsed key already.
     """
 
     def __init__(self, name: str, form: Form, data: bytes, password: bytes, kid: str = "") -> None:
@@ -60,11 +60,11 @@ class PrivateKey:
         self._loaded: PrivateKeyObject | KeyFileError | None = None
 
     def load(self) -> PrivateKeyObject:
-        """Parse the key.
+        """Return the key, parsed; a failure is remembered, too.
 
         Raises:
-            KeyFileError: it is malformed, of a type, curve or cipher that is not supported, or its password is wrong
-                or missing.
+            KeyFileError: the key is malformed, its type, curve or cipher is not supported, or its password is wrong or
+                missing.
         """
         if self._loaded is None:
             try:
@@ -77,7 +77,7 @@ class PrivateKey:
         return self._loaded
 
     def describe(self) -> str:
-        """Name the key for a message: where it came from, its type, size and fingerprint."""
+        """Name the key for a message: its origin, type, size and fingerprint."""
         try:
             key = self.load()
         except KeyFileError:
@@ -103,7 +103,7 @@ class PrivateKey:
 
 
 def key_type(key: PrivateKeyObject) -> str:
-    """Name the type and the size: `RSA 2048`, `EC P-256`."""
+    """Return the type and the size, such as `RSA 2048` or `EC P-256`."""
     if isinstance(key, rsa.RSAPrivateKey):
         return f"RSA {key.key_size}"
     return f"EC {CURVE_NAMES.get(key.curve.name, key.curve.name)}"
@@ -125,10 +125,14 @@ def public_fingerprint(public: rsa.RSAPublicKey | ec.EllipticCurvePublicKey) -> 
 
 
 def _supported(key: object) -> PrivateKeyObject:
-    """Check that the type and the curve are ones that a scheme uses."""
+    """Return the key if schemes use its type and curve.
+
+    Raises:
+        KeyFileError: they do not.
+    """
     if isinstance(key, rsa.RSAPrivateKey):
         return key
-    from cryptography.hazmat.primitives.asymmetric import ec  # 1 ms that an RSA key does not need
+    from cryptography.hazmat.primitives.asymmetric import ec  # imported here, because an RSA key does not need it: 1 ms
 
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         kind = type(key).__name__.removesuffix("PrivateKey").strip("_")
@@ -139,7 +143,7 @@ def _supported(key: object) -> PrivateKeyObject:
 
 
 def _load_pem(block: bytes, password: bytes) -> object:
-    """Load the first PEM block by what it holds, not by its label."""
+    """Load the first PEM block by its content; its label does not count."""
     try:
         found = pem.split(block)[0]
         data = found.data()
@@ -183,10 +187,10 @@ def _load_der(data: bytes, password: bytes) -> object:
 
 
 def _load_with(data: bytes, password: bytes | None) -> object:
-    """Load without the 36 ms that validating an RSA key takes.
+    """Load a key without validating the numbers of RSA, which would take 36 ms.
 
-    The key comes from the operator of this program or from the client, so it is trusted; and if its numbers are
-    inconsistent, the authenticated decryption that follows fails.
+    The key comes from the operator or from the client, so it is trusted; and if its numbers are inconsistent, the
+    authenticated decryption that follows fails.
     """
     return openssl.keys.load_der_private_key(data, password, None, unsafe_skip_rsa_key_validation=True)
 
@@ -207,7 +211,10 @@ def _load_unusual(data: bytes, error: ValueError) -> object:
 
 
 def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> object:
-    """Load what the library has decrypted and then refuses, or say why not; a wrong password, too, gives something."""
+    """Load a key that the library decrypts but rejects, or explain why it cannot be loaded.
+
+    With a wrong password decryption may yield random bytes, which the library rejects as well.
+    """
     from decoder.keys.formats import pbes2
 
     try:
@@ -257,7 +264,7 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
                 if key is None:
                     raise KeyFileError("it holds no private key")
                 return key
-    if password:  # the key alone says more: which cipher, and whether it is one that the library does not know
+    if password:  # the key bag alone may fail with a better reason, such as an unknown cipher
         from decoder.keys.formats.pkcs12 import private_keys
 
         for inside in private_keys(data):
@@ -267,7 +274,7 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
 
 
 def _unknown_cipher(error: Exception) -> str:
-    """Name the cipher, key derivation or hash that the library's error calls unknown; "" if there is none."""
+    """Return a message about the cipher, key derivation or hash that the library does not know; "" for other errors."""
     _, found, identifier = str(error).partition("Unknown key encryption algorithm: ")
     if not found:
         return ""

@@ -1,1 +1,1 @@
-"""What an encrypted layer is: its payload, its annotations, its stream, its HMAC and digest."""
+"""The parts of an encrypted layer: its payload, its annotations, its stream, its HMAC and its digest."""

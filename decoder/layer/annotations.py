@@ -1,6 +1,6 @@
 """The annotations of an encrypted layer, parsed and built (ocicrypt's spec/ADVANCED layout).
 
-`….enc.pubopts` holds the public options, each `….enc.keys.SCHEME` wrapped private options.
+`….enc.pubopts` holds the public options; each `….enc.keys.SCHEME` holds wrapped private options.
 """
 
 from __future__ import annotations
@@ -34,7 +34,13 @@ DECODABLE = frozenset(
 
 
 class WrappedKey(Record):
-    """One item of one annotation: private options that some key opens."""
+    """A wrapped key: private options, encrypted to some key.
+
+    Attributes:
+        annotation: the name of the annotation that holds it.
+        number: its position there, from 0.
+        text: the base64.
+    """
 
     annotation: str
     number: int
@@ -42,12 +48,12 @@ class WrappedKey(Record):
 
     @property
     def scheme(self) -> str:
-        """The part of the annotation's name that says how it was wrapped: `jwe`, or `provider.NAME`."""
+        """The scheme that wrapped it, from the annotation's name: `jwe`, or `provider.NAME`."""
         return self.annotation.removeprefix(KEYS_PREFIX)
 
 
 class PrivateOptions(Record):
-    """What a wrapped key opens to: the 32-byte key, the 16-byte nonce, and the digest of the plain layer."""
+    """The content of a wrapped key: the 32-byte key, the 16-byte nonce, and the digest of the plain layer."""
 
     symmetric_key: bytes
     nonce: bytes
@@ -55,7 +61,7 @@ class PrivateOptions(Record):
 
 
 class PublicOptions(Record):
-    """The part of a layer's encryption that anybody can read and change: the HMAC and, wrongly, a nonce."""
+    """The options that anybody can read and change: the HMAC, and a nonce that some writers put here by mistake."""
 
     hmac: bytes
     nonce: bytes
@@ -70,10 +76,10 @@ class LayerKey(Record):
 
 
 def check_media_type(media_type: str) -> None:
-    """Check that a layer is encrypted in a way that this program knows.
+    """Check that a media type is that of an encrypted layer.
 
     Raises:
-        PayloadError: it is neither OCI's nor Docker's layer type with `+encrypted`.
+        PayloadError: it is not a layer type of OCI or Docker with `+encrypted`.
     """
     if media_type not in DECODABLE:
         raise PayloadError(f"the descriptor's media type {quoted(media_type)} is not that of an encrypted layer")
@@ -85,7 +91,7 @@ def has_wrapped_key(annotations: Mapping[str, str]) -> bool:
 
 
 def wrapped_keys(annotations: Mapping[str, str]) -> list[WrappedKey]:
-    """List the wrapped keys of a layer, annotations in the order of their names.
+    """Return the wrapped keys of a layer, with the annotations in the order of their names.
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
@@ -123,8 +129,11 @@ def parse_public_options(annotations: Mapping[str, str]) -> PublicOptions:
 def parse_private_options(text: bytes) -> PrivateOptions:
     """Parse the content of a wrapped key.
 
+    Args:
+        text: JSON, at most PRIVATE_OPTIONS_BYTES.
+
     Raises:
-        ValueError: it is malformed, or the key is not 32 or the nonce not 16 bytes long.
+        ValueError: it is malformed or longer, the key does not have 32 bytes, or the nonce does not have 16.
     """
     if len(text) > limits.PRIVATE_OPTIONS_BYTES:
         raise ValueError(f"the private options are longer than {limits.PRIVATE_OPTIONS_BYTES} bytes")
@@ -140,7 +149,7 @@ def parse_private_options(text: bytes) -> PrivateOptions:
 
 
 def layer_key(public: PublicOptions, private: PrivateOptions) -> LayerKey:
-    """Join both kinds of options. The HMAC does not cover the nonce, so only the private one counts.
+    """Join public and private options. The HMAC does not cover the nonce, so only the private nonce is used.
 
     Raises:
         LayerError: the public options name another nonce.
@@ -151,7 +160,7 @@ def layer_key(public: PublicOptions, private: PrivateOptions) -> LayerKey:
 
 
 def build_private_options(options: PrivateOptions) -> bytes:
-    """Build private options, which a scheme then wraps."""
+    """Build the JSON that a scheme then wraps."""
     return _compact(
         {
             "symkey": wire.encode_base64(options.symmetric_key),

@@ -24,7 +24,7 @@ HMAC_DIFFERS = "the layer is damaged or not authentic: its HMAC differs"
 
 
 def new_buffer(size: int) -> memoryview:
-    """Return a buffer of `size` bytes whose memory is allocated as it is written to, unlike that of a bytearray."""
+    """Return a buffer of `size` bytes. Its memory is allocated only where it is written, unlike a bytearray's."""
     return memoryview(mmap(-1, size, MAP_PRIVATE | MAP_ANONYMOUS))
 
 
@@ -38,8 +38,8 @@ class Beside:
     Args:
         work: takes each block.
         buffer_bytes: the size of every buffer, in bytes.
-        first_bytes: how much of a buffer is used before LARGE_AFTER_BYTES have been seen, if less: large
-            buffers cause fewer context switches, small ones let all processes begin earlier.
+        first_bytes: how much of a buffer to use until LARGE_AFTER_BYTES have been processed; None for all. Large
+            buffers cause fewer context switches; small ones let the processes in a pipeline start earlier.
     """
 
     def __init__(self, work: Callable[[memoryview], object], buffer_bytes: int, first_bytes: int | None = None) -> None:
@@ -59,12 +59,12 @@ class Beside:
         self.join()
 
     def free_buffer(self) -> memoryview:
-        """Wait until all blocks of a buffer are processed, and return it to be filled."""
+        """Wait until a buffer is no longer in use, and return it to be filled."""
         buffer = self._worker.free.get() if self._worker else self._buffer
         return buffer if self._bytes_seen >= limits.LARGE_AFTER_BYTES else buffer[: self._first_bytes]
 
     def update(self, block: memoryview) -> None:
-        """Process a block: the front part of the buffer that `free_buffer` returned last."""
+        """Process a block, which is the front part of the buffer that `free_buffer` returned last."""
         self._bytes_seen += len(block)
         if self._worker:
             self._worker.blocks.put(block)
@@ -75,7 +75,7 @@ class Beside:
             self._worker = _start(self._work, self._buffer)
 
     def join(self) -> None:
-        """Wait until every block is processed. May be called again."""
+        """Wait until every block is processed. A second call does nothing."""
         if self._worker:
             self._worker.join()
 
@@ -110,13 +110,13 @@ class Authenticator(Beside):
         """Compare the HMAC with the expected 32 bytes in constant time.
 
         Raises:
-            LayerError: they differ. The computed value is in no message.
+            LayerError: they differ. The message never holds the computed value.
         """
         if not self.fits(expected):
             raise LayerError(HMAC_DIFFERS)
 
     def fits(self, expected: bytes) -> bool:
-        """Compare likewise, and tell."""
+        """Check whether the HMAC is the expected one of 32 bytes, in constant time."""
         self.join()
         return _fits(self._hmac, expected)
 
@@ -127,14 +127,14 @@ class Authenticator(Beside):
 
 
 class OtherHmac:
-    """A further HMAC-SHA256 over the same blocks, with another 32-byte key."""
+    """A second HMAC-SHA256 over the blocks of an Authenticator, with another 32-byte key."""
 
     def __init__(self, key: bytes) -> None:
         self._hmac = HMAC(key, hashes.SHA256())
         self.update = self._hmac.update
 
     def fits(self, expected: bytes) -> bool:
-        """Compare the HMAC with the expected 32 bytes in constant time."""
+        """Check whether the HMAC is the expected one of 32 bytes, in constant time."""
         return _fits(self._hmac, expected)
 
 
@@ -147,7 +147,7 @@ def _fits(hmac: HMAC, expected: bytes) -> bool:
 
 
 def _start(work: Callable[[memoryview], object], buffer: memoryview) -> Worker | None:
-    """Start a second thread; None if none may be started (RLIMIT_NPROC, cgroups): then the first one does it all."""
+    """Start a second thread; return None if the system allows no further thread (RLIMIT_NPROC, cgroups)."""
     try:
         return Worker(work, buffer)
     except RuntimeError:
@@ -159,11 +159,11 @@ class Worker:
 
     Args:
         update: takes each block, in the second thread.
-        first_buffer: is in the ring, with RING_BUFFERS - 1 of its size.
+        first_buffer: the first buffer of the ring; RING_BUFFERS - 1 others of its size are added.
 
     Attributes:
-        blocks: those to be processed, each the front part of a buffer of the ring.
-        free: buffers to fill.
+        blocks: the blocks to process, each the front part of a buffer of the ring.
+        free: the buffers that may be filled.
     """
 
     def __init__(self, update: Callable[[memoryview], object], first_buffer: memoryview) -> None:
@@ -181,7 +181,7 @@ class Worker:
         self._thread.start()
 
     def join(self) -> None:
-        """Wait until every block is processed, and end the thread. May be called again."""
+        """Wait until every block is processed, and end the thread. Raise the thread's failure, if there was one."""
         self.blocks.put(None)
         self._thread.join()
         if self._failure:
@@ -191,6 +191,6 @@ class Worker:
         while (block := self.blocks.get()) is not None:
             try:
                 self._update(block)
-            except Exception as error:  # noqa: BLE001 - the caller waits for its buffer in any case
+            except Exception as error:  # noqa: BLE001 - the caller waits for its buffer; `join` raises the failure
                 self._failure = error
             self.free.put(memoryview(block.obj))

@@ -1,4 +1,4 @@
-"""Digests of blobs: how they are written, and computed block by block."""
+"""Digests of blobs: parsed, and computed block by block."""
 
 from __future__ import annotations
 

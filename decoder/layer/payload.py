@@ -18,7 +18,7 @@ TYPE_URL = "io.containerd.ocicrypt.v1.Payload"
 
 
 class Descriptor(Record):
-    """What the manifest says about a layer (OCI image-spec, descriptor)."""
+    """A layer's descriptor in its manifest (OCI image-spec, descriptor.md)."""
 
     media_type: str
     annotations: dict[str, str]
@@ -39,7 +39,7 @@ def parse_payload(data: bytes) -> Payload:
         data: protobuf `google.protobuf.Any`, at most PAYLOAD_BYTES.
 
     Raises:
-        PayloadError: anything is absent, of a wrong type, or over its limit.
+        PayloadError: a part is absent, has a wrong type, or exceeds its limit.
     """
     if not data:
         raise PayloadError("the payload on descriptor 3 is empty")
@@ -58,7 +58,7 @@ def parse_payload(data: bytes) -> Payload:
 
 
 def build_payload(payload: Payload) -> bytes:
-    """Build the bytes that `parse_payload` reads: what a client sends to containerd."""
+    """Build the bytes that `parse_payload` reads, as a client sends them to containerd."""
     parameters = {name: [wire.encode_base64(item) for item in items] for name, items in payload.parameters.items()}
     media_type, annotations, digest = payload.descriptor
     descriptor = {"mediaType": media_type, "digest": digest, "annotations": annotations}

@@ -49,18 +49,18 @@ if TYPE_CHECKING:
             """Seek to an offset, in bytes from the start."""
 
 
-_SLACK = 15  # update_into() requires room for all but one byte of another AES block.
+_SLACK = 15  # the room that update_into() requires behind its output: an AES block less one byte
 
 
 class Rewound:
-    """A source whose start was read ahead, and is read a second time.
+    """A source whose first bytes can be looked at before they are read.
 
     Args:
-        source: what to read.
+        source: the file to read.
         head_bytes: how much of it to read ahead, in bytes.
 
     Attributes:
-        head: the first `head_bytes`, or all if there are fewer.
+        head: the first `head_bytes`, or fewer if the source is shorter.
 
     Raises:
         StreamError: reading failed.
@@ -102,7 +102,7 @@ def decrypt(
         key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
         buffer_bytes: how much is read and decrypted at a time at most, in bytes.
         source_name: what a StreamError calls the source.
-        also: takes every block of ciphertext too, perhaps in another thread.
+        also: is called with every block of ciphertext, perhaps in another thread.
 
     Raises:
         LayerError: the HMAC differs; the last TAIL_BYTES of plaintext were not written.
@@ -127,8 +127,8 @@ def decrypt_verified(
 
     Args:
         source: the ciphertext, read to its end.
-        sink: takes the plaintext, after the verdict.
-        keys: as for `decrypt`; the first one whose HMAC fits is the layer's.
+        sink: takes the plaintext, once the HMAC is verified.
+        keys: candidates, each as for `decrypt`; the first one whose HMAC fits is used.
         spool: an empty file that only this process can read; it takes the ciphertext.
         buffer_bytes: how much is read and decrypted at a time at most, in bytes.
 
@@ -163,10 +163,10 @@ def encrypt(
     Args:
         source: the plaintext, read to its end.
         sink: takes the ciphertext, which has the same length.
-        symmetric_key: 32 bytes, never used for another layer.
+        symmetric_key: 32 bytes, which must never be used for another layer.
         nonce: 16 bytes, the first counter block.
-        buffer_bytes: how much is read and enciphered at a time, in bytes.
-        also: takes every block of ciphertext too, perhaps in another thread.
+        buffer_bytes: how much is read and encrypted at a time, in bytes.
+        also: is called with every block of ciphertext, perhaps in another thread.
 
     Returns:
         The 32-byte HMAC-SHA256 over the ciphertext.
@@ -224,7 +224,7 @@ def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> No
 
 
 def _release_all_but_tail(sink: Sink, plain: memoryview, held: int) -> int:
-    """Write what may be released, move the rest to the front, and return the size of the rest."""
+    """Write all but the last TAIL_BYTES, move those to the front, and return how many bytes are left there."""
     releasable = held - limits.TAIL_BYTES
     if releasable <= 0:
         return held

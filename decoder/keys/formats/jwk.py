@@ -40,7 +40,7 @@ def parse_public(members: dict[str, object]) -> rsa.RSAPublicKey | ec.EllipticCu
     """Build the public key of a JWK.
 
     Args:
-        members: those of the JWK; private ones are ignored.
+        members: the JWK's members; private ones are ignored.
 
     Raises:
         KeyFileError: it is malformed, of another type, or on a curve that is not supported.
@@ -59,7 +59,7 @@ def parse_public(members: dict[str, object]) -> rsa.RSAPublicKey | ec.EllipticCu
 
 
 def _reason(error: Exception) -> str:
-    """Return an error in our own words, because the library's message may quote the key."""
+    """Return the reason in our own words, because the library's message may quote the key."""
     return str(error) if isinstance(error, _MemberError) else "its numbers do not make a key"
 
 

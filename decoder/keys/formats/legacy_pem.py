@@ -1,6 +1,6 @@
 """Encrypted legacy PEM (RFC 1421 §4.6.1.3, OpenSSL's `-traditional`): the ciphers that the reference reads.
 
-Only the padding, and then the content, which is not a key, reveal a wrong password.
+The format has no integrity check: a wrong password shows only in bad padding, or in content that is not a key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from binascii import Error, unhexlify
 
 from decoder.errors import KeyFileError, quoted
 
-# Each cipher with the bytes of its key and of its block. Single DES is 3DES with one key three times.
+# The size of each cipher's key and block, in bytes. Single DES is done as 3DES with the same key three times.
 _CIPHERS = {
     "AES-128-CBC": (16, 16),
     "AES-192-CBC": (24, 16),
@@ -24,9 +24,9 @@ def decrypt(dek_info: str, ciphertext: bytes, password: bytes) -> bytes:
     """Decrypt the content of a PEM block.
 
     Args:
-        dek_info: the value of its header DEK-Info: cipher and IV in hexadecimal digits.
+        dek_info: the value of the header DEK-Info: the cipher, and the IV in hexadecimal digits.
         ciphertext: the decoded content.
-        password: of the key.
+        password: the key's password.
 
     Raises:
         KeyFileError: the cipher is not supported.
@@ -56,7 +56,7 @@ def decrypt(dek_info: str, ciphertext: bytes, password: bytes) -> bytes:
 
 
 def _derive_key(password: bytes, salt: bytes, size: int) -> bytes:
-    """Derive the key as OpenSSL's EVP_BytesToKey does with MD5 and one round; this format has nothing else."""
+    """Derive the key as OpenSSL's EVP_BytesToKey does with MD5 and one round; this format knows no other way."""
     import hashlib
 
     key = digest = b""

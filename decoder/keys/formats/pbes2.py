@@ -1,6 +1,7 @@
-"""Encrypted PKCS#8, scheme PBES2 (RFC 8018 §6.2), decrypted for keys that the library opens but does not know.
+"""Encrypted PKCS#8 with the scheme PBES2 (RFC 8018 §6.2).
 
-The library has tried the password and the parameters before, so that no more than the same work is done again.
+This decrypts keys that cryptography decrypts but then rejects, because it does not support the key inside. That
+library has checked the parameters before, so that the derivation here repeats only work that it accepted.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def decrypt(data: bytes, password: bytes) -> bytes:
     """Decrypt EncryptedPrivateKeyInfo.
 
     Args:
-        data: DER, whose parameters and password the library has accepted.
-        password: of the key.
+        data: the DER; cryptography has accepted its parameters.
+        password: the key's password.
 
     Returns:
         PKCS#8.
@@ -63,7 +64,7 @@ def decrypt(data: bytes, password: bytes) -> bytes:
 
 
 def is_sequence(plain: bytes) -> bool:
-    """Check whether what was decrypted is one SEQUENCE, as PKCS#8 is: one wrong password in 256 leaves good padding."""
+    """Check whether decrypted data is one SEQUENCE, as PKCS#8 is: one wrong password in 256 leaves good padding."""
     try:
         reader = Reader(plain)
         reader.take(SEQUENCE)
@@ -74,7 +75,7 @@ def is_sequence(plain: bytes) -> bool:
 
 
 def _algorithm(fields: Reader) -> tuple[bytes, Reader]:
-    """Read an AlgorithmIdentifier: its OID, and what follows that."""
+    """Read an AlgorithmIdentifier; return its OID, and a reader of its parameters."""
     inside = Reader(fields.take(SEQUENCE).value)
     return inside.take(OID).value, inside
 
@@ -87,12 +88,12 @@ def _block_cipher(cipher: bytes, key: bytes) -> BlockCipherAlgorithm:
 
 
 def _pbkdf2(parameters: Reader, password: bytes, size: int) -> bytes:
-    """RFC 8018 §A.2; the hash is SHA-1 if none is named."""
+    """Derive the key with PBKDF2 (RFC 8018 §A.2); the hash is SHA-1 if the parameters name none."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
     salt, iterations = parameters.take(OCTET_STRING).value, _integer(parameters)
-    parameters.optional(INTEGER)  # keyLength, which the cipher says too
+    parameters.optional(INTEGER)  # keyLength; the cipher determines it
     name = "SHA1"
     if function := parameters.optional(SEQUENCE):
         name = _HMACS.get(Reader(function.value).take(OID).value[-1:], "")
@@ -102,7 +103,7 @@ def _pbkdf2(parameters: Reader, password: bytes, size: int) -> bytes:
 
 
 def _scrypt(parameters: Reader, password: bytes, size: int) -> bytes:
-    """RFC 7914 §7."""
+    """Derive the key with scrypt (RFC 7914 §7)."""
     from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
     salt = parameters.take(OCTET_STRING).value

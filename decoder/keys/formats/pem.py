@@ -18,7 +18,7 @@ class PemBlock(Record):
     """One block.
 
     Attributes:
-        label: what follows BEGIN.
+        label: the words after BEGIN.
         headers: the lines `Name: value` before the base64 (RFC 1421 §4.4), which only encrypted legacy keys have.
         text: the base64, without white space.
     """
@@ -39,7 +39,7 @@ class PemBlock(Record):
 
 
 def split(data: bytes) -> list[PemBlock]:
-    """Find the blocks in a file, with any text between them; a block without an end has no text."""
+    """Return the blocks in a file, which may have any text between them; a block without an end has no text."""
     return [_block(part) for part in data.split(BEGIN)[1:]]
 
 

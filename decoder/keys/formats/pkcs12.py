@@ -1,6 +1,6 @@
-"""The keys in a PKCS#12 file (RFC 7292): all of them, where the library returns only one.
+"""All keys in a PKCS#12 file (RFC 7292); cryptography returns only one.
 
-A key bag holds PKCS#8, which is usually encrypted; the library opens it. Nothing is decrypted here.
+A key bag holds PKCS#8, which is usually encrypted. Nothing is decrypted here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def private_keys(data: bytes) -> list[bytes]:
         data: the file, BER.
 
     Returns:
-        At most PKCS12_KEYS keys; none if the file is malformed or has its keys elsewhere, which the library detects.
+        At most PKCS12_KEYS keys. None if the file is malformed or has its keys elsewhere; the caller then lets
+        cryptography read the file.
     """
     try:
         fields = Reader(Reader(data).take(SEQUENCE).value)
@@ -36,7 +37,7 @@ def private_keys(data: bytes) -> list[bytes]:
 
 
 def _content(info: Element) -> bytes | None:
-    """Return the content of a ContentInfo of the type data; what is encrypted is None."""
+    """Return the content of a ContentInfo of the type data; None for other types, such as encrypted ones."""
     fields = Reader(info.value)
     if fields.take(OID).value != _DATA:
         return None

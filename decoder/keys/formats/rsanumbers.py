@@ -13,16 +13,16 @@ from decoder.formats.ber import INTEGER, SEQUENCE, Reader
 def private_key(modulus: int, exponent: int, private_exponent: int, primes: list[int]) -> rsa.RSAPrivateKey:
     """Build a private key.
 
-    A key of more than two primes (RFC 8017 §3.2) becomes a pair of coprime factors, the first prime and the product of
-    the others: the Chinese remainder theorem needs no more. So the private operation stays the library's own, and no
-    arithmetic of ours handles a ciphertext. It is blinded as for two primes: OpenSSL makes the blinding of modulus and
-    public exponent alone (RSA_setup_blinding), and checks the result against the public key (rsa_ossl_mod_exp).
+    A key with more than two primes (RFC 8017 §3.2) is passed to OpenSSL as two coprime factors: the first prime, and
+    the product of the others. The Chinese remainder theorem needs no more. So OpenSSL does the private operation, and
+    no arithmetic here handles a ciphertext. Blinding works as for two primes, because OpenSSL derives it from the
+    modulus and the public exponent (RSA_setup_blinding), and checks the result with the public key (rsa_ossl_mod_exp).
 
     Args:
         modulus: n, of at most KEY_NUMBER_BYTES.
         exponent: e.
         private_exponent: d.
-        primes: all of them, at most RSA_PRIMES; or none, to have them computed.
+        primes: all primes of the key, at most RSA_PRIMES; or [], to compute them from the other numbers.
 
     Raises:
         ValueError: the numbers do not match each other.
@@ -51,7 +51,7 @@ def parse_multi_prime(der: bytes) -> rsa.RSAPrivateKey | None:
     """Parse PKCS#1 of version 1, multi-prime (RFC 8017 §A.1.2), by itself or within PKCS#8.
 
     Returns:
-        The key, or None if it is not one of this kind.
+        The key, or None if it is not a multi-prime key.
 
     Raises:
         ValueError: it is malformed.
@@ -82,7 +82,10 @@ def _number(fields: Reader) -> int:
 
 
 def _recovered(modulus: int, exponent: int, private_exponent: int) -> list[int]:
-    """Compute the primes from d (NIST SP 800-56B, appendix C), after a check that bounds the search."""
+    """Compute the primes from d (NIST SP 800-56B, appendix C).
+
+    Wrong numbers are rejected first, because the search would not end with them.
+    """
     if modulus < 3 or pow(pow(2, exponent, modulus), private_exponent, modulus) != 2:
         raise ValueError("the private exponent does not belong to the public key")
     return list(rsa.rsa_recover_prime_factors(modulus, exponent, private_exponent))
