@@ -115,7 +115,9 @@ def algorithms(key: PublicKeyObject) -> tuple[str, ...]:
     """
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < limits.RECIPIENT_RSA_BITS:
-            raise KeyFileError(f"its RSA key has {key.key_size} bits, and {limits.RECIPIENT_RSA_BITS} are the least")
+            raise KeyFileError(
+                f"its RSA key has {key.key_size} bits; at least {limits.RECIPIENT_RSA_BITS} are required"
+            )
         return _OF_RSA
     if key.curve.name not in _OF_CURVES:
         raise KeyFileError(f"its curve {quoted(key.curve.name)} is not supported")

@@ -57,12 +57,13 @@ class Budget:
         self._attempts -= attempts
 
     def seconds(self, wanted: float) -> float:
-        """Return how long a call to a keyprovider or a token may take: what it wants, or its share of what is left.
+        """Return how many of the wanted seconds a call to a keyprovider or a token may take.
 
-        A candidate that is slow cannot take the time of those that wait, but for UNWRAP_LEAST_SECONDS.
+        That is at most the call's share of the remaining time, so that a slow candidate leaves time for those that
+        wait; but never less than UNWRAP_LEAST_SECONDS while so much remains.
 
         Raises:
-            WrappedKeyError: nothing is left.
+            WrappedKeyError: the layer has used up its time or its attempts.
         """
         self.check()
         left = self._started + self._seconds() - monotonic()

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
         """What the room of a scheme provides."""
 
         def read_recipient(self, value: str, rules: RecipientRules) -> list[bytes]:
-            """Read and check what follows `--recipient SCHEME:`.
+            """Read and check the value of `--recipient SCHEME:VALUE`.
 
             Args:
-                value: a file, or what else SCHEMES says.
-                rules: what to accept.
+                value: a file, or another form that SCHEMES names.
+                rules: which recipients to accept.
 
             Returns:
-                What `wrap` takes for this recipient: one item for each key.
+                The items for `wrap`: one for each of the recipient's keys.
 
             Raises:
-                KeyFileError: it cannot be read or found, or the rules do not accept it.
+                KeyFileError: the recipient cannot be read or found, or the rules do not accept it.
                 WrappedKeyError: a library is not installed.
             """
 
@@ -57,20 +57,20 @@ if TYPE_CHECKING:
             """Open private options with the first key that fits.
 
             Returns:
-                The private options, or None if none of these keys opens them; `refused` was told why, key by key.
-                `Unproven` if nothing but the layer's HMAC can tell whether they are the right ones.
+                The private options, or None if no key opens them; `refused` was called with each key and the reason.
+                `Unproven` if only the layer's HMAC can tell whether they are the right ones.
 
             Raises:
-                WrappedKeyError: no key can open it, because it is malformed or not of a kind that is accepted, or
-                    `config` does not allow more attempts.
+                WrappedKeyError: the wrapped key is malformed or of a kind that is not accepted, or `config` allows no
+                    more attempts.
             """
 
         def names_key(self, wrapped: bytes, config: DecryptConfig) -> bool:
-            """Check whether it names a key that is there, or one of a keyprovider that was opened before.
+            """Check whether the wrapped key names a key at hand, or a keyprovider's key that was opened before.
 
             Raises:
                 ValueError: it is malformed.
-                WrappedKeyError: likewise.
+                WrappedKeyError: it is malformed.
             """
 
         def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
@@ -82,24 +82,28 @@ if TYPE_CHECKING:
 
             Raises:
                 ValueError: it is malformed.
-                WrappedKeyError: likewise.
+                WrappedKeyError: it is malformed.
             """
 
         def keep(self, wrapped: bytes, numbers: Collection[int]) -> bytes:
-            """Return the wrapped key without the recipients outside `numbers`, which count as `recipients` does.
+            """Return the wrapped key with only some of its recipients.
+
+            Args:
+                wrapped: the wrapped key.
+                numbers: the recipients to keep, by their position in the result of `recipients`.
 
             Raises:
-                WrappedKeyError: it is of a form that cannot be written without them.
+                WrappedKeyError: its form cannot be written without the others.
             """
 
 
-# Each scheme with what follows it in `--recipient SCHEME:VALUE`, in the order in which wrapped keys are tried: cheapest
-# first. Keyproviders, which have a scheme `provider.NAME` each, come after them all.
+# Each scheme with the form of VALUE in `--recipient SCHEME:VALUE`. Wrapped keys are tried in this order, the cheapest
+# scheme first. Keyproviders come last; each has a scheme of its own, `provider.NAME`.
 SCHEMES = {"jwe": "FILE", "pkcs7": "FILE", "pgp": "EMAIL|KEYID|FINGERPRINT", "pkcs11": "FILE"}
 REQUIRE_CONFIG = "require-config"
-"""If a file of this name is beside the configuration of keyproviders, no layer is opened without that configuration."""
+"""The name of a file beside the keyprovider configuration. If it exists, no layer opens without that configuration."""
 _QUICK = ("jwe", "pkcs7", "pgp")
-_UNPROVEN = "no key opened it, or it or the layer was changed; it has no integrity protection that would tell"
+_UNPROVEN = "no key opened it, or it or the layer was changed; it has no integrity protection that could tell which"
 PROVIDER = "provider"
 PROVIDER_PREFIX = f"{PROVIDER}."
 
@@ -118,11 +122,11 @@ def load(scheme: str) -> Scheme:
 
 
 def new_budget(keyprovider_config: str = "") -> Budget:
-    """Return what may be spent on one layer.
+    """Return the time and the attempts for one layer.
 
     Args:
-        keyprovider_config: the file that configures keyproviders, or "". The slowest of them gets its whole time, and
-            UNWRAP_EXTRA_SECONDS are for the rest; without keyproviders there are UNWRAP_SECONDS.
+        keyprovider_config: the file that configures keyproviders, or "". With keyproviders, the time is the longest
+            limit of any of them plus UNWRAP_EXTRA_SECONDS; without them it is UNWRAP_SECONDS.
     """
 
     def longest_seconds() -> float:
@@ -141,16 +145,16 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
     A wrapped key or a key that fails does not end the search.
 
     Args:
-        annotations: those of the layer's descriptor.
+        annotations: the annotations in the layer's descriptor.
         config: all keys and keyproviders.
-        media_type: of the layer, for the rules that deny it.
+        media_type: the layer's media type, for deny rules.
 
     Raises:
-        DeniedError: a rule of the configuration denies it; no key was tried.
-        LayerError: wrapped keys opened, but to malformed private options only.
-        UnprovenError: none opened but those that only the layer's HMAC can prove, which the error holds.
-        NoKeyError: none opened; it holds every attempt.
-        KeyProviderError: none opened, and a configured keyprovider failed.
+        DeniedError: a rule of the configuration denies the layer; no key was tried.
+        LayerError: wrapped keys opened, but only to malformed private options.
+        UnprovenError: only the layer's HMAC can tell whether a key opened the layer; the error holds the candidates.
+        NoKeyError: no wrapped key opened; the error lists every attempt.
+        KeyProviderError: no wrapped key opened, and a configured keyprovider failed.
     """
     search = KeySearch(annotations, config, media_type)
     if options := search.try_likely() or search.try_rest():
@@ -159,22 +163,22 @@ def unwrap_any(annotations: Mapping[str, str], config: DecryptConfig, media_type
 
 
 class KeySearch:
-    """The wrapped keys of one descriptor, tried in two rounds, so that other descriptors have their turn in between.
+    """The wrapped keys of one descriptor, tried in two rounds, so that other descriptors get a turn in between.
 
     Args:
-        annotations: those of the layer's descriptor.
-        config: all keys and keyproviders; its budget is for the layer, and a new one if there is none.
-        media_type: of the layer, for the rules that deny it.
-        is_only: whether no other descriptor may be the layer's.
+        annotations: the annotations in the layer's descriptor.
+        config: all keys and keyproviders. Without a budget for the layer, a new one is used.
+        media_type: the layer's media type, for deny rules.
+        is_only: whether this is the only descriptor that may be the layer's.
 
     Attributes:
-        unproven: what was unwrapped without integrity protection, at most UNPROVEN_KEYS. Neither the errors nor the
-            order of attempts depend on whether that are well-formed private options.
+        unproven: results of unwrapping without integrity protection, at most UNPROVEN_KEYS. Neither errors nor the
+            order of attempts depend on whether these results are well-formed private options.
 
     Raises:
-        DeniedError: a rule of the configuration denies it; no key was tried.
-        LayerError: it has too many wrapped keys.
-        NoKeyError: it has none.
+        DeniedError: a rule of the configuration denies the layer; no key was tried.
+        LayerError: there are more than WRAPPED_KEYS.
+        NoKeyError: there are no wrapped keys.
     """
 
     def __init__(
@@ -197,9 +201,9 @@ class KeySearch:
         self._malformed: LayerError | None = None
 
     def try_likely(self) -> PrivateOptions | None:
-        """Try what names a key that is there or was opened before, then keys on this machine; no other keyprovider.
+        """Try wrapped keys that name a key at hand or one opened before, then those for key files; nothing slower.
 
-        At most about UNWRAP_FIRST_ATTEMPTS are made.
+        About UNWRAP_FIRST_ATTEMPTS attempts are made at most.
         """
         if len(self._items) == 1 and (self._is_only or self._items[0].scheme in _QUICK):
             return self._try(self._items)  # nothing has to be put in order
@@ -208,11 +212,11 @@ class KeySearch:
         return self._try([*named, *quick], limits.UNWRAP_FIRST_ATTEMPTS)
 
     def try_rest(self) -> PrivateOptions | None:
-        """Try what the first round has left."""
+        """Try the wrapped keys that the first round did not."""
         return self._try(list(self._waiting))
 
     def error(self) -> NoKeyError | LayerError:
-        """Return why no wrapped key opened, with every attempt."""
+        """Return the error that no wrapped key opened, with every attempt."""
         if self._malformed:
             return self._malformed
         from decoder.keywrap.advice import advice
@@ -276,11 +280,11 @@ class KeySearch:
                 wire.decode_base64(item.text), self._config
             )
         except (ValueError, WrappedKeyError):
-            return False  # its attempt says why
+            return False  # trying it reports the reason
 
 
 def _may_deny(config_file: str) -> bool:
-    """Return false only if the file is absent and REQUIRE_CONFIG, beside it, does not require it."""
+    """Check whether deny rules must be read; False only if the file and REQUIRE_CONFIG beside it are both absent."""
     for path in (config_file, os.path.join(os.path.dirname(config_file), REQUIRE_CONFIG)):
         try:
             os.lstat(path)

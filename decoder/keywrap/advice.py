@@ -1,4 +1,4 @@
-"""What to look at when no key opens a layer: whom the layer is encrypted for, and which keys there are."""
+"""Advice for when no key opens a layer: the layer's recipients, and the keys that were available."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _NAMES = 8  # of recipients in a line
 
 
 def advice(items: Sequence[WrappedKey], keyring: Keyring) -> list[str]:
-    """Describe where keys were looked for, and for each scheme the layer's recipients and how many keys there were.
+    """Return lines about where keys were searched, and for each scheme the layer's recipients and the number of keys.
 
-    Keyproviders are left out, because each wrapped key has its own line about why they did not unwrap it.
+    Keyproviders are left out: each of their wrapped keys has its own line with the reason of the failure.
 
     Args:
         items: the wrapped keys.
@@ -54,6 +54,6 @@ def _recipients(item: WrappedKey) -> Iterator[str]:
     try:
         names = keywrap.load(item.scheme).recipients(wire.decode_base64(item.text), {})
     except (ValueError, WrappedKeyError):
-        return  # its attempt says so
+        return  # the attempt's line has the reason
     for name in names[: limits.WRAPPED_KEYS]:
         yield name.text

@@ -1,4 +1,4 @@
-"""One keyprovider is asked: in this process, by a command, or over gRPC or ttrpc."""
+"""A call to one keyprovider: in this process, by a command, or over gRPC or ttrpc."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from decoder.provider.audit import Operation, Provider
 
 _PACKETS = "attestation-agent"
-NO_PARAMETER = b"Enabled"  # what clients send for `provider:NAME` alone
+NO_PARAMETER = b"Enabled"  # the parameter that clients send for `provider:NAME` alone
 
 
 def ask(
@@ -42,15 +42,15 @@ def ask(
 
     Args:
         provider: its entry in the configuration.
-        operation: whether to wrap or to unwrap.
-        data: what to wrap or to unwrap.
-        parameters: what the client has for this provider.
+        operation: `keywrap` or `keyunwrap`.
+        data: the options to wrap, or the wrapped key to unwrap.
+        parameters: the client's parameters for this provider.
         held: clients of key services, connections and opened keys to reuse; by default nothing is reused.
-        is_kek: whether what is wrapped is a key-encryption key.
+        is_kek: whether a key-encryption key is wrapped, and not a layer's options.
 
     Raises:
         NoKekServiceError: the provider does not wrap or unwrap key-encryption keys.
-        ProviderError: it failed.
+        ProviderError: the provider failed, or did not answer in time.
     """
     transport, seconds = provider.transport, provider.seconds
     if isinstance(transport, MalformedProvider):
@@ -70,16 +70,16 @@ def ask(
 
 
 def has_opened(provider: Configured, data: bytes, parameters: list[bytes], held: Held) -> bool:
-    """Check whether a key-encryption key is kept; nobody is asked for it.
+    """Check whether the key-encryption key of a wrapped key is kept, without asking the provider for it.
 
     Args:
         provider: its entry in the configuration.
         data: the wrapped key of a layer.
-        parameters: what the client has for this provider.
-        held: what is kept.
+        parameters: the client's parameters for this provider.
+        held: the keys that are kept.
 
     Raises:
-        ProviderError: it is malformed, or its key may not be used.
+        ProviderError: the wrapped key is malformed, or its key may not be used.
     """
     if held.keks is None or not (letter := envelope.parse(data)):
         return False
@@ -92,7 +92,7 @@ def has_opened(provider: Configured, data: bytes, parameters: list[bytes], held:
 
 
 def _open_envelope(provider: Configured, letter: envelope.Envelope, parameters: list[bytes], held: Held) -> bytes:
-    """Open an envelope: its key-encryption key comes from the kept ones, or a server opens it."""
+    """Open an envelope with its key-encryption key, which is kept, or which the server unwraps."""
 
     def open_kek() -> bytes:
         opened = ask(provider, "keyunwrap", letter.wrapped_kek, parameters, held, is_kek=True)
@@ -118,7 +118,7 @@ def _ask_other(
     held: Held,
     is_kek: bool,
 ) -> bytes:
-    """Ask a provider in another process, by a message."""
+    """Ask a provider in another process."""
     transport, seconds = provider.transport, provider.seconds
     request = protocol.build_request(operation, data, provider.name, parameters)
     if len(request) > limits.PROVIDER_MESSAGE_BYTES:
@@ -172,7 +172,7 @@ def _ask_native(
             return service.perform(operation, data, texts, seconds)
     except ProviderError:
         raise
-    except Exception as error:  # a library's; its text may hold a secret, and another provider may succeed
+    except Exception as error:  # from a library: its text may hold a secret, and another provider may succeed
         raise ProviderError(f"it failed unexpectedly ({type(error).__name__})") from error
 
 
@@ -184,7 +184,7 @@ def _texts(parameters: list[bytes]) -> list[str]:
 
 
 def _native(native: NativeProvider, held: Held) -> AbstractContextManager[Provider]:
-    """Use a provider of our own, one that was made before or a new one."""
+    """Return a context with one of our own providers, kept from before or new."""
     from decoder import provider
 
     def create() -> Provider:

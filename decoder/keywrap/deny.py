@@ -1,7 +1,7 @@
-"""Layers that this host must not decrypt, even if one of its keys opens them.
+"""Deny rules: layers that this host must not decrypt, even if one of its keys opens them.
 
-The configuration of keyproviders has `"deny": [RULE, …]` beside its providers. A rule is a shell pattern of a scheme
-(`provider.attestation-agent`, `provider.*`, `jwe`), `media-type:PATTERN`, or `kid:PATTERN` of the key that a
+The keyprovider configuration has `"deny": [RULE, …]` beside its providers. A rule is a shell pattern for a scheme
+(`provider.attestation-agent`, `provider.*`, `jwe`), `media-type:PATTERN`, or `kid:PATTERN` for the key that a
 keyprovider's annotation names. The rules stop only honest images, because a registry can leave annotations out.
 """
 
@@ -24,14 +24,14 @@ def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> 
     """Check that no rule denies a layer.
 
     Args:
-        config_file: configures keyproviders. Without it, or if it cannot be understood, nobody knows which rules it
-            would hold: every layer is denied.
-        media_type: of the layer.
-        annotations: of the layer.
+        config_file: the keyprovider configuration. If it is absent or malformed, its rules are unknown, so every layer
+            is denied.
+        media_type: the layer's media type.
+        annotations: the annotations in the layer's descriptor.
 
     Raises:
-        DeniedError: the layer is denied.
-        LayerError: it has more than WRAPPED_KEYS.
+        DeniedError: a rule denies the layer, or the configuration cannot be read.
+        LayerError: the layer has more than WRAPPED_KEYS wrapped keys.
     """
     try:
         rules = _read_rules(read_key_file(config_file))
@@ -57,7 +57,7 @@ def check(config_file: str, media_type: str, annotations: Mapping[str, str]) -> 
 
 
 def _read_rules(data: bytes) -> list[tuple[str, str, str]]:
-    """Read rules as their text, their kind and their pattern."""
+    """Return the rules, each as its text, its kind and its pattern."""
     value = wire.parse_object(data)
     wire.object_value(wire.member(value, "key-providers"))
     rules = wire.list_value(wire.member(value, "deny"))
@@ -77,13 +77,13 @@ def _parse_rule(rule: str) -> tuple[str, str]:
 
 
 def _key_ids(item: WrappedKey) -> Iterator[str]:
-    """List everything that may be taken for the key that a keyprovider's annotation names, in all of its forms."""
+    """Yield every name that a provider may read as the key of a keyprovider's annotation, in all of its forms."""
     if not item.scheme.startswith(keywrap.PROVIDER_PREFIX):
         return
     try:
         members = wire.parse_object(wire.decode_base64(item.text))
     except ValueError:
-        return  # no provider can read it either
+        return  # no provider can read it, either
     for name, value in members.items():
         if name.lower() in _NAMES_OF_KEYS and isinstance(value, str):
             yield value

@@ -1,7 +1,7 @@
-"""Keyproviders as a scheme: private options wrapped and unwrapped by a command or a service.
+"""Keyproviders as a scheme: a command or a service wraps and unwraps private options.
 
-A provider gets only its own parameters: no private key of the payload or the node, and nothing that is meant for
-another provider.
+A provider gets only its own parameters: no private key of the payload or the node, and no parameter of another
+provider.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from decoder.keywrap.recipient import RecipientRules
 
 CONFIG_VARIABLE = "OCICRYPT_KEYPROVIDER_CONFIG"
-# Providers of our own that wrap without an entry in the configuration, for all that they need is in their parameter.
+# Our own providers that wrap without an entry in the configuration, because their parameter has everything they need.
 _WITHOUT_ENTRY = ("attestation-agent",)
-# Names of a payload's parameters that hold keys; no provider of such a name gets to see them.
+# Prefixes of the payload's parameters that hold keys. A provider with such a name does not get them.
 _KEY_PARAMETERS = ("privkeys", "x509s", "gpg-", "pkcs11-")
 
 
@@ -54,11 +54,12 @@ class KeyProvider:
     """One keyprovider, by the name that annotations give it.
 
     Args:
-        name: what follows `provider.` in the annotation's name.
-        config_file: configures keyproviders when wrapping; by default what $OCICRYPT_KEYPROVIDER_CONFIG names.
+        name: the part of the annotation's name after `provider.`.
+        config_file: the keyprovider configuration for wrapping; by default the file that $OCICRYPT_KEYPROVIDER_CONFIG
+            names.
         own: options of our own provider of this name, which then wraps instead of the configured one.
-        packet_format: `new` to wrap one key-encryption key for everything that this object wraps, `old` to have the
-            provider wrap each layer's options, "" for what suits the provider.
+        packet_format: `new`: the provider wraps one key-encryption key for everything that this object wraps; `old`:
+            it wraps each layer's options; "": whichever suits the provider.
         image: the reference of the image whose layers are wrapped, for the audit of keyprovider servers; "" for none.
     """
 
@@ -81,15 +82,15 @@ class KeyProvider:
 
     @property
     def warnings(self) -> list[str]:
-        """Problems of the configuration that `wrap` has read, and of the providers that it asked."""
+        """Problems with the configuration and with the providers, as far as `wrap` has met them."""
         return self._notes.warnings
 
     def unwrap(self, wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | Unproven:
-        """Unwrap with the first configured provider that can: first the one of this name, then those with this alias.
+        """Unwrap with the first configured provider that can: the one of this name, then those with this alias.
 
         Args:
-            wrapped: what the provider's `wrap` returned, at most PROVIDER_ANNOTATION_BYTES.
-            config: `keyprovider_config` is the file, `parameters` hold the provider's.
+            wrapped: the result of the provider's `wrap`, at most PROVIDER_ANNOTATION_BYTES.
+            config: `keyprovider_config` names the configuration, `parameters` holds the provider's parameters.
             refused: not called; every failure is in the exception.
 
         Raises:
@@ -115,7 +116,7 @@ class KeyProvider:
         return Unproven(opened) if is_unproven else opened
 
     def names_key(self, wrapped: bytes, config: DecryptConfig) -> bool:
-        """Check whether a provider is configured for the key that is named, or has opened it; see `keywrap.Scheme`."""
+        """Check whether a provider is configured for the named key, or has opened it before; see `keywrap.Scheme`."""
         named = {name.text for name in self.recipients(wrapped, {}) if name.is_unique}
         for provider in self._configured(config.keyprovider_config, Notes()):
             if _is_for(provider, named):
@@ -129,7 +130,7 @@ class KeyProvider:
 
         Args:
             options: the private options.
-            recipients: the parameters for the provider: what follows `provider:NAME:`, or none.
+            recipients: the parameters for the provider: the part after `provider:NAME:`, or none.
 
         Raises:
             WrappedKeyError: no provider is configured for the name.
@@ -156,7 +157,7 @@ class KeyProvider:
         return [value.encode()]
 
     def recipients(self, wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
-        """Name the one recipient as the JSON of most keyproviders does; see `keywrap.Scheme`."""
+        """Name the one recipient by the key that the provider's JSON names, if it does; see `keywrap.Scheme`."""
         try:
             value = wire.parse_object(wrapped)
         except ValueError:
@@ -185,7 +186,7 @@ class KeyProvider:
             return [Configured(self._name, NativeProvider(self._name, {}))]
 
     def _configured(self, config_file: str, notes: Notes) -> list[Configured]:
-        """Read the entries that answer to this name."""
+        """Return the configured providers with this name or alias."""
         missing = f"no keyprovider {quoted(self._name)} is configured"
         if not config_file:
             raise WrappedKeyError(f"{missing}: no configuration file is named ({CONFIG_VARIABLE})")
@@ -211,7 +212,7 @@ class KeyProvider:
 
 
 def longest_seconds(config_file: str) -> float:
-    """Return the longest time limit of a configured keyprovider; 0 if there is none or the file cannot be read."""
+    """Return the longest time limit of the configured keyproviders, in seconds; 0 if there are none."""
     try:
         found = parse_config(read_key_file(config_file))
     except (ProviderError, KeyFileError):
@@ -220,13 +221,16 @@ def longest_seconds(config_file: str) -> float:
 
 
 def _is_for(provider: Configured, names: set[str]) -> bool:
-    """Check whether the entry of one of our own providers names or allows a key; its service decides whether it may."""
+    """Check whether the entry of one of our own providers names or allows one of these keys.
+
+    This only decides what is tried first; the provider itself checks which keys it may use.
+    """
     if not isinstance(provider.transport, NativeProvider):
         return False
     named = [provider.transport.options.get(name) for name in ("key", "allow-key")]
     texts = [text for value in named for text in (value if isinstance(value, list) else [value])]
     return any(
-        fnmatchcase(name, text) or name.endswith(f"/{os.path.basename(text)}")  # a file stands for a key of its name
+        fnmatchcase(name, text) or name.endswith(f"/{os.path.basename(text)}")  # a file may hold the key of its name
         for name in names
         for text in texts
         if isinstance(text, str)
@@ -234,7 +238,7 @@ def _is_for(provider: Configured, names: set[str]) -> bool:
 
 
 def _is_unproven(wrapped: bytes) -> bool:
-    """Check whether it is a packet with A256CTR, which has no integrity protection."""
+    """Check whether a wrapped key is a packet with A256CTR, which has no integrity protection."""
     if b"ctr" not in wrapped.lower():
         return False
     try:
@@ -244,7 +248,7 @@ def _is_unproven(wrapped: bytes) -> bool:
 
 
 def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
-    """Return the answer of the first provider that succeeds; each that failed before it causes a warning."""
+    """Return the answer of the first provider that succeeds; add a warning for each that failed before."""
     failures = []
     for provider in providers:
         try:
@@ -259,7 +263,11 @@ def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Con
 
 
 def _checked_options(opened: bytes) -> bytes:
-    """Check that a result can be private options; otherwise the provider failed, and another may succeed."""
+    """Return a provider's result if it is private options.
+
+    Raises:
+        ProviderError: it is not; another provider may succeed.
+    """
     try:
         parse_private_options(opened)
     except ValueError as error:
@@ -273,10 +281,10 @@ def _new_kek(
     """Create a key-encryption key, and ask a provider to wrap it.
 
     Returns:
-        The key, and an empty envelope that has it wrapped; None if layers are to be wrapped one by one.
+        The key, and an envelope that holds the wrapped key; None if the provider is to wrap each layer's options.
 
     Raises:
-        ProviderError: it failed, or cannot do it although `packet_format` is `new`.
+        ProviderError: the provider failed, or does not wrap such keys although `packet_format` is `new`.
     """
     if packet_format == "old" or (not packet_format and not _suits_keks(provider)):
         return None
@@ -293,7 +301,7 @@ def _new_kek(
 
 
 def _suits_keks(provider: Configured) -> bool:
-    """Check whether key-encryption keys are the default: not for published formats that have no field for them."""
+    """Check whether to use key-encryption keys by default: not with published formats, which have no field for them."""
     transport = provider.transport
     if isinstance(transport, NativeProvider):
         return transport.provider not in envelope.WITHOUT_ENVELOPES

@@ -1,4 +1,4 @@
-"""Key ids of Confidential Containers: which resource of a key broker (KBS) an annotation means.
+"""Key IDs of Confidential Containers, which name a resource of a key broker (KBS).
 
 See docs/formats.md §6 and §8.
 """
@@ -27,19 +27,19 @@ _FORMS = (
         rf"kbs{_OTHER}://(?:{_HOST})?/(?P<path>{_SEGMENT}(?:/{_SEGMENT})*){_QUERY}",
         re.ASCII,
     ),
-    # Without a scheme, as old images have it, and as coco_keyprovider documents it with a host in front.
+    # Without a scheme, as in old images; and with a host in front, as coco_keyprovider documents it.
     re.compile(rf"(?:/|{_NAME}{_PORT}/)?(?P<path>{_RESOURCE}){_QUERY}", re.ASCII),
 )
 
 
 class ResourceId(Record):
-    """A resource of a key broker; `str` gives the form that annotations have, `kbs:///repository/type/tag`.
+    """A resource of a key broker; `str` returns the form in annotations, `kbs:///repository/type/tag`.
 
     Attributes:
         path: segments joined by slashes, three of them for the plugin `resource`. Each segment matches
             `[A-Za-z0-9_-][A-Za-z0-9_.-]*`, so the path is safe in a file name or a URL.
         plugin: the part of the broker that has the resource; one such segment.
-        query: what follows the question mark, for plugins that take one.
+        query: the text after the question mark, which some plugins take.
     """
 
     path: str
@@ -53,12 +53,12 @@ class ResourceId(Record):
 
 
 def parse_kid(text: str) -> ResourceId:
-    """Parse a key id: `kbs[+plugin]://[host[:port]]/path`, or `[host:port/]repository/type/tag`.
+    """Parse a key ID: `kbs[+plugin]://[host[:port]]/path`, or `[host:port/]repository/type/tag`.
 
-    The host is where the encrypting side expected the broker. It is ignored, as the readers in guests do.
+    The host is the broker's address as the encrypting side knew it. It is ignored, as the readers in guests do.
 
     Args:
-        text: at most COCO_KID_CHARACTERS.
+        text: the key ID, at most COCO_KID_CHARACTERS.
 
     Raises:
         ProviderError: the text has none of these forms.

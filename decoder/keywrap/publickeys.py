@@ -1,6 +1,7 @@
-"""Public keys to encrypt to: read from a file, chosen if there are several, and checked.
+"""Public keys of recipients: read from a file, selected if there are several, and checked.
 
-A key that passes the checks can open what is wrapped to it. All others are rejected before anything is written.
+The private half of a key that passes the checks can open the wrapped key. All other keys are rejected before anything
+is written.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class PublicKey(Record):
 
     Attributes:
         key: RSA or EC.
-        certificate: the certificate that it came in, DER, or b"".
-        members: those of the JWK that it came as; none otherwise.
+        certificate: the certificate that holds it, in DER, or b"".
+        members: the members of the JWK that it was read from; empty for other forms.
     """
 
     key: PublicKeyObject
@@ -54,17 +55,17 @@ class PublicKey(Record):
 
 
 def read_public_keys(data: bytes, rules: RecipientRules, *, certified: bool = False) -> list[PublicKey]:
-    """Read the public keys in a file that are to be encrypted to.
+    """Read the public keys of recipients in a file.
 
-    Of a certificate chain this is the leaf, in any order.
+    From a certificate chain only the leaf is taken; the order of the certificates does not matter.
 
     Args:
         data: PEM with any number of blocks, DER, a JWK or a JWK Set; at most KEY_FILE_BYTES.
-        rules: what to accept.
-        certified: only certificates count.
+        rules: which keys to accept.
+        certified: whether to take certificates only.
 
     Raises:
-        KeyFileError: there is none, there are several without `rules.all_keys`, or one cannot or must not be used.
+        KeyFileError: the file has no key, it has several without `rules.all_keys`, or a key cannot or must not be used.
     """
     found = _distinct(parse_public_keys(data))
     if certified:
@@ -79,10 +80,10 @@ def read_public_keys(data: bytes, rules: RecipientRules, *, certified: bool = Fa
 
 
 def parse_public_keys(data: bytes) -> list[PublicKey]:
-    """Parse every public key and certificate in a file; of a JWK Set those that may encrypt.
+    """Parse every public key and certificate in a file; of a JWK Set, those that are meant for encryption.
 
     Raises:
-        KeyFileError: there is none, more than RECIPIENT_KEYS, or a private key.
+        KeyFileError: the file has no public key, more than RECIPIENT_KEYS, or a private key.
     """
     if data.lstrip()[:1] == b"{":
         return _parse_json(data)
@@ -103,11 +104,11 @@ def check_size(bits: int, rules: RecipientRules) -> None:
     """Check that an RSA key is large enough.
 
     Raises:
-        KeyFileError: it has fewer bits than the rules want.
+        KeyFileError: it has fewer bits than the rules require.
     """
     if bits < (limits.WEAK_RSA_BITS if rules.allow_weak_keys else limits.RECIPIENT_RSA_BITS):
         hint = "" if bits < limits.WEAK_RSA_BITS else f"; --allow-weak-keys accepts {limits.WEAK_RSA_BITS}"
-        raise KeyFileError(f"its RSA key has {bits} bits, and {limits.RECIPIENT_RSA_BITS} are the least{hint}")
+        raise KeyFileError(f"its RSA key has {bits} bits; at least {limits.RECIPIENT_RSA_BITS} are required{hint}")
 
 
 def _parse_json(data: bytes) -> list[PublicKey]:
@@ -187,7 +188,7 @@ def _supported_key(key: object) -> PublicKeyObject:
 
 
 def _distinct(found: list[PublicKey]) -> list[PublicKey]:
-    """Leave out certificates of issuers and duplicate keys; of duplicates the certificate that expires last stays."""
+    """Leave out issuers' certificates and duplicate keys; of duplicates, keep the certificate that expires last."""
     certificates = {
         each.certificate: x509.load_der_x509_certificate(each.certificate) for each in found if each.certificate
     }

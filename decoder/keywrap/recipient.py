@@ -1,4 +1,4 @@
-"""What the schemes share about recipients: how a wrapped key names them, and which ones may be encrypted to."""
+"""Recipients, for all schemes: how a wrapped key names them, and which ones are accepted."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class RecipientRules(Record):
-    """What to accept as a recipient.
+    """Which recipients to accept.
 
     Attributes:
-        read_keyring: returns all OpenPGP certificates at hand.
-        allow_weak_keys: accept RSA keys of WEAK_RSA_BITS, and not only of RECIPIENT_RSA_BITS.
+        read_keyring: returns the OpenPGP certificates of the keyring.
+        allow_weak_keys: accept RSA keys from WEAK_RSA_BITS instead of RECIPIENT_RSA_BITS.
         allow_expired: accept certificates that are expired, not yet valid, or not meant for key encipherment.
         all_keys: if a file holds several unrelated keys or certificates, encrypt to all of them.
     """
@@ -28,11 +28,11 @@ class RecipientRules(Record):
 
 
 class KeyName(Record):
-    """How a wrapped key names the key of one recipient.
+    """The name of a recipient's key in a wrapped key.
 
     Attributes:
-        text: key ID, certificate, URL of a key, or only its algorithm; printable, within QUOTED_CHARACTERS.
-        is_unique: whether `text` stands for one key alone.
+        text: a key ID, certificate, URL of a key, or only its algorithm; printable, at most QUOTED_CHARACTERS.
+        is_unique: whether `text` identifies a single key.
     """
 
     text: str
@@ -45,5 +45,5 @@ def shown(text: object) -> str:
 
 
 def is_whole(text: str) -> bool:
-    """Check that `shown` has cut nothing off, because two long names may begin with the same characters."""
+    """Check that `shown` did not cut the text; two long names may begin with the same characters."""
     return "…" not in text

@@ -1,9 +1,9 @@
 """Private options whose wrapping has no integrity protection: CMS with CBC, and packets with A256CTR.
 
-Whoever serves such an image may change the wrapped key, and would learn the layer's key from which changes still open,
-if wrong keys, malformed options and a wrong HMAC were told apart. So what does not open is taken for random options:
-the HMAC over the whole layer is then the only judge, and its verdict comes at the same place for all of them, for
-commands that read images as for the decoder.
+The server of such an image can change the wrapped key and watch which changes still open. If wrong keys, malformed
+options and a wrong HMAC caused different errors, it could compute the layer's key. Therefore random options replace
+those that do not open. Then only the HMAC over the whole layer decides, and all failures look the same, in the decoder
+and in commands that read images.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _NOT_OPENED = "not opened"
 
 
 class Unproven(Record):
-    """What a key, or none, made of a wrapped key without integrity protection; b"" if none gave private options."""
+    """The result of unwrapping without integrity protection; b"" if no key gave private options."""
 
     opened: bytes
 
     def options(self) -> PrivateOptions | None:
-        """Return private options if they are well-formed; only what is not told to anybody may depend on that."""
+        """Return private options if they are well-formed. Nothing that others can observe may depend on the result."""
         try:
             options = parse_private_options(self.opened)
         except ValueError:
@@ -45,16 +45,16 @@ class Unproven(Record):
         return None if options.digest == _NOT_OPENED else options
 
     def options_or_random(self) -> PrivateOptions:
-        """Return private options that only the HMAC of the layer can tell from the right ones."""
+        """Return private options, or random ones if they are malformed: only the layer's HMAC tells the difference."""
         return self.options() or _random()
 
 
 class UnprovenError(LayerError):
-    """Nothing but the layer's HMAC can tell whether a key opens it; the one failure unless that proves a key.
+    """No key opened the layer, except perhaps one that only the layer's HMAC can prove.
 
     Args:
-        failure: what was tried; it does not depend on what was unwrapped.
-        unproven: what was unwrapped.
+        failure: the attempts; it does not depend on the results of unwrapping.
+        unproven: the results of unwrapping.
     """
 
     def __init__(self, failure: DecoderError, unproven: Sequence[Unproven]) -> None:
@@ -63,16 +63,16 @@ class UnprovenError(LayerError):
 
 
 def keys_to_prove(public: PublicOptions, unproven: Sequence[Unproven]) -> list[tuple[LayerKey, str]]:
-    """Return keys, with the digest of the plain layer, for the HMAC to judge; random ones where none was opened."""
+    """Return candidates for the layer's key, each with the plain layer's digest; random ones if none was opened."""
     return [_key_to_prove(public, each.options_or_random()) for each in unproven]
 
 
 class UnprovenKey(LayerKey):
-    """Keys of which at most one is the layer's, as only the HMAC can tell; as a LayerKey it is the first of them.
+    """Candidates for a layer's key, of which the HMAC may prove one. Used as a LayerKey, it is the first of them.
 
     Attributes:
-        keys: all of them, at least one.
-        error: the failure unless one is proven.
+        keys: the candidates, at least one.
+        error: the error to raise unless one is proven.
     """
 
     if TYPE_CHECKING:  # annotations would be fields of the record
@@ -81,7 +81,7 @@ class UnprovenKey(LayerKey):
 
     @classmethod
     def of(cls, public: PublicOptions, error: UnprovenError) -> UnprovenKey:
-        """Join public options with what was unwrapped."""
+        """Join the public options with the results of unwrapping."""
         keys = [key for key, _ in keys_to_prove(public, error.unproven)]
         joined = cls(*keys[0])
         joined.keys, joined.error = keys, error
@@ -89,7 +89,7 @@ class UnprovenKey(LayerKey):
 
 
 def _key_to_prove(public: PublicOptions, private: PrivateOptions) -> tuple[LayerKey, str]:
-    """Join both kinds of options; a nonce that differs tells no more than a wrong key."""
+    """Join both kinds of options. If the nonces differ, use a random key, which fails just as a wrong key does."""
     try:
         return layer_key(public, private), private.digest
     except LayerError:
@@ -97,7 +97,7 @@ def _key_to_prove(public: PublicOptions, private: PrivateOptions) -> tuple[Layer
 
 
 def not_opened() -> bytes:
-    """Return what a keyprovider answers if its key does not open a packet with A256CTR: random private options."""
+    """Return random private options: a keyprovider's answer if its key does not open a packet with A256CTR."""
     return build_private_options(_random())
 
 

@@ -35,10 +35,9 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
-    """Wrap private options to public keys: one JWE in JSON serialization for all of them, A256GCM inside.
+    """Wrap private options to public keys: one JWE in JSON serialization for all of them, with A256GCM.
 
-    Each recipient has a `kid` that distinguishes it: that of its JWK, or else the fingerprint by which messages name
-    keys.
+    Each recipient gets a `kid`: that of its JWK, or else the key's fingerprint, by which messages name keys.
 
     Args:
         options: the private options.
@@ -76,8 +75,8 @@ def unwrap_with(
     """Open a parsed JWE with the first private key that fits one of its recipients.
 
     Args:
-        jwe: from `parse`.
-        private: tried in this order, but keys whose key ID the JWE names come first.
+        jwe: the result of `parse`.
+        private: the keys to try, in this order; but keys whose key ID the JWE names come first.
         refused: is called with each key that does not open it, and the reason.
         spend: is called before each operation with a key.
 
@@ -98,7 +97,7 @@ def unwrap_with(
 
 
 def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
-    """Check by key IDs and fingerprints; see `keywrap.Scheme`."""
+    """Check whether a recipient has the key ID or fingerprint of a private key; see `keywrap.Scheme`."""
     from decoder.keys.privatekey import fingerprint
 
     key_ids = {recipient.joined.get("kid") for recipient in parse(wrapped).recipients} - {None, ""}

@@ -14,8 +14,8 @@ class JweRecipient(Record):
     """One recipient.
 
     Attributes:
-        joined: the protected, the shared and its own header, joined (RFC 7516 §7.2.1).
-        own: the shared and its own header, which are not authenticated.
+        joined: the protected, the shared and the recipient's header, joined (RFC 7516 §7.2.1).
+        own: the shared and the recipient's header, joined; they are not authenticated.
         encrypted_key: the content key, encrypted to the recipient.
     """
 
@@ -28,7 +28,7 @@ class Jwe(Record):
     """A JWE.
 
     Attributes:
-        value: its members as they came; of the compact form, only those that all forms have.
+        value: its members, not decoded; for the compact form, those that all forms have.
         members: `protected`, `iv`, `ciphertext`, `tag` and `aad`, decoded; empty if absent.
         recipients: at most JWE_RECIPIENTS.
     """
@@ -39,7 +39,7 @@ class Jwe(Record):
 
     @property
     def additional_data(self) -> bytes:
-        """What the content is authenticated with (RFC 7516 §5.1 step 14)."""
+        """The additional authenticated data of the content (RFC 7516 §5.1 step 14)."""
         protected, aad = (wire.encode_base64url(self.members[name]) for name in ("protected", "aad"))
         return (f"{protected}.{aad}" if aad else protected).encode()
 
@@ -65,7 +65,7 @@ def parse(wrapped: bytes) -> Jwe:
 
 
 def _parse_compact(text: bytes) -> Jwe:
-    """RFC 7516 §7.1."""
+    """Parse the compact serialization (RFC 7516 §7.1)."""
     parts = text.decode("ascii", "replace").split(".", 5)
     if len(parts) != 5:
         raise ValueError("it has neither the JSON nor the compact form")
@@ -75,7 +75,7 @@ def _parse_compact(text: bytes) -> Jwe:
 
 
 def _parse_json(text: bytes) -> Jwe:
-    """RFC 7516 §7.2. A line may be folded within a value, where JSON allows no line break."""
+    """Parse the JSON serialization (RFC 7516 §7.2), even with lines folded within a value, as some tools do."""
     try:
         value = wire.parse_object(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""How a JWE names its recipients."""
+"""The names of a JWE's recipients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decoder.keywrap.recipient import KeyName, is_whole, shown
 def key_name(header: Mapping[str, object]) -> KeyName:
     """Name a recipient by its joined header: key ID, key algorithm and curve.
 
-    Only the key ID identifies one key: that of a JWK, or the fingerprint that our own `wrap` writes.
+    Only a key ID identifies a single key; `wrap` writes that of the JWK, or the key's fingerprint.
     """
     parts = []
     key_id = header.get("kid")

@@ -1,4 +1,4 @@
-"""A JWE opened with one private key (RFC 7516 §5.2, RFC 7518 §4, §5)."""
+"""Opening a JWE with one private key (RFC 7516 §5.2, RFC 7518 §4, §5)."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _GCM_TAG_BYTES = 16
 
 
 class DoesNotFitError(Exception):
-    """This key opens the wrapped key of no recipient; the text says whether that was tried."""
+    """The key opens no recipient's wrapped key; the text says whether the key was tried."""
 
 
 def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
-    """Return the recipients whose algorithms are accepted; no key has been used yet.
+    """Return the recipients whose algorithms are accepted; no key is used for this.
 
     Raises:
-        WrappedKeyError: there is none.
+        WrappedKeyError: there is no such recipient.
     """
     accepted = []
     problem = "it has no recipient"
@@ -62,16 +62,16 @@ def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
 
 
 def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject, spend: Callable[[], None]) -> bytes:
-    """Try one key on every recipient whose key it could be.
+    """Return the content of a JWE, opened by a key that is tried on every recipient that it fits.
 
     Args:
         jwe: the message.
-        recipients: those that are acceptable.
+        recipients: the result of `acceptable`.
         key: the private key.
         spend: is called before each operation with the key.
 
     Raises:
-        DoesNotFitError: it opens none.
+        DoesNotFitError: the key opens no recipient's wrapped key.
         WrappedKeyError: `spend` does not allow more operations.
     """
     reason = "no recipient has a key of this type and size"
@@ -91,7 +91,7 @@ def open_with(jwe: Jwe, recipients: list[JweRecipient], key: PrivateKeyObject, s
 
 
 def could_fit(recipient: JweRecipient, key: PrivateKeyObject | PublicKeyObject) -> bool:
-    """Check from public values whether the key can be the recipient's, before it is used.
+    """Check from public values whether a key can be the recipient's, without using it.
 
     Raises:
         ValueError: the recipient's header is malformed.
@@ -129,11 +129,16 @@ def _epk(header: dict[str, object], name: str) -> str:
 
 
 def open_content(jwe: Jwe, recipient: JweRecipient, content_key: bytes) -> bytes:
-    """Open the content of a JWE with AES-GCM, after something else has opened the share of a recipient.
+    """Decrypt the content of a JWE with AES-GCM.
+
+    Args:
+        jwe: the message.
+        recipient: the recipient whose `encrypted_key` was opened.
+        content_key: the content key.
 
     Raises:
-        ValueError: the key, IV or tag has a wrong length, or the content is not encrypted so.
-        InvalidTag: it is another key, or the content was changed.
+        ValueError: the key, IV or tag has a wrong length, or the content is not encrypted with AES-GCM.
+        InvalidTag: the key is wrong, or the content was changed.
     """
     length = _GCM_KEY_BYTES.get(str(recipient.joined["enc"]))
     iv, ciphertext, tag = (jwe.members[name] for name in ("iv", "ciphertext", "tag"))
@@ -143,7 +148,7 @@ def open_content(jwe: Jwe, recipient: JweRecipient, content_key: bytes) -> bytes
 
 
 def _open_with_jwcrypto(jwe: Jwe, recipient: JweRecipient, key: PrivateKeyObject) -> bytes:
-    """Decrypt CBC-HMAC contents, which no program writes by default, with the library."""
+    """Decrypt content with CBC and HMAC by the library; this is slow, but no program writes such content by default."""
     from jwcrypto.common import JWException
     from jwcrypto.jwe import JWE
     from jwcrypto.jwk import JWK

@@ -1,4 +1,4 @@
-"""Public keys that a JWE is wrapped to, with the algorithm and the key ID of each."""
+"""Public keys of a JWE's recipients, each with its algorithm and key ID."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from decoder.keywrap.publickeys import PublicKey, PublicKeyObject
 
-_SAME_FAMILY = ("ECDH-ES",)  # without key wrapping, which allows only one recipient
+_SAME_FAMILY = ("ECDH-ES",)  # direct agreement, which allows only one recipient; key wrapping takes its place
 
 
 class JweKey(Record):
-    """A public key, and what the header of its recipient says: key algorithm and key ID."""
+    """A public key, and the key algorithm and key ID for the header of its recipient."""
 
     key: PublicKeyObject
     algorithm: str
@@ -33,15 +33,15 @@ class JweKey(Record):
         return JWK.from_pyca(self.key)
 
     def header(self) -> str:
-        """Return the header of its recipient, as JSON."""
+        """Return the recipient's header, as JSON."""
         return json.dumps({"alg": self.algorithm, "kid": self.key_id})
 
 
 def material(public: PublicKey) -> bytes:
-    """Write a public key as `jwe_key` reads it: a JWK as it came, every other as SubjectPublicKeyInfo.
+    """Build the bytes that `jwe_key` reads: a JWK with all its members, or SubjectPublicKeyInfo for any other key.
 
     Raises:
-        KeyFileError: its algorithm is not one that layers are wrapped with.
+        KeyFileError: layers are not wrapped with the key's algorithm.
     """
     _algorithm(public)
     return json.dumps(dict(public.members)).encode() if public.members else public.spki()
@@ -51,7 +51,7 @@ def jwe_key(data: bytes) -> JweKey:
     """Read one public key.
 
     Raises:
-        KeyFileError: it is not a public key, or not one for which a JWE can be wrapped and opened.
+        KeyFileError: it is not a single public key to which a JWE can be wrapped.
     """
     public, *others = parse_public_keys(data)
     if others:
@@ -59,12 +59,12 @@ def jwe_key(data: bytes) -> JweKey:
     if not isinstance(public.key, rsa.RSAPublicKey):
         check_curve(public.key)
     elif public.key.key_size < limits.WEAK_RSA_BITS:
-        raise KeyFileError(f"its RSA key has {public.key.key_size} bits, and {limits.WEAK_RSA_BITS} are the least")
+        raise KeyFileError(f"its RSA key has {public.key.key_size} bits; at least {limits.WEAK_RSA_BITS} are required")
     return JweKey(public.key, _algorithm(public), _key_id(public))
 
 
 def _algorithm(public: PublicKey) -> str:
-    """Choose the key algorithm: the JWK's own, or the default of its type."""
+    """Return the key algorithm: the JWK's own, or the default for the type of key."""
     fitting, default = (
         (RSA_HASHES, "RSA-OAEP") if isinstance(public.key, rsa.RSAPublicKey) else (ECDH_KEY_BYTES, "ECDH-ES+A256KW")
     )
@@ -77,7 +77,7 @@ def _algorithm(public: PublicKey) -> str:
 
 
 def _key_id(public: PublicKey) -> str:
-    """Return the key ID: that of the JWK, if it is short enough, or the fingerprint by which messages name keys."""
+    """Return the key ID: the JWK's own unless it is too long, otherwise the key's fingerprint."""
     own = public.members.get("kid")
     if isinstance(own, str) and 0 < len(own) <= limits.JWE_KEY_ID_CHARACTERS:
         return own

@@ -1,10 +1,10 @@
 """OpenPGP (RFC 9580): private options wrapped to the public keys of certificates.
 
-Accepted, before any key is looked at: session keys for RSA and ECDH (version 3), then data with integrity
-protection (SEIPD version 1 with its MDC), and nothing after it.
+The structure of a message is checked before any key is used: session keys for RSA and ECDH (version 3), then data with
+integrity protection (SEIPD version 1 with its MDC), and nothing after that.
 
-A library reads certificates and wraps. Messages are opened by the code here, because that library rejects what Go's
-openpgp writes: lengths that count leading zero bits (RFC 9580 §3.2) and first parts below 512 bytes (§4.2.1.4).
+The library pysequoia reads certificates and encrypts. The code here decrypts, because that library rejects messages of
+Go's openpgp: lengths that count leading zero bits (RFC 9580 §3.2), and first parts below 512 bytes (§4.2.1.4).
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
 
     Args:
         wrapped: the message, binary, at most PGP_BYTES.
-        config: `keyring.pgp` is tried in its order; only a key that the message names, or every key if it
-            has a hidden recipient. Expired and revoked keys open what was encrypted to them.
-        refused: told of each key or file that does not open it, and why.
+        config: the keys of `keyring.pgp` are tried in their order: those that the message names, or all if it has a
+            hidden recipient. Expired and revoked keys are tried, too.
+        refused: is called with each key or file that does not open it, and the reason.
 
     Returns:
         The private options, or None.
 
     Raises:
-        WrappedKeyError: it is malformed, not encrypted, without integrity protection, or opens to more than
+        WrappedKeyError: it is malformed, not encrypted, without integrity protection, or its content is longer than
             PRIVATE_OPTIONS_BYTES.
     """
     message = _parse(wrapped)
@@ -104,7 +104,7 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | N
 
 
 def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
-    """Check by key IDs; see `keywrap.Scheme`."""
+    """Check whether a recipient has the key ID of a secret key; see `keywrap.Scheme`."""
     key_ids = {share.key_id for share in _parse(wrapped).session_keys}
     for material in config.keyring.pgp:
         with suppress(KeyFileError):
@@ -139,7 +139,7 @@ def _parse(wrapped: bytes) -> Message:
 
 
 def _candidates(message: Message, material: KeyMaterial) -> list[SecretKey]:
-    """Find the keys in a file that the message may be encrypted to, before any work with them."""
+    """Return the keys in a file that the message may be encrypted to, without unlocking them."""
     found = find_secret_keys(material)
     candidates = [key for key in found if any(share.may_be_for(key) for share in message.session_keys)]
     if not candidates:
@@ -148,7 +148,7 @@ def _candidates(message: Message, material: KeyMaterial) -> list[SecretKey]:
 
 
 def _open(message: Message, key: SecretKey, spend: Callable[[], None]) -> bytes:
-    """Try a key on every session key that may be its own."""
+    """Try a key on every session key that may be encrypted to it."""
     spend()
     secret = unlock(key)
     for session_key in message.session_keys:
@@ -158,7 +158,7 @@ def _open(message: Message, key: SecretKey, spend: Callable[[], None]) -> bytes:
         try:
             content = decrypt_data(decrypt_session_key(key, secret, session_key.encrypted), message.data)
         except ValueError:
-            # One reason for them all: nobody may learn whether RSA, the padding or the MDC failed.
+            # One reason for all: an attacker must not learn whether RSA, the padding or the MDC failed.
             continue
         try:
             return literal_data(content)

@@ -1,4 +1,4 @@
-"""The algorithms that are accepted, by their numbers (RFC 9580 §9), and what several kinds of packet use."""
+"""The accepted algorithms by their numbers (RFC 9580 §9), and operations that several kinds of packet share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OTHER_CURVES: dict[bytes, ec.EllipticCurve] = {
     bytes.fromhex("2b240303020801010d"): ec.BrainpoolP512R1(),
 }
 CURVES = {CURVE25519, *OTHER_CURVES}
-# For messages: algorithms of keys that cannot decrypt, or that no library here offers.
+# Names, for messages, of algorithms whose keys cannot decrypt or are not supported.
 UNSUPPORTED = {
     3: "RSA for signatures",
     16: "Elgamal",
@@ -42,7 +42,7 @@ UNSUPPORTED_CIPHERS = {
 }
 
 _TRIPLE_DES, _CAST5 = 2, 3
-KEY_BYTES = {_TRIPLE_DES: 24, _CAST5: 16, 7: 16, 8: 24, 9: 32}  # of each cipher; AES from 7 on
+KEY_BYTES = {_TRIPLE_DES: 24, _CAST5: 16, 7: 16, 8: 24, 9: 32}  # by cipher; 7 to 9 are AES
 HASHES = {2: "sha1", 8: "sha256", 9: "sha384", 10: "sha512", 11: "sha224"}
 
 
@@ -56,9 +56,9 @@ def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
 
     Args:
         cipher: one of KEY_BYTES.
-        key: of the size in KEY_BYTES.
-        iv: one block.
-        data: of any length.
+        key: the key, of the size in KEY_BYTES.
+        iv: the initialization vector, one block.
+        data: the ciphertext, of any length.
 
     Raises:
         ValueError: the installed library does not have the cipher.
@@ -77,5 +77,5 @@ def decrypt_cfb(cipher: int, key: bytes, iv: bytes, data: bytes) -> bytes:
 
 
 def checksum(data: bytes) -> bytes:
-    """Add up all bytes, modulo 65536: the two bytes behind session keys and secret keys (RFC 9580 §5.1, §5.5.3)."""
+    """Return the checksum of session and secret keys: the sum of all bytes modulo 65536 (RFC 9580 §5.1, §5.5.3)."""
     return (sum(data) & 0xFFFF).to_bytes(2)

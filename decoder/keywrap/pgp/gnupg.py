@@ -1,4 +1,4 @@
-"""The keyring of a GnuPG installation, exported by its program."""
+"""The keyring of a GnuPG installation, exported by gpg."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ def gnupg_keyring(home: str | None = None, program: str = "gpg") -> bytes:
         Binary certificates, at most PGP_KEYRING_BYTES.
 
     Raises:
-        KeyFileError: gpg is not installed, fails, takes longer than GPG_SECONDS or exports more.
+        KeyFileError: gpg is not installed, fails, takes longer than GPG_SECONDS, or exports more than
+            PGP_KEYRING_BYTES.
     """
     deadline = time.monotonic() + limits.GPG_SECONDS
-    # As one word, a directory whose name begins with a dash is not taken for an option.
+    # In one word with the option, so that a directory whose name begins with a dash is not taken for an option.
     directory = [f"--homedir={os.path.abspath(home)}"] if home else []
     command = [program, "--batch", "--no-tty", "--quiet", *directory, "--export"]
     try:

@@ -1,6 +1,6 @@
-"""Certificates: found in keyrings, and whether they may be encrypted to.
+"""Certificates in keyrings: finding one, and checking that it can be encrypted to.
 
-Expiry, revocation and user IDs depend on signatures, which a library checks.
+Expiry, revocation and user IDs depend on signatures, which pysequoia checks.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 
 class KeyringEntry(Record):
-    """One certificate of a keyring, none of whose signatures has been checked.
+    """One certificate of a keyring; no signature has been checked yet.
 
     Attributes:
-        fingerprint: of the primary key, if that is of version 4.
-        packets: all of it, primary key first.
+        fingerprint: the fingerprint of the primary key, if that has version 4.
+        packets: all packets of the certificate, the primary key first.
     """
 
     fingerprint: bytes
@@ -50,15 +50,15 @@ class KeyringEntry(Record):
 
 
 def select(keyring: bytes, wanted: str) -> bytes:
-    """Find the one usable certificate in a keyring.
+    """Return the only usable certificate in a keyring that fits a name.
 
     Args:
         keyring: OpenPGP certificates, binary or armoured, at most PGP_KEYRING_BYTES.
-        wanted: e-mail address, name or whole text of a user ID that the certificate vouches for; or the
-            fingerprint (40 hexadecimal digits) or key ID (16) of the primary key.
+        wanted: the e-mail address, the name or the whole text of a self-signed user ID; or the fingerprint (40
+            hexadecimal digits) or the key ID (16) of the primary key.
 
     Raises:
-        KeyFileError: none fits, or more than one does.
+        KeyFileError: no certificate fits, or more than one does.
         WrappedKeyError: the library is not installed.
     """
     digits = wanted.replace(" ", "").removeprefix("0x").lower()
@@ -68,7 +68,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
     if not wanted:
         raise KeyFileError(problem)
     for entry in certificates(keyring):
-        # The library takes much longer than this, so it only gets certificates that can match.
+        # This check is much faster than the library, which therefore only gets certificates that can match.
         if not (entry.has_number(digits) if by_number else entry.mentions(wanted)):
             continue
         raw = b"".join(packet.raw for packet in entry.packets)
@@ -77,7 +77,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
             if by_number or _has_user_id(usable, wanted):
                 found[entry.fingerprint] = raw
         except KeyFileError as error:
-            # An expired certificate no longer vouches for its user IDs, so the packets have to identify it.
+            # The library shows no user IDs of an expired certificate, so its packets have to identify it.
             if by_number or entry.names(wanted):
                 problem = (
                     f"the certificate {entry.fingerprint.hex().upper()} for {quoted(wanted)} is not usable: {error}"
@@ -92,7 +92,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
 
 
 def _has_secret_keys(keyring: bytes) -> bool:
-    """Check for secret keys in a keyring that has been read before."""
+    """Check whether a keyring, which has been parsed before, holds secret keys."""
     split = packets.split(packets.dearmoured(keyring), limits.PGP_KEYRING_PACKETS)
     return any(packet.tag == packets.SECRET_KEY for packet in split)
 
@@ -113,7 +113,7 @@ def certificates(keyring: bytes) -> Iterator[KeyringEntry]:
         keyring: binary or armoured, at most PGP_KEYRING_BYTES and PGP_KEYRING_PACKETS.
 
     Raises:
-        KeyFileError: it is larger, or malformed; what comes before that has been yielded.
+        KeyFileError: it is larger, or malformed; certificates before that place have been yielded.
     """
     if len(keyring) > limits.PGP_KEYRING_BYTES:
         raise KeyFileError(f"the keyring is larger than {limits.PGP_KEYRING_BYTES} bytes")
@@ -139,7 +139,7 @@ def usable_certificate(data: bytes) -> Cert:
         data: one certificate, binary or armoured.
 
     Raises:
-        KeyFileError: it is malformed, without an accepted self-signature, revoked or expired.
+        KeyFileError: it is malformed, revoked or expired, or has no accepted self-signature.
         WrappedKeyError: the library is not installed.
     """
     certificate = _certificate(data)
@@ -184,7 +184,7 @@ def _has_user_id(certificate: Cert, wanted: str) -> bool:
 
 
 def _is_for(user_id: str, wanted: str) -> bool:
-    """Compare with the whole user ID, with its name, and with its e-mail address."""
+    """Check whether a user ID, its name or its e-mail address is the wanted one."""
     name, _, address = user_id.rpartition("<")
     name = name.partition("(")[0].strip()
     return wanted in (user_id, name) or wanted.lower() == address.removesuffix(">").lower()

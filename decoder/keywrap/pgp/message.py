@@ -17,23 +17,23 @@ _MDC_BYTES = 22  # with its header
 
 
 class Message(Record):
-    """A message as far as it can be read without a key.
+    """An encrypted message.
 
     Attributes:
-        session_keys: of version 3, at most PGP_RECIPIENTS and at least one.
-        data: what they open, integrity-protected (version 1).
+        session_keys: the session keys of version 3, from 1 to PGP_RECIPIENTS.
+        data: the encrypted data, with integrity protection (version 1).
     """
 
     session_keys: list[EncryptedSessionKey]
     data: bytes
 
     def wanted(self) -> str:
-        """Name the key IDs for a message."""
+        """Return the recipients' key IDs, for an error."""
         return ", ".join(sorted({session_key.key_id.hex().upper() for session_key in self.session_keys}))
 
 
 def parse_message(data: bytes) -> Message:
-    """Check the structure of an encrypted message (RFC 9580 §10.3): session keys, then their data, and no more.
+    """Parse an encrypted message (RFC 9580 §10.3): session keys, then data, and nothing more.
 
     Args:
         data: the message, binary.
@@ -82,8 +82,8 @@ def decrypt_data(session_key: bytes, data: bytes) -> bytes:
     """Decrypt the data of a message, and check its modification detection code (RFC 9580 §5.13.1).
 
     Args:
-        session_key: from `decrypt_session_key`.
-        data: of a Message.
+        session_key: the result of `decrypt_session_key`.
+        data: the data of a Message.
 
     Returns:
         The packets inside, authenticated.
@@ -106,13 +106,13 @@ def literal_data(content: bytes, depth: int = 0) -> bytes:
 
     Args:
         content: the packets.
-        depth: how many times they have been decompressed; PGP_NESTING at most.
+        depth: how often they have been decompressed, at most PGP_NESTING.
 
     Returns:
-        At most PRIVATE_OPTIONS_BYTES.
+        The literal data, at most PRIVATE_OPTIONS_BYTES.
 
     Raises:
-        ValueError: there is none or several, something is malformed, or it is longer.
+        ValueError: there is not exactly one piece of literal data, it is longer, or a packet is malformed.
     """
     skipped = (packets.SIGNATURE, packets.ONE_PASS_SIGNATURE, packets.MARKER, packets.PADDING)
     found = [packet for packet in packets.split(content, limits.PGP_PACKETS) if packet.tag not in skipped]
@@ -130,7 +130,7 @@ def literal_data(content: bytes, depth: int = 0) -> bytes:
 
 
 def _decompressed(body: bytes) -> bytes:
-    """Decompress at most twice PRIVATE_OPTIONS_BYTES, because there may be signatures (RFC 9580 §5.6)."""
+    """Decompress a packet (RFC 9580 §5.6) to at most twice PRIVATE_OPTIONS_BYTES, which leaves room for signatures."""
     import bz2
     import zlib
 

@@ -1,4 +1,4 @@
-"""How an OpenPGP message names its recipients: by key ID, or not at all (RFC 9580 §5.1)."""
+"""The names of an OpenPGP message's recipients: key IDs, or nothing for hidden ones (RFC 9580 §5.1)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def key_names(message: bytes) -> list[KeyName]:
 
 
 def keep_recipients(message: bytes, numbers: Collection[int]) -> bytes:
-    """Return the message without the recipients outside `numbers`, which count as `key_names` does."""
+    """Return the message with only the recipients in `numbers`, which are positions in the result of `key_names`."""
     left = []
     number = 0
     for packet in packets.split(message, limits.PGP_PACKETS):

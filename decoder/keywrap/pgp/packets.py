@@ -1,6 +1,6 @@
 """Packets, the fields in them, and the ASCII armour around them (RFC 9580 §3, §4, §6).
 
-Everything here raises ValueError on malformed input; the message says what is wrong with "it".
+Every function raises ValueError for malformed input; the text calls the input "it".
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Packet(Record):
     """One packet.
 
     Attributes:
-        tag: its type.
-        body: its content, with partial lengths joined.
-        raw: all of it as it came.
+        tag: the packet's type.
+        body: its content, with the parts of partial lengths joined.
+        raw: the whole packet as it was encoded.
     """
 
     tag: int
@@ -33,7 +33,7 @@ class Packet(Record):
 
 
 def split(data: bytes, most: int) -> Iterator[Packet]:
-    """Split into packets (RFC 9580 §4.2), one after the other.
+    """Yield the packets in `data` (RFC 9580 §4.2).
 
     Args:
         data: packets without armour.
@@ -60,7 +60,7 @@ def split(data: bytes, most: int) -> Iterator[Packet]:
 
 
 def _body(data: bytes, at: int, partial: bool) -> tuple[bytes, int]:
-    """RFC 9580 §4.2.1."""
+    """Read a packet's content after its tag (RFC 9580 §4.2.1); return it and the next offset."""
     parts = []
     while True:
         first = byte(data, at)
@@ -81,7 +81,7 @@ def _body(data: bytes, at: int, partial: bool) -> tuple[bytes, int]:
 
 
 def _legacy_body(data: bytes, at: int, kind: int) -> tuple[bytes, int]:
-    """RFC 9580 §4.2.2; a length that is not stated ends with the data."""
+    """Read a packet's content in the legacy format (RFC 9580 §4.2.2); one without a length ends with the data."""
     if kind == 3:
         return data[at:], len(data)
     width = 1 << kind

@@ -1,4 +1,4 @@
-"""Check, from their certificates, whether the recipients of a message can open it."""
+"""A check of an encrypted message against its recipients' certificates: can they open it?"""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def check_message(message: bytes, certificates: Sequence[bytes]) -> list[int]:
     """Check that `unwrap` reads a message, and that each certificate has a key among its recipients.
 
     Args:
-        message: encrypted to these certificates, binary.
-        certificates: binary or armoured.
+        message: the message, binary.
+        certificates: the certificates that it was encrypted to, binary or armoured.
 
     Returns:
-        The sizes in bits of the RSA keys that it is encrypted to.
+        The sizes of the RSA keys that it is encrypted to, in bits.
 
     Raises:
         KeyFileError: a certificate has no key that `unwrap` can use: RSA, or ECDH on a known curve.
@@ -39,7 +39,7 @@ def check_message(message: bytes, certificates: Sequence[bytes]) -> list[int]:
 
 
 def key_kinds(certificates: Sequence[bytes]) -> str:
-    """Name the types of the keys in certificates, for a message."""
+    """Return the types of the keys in certificates, for an error."""
     kinds: dict[str, None] = {}
     for certificate in certificates:
         with suppress(ValueError):
@@ -67,7 +67,7 @@ def _rsa_bits(body: bytes) -> int:
 
 
 def _encryption_keys(certificate: bytes) -> list[tuple[bytes, int]]:
-    """List the keys that `unwrap` can use: key IDs with RSA bits, or 0 for ECDH."""
+    """Return the ID of each key that `unwrap` can use, with the size of an RSA key in bits, or 0 for ECDH."""
     found = []
     for packet in packets.split(packets.dearmoured(certificate), limits.PGP_PACKETS):
         if packet.tag not in (packets.PUBLIC_KEY, packets.PUBLIC_SUBKEY) or packet.body[:1] != b"\4":

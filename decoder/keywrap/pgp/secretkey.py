@@ -1,4 +1,4 @@
-"""Secret keys of version 4: found in a file, and unlocked with its passphrase (RFC 9580 §5.5)."""
+"""Secret keys of version 4: finding them in a file, and unlocking them with its passphrase (RFC 9580 §5.5)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SecretKey:
 
     Args:
         material: the file.
-        body: of the key packet (RFC 9580 §5.5.3), for RSA or ECDH.
+        body: the content of the key packet (RFC 9580 §5.5.3), for RSA or ECDH.
 
     Raises:
         ValueError: it is malformed, or its modulus is longer than 16384 bits.
@@ -64,7 +64,7 @@ class SecretKey:
         self.key_id = self.fingerprint[-8:]
 
     def describe(self) -> str:
-        """Name the key for a message: where it came from, its type and key ID."""
+        """Name the key for a message: its origin, type and key ID."""
         if self.algorithm in RSA:
             kind = f"RSA {8 * len(self.numbers[0])}"
         elif self.curve in OTHER_CURVES:
@@ -75,13 +75,13 @@ class SecretKey:
 
 
 def find_secret_keys(material: KeyMaterial) -> list[SecretKey]:
-    """Find the keys in a file that can decrypt, subkeys first, because primary keys seldom do.
+    """Return the keys in a file that can decrypt, subkeys first, because primary keys seldom can.
 
     Args:
         material: OpenPGP secret keys, binary or armoured, at most KEY_FILE_BYTES.
 
     Raises:
-        KeyFileError: there is none, or it is malformed.
+        KeyFileError: the file has no such key, or is malformed.
     """
     if len(material.data) > limits.KEY_FILE_BYTES:
         raise KeyFileError(f"it is larger than {limits.KEY_FILE_BYTES} bytes")
@@ -102,7 +102,7 @@ def find_secret_keys(material: KeyMaterial) -> list[SecretKey]:
 
 
 def _type_name(body: bytes) -> str:
-    """Name the type of a key packet that is not supported."""
+    """Return the type of a key packet that is not supported, for a message."""
     if body[:1] != b"\4":
         return f"version {byte(body, 0)}"
     return UNSUPPORTED.get(byte(body, 5), f"{byte(body, 5)}")
@@ -112,7 +112,7 @@ def fingerprint(public: bytes) -> bytes:
     """Compute the fingerprint of a public key, version 4 (RFC 9580 §5.5.4.2).
 
     Args:
-        public: body of the public key packet, at most 65535 bytes.
+        public: the content of the public key packet, at most 65535 bytes.
 
     Raises:
         ValueError: it is longer.
@@ -126,10 +126,11 @@ def unlock(key: SecretKey) -> list[bytes]:
     """Decrypt the secret numbers of a key with its file's passphrase (RFC 9580 §5.5.3).
 
     Returns:
-        d, p, q and the inverse of p modulo q for RSA; one scalar for ECDH. They are not validated.
+        For RSA d, p, q and the inverse of p modulo q; for ECDH one scalar. They are not validated.
 
     Raises:
-        KeyFileError: they are malformed, stored elsewhere, protected in an unknown way or by another passphrase.
+        KeyFileError: the numbers are malformed, stored elsewhere, protected in an unsupported way, or protected by
+            another passphrase.
     """
     sources = [bytes([key.algorithm]), key.secret, key.material.password]
     return key.material.kept.parsed(key.material.file, sources, lambda: _unlock(key))
@@ -157,7 +158,7 @@ def _check_protection(key: SecretKey, usage: int) -> None:
     known = usage in (_SHA1_CHECKED, _SUM_CHECKED)
     if known and byte(key.secret, 2) == _GNU_STUB:
         raise KeyFileError("its secret part is not in this file, but elsewhere or on a card")
-    cipher = byte(key.secret, 1) if known else usage  # the oldest form has the cipher alone, and no salt
+    cipher = byte(key.secret, 1) if known else usage  # the oldest form has only the cipher here, and no salt
     if not known or cipher not in KEY_BYTES:
         raise KeyFileError(f"its passphrase protects it with {_protection(usage, cipher)}, which is not supported")
     if not key.material.password:

@@ -1,4 +1,4 @@
-"""Session keys that are encrypted to public keys, version 3 (RFC 9580 §5.1)."""
+"""Session keys, encrypted to public keys: packets of version 3 (RFC 9580 §5.1)."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class EncryptedSessionKey(Record):
     """A session key for one recipient.
 
     Attributes:
-        key_id: 8 bytes, of the key that opens it; zeros for a hidden recipient.
-        algorithm: of that key.
+        key_id: the ID of the key that opens it, 8 bytes; zeros for a hidden recipient.
+        algorithm: the algorithm of that key.
         encrypted: the rest of the packet.
     """
 
@@ -34,12 +34,12 @@ class EncryptedSessionKey(Record):
     encrypted: bytes
 
     def may_be_for(self, key: SecretKey) -> bool:
-        """Check whether it is for this key, or for a hidden recipient with the algorithm of this key."""
+        """Check whether it names this key, or is for a hidden recipient with the algorithm of this key."""
         return self.key_id in (key.key_id, _HIDDEN) and (self.algorithm in RSA) == (key.algorithm in RSA)
 
 
 def parse_session_key(body: bytes) -> EncryptedSessionKey:
-    """Parse the packet, version 3.
+    """Parse the content of a packet of version 3.
 
     Raises:
         ValueError: it is cut short.
@@ -51,12 +51,12 @@ def decrypt_session_key(key: SecretKey, secret: list[bytes], encrypted: bytes) -
     """Decrypt a session key (RFC 9580 §5.1.3, §5.1.5).
 
     Args:
-        key: whose public part is used.
-        secret: its numbers, from `unlock`.
-        encrypted: that of an EncryptedSessionKey.
+        key: the key; only its public part is used.
+        secret: the key's secret numbers, from `unlock`.
+        encrypted: the field of an EncryptedSessionKey.
 
     Returns:
-        The cipher in one byte, and a key of its size.
+        The number of the cipher in one byte, then a key of that cipher's size.
 
     Raises:
         ValueError: it was encrypted to another key, or is malformed; callers must not reveal which.
@@ -86,7 +86,7 @@ def _decrypt_rsa(key: SecretKey, secret: list[bytes], encrypted: bytes) -> bytes
 
 
 def _decrypt_ecdh(key: SecretKey, secret: list[bytes], encrypted: bytes) -> bytes:
-    """RFC 9580 §11.4, with the padding of §11.5."""
+    """Decrypt with ECDH (RFC 9580 §11.4) and remove the padding (§11.5)."""
     (point,), at = mpis(encrypted, 0, 1)
     name, size = HASHES.get(byte(key.kdf, 2)), KEY_BYTES.get(byte(key.kdf, 3))
     if name is None or size is None:

@@ -1,7 +1,7 @@
 """PKCS#11: private options wrapped with RSA-OAEP to keys on hardware or software tokens.
 
-`{"version":0,"recipients":[{"version":0,"blob":BASE64,"hash":"sha256"|"sha1"}]}`, as ocicrypt writes it; without
-a hash it is SHA-1. The label is empty, and MGF1 uses the same hash (RFC 8017 §7.1).
+The form is ocicrypt's: `{"version":0,"recipients":[{"version":0,"blob":BASE64,"hash":"sha256"|"sha1"}]}`. An absent
+hash means SHA-1. The label is empty, and MGF1 uses the same hash (RFC 8017 §7.1).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from decoder.keywrap.recipient import KeyName, RecipientRules
 
 _HASHES: dict[str, type[hashes.HashAlgorithm]] = {"sha1": hashes.SHA1, "sha256": hashes.SHA256}
-_DEFAULT_READ = "sha1"  # what an absent hash means
+_DEFAULT_READ = "sha1"  # if the hash is absent
 _DEFAULT_WRITTEN = "sha256"
 _VERSION = 0
 _NO_PIN = "it has no PIN (pin-value or pin-source), and the private key needs one"
@@ -38,7 +38,7 @@ _RSA_BYTES = range(128, limits.PKCS11_BLOB_BYTES + 1)
 
 
 class WrappedBlob(Record):
-    """Private options encrypted to one key, and the hash of its OAEP."""
+    """Private options, encrypted to one key, and the hash for OAEP."""
 
     hash_name: str
     blob: bytes
@@ -57,7 +57,7 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
-    """Wrap private options with the modules and the hash that the environment of this node allows; see `wrap_with`."""
+    """Wrap private options with the modules and the hash that this node's configuration allows; see `wrap_with`."""
     needs_token = any(is_key_file(recipient) for recipient in recipients)
     return wrap_with(options, recipients, node_config() if needs_token else Pkcs11Config(), chosen_hash())
 
@@ -68,9 +68,9 @@ def wrap_with(options: bytes, recipients: Sequence[bytes], allowed: Pkcs11Config
     Args:
         options: the private options; RSA-2048 holds 190 bytes with SHA-256 and 214 with SHA-1.
         recipients: public keys or certificates in PEM or DER, or YAML key files, whose public key is on a token.
-        allowed: which modules may be loaded for key files.
-        hash_name: the hash of OAEP, `sha1` or `sha256`; None for SHA-256, but SHA-1 for a key on a token that cannot
-            do SHA-256.
+        allowed: the modules that may be loaded for key files.
+        hash_name: the hash for OAEP, `sha1` or `sha256`. None means SHA-256, except for a key on a token that can only
+            do SHA-1.
 
     Raises:
         KeyFileError: a recipient is not a usable RSA key, or too small for the options.
@@ -83,14 +83,17 @@ def wrap_with(options: bytes, recipients: Sequence[bytes], allowed: Pkcs11Config
         entries.append({"version": _VERSION, "blob": wire.encode_base64(blob), "hash": hash_name or default_hash})
         sizes.append((key.key_size + 7) // 8)
     wrapped = json.dumps({"version": _VERSION, "recipients": entries}, separators=(",", ":")).encode()
-    # `unwrap` must read it, and find every recipient's share with the size of its key.
+    # Check that `unwrap` can read the result, and finds a blob of the right size for every recipient.
     if [len(each.blob) for each in _parse(wrapped)] != sizes:
         raise KeyFileError("a recipient could not open what was wrapped to it")
     return wrapped
 
 
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | None:
-    """Open private options with the modules that the payload, or else the node, allows; see `unwrap_with`."""
+    """Open private options with the modules that the payload's configuration, or else the node's, allows.
+
+    See `unwrap_with`.
+    """
     key_files = config.keyring.pkcs11
     try:
         allowed = applicable_config(config.parameters.get("pkcs11-config", ())) if key_files else Pkcs11Config()
@@ -114,16 +117,16 @@ def unwrap_with(
     Args:
         wrapped: the JSON, at most PKCS11_BYTES.
         key_files: YAML, tried in this order.
-        allowed: which modules may be loaded.
+        allowed: the modules that may be loaded.
         refused: is called with each key file that does not open it, and the reason.
-        config: says what may still be done for the layer; by default each token gets PKCS11_SECONDS.
+        config: the time and the attempts that are left for the layer; by default each token gets PKCS11_SECONDS.
 
     Returns:
         The private options, or None if no key opens them.
 
     Raises:
-        WrappedKeyError: it is malformed, of another version or hash, a library is not installed, or the layer is
-            given up.
+        WrappedKeyError: it is malformed or of another version or hash, a library is not installed, or the layer has
+            used up its time or its attempts.
     """
     blobs = _parse(wrapped)
     for key_file in key_files:
@@ -139,7 +142,7 @@ def unwrap_with(
 
 
 def is_key_file(data: bytes) -> bool:
-    """Check whether a file holds the URI of a key on a token, and not a public key, JWK or certificate."""
+    """Check whether a file is a key file with the URI of a key on a token, and not a public key or certificate."""
     if data.lstrip()[:1] == b"{":
         try:
             return "kty" not in (value := wire.parse_object(data)) and "keys" not in value
@@ -149,12 +152,12 @@ def is_key_file(data: bytes) -> bool:
 
 
 def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
-    """Return false: this form does not name keys; see `keywrap.Scheme`."""
+    """Return False, because this form does not name keys; see `keywrap.Scheme`."""
     return False
 
 
 def recipients(wrapped: bytes, subjects: Mapping[bytes, str]) -> list[KeyName]:
-    """Name the recipients by size and hash, because they have nothing else; see `keywrap.Scheme`."""
+    """Name the recipients by size and hash, because the form has nothing else; see `keywrap.Scheme`."""
     from decoder.keywrap.recipient import KeyName, shown
 
     names = []
@@ -174,7 +177,7 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
 
 
 def _parse_entries(wrapped: bytes) -> tuple[dict[str, object], list[object]]:
-    """Parse the JSON as far as its list of recipients."""
+    """Parse the JSON; return it, and its list of recipients, which are not parsed yet."""
     if len(wrapped) > limits.PKCS11_BYTES:
         raise WrappedKeyError(f"it is longer than {limits.PKCS11_BYTES} bytes")
     try:
@@ -220,7 +223,7 @@ def _check_version(value: dict[str, object]) -> None:
 
 
 def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config, seconds: float) -> bytes:
-    """Check first what needs no token, so that no module is loaded for a key file that cannot be used."""
+    """Open one of the blobs. Everything that needs no token is checked first, so that no module is loaded in vain."""
     from decoder.keywrap.pkcs11.token import decrypt
 
     key_file = parse_key_file(material.data)
@@ -234,14 +237,14 @@ def _open(blobs: list[WrappedBlob], material: KeyMaterial, allowed: Pkcs11Config
 def find_key(data: bytes, allowed: Pkcs11Config) -> str:
     """Find the key of a key file on its token, without decrypting anything.
 
-    The PIN is tried only if the token shows no public key without it, and never if that could lock the token.
+    The PIN is tried only if the token shows no public key without it, and never if a wrong one could lock the token.
 
     Args:
         data: the YAML of the key file.
-        allowed: which modules may be loaded.
+        allowed: the modules that may be loaded.
 
     Returns:
-        What was found, in a few words.
+        A few words for the user about the result.
 
     Raises:
         KeyFileError: the file, module, token, PIN or key cannot be used; the message says which.
@@ -259,14 +262,14 @@ def find_key(data: bytes, allowed: Pkcs11Config) -> str:
 
 
 class TokenKey:
-    """The key that a key file points to, for more than unwrapping layers.
+    """The RSA key on a token that a key file points to, for signing and decrypting.
 
     Args:
         data: the YAML of the key file.
-        allowed: which modules may be loaded.
+        allowed: the modules that may be loaded.
 
     Attributes:
-        public: its public half.
+        public: the public key.
 
     Raises:
         KeyFileError: the file, module, token or key cannot be used; the message says which.
@@ -283,20 +286,20 @@ class TokenKey:
         self.public = _public_key(data, allowed)[0]
 
     def sign(self, data: bytes) -> bytes:
-        """Sign with RSA PKCS #1 v1.5 and SHA-256; the errors are those of the class."""
+        """Sign with RSA PKCS #1 v1.5 and SHA-256; the errors are the same as for the class."""
         from decoder.keywrap.pkcs11.token import sign
 
         return sign(self._key_file, self._module, self._pin, data)
 
     def decrypt(self, blob: bytes, hash_name: str) -> bytes:
-        """Decrypt RSA-OAEP with `sha1` or `sha256`; the errors are those of the class."""
+        """Decrypt RSA-OAEP with the hash `sha1` or `sha256`; the errors are the same as for the class."""
         from decoder.keywrap.pkcs11.token import decrypt
 
         return decrypt(self._key_file, self._module, self._pin, [(hash_name, blob)])
 
 
 def _public_key(recipient: bytes, allowed: Pkcs11Config) -> tuple[rsa.RSAPublicKey, str]:
-    """Parse a public key, or read it from its token; return it with the hash to use."""
+    """Parse a public key, or read it from its token; return it with the default hash for it."""
     if not is_key_file(recipient):
         return _parse_public_key(recipient), _DEFAULT_WRITTEN
     from decoder.keywrap.pkcs11.token import public_numbers
@@ -321,7 +324,7 @@ def _parse_public_key(data: bytes) -> rsa.RSAPublicKey:
 
 
 def chosen_hash() -> str | None:
-    """Read $OCICRYPT_OAEP_HASHALG; values other than the two known ones are ignored."""
+    """Return the hash that $OCICRYPT_OAEP_HASHALG names; None if it names neither `sha1` nor `sha256`."""
     name = os.environ.get("OCICRYPT_OAEP_HASHALG", "").lower()
     return name if name in _HASHES else None
 
@@ -331,7 +334,7 @@ def _encrypt(options: bytes, key: rsa.RSAPublicKey, hash_name: str) -> bytes:
     room = (key.key_size + 7) // 8 - 2 * digest.digest_size - 2  # RFC 8017 §7.1.1
     if len(options) > room:
         raise KeyFileError(
-            f"an RSA {key.key_size} key holds {max(0, room)} bytes with {hash_name}, and the private options are "
-            f"{len(options)} bytes: use a larger key, or sha1 in OCICRYPT_OAEP_HASHALG if that makes the room"
+            f"an RSA {key.key_size} key can wrap {max(0, room)} bytes with {hash_name}, but the private options have "
+            f"{len(options)} bytes: use a larger key, or try OCICRYPT_OAEP_HASHALG=sha1"
         )
     return key.encrypt(options, padding.OAEP(padding.MGF1(digest), digest, None))

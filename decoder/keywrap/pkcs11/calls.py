@@ -1,4 +1,4 @@
-"""The calls into a PKCS#11 module, which only the child process makes."""
+"""Calls into a PKCS#11 module; only the child process makes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OAEP = {
     "sha1": (Mechanism.SHA_1, pkcs11.MGF.SHA1, None),
     "sha256": (Mechanism.SHA256, pkcs11.MGF.SHA256, None),
 }
-# Errors about a ciphertext; all others are about the token itself.
+# Errors that a wrong ciphertext causes; all others concern the token itself.
 _UNFIT = (
     ValueError,
     pkcs11.ArgumentsBad,
@@ -37,7 +37,7 @@ _UNFIT = (
 
 
 class _RefusedError(Exception):
-    """The token cannot perform the request; `wrong_pin_at` is the token that has refused the PIN."""
+    """The token cannot perform the request; `wrong_pin_at` identifies the token if it refused the PIN."""
 
     def __init__(self, reason: str, wrong_pin_at: str | None = None) -> None:
         super().__init__(reason)
@@ -65,7 +65,7 @@ def _load(module: str) -> _pkcs11.lib:
 
 
 def _find_token(module: _pkcs11.lib, wanted: dict[str, str]) -> pkcs11.Token:
-    """Find the one token that the URI names; a PIN must not be tried on any other."""
+    """Return the only token that fits the URI, because a PIN must not be tried on any other."""
     tokens = [token for token in _tokens(module) if _fits(token, wanted)]
     shown = quoted(", ".join(f"{name}={value}" for name, value in wanted.items()))
     if not tokens:
@@ -80,7 +80,7 @@ def _tokens(module: _pkcs11.lib) -> Iterator[pkcs11.Token]:
         try:
             token = slot.get_token()
         except pkcs11.PKCS11Error:
-            continue  # removed meanwhile, or not recognized
+            continue  # the token was removed meanwhile, or is not recognized
         if token.flags & TokenFlag.TOKEN_INITIALIZED:
             yield token
 
@@ -122,7 +122,7 @@ def _decrypt(request: Request, token: pkcs11.Token) -> Reply:
 
 
 def _decrypt_blob(key: Any, blob: bytes, hash_name: str, pin: str | None) -> bytes:
-    """Decrypt RSA-OAEP on the token, or unpad here if it refuses the parameters, as SoftHSM does for SHA-256."""
+    """Decrypt RSA-OAEP on the token. If it refuses the parameters, as SoftHSM does for SHA-256, unpad here."""
     always = _attribute(key, Attribute.ALWAYS_AUTHENTICATE, False)
     how: dict[str, Any] = {"pin": pin} if always else {}
     try:
@@ -133,7 +133,7 @@ def _decrypt_blob(key: Any, blob: bytes, hash_name: str, pin: str | None) -> byt
 
 
 def _sign(request: Request, token: pkcs11.Token) -> Reply:
-    """Sign with the one private key that fits the URI: PKCS #1 v1.5 with SHA-256, which every token can do."""
+    """Sign with the only private key that fits the URI: PKCS #1 v1.5 with SHA-256, which every token can do."""
     with _log_in(token, request) as session:
         keys = _find_keys(session, request, ObjectClass.PRIVATE_KEY)
         if len(keys) > 1:
@@ -171,7 +171,7 @@ def _public_key(request: Request, token: pkcs11.Token) -> Reply:
 
 
 def _public_numbers(session: pkcs11.Session, request: Request) -> dict[str, Reply]:
-    """Read modulus and exponent, and whether the token itself does OAEP with SHA-256, by modulus."""
+    """Return modulus, exponent, and whether the token supports OAEP with SHA-256, for each public key by modulus."""
     found: dict[str, Reply] = {}
     for key in _find_objects(session, request, ObjectClass.PUBLIC_KEY):
         modulus = key[Attribute.MODULUS].hex()
@@ -191,7 +191,7 @@ def _does_sha256(key: pkcs11.Object) -> bool:
 
 
 def _log_in(token: pkcs11.Token, request: Request) -> pkcs11.Session:
-    """Log in once with the PIN; never with one that this token has refused, and never on its last try."""
+    """Log in with the PIN, unless this token has refused it before, or a wrong PIN would lock the token."""
     name = quoted(token.label)
     identity = json.dumps([token.manufacturer_id, token.model, token.serial.hex(), token.label])
     if identity in request["wrong_pin_at"]:
@@ -200,7 +200,7 @@ def _log_in(token: pkcs11.Token, request: Request) -> pkcs11.Session:
         raise _RefusedError(f"the token {name} is locked: a wrong PIN was tried too often")
     if token.flags & TokenFlag.USER_PIN_FINAL_TRY:
         raise _RefusedError(
-            f"the token {name} would lock at one more wrong PIN, so none was tried: log in by hand, which resets it"
+            f"one more wrong PIN would lock the token {name}, so none was tried: log in by hand, which resets the count"
         )
     if not token.flags & TokenFlag.USER_PIN_INITIALIZED:
         raise _RefusedError(f"the token {name} has no user PIN set")
@@ -220,7 +220,7 @@ def _find_keys(session: pkcs11.Session, request: Request, kind: ObjectClass) -> 
 
 
 def _find_objects(session: pkcs11.Session, request: Request, kind: ObjectClass) -> list[pkcs11.Object]:
-    """Find at most PKCS11_OBJECTS RSA keys, and end the search, because a session does nothing else during one."""
+    """Return at most PKCS11_OBJECTS RSA keys. The search is completed, because it blocks the session until then."""
     wanted: dict[Attribute, object] = {
         Attribute.CLASS: kind,
         Attribute.KEY_TYPE: pkcs11.KeyType.RSA,

@@ -1,7 +1,7 @@
-"""The child process of `token`: one request from standard input, one line of JSON as the reply.
+"""The child process of `token`: it reads one request from standard input, and writes one line of JSON as the reply.
 
-A module that it loads gets /dev/null for standard streams, no other descriptor, and an environment that
-ends with this process.
+The module that it loads gets /dev/null as standard streams, no other open descriptor, and an environment that lasts
+only as long as this process.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def main() -> NoReturn:
     """Answer the request on standard input, and end the process.
 
     Raises:
-        UsageError: something else than this program started it.
+        UsageError: another program started it.
     """
     if _program_of(os.getppid()) != _program_of(os.getpid()):
-        raise UsageError("only the program itself starts this")
-    signal.alarm(int(limits.PKCS11_SECONDS) + 1)  # even if the parent is gone
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # the PIN is in this memory
+        raise UsageError("--pkcs11-child is internal: only ctd-decoder itself may pass it")
+    signal.alarm(int(limits.PKCS11_SECONDS) + 1)  # ends this process even if the parent is gone
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold the PIN
     with open(0, "rb", closefd=False) as source:
         request: Request = json.load(source)
     answer_to = os.dup(1)
@@ -43,7 +43,7 @@ def main() -> NoReturn:
 
 
 def _program_of(process: int) -> str:
-    """Return the path of a process's program, also if a newer version has taken its place; "" if it cannot be read."""
+    """Return the path of a process's program, even if an update has replaced the file; "" if it cannot be read."""
     try:
         return os.readlink(f"/proc/{process}/exe").removesuffix(" (deleted)")
     except OSError:

@@ -1,4 +1,4 @@
-"""Which PKCS#11 modules may be loaded: ocicrypt's configuration, and the search for a module in it."""
+"""The PKCS#11 modules that may be loaded: ocicrypt's configuration, and the search for a module."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SYSTEM_DIRECTORY = "/etc"
 
 
 class Pkcs11Config(Record):
-    """Where modules are looked for, and what may be loaded: files, or directories ending in a slash."""
+    """Directories to search for modules, and paths that may be loaded: files, or directories ending in a slash."""
 
     module_directories: tuple[str, ...] = ()
     allowed_module_paths: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ def applicable_config(from_payload: Sequence[bytes]) -> Pkcs11Config:
     """Return the payload's configuration if there is one, otherwise the node's.
 
     Args:
-        from_payload: YAML without an outer `pkcs11`; all but the first are ignored, as the reference does.
+        from_payload: YAML without an outer `pkcs11`; only the first is used, as in the reference.
 
     Raises:
         KeyFileError: the configuration that applies cannot be read or is malformed.
@@ -41,10 +41,12 @@ def applicable_config(from_payload: Sequence[bytes]) -> Pkcs11Config:
 
 
 def node_config() -> Pkcs11Config:
-    """Read the first that exists: $OCICRYPT_CONFIG, the user's configuration, the system's; without one, allow nothing.
+    """Read the node's configuration: $OCICRYPT_CONFIG, or else the user's file, or else the system's.
+
+    Without any of them no module is allowed.
 
     Raises:
-        KeyFileError: it cannot be read, or is malformed.
+        KeyFileError: the file cannot be read, or is malformed.
         WrappedKeyError: the YAML library is not installed.
     """
     named = os.environ.get("OCICRYPT_CONFIG")
@@ -60,16 +62,18 @@ def node_config() -> Pkcs11Config:
 
 
 def find_module(uri: Pkcs11Uri, config: Pkcs11Config) -> str:
-    """Find the module that a URI asks for, among those that the configuration allows, without loading it.
+    """Find the module that a URI names, without loading it.
 
     Returns:
         Its real path, so that the file that was checked is the one that is loaded.
 
     Raises:
-        KeyFileError: there is none, or it is not allowed.
+        KeyFileError: there is no such module, or the configuration does not allow it.
     """
     if not config.allowed_module_paths:
-        raise KeyFileError(f"no configuration ({FILE_NAME}, OCICRYPT_CONFIG) allows a PKCS#11 module")
+        raise KeyFileError(
+            f"no PKCS#11 module is allowed: list it in allowed-module-paths of {FILE_NAME} or $OCICRYPT_CONFIG"
+        )
     refused = []
     for candidate in _candidates(uri, config):
         place = os.path.join(os.path.realpath(os.path.dirname(candidate)), os.path.basename(candidate))
@@ -82,7 +86,7 @@ def find_module(uri: Pkcs11Uri, config: Pkcs11Config) -> str:
 
 
 def _directories() -> Iterator[str]:
-    """Yield where a configuration may be, the user's own first (XDG: relative paths are ignored)."""
+    """Yield the directories that may hold a configuration, the user's first. XDG says to ignore relative paths."""
     config_home = os.environ.get("XDG_CONFIG_HOME", "")
     if os.path.isabs(config_home):
         yield config_home
@@ -93,7 +97,7 @@ def _directories() -> Iterator[str]:
 
 
 def _internal() -> Pkcs11Config:
-    """Allow where distributions install modules: Fedora and SUSE, Arch, local, Debian."""
+    """Allow the directories where distributions install modules: Fedora and SUSE, Arch, local, Debian."""
     machine = os.uname().machine
     directories = (
         "/usr/lib64/pkcs11/",
@@ -137,7 +141,7 @@ def _paths(content: dict[str, object], name: str) -> tuple[str, ...]:
 
 
 def _candidates(uri: Pkcs11Uri, config: Pkcs11Config) -> Iterator[str]:
-    """Yield the files that a URI may mean by module-path, module-name, or both (RFC 7512 §2.4)."""
+    """Yield the files that a URI may name by module-path, module-name, or both (RFC 7512 §2.4)."""
     path, name = uri.query.get("module-path"), uri.query.get("module-name")
     if path is not None and not os.path.isabs(path):
         raise KeyFileError("its module-path is not absolute")
@@ -153,7 +157,7 @@ def _candidates(uri: Pkcs11Uri, config: Pkcs11Config) -> Iterator[str]:
 
 
 def _named(directory: str, name: str) -> Iterator[str]:
-    """Yield the files called NAME or libNAME with any ending: `softhsm2` means libsofthsm2.so."""
+    """Yield the files with the name NAME or libNAME and any suffix: `softhsm2` means libsofthsm2.so."""
     try:
         files = sorted(os.listdir(directory))
     except OSError:

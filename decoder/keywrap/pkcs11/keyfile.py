@@ -1,6 +1,6 @@
-"""PKCS#11 key files: YAML with a URI, and the environment that its module needs.
+"""PKCS#11 key files: YAML with the URI of a key, and environment variables for its module.
 
-`pkcs11: {uri: "pkcs11:…"}` and `module: {env: {NAME: value}}`, as ocicrypt has them.
+The form is ocicrypt's: `pkcs11: {uri: "pkcs11:…"}` and `module: {env: {NAME: value}}`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def parse_key_file(data: bytes) -> Pkcs11KeyFile:
     """Parse a key file of at most PKCS11_YAML_BYTES.
 
     Raises:
-        KeyFileError: it is malformed; the message quotes nothing of it, because it may hold a PIN.
+        KeyFileError: it is malformed; the message does not quote it, because it may hold a PIN.
         WrappedKeyError: the YAML library is not installed.
     """
     content = parse_yaml(data)
@@ -40,10 +40,10 @@ def parse_key_file(data: bytes) -> Pkcs11KeyFile:
 
 
 def read_pin(uri: Pkcs11Uri) -> str | None:
-    """Return the PIN that a URI holds or points to, without one trailing line break; None if there is none.
+    """Return the PIN that a URI holds or points to, without one trailing line break; None if it has no PIN.
 
     Raises:
-        KeyFileError: its file cannot be read, or it is empty, too long, or not UTF-8.
+        KeyFileError: the PIN's file cannot be read, or the PIN is empty, too long, or not UTF-8.
     """
     source = uri.query.get("pin-source")
     pin = uri.query.get("pin-value") if source is None else _read_pin_file(source)
@@ -68,7 +68,7 @@ def parse_yaml(data: bytes) -> dict[str, object]:
     if data.count(b"[") + data.count(b"{") > limits.PKCS11_YAML_BRACKETS:
         raise KeyFileError(f"it has more than {limits.PKCS11_YAML_BRACKETS} brackets")
     try:
-        # BaseLoader is narrower than SafeLoader: texts, lists and maps, and no merge keys, which can explode.
+        # BaseLoader knows only text, lists and maps; unlike SafeLoader it has no merge keys, which can expand a lot.
         content: object = yaml.load(data, yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise KeyFileError("it is not YAML") from error
@@ -76,10 +76,10 @@ def parse_yaml(data: bytes) -> dict[str, object]:
 
 
 def mapping(value: object, name: str) -> dict[str, object]:
-    """Return a YAML mapping with text as keys; nothing (absent, or an empty scalar) is an empty mapping.
+    """Return a YAML mapping whose keys are text; an absent value or an empty scalar is an empty mapping.
 
     Raises:
-        KeyFileError: it is something else.
+        KeyFileError: the value is something else.
     """
     if value is None or value == "":
         return {}
@@ -89,12 +89,15 @@ def mapping(value: object, name: str) -> dict[str, object]:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Check whether a YAML value is text that a path or variable may hold: no NUL, and no half of a surrogate pair."""
+    """Check whether a YAML value is text that can be a path or variable: without NUL, and without lone surrogates."""
     return isinstance(value, str) and "\0" not in value and value == value.encode(errors="replace").decode()
 
 
 def _variable(name: str, value: object) -> str:
-    """Check one environment variable; those of the dynamic loader could load code from outside the allowed paths."""
+    """Return the value of an environment variable, if it is allowed.
+
+    Variables of the dynamic loader are not: they could load code from outside the allowed paths.
+    """
     if not name or "=" in name or not is_text(name) or not is_text(value):
         raise KeyFileError("its module env has something other than NAME: text")
     if name.startswith("LD_"):
@@ -103,7 +106,7 @@ def _variable(name: str, value: object) -> str:
 
 
 def _read_pin_file(source: str) -> str:
-    """Parse an absolute path or a file: URI (RFC 8089); RFC 7512 §2.4 leaves other sources open."""
+    """Read a PIN from an absolute path or a file: URI (RFC 8089); other sources are optional in RFC 7512 §2.4."""
     path = source
     if source.startswith("file:"):
         path = percent_decode(source.removeprefix("file:").removeprefix("//")).decode(errors="surrogateescape")

@@ -1,4 +1,4 @@
-"""OAEP decoding in software (RFC 8017 §7.1.2), for tokens that only do the bare RSA operation."""
+"""OAEP decoding in software (RFC 8017 §7.1.2), for tokens that only offer the raw RSA operation."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from hmac import compare_digest
 def unpad(encoded: bytes, hash_name: str) -> bytes:
     """Remove OAEP padding with an empty label; MGF1 uses the same hash.
 
-    The path through this code depends on no byte of the padding: an attacker who could tell failures apart, by their
-    reason or its time, could decrypt without the key (Manger's attack, RFC 8017 §7.1.2, last note).
+    The control flow does not depend on any byte of the padding. An attacker who could tell failures apart, by their
+    reason or by their time, could decrypt without the key (Manger's attack, RFC 8017 §7.1.2, last note).
 
     Args:
         encoded: the RSA result, as long as the modulus.
         hash_name: `sha1` or `sha256`.
 
     Raises:
-        ValueError: it is not what OAEP makes.
+        ValueError: it is not OAEP-encoded.
     """
     size = hashlib.new(hash_name).digest_size
     if len(encoded) < 2 * size + 2:

@@ -8,11 +8,10 @@ Reply = dict[str, object]
 
 
 class Request(TypedDict):
-    """One request.
+    """One request: decrypt `blobs`, or sign `signs`, or with `finds` find the key; otherwise read the public key.
 
-    `blobs` are pairs of a hash name and a wrapped key; `signs` is base64 of what to sign. Without them the request is
-    for the public key, or with `finds` only for whether the key exists.
-    `wrong_pin_at` are the tokens that have already refused this PIN.
+    `blobs` are pairs of a hash name and a ciphertext in base64. `signs` is the data to sign, in base64. `wrong_pin_at`
+    lists the tokens that have already refused this PIN.
     """
 
     module: str

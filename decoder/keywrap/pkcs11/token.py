@@ -1,7 +1,7 @@
-"""Use a token through a child process, which runs its module within a time limit.
+"""Access to tokens through a child process, which loads the PKCS#11 module and has a time limit.
 
 A PKCS#11 module is foreign native code. If it hangs, crashes, prints, forks or changes the environment, only the
-child is affected. A request, PIN included, is passed in anonymous memory: no argument, variable or file shows it.
+child is affected. The request, with the PIN, is passed in anonymous memory: no argument, variable or file shows it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from decoder.record import Record
 if TYPE_CHECKING:
     from decoder.keywrap.pkcs11.request import Reply, Request
 
-# -I and -S: no other directory, variable or .pth file has influence. sys.path is the parent's, which is sufficient.
-# The packages have no Python that could be started like this: their program starts itself.
+# -I and -S: no environment variable, current directory or .pth file has an influence; sys.path is the parent's.
+# The packages have no Python interpreter that takes these options: their program starts itself.
 _CODE = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
 _PACKAGED = "/ctd-decoder"
 _REAP_SECONDS = 1.0
 
-# Tokens, as the child names them, with a PIN that they have refused. Another try could lock them.
+# Tokens, as the child identifies them, each with a PIN that it has refused. Another attempt could lock the token.
 _wrong_pins: set[tuple[str, str]] = set()
 
 
 class _Work(Record):
-    """What the child does with the key: decrypt a blob, find the key, or sign; by default it reads the public key."""
+    """The child's task: decrypt one of `blobs`, find the key, or sign; by default, read the public key."""
 
     blobs: Sequence[tuple[str, str]] = ()
     finds: bool = False
@@ -61,17 +61,17 @@ def decrypt(
     blobs: Sequence[tuple[str, bytes]],
     seconds: float = limits.PKCS11_SECONDS,
 ) -> bytes:
-    """Decrypt the first of some RSA-OAEP blobs that the key on its token opens.
+    """Decrypt RSA-OAEP with a key on a token; return the result for the first blob that the key opens.
 
     Args:
         key_file: names the token and the key.
-        module: real path of a module that was found to be allowed.
-        pin: tried once per token during the life of this process.
-        blobs: hash names, `sha1` or `sha256`, and ciphertexts, each of at most PKCS11_BLOB_BYTES.
+        module: the real path of a module that is allowed.
+        pin: the PIN. If a token refuses it, this process does not try it there again.
+        blobs: pairs of a hash name, `sha1` or `sha256`, and a ciphertext of at most PKCS11_BLOB_BYTES.
         seconds: how long the module may take, at most PKCS11_SECONDS.
 
     Raises:
-        KeyFileError: it opens none, or the token, key or module cannot be used; the message says which.
+        KeyFileError: the key opens no blob, or the token, key or module cannot be used; the message says which.
         WrappedKeyError: the PKCS#11 library is not installed.
     """
     encoded = [(hash_name, wire.encode_base64(blob)) for hash_name, blob in blobs]
@@ -83,9 +83,9 @@ def sign(key_file: Pkcs11KeyFile, module: str, pin: str, data: bytes) -> bytes:
 
     Args:
         key_file: names the token and the key.
-        module: real path of a module that was found to be allowed.
-        pin: tried once per token, in the life of this process.
-        data: what to sign, at most GRANTS_STATEMENT_BYTES.
+        module: the real path of a module that is allowed.
+        pin: the PIN. If a token refuses it, this process does not try it there again.
+        data: the data to sign, at most GRANTS_STATEMENT_BYTES.
 
     Raises:
         KeyFileError: the token, key or module cannot be used; the message says which.
@@ -140,14 +140,14 @@ def _ask(key_file: Pkcs11KeyFile, module: str, pin: str | None, work: _Work) -> 
 
 
 def _run(request: bytes, name: str, seconds: float) -> Reply:
-    """Run the child on one request; it and all processes that it started are gone when this returns."""
+    """Run the child for one request. When this returns, it and all processes that it started have been killed."""
     if not sys.executable:
-        raise KeyFileError("PKCS#11 needs a child process, and this Python does not know its own program")
+        raise KeyFileError("PKCS#11 needs a child process, but this Python does not know the path of its interpreter")
     memory = os.memfd_create("pkcs11-request")
     try:
         os.write(memory, request)
         os.lseek(memory, 0, os.SEEK_SET)
-        child = subprocess.Popen(  # noqa: S603 - this program itself, and nothing of the input
+        child = subprocess.Popen(  # noqa: S603 - starts this program itself, without any input as an argument
             _child_command(),
             stdin=memory,
             stdout=subprocess.PIPE,
@@ -175,7 +175,7 @@ def _child_command() -> list[str]:
 
 
 def _read_line(child: subprocess.Popen[bytes], seconds: float) -> bytes:
-    """Read the reply, which ends at a line break, because processes that the module started may hold the pipe open."""
+    """Read the reply up to a line break; the pipe may not end, because processes of the module may hold it open."""
     assert child.stdout is not None  # noqa: S101 - it was asked for
     deadline = monotonic() + seconds
     reading = select.poll()
@@ -192,7 +192,7 @@ def _read_line(child: subprocess.Popen[bytes], seconds: float) -> bytes:
 
 
 def _end(child: subprocess.Popen[bytes]) -> int | None:
-    """End the child and all processes that it started; the status of one that has ended stays."""
+    """Kill the child and all processes that it started; return its exit status, None if it cannot be collected."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):  # a process inside a driver can be neither killed nor waited for

@@ -1,6 +1,6 @@
-"""PKCS#11 URIs (RFC 7512): where a key is, by which module, and how to get the PIN. No I/O here.
+"""PKCS#11 URIs (RFC 7512), which name a key on a token, its module, and the source of its PIN. No I/O here.
 
-A URI may hold a PIN, so no message quotes one.
+A URI may hold a PIN, so messages never quote it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from decoder.errors import KeyFileError
 from decoder.record import Record
 
 _SCHEME = "pkcs11:"
-# What selects a token (RFC 7512 §2.3); `object` and `id` select a key on it.
+# The attributes that select a token (RFC 7512 §2.3); `object` and `id` select a key on it.
 TOKEN_ATTRIBUTES = (
     "token",
     "manufacturer",
@@ -47,7 +47,7 @@ def parse_uri(text: str) -> Pkcs11Uri:
     """Parse a PKCS#11 URI (RFC 7512 §2.3, §2.4).
 
     Raises:
-        KeyFileError: it is malformed, or an attribute occurs twice; the message quotes nothing of it.
+        KeyFileError: it is malformed, or an attribute occurs twice; the message does not quote it.
     """
     text = text.strip()
     if not text.startswith(_SCHEME):

@@ -1,7 +1,8 @@
 """PKCS#7, today CMS (RFC 5652, 5083): private options wrapped to the RSA keys of certificates.
 
-Accepted, before any key is used: RSA PKCS#1 v1.5 and OAEP with SHA-1 to SHA-512; AES-GCM, both with the parameters of
-RFC 5084 and with those of the reference, AES-CBC, 3DES-CBC and DES-CBC; EnvelopedData and AuthEnvelopedData.
+The algorithms are checked before any key is used. Accepted are RSA PKCS#1 v1.5, and OAEP with SHA-1 to SHA-512;
+AES-GCM, with the parameters of RFC 5084 or with those of the reference; AES-CBC, 3DES-CBC and DES-CBC; EnvelopedData
+and AuthEnvelopedData.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class _Recipient(Record):
 
 
 class _DoesNotFitError(Exception):
-    """This key opens the wrapped key of no recipient; the text says whether that was tried."""
+    """The key opens no recipient's wrapped key; the text says whether the key was tried."""
 
 
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
@@ -77,9 +78,9 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
-    """Wrap private options to certificates, in the one shape that the reference reads.
+    """Wrap private options to certificates, in the only form that the reference reads.
 
-    That is EnvelopedData with RSA PKCS#1 v1.5 and AES-128-GCM, whose parameters follow no standard.
+    That is EnvelopedData with RSA PKCS#1 v1.5 and AES-128-GCM with parameters that follow no standard.
 
     Args:
         options: the private options.
@@ -104,20 +105,20 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
 def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | Unproven | None:
     """Open CMS enveloped data with the first private key that fits one of its recipients.
 
-    A recipient whose certificate is known is tried only with the key of that certificate; every other
-    recipient, with every key of its size.
+    If a recipient's certificate is at hand, only the key of that certificate is tried on it; otherwise every key of the
+    right size.
 
     Args:
         wrapped: BER or PEM, at most CMS_BYTES.
-        config: `keyring.private` is tried in its order, but those first whose certificate is a recipient.
-        refused: called with each key that does not open it and each certificate that does not help, and why.
+        config: the keys of `keyring.private` are tried in their order, but those with a recipient's certificate first.
+        refused: is called with each key that does not open it, each certificate that does not help, and the reason.
 
     Returns:
-        The private options, or None. With CBC, which nothing authenticates, `Unproven` as soon as any key was tried:
-        then every key is tried, and `refused` is told of none of them.
+        The private options, or None. With CBC, which has no authentication, the result is `Unproven` once any key was
+        tried; then every key is tried, and `refused` is called with none of them.
 
     Raises:
-        WrappedKeyError: it is malformed, uses an algorithm that is not accepted, or there is no private key at all.
+        WrappedKeyError: it is malformed, its algorithm is not accepted, or there is no private key to try.
     """
     try:
         envelope = cms.parse_envelope(wrapped)
@@ -144,7 +145,7 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | U
 
 
 def names_key(wrapped: bytes, config: DecryptConfig) -> bool:
-    """Check whether a certificate that is there is a recipient's; see `keywrap.Scheme`."""
+    """Check whether a certificate in the keyring is a recipient's; see `keywrap.Scheme`."""
     identifiers = {recipient.identifier for recipient in cms.parse_envelope(wrapped).recipients}
     for material in config.keyring.certificates:
         with suppress(ValueError):
@@ -166,12 +167,12 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     envelope = cms.parse_envelope(wrapped)
     left = [each for number, each in enumerate(envelope.recipients) if number in numbers]
     if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
-        raise WrappedKeyError("this PKCS#7 wrapped key is for others as well, and of a form that is not rewritten")
+        raise WrappedKeyError("this PKCS#7 wrapped key has other recipients, too, and its form cannot be rewritten")
     return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
 
 
 def _check_written(wrapped: bytes, ciphertext: bytes, transports: list[cms.Recipient]) -> None:
-    """Check that `unwrap` reads what was wrapped, and finds every recipient's share with the size of its key."""
+    """Check that `unwrap` can read the result, and finds an encrypted key of the right size for every recipient."""
     try:
         envelope = cms.parse_envelope(wrapped)
         content = acceptable_content(envelope)
@@ -184,7 +185,11 @@ def _check_written(wrapped: bytes, ciphertext: bytes, transports: list[cms.Recip
 
 
 def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
-    """Return the recipients whose algorithms are accepted; no key has been used yet."""
+    """Return the recipients whose algorithms are accepted; no key is used for this.
+
+    Raises:
+        ValueError: there is no such recipient.
+    """
     accepted = []
     problem = "it has no recipient with an RSA key"
     for recipient in recipients:
@@ -239,7 +244,7 @@ def _hash(algorithm: cms.Algorithm) -> hashes.HashAlgorithm:
 
 
 def _certified_moduli(recipients: list[_Recipient], keys: Keyring, refused: Refused) -> dict[bytes, set[int]]:
-    """Find by their certificates which keys the recipients have: RSA moduli by recipient's identifier."""
+    """Return the RSA moduli of recipients whose certificate is in the keyring, by the recipient's identifier."""
     identifiers = {recipient.identifier for recipient in recipients}
     moduli: dict[bytes, set[int]] = {}
     for material in keys.certificates:
@@ -269,7 +274,7 @@ def _modulus(key: PrivateKey) -> int:
 
 
 def _candidates(recipients: list[_Recipient], moduli: dict[bytes, set[int]], modulus: int) -> list[_Recipient]:
-    """Return the recipients that a key may open, those that its certificate names first."""
+    """Return the recipients that a key may open, those with the key's certificate first."""
     own = [recipient for recipient in recipients if modulus in moduli.get(recipient.identifier, ())]
     return own + [recipient for recipient in recipients if recipient.identifier not in moduli]
 
@@ -278,10 +283,10 @@ def _open(
     content: Content, candidates: list[_Recipient], key: PrivateKeyObject, spend: Callable[[int], None]
 ) -> bytes | Unproven:
     if not isinstance(key, rsa.RSAPrivateKey):
-        raise _DoesNotFitError("it is not an RSA key, and PKCS#7 is for these alone")
+        raise _DoesNotFitError("it is not an RSA key, which PKCS#7 requires")
     fitting = [each for each in candidates if len(each.encrypted_key) == (key.key_size + 7) // 8]
     if not fitting:
-        raise _DoesNotFitError("it can be the key of no recipient, by their certificates and its size")
+        raise _DoesNotFitError("it is not a recipient's key: the certificates or its size differ")
     if isinstance(content.mode, modes.CBC):
         spend(len(fitting))
         opened = [open_cbc(content, content.mode, _content_key(each, key, content.key_bytes)) for each in fitting]
@@ -311,7 +316,7 @@ def _key_transport(recipient: bytes, content_key: bytes) -> cms.Recipient:
         certificate = cms.parse_certificate(recipient)
         modulus, exponent = certificate.rsa_numbers()
     except ValueError as error:
-        raise KeyFileError(f"it is not a certificate, which PKCS#7 needs, not a public key alone: {error}") from error
+        raise KeyFileError(f"it is not a certificate; PKCS#7 needs one, not only a public key: {error}") from error
     if 0 < modulus.bit_length() < limits.WEAK_RSA_BITS:
         raise KeyFileError(f"it is a certificate, but its RSA key has less than {limits.WEAK_RSA_BITS} bits")
     try:

@@ -1,6 +1,6 @@
-"""CMS (RFC 5652, 5083) and X.509 (RFC 5280) structures as far as key transport needs them; no cryptography here.
+"""The structures of CMS (RFC 5652, 5083) and X.509 (RFC 5280) that key transport needs; no cryptography here.
 
-Every parser raises ValueError for malformed input, with a reason that quotes nothing of it.
+Every parser raises ValueError for malformed input, with a reason that does not quote the input.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _SUBJECT_KEY_IDENTIFIER = bytes.fromhex("551d0e")  # 2.5.29.14
 
 
 class Algorithm(Record):
-    """An AlgorithmIdentifier: the contents of its OID, and its parameters if there are any."""
+    """An AlgorithmIdentifier: the contents of its OID, and its parameters or None."""
 
     oid: bytes
     parameters: Element | None
 
 
 class Recipient(Record):
-    """A KeyTransRecipientInfo (RFC 5652 §6.2.1); its identifier is one of those of the certificate."""
+    """A KeyTransRecipientInfo (RFC 5652 §6.2.1); `identifier` is one of the two identifiers of its certificate."""
 
     identifier: bytes
     algorithm: Algorithm
@@ -53,11 +53,11 @@ class Envelope(Record):
     """EnvelopedData, or AuthEnvelopedData, which has a MAC.
 
     Attributes:
-        recipients: those of key transport; other kinds are left out.
-        algorithm: of the content.
+        recipients: the recipients with key transport; other kinds are left out.
+        algorithm: the content encryption.
         ciphertext: the encrypted content.
-        mac: that of AuthEnvelopedData, or None.
-        additional_data: what the MAC covers besides (RFC 5083 §2.2).
+        mac: the MAC of AuthEnvelopedData, or None.
+        additional_data: the attributes that the MAC covers, too (RFC 5083 §2.2).
     """
 
     recipients: list[Recipient]
@@ -68,14 +68,14 @@ class Envelope(Record):
 
 
 class Certificate(Record):
-    """What a certificate says about its key: the identifiers by which recipients name it, and the key itself."""
+    """A certificate's public key, and the two identifiers by which a recipient may name the certificate."""
 
     issuer_and_serial: bytes
     key_identifier: bytes
     public_key: bytes
 
     def rsa_numbers(self) -> tuple[int, int]:
-        """Read modulus and exponent (RFC 3279 §2.3.1), or zeros of a key of another type."""
+        """Return modulus and exponent (RFC 3279 §2.3.1); two zeros for a key of another type."""
         fields = Reader(self.public_key)
         if take_algorithm(fields).oid != RSA_ENCRYPTION:
             return 0, 0
@@ -85,7 +85,7 @@ class Certificate(Record):
 
 
 def take_algorithm(reader: Reader) -> Algorithm:
-    """Read an AlgorithmIdentifier; `PRIMITIVE_SEQUENCE` stands for the parameters that the reference writes."""
+    """Read an AlgorithmIdentifier; its parameters may have any tag."""
     fields = Reader(reader.take(SEQUENCE).value)
     oid = fields.take(OID).value
     parameters = fields.rest(1)
@@ -116,15 +116,15 @@ def parse_envelope(data: bytes) -> Envelope:
     if content_type == AUTH_ENVELOPED_DATA:
         attributes = fields.optional(EXPLICIT | 1)
         if attributes:
-            additional_data = one_byte(SET) + attributes.encoded[1:]  # they are DER even in a BER message
+            additional_data = one_byte(SET) + attributes.encoded[1:]  # attributes are DER even in a BER message
         mac = take_octets(fields)
-    fields.optional(EXPLICIT | 1, EXPLICIT | 2)  # attributes that nothing protects
+    fields.optional(EXPLICIT | 1, EXPLICIT | 2)  # unprotected or unauthenticated attributes
     fields.end()
     return Envelope(recipients, algorithm, ciphertext, mac, additional_data)
 
 
 def build_envelope(recipients: list[Recipient], algorithm: Algorithm, ciphertext: bytes) -> bytes:
-    """Write EnvelopedData as the reference does: version 0, recipients by issuer and serial, primitive content."""
+    """Build EnvelopedData as the reference does: version 0, recipients by issuer and serial, primitive content."""
     transports = [
         der(
             SEQUENCE,
@@ -141,10 +141,10 @@ def build_envelope(recipients: list[Recipient], algorithm: Algorithm, ciphertext
 
 
 def parse_certificate(data: bytes) -> Certificate:
-    """Parse what CMS refers to in one X.509 certificate (RFC 5280 §4.1); nothing is verified.
+    """Parse the parts of an X.509 certificate that CMS refers to (RFC 5280 §4.1); nothing is verified.
 
     Args:
-        data: DER, or PEM, of which the first certificate counts; at most CERTIFICATE_BYTES.
+        data: DER, or PEM, of which the first certificate is taken; at most CERTIFICATE_BYTES.
     """
     if len(data) > limits.CERTIFICATE_BYTES:
         raise ValueError(f"it is longer than {limits.CERTIFICATE_BYTES} bytes")
@@ -164,7 +164,7 @@ def parse_certificate(data: bytes) -> Certificate:
 
 
 def _without_pem(data: bytes, *labels: str) -> bytes:
-    """Return DER as it is, and of PEM the first block with one of these labels."""
+    """Return the first PEM block with one of these labels, decoded; other data is returned as it is."""
     if pem.BEGIN not in data:
         return data
     for block in pem.split(data):
@@ -200,7 +200,7 @@ def _build_algorithm(algorithm: Algorithm) -> bytes:
 
 
 def _key_identifier(value: bytes) -> bytes:
-    """Find the subject key identifier among the extensions (RFC 5280 §4.2.1.2), or nothing."""
+    """Return the subject key identifier among the extensions (RFC 5280 §4.2.1.2); b"" if it is absent."""
     for extension in Reader(Reader(value).take(SEQUENCE).value).rest():
         fields = Reader(extension.value)
         if fields.take(OID).value == _SUBJECT_KEY_IDENTIFIER:

@@ -30,7 +30,7 @@ GCM_NONCE_BYTES = 12
 GCM_TAG_BYTES = 16
 _GCM_LEAST_TAG_BYTES = 12  # RFC 5084 §3.2, and the default there
 
-# The reference's own shape: SEQUENCE, but primitive, of a SEQUENCE of [4] nonce and INTEGER 16.
+# The reference's own form of the parameters: a primitive SEQUENCE around a SEQUENCE of the nonce as [4] and INTEGER 16.
 _REFERENCE_NONCE = ber.CONTEXT | 4
 
 
@@ -45,7 +45,7 @@ class Content(Record):
 
 
 def acceptable_content(envelope: cms.Envelope) -> Content:
-    """Read the content, if its algorithm is accepted; no key has been used yet.
+    """Return the content if its algorithm is accepted; no key is used for this.
 
     Raises:
         ValueError: it is malformed, or its algorithm is not accepted.
@@ -58,7 +58,7 @@ def acceptable_content(envelope: cms.Envelope) -> Content:
     if envelope.mac is None and oid in (_DES_EDE3_CBC, _DES_CBC):
         from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
 
-        if oid == _DES_CBC:  # which is 3DES with one key three times
+        if oid == _DES_CBC:  # done as 3DES with the same key three times
             return _cbc(envelope, lambda key: TripleDES(key * 3), 8, 8)
         return _cbc(envelope, TripleDES, 24, 8)
     raise ValueError(f"the content encryption {ber.dotted(oid)} is not accepted")
@@ -77,7 +77,7 @@ def _cbc(
 
 
 def _gcm(envelope: cms.Envelope, key_bytes: int) -> Content:
-    """Read the nonce, and take the tag from where it is: in its own field, or at the ciphertext's end."""
+    """Read the nonce and the tag, which is in its own field or at the end of the ciphertext."""
     nonce, tag_bytes = _gcm_parameters(envelope.algorithm.parameters)
     if len(nonce) != GCM_NONCE_BYTES or not _GCM_LEAST_TAG_BYTES <= tag_bytes <= GCM_TAG_BYTES:
         raise ValueError("the nonce or the tag of the content has a wrong length")
@@ -85,12 +85,12 @@ def _gcm(envelope: cms.Envelope, key_bytes: int) -> Content:
     if tag is None:
         ciphertext, tag = ciphertext[:-tag_bytes], ciphertext[-tag_bytes:]
     if len(tag) != tag_bytes:
-        raise ValueError("the tag of the content has not the length that its parameters say")
+        raise ValueError("the tag of the content does not have the length in its parameters")
     return Content(AES, key_bytes, modes.GCM(nonce, tag, tag_bytes), ciphertext, envelope.additional_data)
 
 
 def _gcm_parameters(parameters: ber.Element | None) -> tuple[bytes, int]:
-    """Read nonce and tag length in bytes, as in RFC 5084 §3.2 or in the reference's own shape."""
+    """Return the nonce and the tag's length in bytes, from the form of RFC 5084 §3.2 or the reference's own form."""
     if parameters is None or parameters.tag not in (ber.SEQUENCE, ber.PRIMITIVE_SEQUENCE):
         raise ValueError("the content has no GCM parameters")
     fields = ber.Reader(parameters.value)
@@ -105,16 +105,16 @@ def _gcm_parameters(parameters: ber.Element | None) -> tuple[bytes, int]:
 
 
 def reference_parameters(nonce: bytes) -> ber.Element:
-    """Build the parameters of AES-128-GCM in the reference's own shape."""
+    """Build the parameters of AES-128-GCM in the reference's own form."""
     inner = ber.der(ber.SEQUENCE, ber.der(_REFERENCE_NONCE, nonce), ber.der(ber.INTEGER, GCM_TAG_BYTES.to_bytes()))
     return ber.Element(ber.PRIMITIVE_SEQUENCE, inner, ber.der(ber.PRIMITIVE_SEQUENCE, inner))
 
 
 def open_gcm(content: Content, mode: modes.GCM, key: bytes) -> bytes:
-    """Decrypt and check the tag.
+    """Decrypt the content and check its tag.
 
     Raises:
-        InvalidTag: it is wrong.
+        InvalidTag: the key is wrong, or the content was changed.
     """
     decryptor = Cipher(AES(key), mode).decryptor()
     decryptor.authenticate_additional_data(content.additional_data)
@@ -122,11 +122,14 @@ def open_gcm(content: Content, mode: modes.GCM, key: bytes) -> bytes:
 
 
 def open_cbc(content: Content, mode: modes.CBC, key: bytes) -> bytes:
-    """Decrypt and remove the padding (RFC 5652 §6.3).
+    """Decrypt the content and remove its padding (RFC 5652 §6.3).
 
     Returns:
-        What is private options, or b"": bad padding and bad contents look the same, and a wrong key does not give one
-        thing in 256 for the caller to take for private options.
+        The content if it is private options, otherwise b"". So bad padding looks like bad content, and the padding that
+        one wrong key in 256 leaves intact is not mistaken for success.
+
+    Raises:
+        WrappedKeyError: the OpenSSL library does not have the cipher.
     """
     from cryptography.hazmat.primitives.padding import PKCS7
 

@@ -1,4 +1,4 @@
-"""How CMS names its recipients: by issuer and serial number, or by the key identifier of a certificate."""
+"""The names of CMS recipients: issuer and serial number, or the key identifier of a certificate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decoder.keys.formats import pem
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.recipient import KeyName, is_whole, shown
 
-# RFC 4514 §3, and the e-mail address that old certificates have in their names.
+# RFC 4514 §3, and the e-mail address, which old certificates have in their names.
 _ATTRIBUTES = {
     bytes.fromhex(oid): name
     for oid, name in {
@@ -32,8 +32,8 @@ def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
     """Name a recipient.
 
     Args:
-        identifier: from `cms.Recipient`.
-        subjects: names of certificates that are known, by the same identifiers.
+        identifier: the field of a `cms.Recipient`.
+        subjects: the names of known certificates, by the same identifiers.
 
     Raises:
         ValueError: the identifier is malformed.
@@ -43,7 +43,11 @@ def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
 
 
 def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
-    """Name certificates by their subjects; a certificate that cannot be parsed has no name."""
+    """Return names for certificates, by both of their identifiers; certificates that cannot be parsed are left out.
+
+    Args:
+        certificates: PEM or DER, one each.
+    """
     if not certificates:
         return {}
     from cryptography.x509 import load_der_x509_certificate, load_pem_x509_certificate
@@ -66,7 +70,7 @@ def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:
 
 
 def _identifier_name(identifier: bytes) -> str:
-    """Write issuer and serial number, or the subject key identifier (RFC 5652 §6.2.1)."""
+    """Return issuer and serial number, or the subject key identifier, as text (RFC 5652 §6.2.1)."""
     if identifier[0] != ber.SEQUENCE:
         return f"key identifier {identifier[1:].hex()[: limits.QUOTED_CHARACTERS]}"
     fields = ber.Reader(identifier[1:])
@@ -76,7 +80,7 @@ def _identifier_name(identifier: bytes) -> str:
 
 
 def _distinguished_name(name: ber.Element) -> str:
-    """Write a name in the order of RFC 4514 §2.1, for people to read."""
+    """Return a name as readable text, in the order of RFC 4514 §2.1."""
     parts = []
     for relative in reversed(ber.Reader(name.value).rest(limits.CMS_RECIPIENTS)):
         for attribute in ber.Reader(relative.value).rest(limits.CMS_RECIPIENTS):

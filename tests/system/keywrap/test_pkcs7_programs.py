@@ -88,7 +88,7 @@ def test_each_of_several_recipients_opens(keyid: tuple[str, ...], tmp_path: Path
         opened, told = unwrap(wrapped, who.key, certificates=everybody)
         assert opened == OPTIONS
         assert sum(NO_KEY in reason for reason in told) == 2
-    assert unwrap(wrapped, ec_key()) == (None, ["key0: it is not an RSA key, and PKCS#7 is for these alone"])
+    assert unwrap(wrapped, ec_key()) == (None, ["key0: it is not an RSA key, which PKCS#7 requires"])
 
 
 def small_image(directory: Path) -> images.Layout:

@@ -164,7 +164,7 @@ def test_pkcs11_pins(tmp_path: Path) -> None:
     store.set_flags("hidden", store.flags("hidden") | _FINAL_TRY)
     before = store.flags("hidden")
     level, text = look("000022")
-    assert (level, "would lock at one more wrong PIN, so none was tried" in text) == ("error", True), text
+    assert (level, "one more wrong PIN would lock the token" in text) == ("error", True), text
     assert store.flags("hidden") == before
     store.set_flags("hidden", before | _LOCKED)
     level, text = look("000033")

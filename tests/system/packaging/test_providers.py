@@ -275,4 +275,4 @@ def test_nobody_else_starts_the_child_for_tokens(program: str) -> None:
         [binary, "--pkcs11-child"], input=request.encode(), capture_output=True, timeout=60, check=False
     )
     assert (result.returncode, result.stdout) == (2, b"")
-    assert result.stderr == b"ctd-decoder: error: only the program itself starts this\n"
+    assert result.stderr == b"ctd-decoder: error: --pkcs11-child is internal: only ctd-decoder itself may pass it\n"

@@ -140,13 +140,13 @@ def test_each_of_two_entries_keeps_to_its_own_modules(store: TokenStore, config:
     node = create("pkcs11", {"key": str(store.directory / "keys/small.yaml")})
     assert allowed.unwrap(allowed.wrap(b"options", []), []) == b"options"
     assert "is not among the allowed-module-paths" in failure(refused.wrap, b"options", [])
-    assert "allows a PKCS#11 module" in failure(node.wrap, b"options", [])
+    assert "no PKCS#11 module is allowed" in failure(node.wrap, b"options", [])
     assert dict(os.environ) == environment
 
 
 def test_the_node_configuration_counts_without_another(store: TokenStore) -> None:
     keys = create("pkcs11", {"key": str(store.directory / "keys/small.yaml")})
-    assert "allows a PKCS#11 module" in failure(keys.wrap, b"options", [])
+    assert "no PKCS#11 module is allowed" in failure(keys.wrap, b"options", [])
 
 
 def test_damage_is_told(store: TokenStore, config: str) -> None:
@@ -156,7 +156,7 @@ def test_damage_is_told(store: TokenStore, config: str) -> None:
     assert "does not open this wrapped key" in failure(keys.unwrap, foreign, [])
     for malformed in (b"", b"[]", b"{}", b"[" * 100_000, b'{"recipients":[{"blob":"*"}]}'):
         failure(keys.unwrap, malformed, [])
-    assert "holds 214 bytes with sha1" in failure(keys.wrap, bytes(215), [])
+    assert "can wrap 214 bytes with sha1" in failure(keys.wrap, bytes(215), [])
 
 
 def test_wrong_pin(store: TokenStore, config: str, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_a_module_is_found_by_name(store: TokenStore, small_sha1: bytes, tmp_pat
 
 def test_no_configuration_allows_nothing(store: TokenStore, small_sha1: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     key_file = store.yaml("token=layers;object=small")
-    message = "no configuration (ocicrypt.conf, OCICRYPT_CONFIG) allows a PKCS#11 module"
+    message = "no PKCS#11 module is allowed: list it in allowed-module-paths of ocicrypt.conf or $OCICRYPT_CONFIG"
     for config in (b"", b"module-directories: [/usr/lib/]", b"allowed-module-paths: [relative/]", b"pkcs11: {}"):
         assert reason(small_sha1, key_file, config=config) == message
     monkeypatch.setenv("OCICRYPT_CONFIG", "/nonexistent/ocicrypt.conf")

@@ -75,7 +75,7 @@ def test_a_wrong_pin_is_tried_once(store: TokenStore, small_sha1: bytes) -> None
     ("flags", "message"),
     [
         (LOCKED, "the token 'state' is locked: a wrong PIN was tried too often"),
-        (FINAL_TRY, "the token 'state' would lock at one more wrong PIN, so none was tried"),
+        (FINAL_TRY, "one more wrong PIN would lock the token 'state', so none was tried"),
     ],
 )
 def test_leaves_a_token_alone_that_cannot_take_the_pin(

@@ -37,7 +37,7 @@ CASES: list[dict[str, Any]] = [
     for case in json.loads((VECTORS / "cases.json").read_text())
     if layer.KEYS_PREFIX + "pkcs7" in case["descriptor"]["annotations"]
 ]
-CANNOT_FIT = "it can be the key of no recipient, by their certificates and its size"
+CANNOT_FIT = "it is not a recipient's key: the certificates or its size differ"
 NO_RECIPIENT = "it is the certificate of no recipient"
 
 
@@ -96,9 +96,9 @@ def test_wrap_refuses_what_is_no_certificate() -> None:
     problems = {
         b"": "not a certificate",
         b"no certificate": "not a certificate",
-        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo): "not a public key alone",
-        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo): "not a public key alone",
-        public.public_bytes(Encoding.DER, PublicFormat.PKCS1): "not a public key alone",
+        public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo): "not only a public key",
+        public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo): "not only a public key",
+        public.public_bytes(Encoding.DER, PublicFormat.PKCS1): "not only a public key",
         pem(rsa_key()): "not a certificate",
         certificate[:-1]: "cut short",
         b"-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n": "not base64",
@@ -166,7 +166,7 @@ def test_without_its_certificate_every_key_of_the_size_is_tried() -> None:
     assert opened == OPTIONS
     assert told == [
         f"certificate0: {NO_RECIPIENT}",
-        "key0: it is not an RSA key, and PKCS#7 is for these alone",
+        "key0: it is not an RSA key, which PKCS#7 requires",
         f"key1: {CANNOT_FIT}",
         f"key2: {DOES_NOT_OPEN}",
     ]
