@@ -78,9 +78,7 @@ def test_wraps_through_the_token_without_its_pin(store: TokenStore, monkeypatch:
 
 
 def test_wrap_says_what_a_recipient_lacks(store: TokenStore) -> None:
-    with pytest.raises(
-        KeyFileError, match="can wrap 190 bytes with sha256, but the private options have 193"
-    ):
+    with pytest.raises(KeyFileError, match="can wrap 190 bytes with sha256, but the private options have 193"):
         pkcs11.wrap(private_options(), [store.public("small")])
     with pytest.raises(KeyFileError, match="has no public RSA key labelled 'gone'"):
         pkcs11.wrap(b"options", [store.yaml("token=layers;object=gone")])
