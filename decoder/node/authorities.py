@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 
-# Where systems keep them in one file: Debian, Alpine and Arch; Fedora and RHEL, two; openSUSE; others.
+# The bundle files of Debian, Alpine and Arch; of Fedora and RHEL (two); of openSUSE; and of others.
 _BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -18,12 +18,12 @@ _BUNDLES = (
 def trust_system(context: ssl.SSLContext) -> None:
     """Load the authorities of this system, or those of $SSL_CERT_FILE and $SSL_CERT_DIR, into a context.
 
-    OpenSSL itself looks only in the place that it was built for. The packages' is Debian's, which other systems do not
-    have, so the first bundle that is there is loaded instead.
+    OpenSSL searches only the paths that it was built with. In the packages these are Debian's, which other systems do
+    not have; then the first existing bundle is loaded.
 
     Raises:
-        ssl.SSLError: that bundle is damaged.
-        OSError: it cannot be read.
+        ssl.SSLError: the bundle is damaged.
+        OSError: the bundle cannot be read.
     """
     context.load_default_certs()
     paths = ssl.get_default_verify_paths()

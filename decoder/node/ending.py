@@ -1,9 +1,9 @@
-"""How a failure ends: standard output stays open until the exit status has been collected.
+"""The end of a failed decoder: standard output stays open until the exit status has been collected.
 
-containerd reads a layer to the end of standard output and only then looks whether its processor failed,
-without waiting for it. A process that exits closes standard output before its status can be collected, so
-a failure can be missed. Then the output that containerd accepts may be just what an attacker wanted, because
-the registry also provides the diff ID that containerd compares it with.
+containerd reads a layer to the end of standard output. Only then does it check whether its processor failed, and it
+does not wait for that. A process that exits closes standard output before its status can be collected, so containerd
+can miss a failure. It would then accept output that an attacker chose, because the registry also provides the diff ID
+that containerd compares the output with.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 def fail(status: int) -> NoReturn:
     """End the process with a failure that containerd cannot miss.
 
-    A child keeps only standard output open, until this process has been waited for or HOLD_SECONDS are over. If no
-    child can be started (RLIMIT_NPROC, cgroups), this process stays, because its standard output would end before
-    anybody could wait for it. It ends as soon as a child can be started or nobody reads standard output any more, which
-    means that containerd has given up the layer. A layer that does not end is not a success either.
+    A child keeps standard output open until somebody has waited for this process, or HOLD_SECONDS are over. If no
+    child can be started (RLIMIT_NPROC, cgroups), this process goes on, because standard output would end with it. It
+    ends as soon as a child can be started, or nobody reads standard output any more, which means that containerd has
+    given up the layer. A layer that does not end is not taken for a success, either.
 
     Args:
         status: the exit status, not 0.
@@ -47,7 +47,7 @@ def fail(status: int) -> NoReturn:
 
 
 def _is_read() -> bool:
-    """Check whether standard output is a pipe that somebody may still read."""
+    """Check whether standard output is a pipe with a reader."""
     import select
     import stat
 
@@ -67,12 +67,12 @@ def hold_standard_output(process: int) -> None:
     Args:
         process: its number; it may have ended already.
     """
-    for descriptor in (0, 2, 3):  # a process that waits for this one waits for the end of these
+    for descriptor in (0, 2, 3):  # somebody may be waiting for the end of these
         with suppress(OSError):
             os.close(descriptor)
     deadline = monotonic() + limits.HOLD_SECONDS
     with suppress(OSError):
         while monotonic() < deadline:
-            os.kill(process, 0)  # succeeds until it was waited for
+            os.kill(process, 0)  # succeeds until somebody has waited for the process
             sleep(limits.HOLD_POLL_SECONDS)
     sleep(limits.HOLD_AFTER_SECONDS)

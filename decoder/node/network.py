@@ -1,6 +1,6 @@
-"""Failures of hosts on the network, in the same words for registries, key services and brokers.
+"""Failures of hosts on the network: one set of messages for registries, key services and brokers.
 
-This module needs only the standard library. Errors of urllib3 and requests are recognized by their causes.
+This module imports only the standard library. Errors of urllib3 and requests are recognized by their causes.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from decoder.errors import quoted
 
 Kind = Literal["certificate", "tls", "ended", "late", "unknown", "refused", "unreachable", "protocol"]
 
-# Statuses after which the same request may succeed (RFC 9110 §15, RFC 6585 §4). A server that answers 500 has failed
-# at this request; proxies and registries answer so for lesser reasons, so their clients add 500.
+# Statuses after which the same request may succeed (RFC 9110 §15, RFC 6585 §4). 500 is not among them, because it means
+# that the server failed at this request. Clients of registries add it, because registries and proxies send it for
+# temporary failures, too.
 BUSY_STATUSES = frozenset((408, 429, 502, 503, 504))
 
 _RETRIED: frozenset[Kind] = frozenset(("ended", "late", "refused", "unreachable"))
-# OpenSSL's numbers for what is wrong with a certificate (X509_V_ERR_…, x509_vfy.h).
+# OpenSSL's numbers for problems of a certificate (X509_V_ERR_…, x509_vfy.h).
 _VERDICTS = {
     9: "it is not valid yet",
     10: "it has expired",
@@ -34,7 +35,7 @@ _CAUSES = 32
 
 _ENDED = "{host} ended the connection"
 _LATE = "{host} did not answer in time"
-# The first line that matches counts.
+# The first line that matches is used.
 _MEANINGS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str], ...] = (
     (ssl.SSLCertVerificationError, "certificate", "the certificate of {host} is not accepted: {reason}"),
     ((ssl.SSLEOFError, ConnectionResetError, BrokenPipeError, EOFError), "ended", _ENDED),
@@ -52,11 +53,11 @@ _MEANINGS_BY_NAME: tuple[tuple[tuple[str, ...], Kind, str], ...] = (
 
 
 class Failure(NamedTuple):
-    """Why a conversation with a host failed.
+    """The reason why a conversation with a host failed.
 
     Attributes:
-        kind: for programs.
-        text: for people; it names the host, and nothing of what was sent or received.
+        kind: the kind of failure, for programs.
+        text: a message for people. It names the host, but nothing that was sent or received.
     """
 
     kind: Kind
@@ -69,11 +70,11 @@ class Failure(NamedTuple):
 
 
 def explain(error: BaseException, host: str) -> Failure:
-    """Describe why a conversation failed, from an exception and its causes.
+    """Find out why a conversation failed, from an exception and its causes.
 
     Args:
-        error: what a library raised.
-        host: the name of the host in the text, with its port if that matters.
+        error: the exception from a library.
+        host: the host's name for the message, with its port if that matters.
     """
     for cause in _causes(error):
         if found := _explained(cause, host):
@@ -82,14 +83,14 @@ def explain(error: BaseException, host: str) -> Failure:
 
 
 def verdict(error: ssl.SSLCertVerificationError) -> str:
-    """Describe what is wrong with a certificate: `it has expired`."""
+    """Return the problem of a certificate in words, such as `it has expired`."""
     known = _VERDICTS.get(error.verify_code)
     return f"{known} ({quoted(error.verify_message)[1:-1]})" if known else quoted(error.verify_message)[1:-1]
 
 
 def tls_reason(error: ssl.SSLError) -> str:
-    """Describe why a TLS handshake failed, other than for the peer's certificate."""
-    reason = getattr(error, "reason", None) or type(error).__name__  # Python sets it on what OpenSSL reports alone
+    """Return the reason why a TLS handshake failed, unless it is the peer's certificate."""
+    reason = getattr(error, "reason", None) or type(error).__name__  # only OpenSSL's own errors have a reason
     if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
         return f"it may ask for a client certificate ({reason})"
     if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
@@ -100,7 +101,7 @@ def tls_reason(error: ssl.SSLError) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Check whether a host, without brackets, is this machine's loopback interface."""
+    """Check whether a host, an address without brackets or a name, is this machine's loopback interface."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -108,20 +109,20 @@ def is_loopback(host: str) -> bool:
 
 
 def retry_after(value: str | None) -> float:
-    """Read Retry-After (RFC 9110 §10.2.3) in seconds; 0 if it is absent, a date or malformed."""
+    """Return Retry-After (RFC 9110 §10.2.3) in seconds; 0 if it is absent, a date, or malformed."""
     text = (value or "").strip()
     return float(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0.0
 
 
 def pauses(first: float, longest: float) -> Iterator[float]:
-    """Yield pauses between attempts, without end: random, up to a bound that doubles.
+    """Yield random pauses between attempts, in seconds, without end; their upper bound doubles each time.
 
-    The whole pause is random ("full jitter"), so that clients which failed at the same moment do not come back at the
+    The whole pause is random ("full jitter"), so that clients that failed at the same moment do not come back at the
     same moment.
 
     Args:
         first: the bound of the first pause, in seconds.
-        longest: the bound that is not exceeded, in seconds.
+        longest: the bound that all pauses keep, in seconds.
     """
     bound = first
     while True:
@@ -150,7 +151,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions behind one, the innermost first; urllib3 keeps some as arguments or `reason`."""
+    """Return an exception and its causes, the innermost first; urllib3 keeps some as arguments or in `reason`."""
     found: list[BaseException] = []
     waiting = [error]
     while waiting and len(found) < _CAUSES:

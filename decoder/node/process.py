@@ -17,14 +17,14 @@ def command_line(process: int) -> list[str]:
 
 
 def environment(process: int) -> dict[str, str]:
-    """Return the environment that a process was started with; {} if it is gone or may not be read."""
+    """Return the environment with which a process was started; {} if it is gone or may not be read."""
     return {
         name: value for name, equals, value in (text.partition("=") for text in _texts(process, "environ")) if equals
     }
 
 
 def parent(process: int) -> int:
-    """Return the parent of a process, or 0."""
+    """Return the process number of a process's parent; 0 if it cannot be read."""
     try:
         with open(f"/proc/{process}/stat", "rb") as file:
             return int(file.read(limits.COMMAND_LINE_BYTES).rpartition(b")")[2].split()[1])

@@ -1,4 +1,4 @@
-"""Read a descriptor to its end, within bounds of size and time."""
+"""Reading a descriptor to its end, with bounds on size and time."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from decoder import limits
 
 
 def read_to_end(descriptor: int, most: int, seconds: float) -> bytes:
-    """Read to the end, or until there are more than `most` bytes; the caller sees that by the length.
+    """Read a descriptor to its end.
 
     Args:
-        descriptor: open for reading; it may be non-blocking.
-        most: bytes.
-        seconds: for all of it.
+        descriptor: a descriptor that is open for reading; it may be non-blocking.
+        most: the bound on the size, in bytes. Reading stops beyond it, so the result may be longer: check its length.
+        seconds: the bound on the time until the end.
 
     Raises:
-        TimeoutError: the end did not come in time.
+        TimeoutError: the end was not reached in time.
         OSError: reading failed.
     """
     deadline = monotonic() + seconds

@@ -1,4 +1,4 @@
-"""Listen on a Unix socket in the file system: clear away a stale socket, never a live one (unix(7))."""
+"""Unix sockets in the file system: listening on one, and removing a stale one but never a live one (unix(7))."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from decoder.errors import DecoderError, UsageError, quoted
 
 
 class ListenError(DecoderError):
-    """The program cannot listen at the address that it was given."""
+    """The program cannot listen at a configured address."""
 
     status = 7
 
@@ -24,8 +24,8 @@ def check_path(path: str, option: str) -> None:
     """Check that a socket can have this path.
 
     Args:
-        path: where the socket will be.
-        option: the option that named it, for the message.
+        path: the path for the socket.
+        option: the option that names it, for the message.
 
     Raises:
         UsageError: the path is not absolute, or longer than UNIX_PATH_BYTES.
@@ -39,11 +39,11 @@ def listening(path: str, backlog: int) -> Iterator[socket.socket]:
     """Listen on a stream socket that only this user can connect to, and remove it at the end.
 
     Args:
-        path: as `check_path` accepts it. A stale socket there is replaced.
+        path: a path that `check_path` accepts. A stale socket there is replaced.
         backlog: how many connections may wait to be accepted.
 
     Raises:
-        ListenError: the socket cannot be made there.
+        ListenError: the socket cannot be created there.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         with claimed(path):
@@ -58,13 +58,13 @@ def listening(path: str, backlog: int) -> Iterator[socket.socket]:
 
 @contextmanager
 def claimed(path: str) -> Iterator[None]:
-    """Remove a stale socket; within the block, the caller creates a new one that only this user can connect to.
+    """Remove a stale socket. In the block, the caller creates a new one; only this user can connect to it.
 
-    The directory is locked until the block ends, so of two servers that start at once neither removes the other's
-    socket.
+    The directory is locked until the block ends, so that two servers that start at the same time do not remove each
+    other's socket.
 
     Raises:
-        ListenError: there is no such directory, another program uses the path, or it is not a socket.
+        ListenError: the directory does not exist, another program uses the path, or it is not a socket.
     """
     with _locked_directory(path):
         _remove_stale(path)
@@ -97,7 +97,7 @@ def _locked_directory(path: str) -> Iterator[None]:
         deadline = monotonic() + limits.SOCKET_LOCK_SECONDS
         while not _is_locked(directory):
             if monotonic() > deadline:
-                raise _refusal(path, "another program keeps its directory locked")
+                raise _refusal(path, "another program keeps its directory locked; fuser shows which")
             sleep(limits.SOCKET_LOCK_POLL_SECONDS)
         yield
     finally:
@@ -134,9 +134,9 @@ def _remove_stale(path: str) -> None:
 def _is_in_use(path: str) -> bool:
     """Check whether any program has a socket of any type bound to a path.
 
-    A datagram socket asks, because its connect(2) never waits and takes no place in a stream socket's backlog. The
-    kernel looks for the bound socket first: ECONNREFUSED says that there is none, every other answer may mean one
-    (EPROTOTYPE: a stream or seqpacket socket; EPERM: a datagram socket with a peer; EACCES: we may not know).
+    The probe is a datagram socket, because its connect(2) never waits and takes no place in a stream socket's backlog.
+    ECONNREFUSED says that no socket is bound there. Every other result may mean that one is: EPROTOTYPE (a stream or
+    seqpacket socket), EPERM (a datagram socket with a peer), EACCES (no permission to find out).
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:

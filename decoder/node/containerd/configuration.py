@@ -47,7 +47,7 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
         keys_directory: value of the option `--decryption-keys-path`.
 
     Raises:
-        UsageError: the directory's name holds a character that a configuration file cannot hold.
+        UsageError: the directory's name has a character that cannot be in a configuration file.
     """
     lines = [
         f"# {CONTAINERD[version]}, configuration version {version}: stream processors for encrypted layers.",
@@ -58,7 +58,7 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
         "[stream_processors]",
         *(line for processor in PROCESSORS for line in _processor(processor, keys_directory)),
         "",
-        '# Kubernetes: the keys that the CRI plugin may use for an image; "node" means those of this node.',
+        '# Kubernetes: the keys that the CRI plugin may use for an image; "node" means the keys of this node.',
         f'[plugins."{CRI_PLUGINS[version]}".image_decryption]',
         '  key_model = "node"',
     ]
@@ -81,7 +81,7 @@ def _processor(processor: Processor, keys_directory: str) -> list[str]:
 
 
 def _text(value: str) -> str:
-    """Build a basic string of TOML. JSON's differ in one character (U+007F) and lone surrogates, which are rejected."""
+    """Build a TOML basic string. It is a JSON string, except for U+007F and lone surrogates, which are rejected."""
     if not value.isprintable():
         raise UsageError(f"a configuration file cannot hold the name {quoted(value)}")
     return json.dumps(value, ensure_ascii=False)

@@ -1,11 +1,12 @@
-"""containerd's content store, searched for the descriptor of a layer that came without a payload.
+"""A search of containerd's content store for the descriptor of a layer that came without a payload.
 
-containerd commits a manifest, and then each layer, to its content store before it unpacks them. So the
-layer on standard input is one that a manifest there names, and its blob begins with the same bytes.
-The store is only read: nothing is locked or written, no link is followed, and what vanishes is skipped.
+containerd commits a manifest, and then each layer, to its content store before it unpacks them. So a manifest
+in the store names the layer on standard input, and its blob begins with the same bytes. The store is only
+read: nothing is locked or written, no link is followed, and blobs that vanish meanwhile are skipped.
 
-Nothing here tells which image is being unpacked. An image that names another image's layer, without a wrapped
-key of its own, would be decrypted with the other image's: such manifests are reported, or end a strict search.
+The search does not know which image is being unpacked. If an image names another image's layer without a
+wrapped key of its own, the layer would be opened with the other image's wrapped key. Such manifests cause a
+warning, and a strict search fails.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ _ENCRYPTED_WORD = ENCRYPTED.strip("+").encode()  # some writers of JSON escape t
 
 
 class Search:
-    """A search in one store: iterate over it for the descriptors that may be the layer's.
+    """A search in one store; iterating over it yields the descriptors that may be the layer's.
 
     Args:
         root: containerd's root directory, which holds the content store.
-        head: the layer's first STORE_WINDOW_BYTES, or all of it if it is shorter.
-        media_type: what the layer's media type must be, or "" if that is not known.
-        why: why there is no payload, for messages.
-        is_strict: fail if any manifest names the layer without a wrapped key of its own.
+        head: the layer's first STORE_WINDOW_BYTES, or the whole layer if it is shorter.
+        media_type: the layer's media type, or "" if it is not known.
+        why: the reason why there is no payload, for messages.
+        is_strict: whether to fail if any manifest names the layer without a wrapped key of its own.
 
     Attributes:
         manifests: how many manifests with encrypted layers were read so far.
@@ -63,11 +64,11 @@ class Search:
     def __iter__(self) -> Iterator[Descriptor]:
         """Yield descriptors whose blob begins with the head, those of newer manifests first.
 
-        Tags that share a layer mostly share its annotations too; those are yielded once. What the caller
-        does with a descriptor does not count against STORE_SECONDS.
+        Tags that share a layer mostly share its annotations, too; equal descriptors are yielded once. The time that
+        the caller spends on a descriptor does not count against STORE_SECONDS.
 
         Raises:
-            PayloadError: the store cannot be read, there is no such descriptor, or the search is strict and a
+            PayloadError: the store cannot be read, it has no such descriptor, or the search is strict and a
                 manifest names the layer without a wrapped key of its own.
         """
         folder = os.path.join(self.root, BLOBS)
@@ -92,7 +93,7 @@ class Search:
         finally:
             os.close(store)
         if not self._offered and self._keyless:
-            yield self._keyless  # its error says what it lacks
+            yield self._keyless  # opening it fails with the message that it has no wrapped key
         elif not self._offered:
             end = "; then the search was given up" if self._given_up else ""
             raise PayloadError(
@@ -101,7 +102,7 @@ class Search:
             )
 
     def _refuse_keyless(self, store: int) -> None:
-        """Search the whole store before a key is tried; what is found is not kept, because it may be large.
+        """Search the whole store before a key is tried. The descriptors are not kept, because they may be large.
 
         Raises:
             PayloadError: a manifest names the layer without a wrapped key of its own, or the store is too large.
@@ -135,11 +136,11 @@ class Search:
             )
 
     def _newest_first(self, store: int) -> Iterator[str]:
-        """Yield the names of what may be manifests, newer ones first.
+        """Yield the names of blobs that may be manifests, newer ones first.
 
-        Reading the times of 10,000 files takes longer than decrypting a small layer. Inode numbers come with
-        the names, and those of a fresh image are often the largest, so these are yielded first. The others are
-        sorted by time, because inode numbers say nothing on XFS and where they are used again.
+        Reading the times of 10,000 files takes longer than decrypting a small layer. Inode numbers come with the
+        names, and a new image often has the largest, so the STORE_BATCH blobs with the largest numbers come first.
+        The others are sorted by time, because XFS numbers inodes in another order, and numbers can be reused.
         """
         with os.scandir(store) as scan:
             entries = sorted(scan, key=os.DirEntry.inode, reverse=True)
@@ -160,7 +161,7 @@ class Search:
         return (name for _, name in sorted(small, reverse=True) if _is_name(name))
 
     def _is_over(self) -> bool:
-        """Check whether a bound was reached, now or before."""
+        """Check whether the search has reached a bound on its time or its manifests."""
         if monotonic() > self._deadline or self.manifests >= limits.STORE_MANIFESTS:
             self._given_up = True
         return self._given_up
@@ -186,7 +187,10 @@ class Search:
 
 
 def _read_manifest(store: int, name: str) -> dict[str, object] | None:
-    """Read a blob if it is JSON that names an encrypted layer; most others are recognized by their first bytes."""
+    """Return a blob that is JSON and may name an encrypted layer, parsed; None for all others.
+
+    Most others are recognized by their first bytes, without reading the rest.
+    """
     data = _read(store, name, limits.STORE_WINDOW_BYTES)
     if data is None or not data.lstrip(_JSON_SPACE).startswith(b"{"):
         return None
@@ -201,7 +205,7 @@ def _read_manifest(store: int, name: str) -> dict[str, object] | None:
 
 
 def _read(store: int, name: str, size: int) -> bytes | None:
-    """Read the start of a blob, or None if it is gone or cannot be read."""
+    """Return the first `size` bytes of a blob, or None if it cannot be read."""
     try:
         blob = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store)
         try:

@@ -1,7 +1,7 @@
-"""Which image a layer belongs to, as far as containerd's content store shows.
+"""The image that a layer belongs to, as far as containerd's content store shows.
 
-Names of images are in containerd's database, not in the content store. An index that was imported holds them as
-annotations. Otherwise messages name the digest, which `ctr images list` and `crictl images --digests` show.
+Names of images are in containerd's database, not in the content store. Only an imported index holds them as
+annotations. Otherwise messages name the digest, which `ctr images list` and `crictl images --digests` show, too.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _HEX_CHARACTERS = 64
 
 
 class Image(Record):
-    """An image, with "" for what is not known.
+    """An image.
 
     Attributes:
-        digest: what `ctr images list` shows: the digest of its index, or of its manifest if it has no index.
-        name: its name, quoted for messages.
+        digest: the digest of its index, or of its manifest if it has no index, as in `ctr images list`; "" if unknown.
+        name: its name, quoted for messages; "" if unknown.
     """
 
     digest: str = ""
@@ -39,23 +39,23 @@ def find_image(root: str, layer: str) -> Image:
 
     Args:
         root: containerd's root directory.
-        layer: digest of the layer.
+        layer: the layer's digest.
 
     Returns:
-        An empty Image where the store cannot be read, or the search takes longer than IMAGE_NAME_SECONDS.
+        The image; with empty fields if none is found within IMAGE_NAME_SECONDS.
     """
     return find_image_with(root, layer.encode()) if is_digest(layer) else Image()
 
 
 def find_image_with(root: str, text: bytes) -> Image:
-    """Find an image whose manifest has a text, such as the digest of a layer or a part of an annotation.
+    """Find an image whose manifest contains a text, such as the digest of a layer or a part of an annotation.
 
     Args:
         root: containerd's root directory.
-        text: as it stands in the JSON.
+        text: the text, as it is written in the JSON.
 
     Returns:
-        An empty Image where the store cannot be read, or the search takes longer than IMAGE_NAME_SECONDS.
+        The image; with empty fields if none is found within IMAGE_NAME_SECONDS.
     """
     blobs = _candidates(os.path.join(root, BLOBS), text)
     manifest = next((_ALGORITHM + name for name, data in blobs if text in data), "")
@@ -69,13 +69,13 @@ def find_image_with(root: str, text: bytes) -> Image:
 
 
 def is_digest(text: str) -> bool:
-    """Check whether a text is a SHA-256 digest as OCI writes it."""
+    """Check whether a text is a SHA-256 digest in OCI's form, `sha256:` and 64 lower-case hexadecimal digits."""
     digits = text.removeprefix(_ALGORITHM)
     return text.startswith(_ALGORITHM) and len(digits) == _HEX_CHARACTERS and _HEX.issuperset(digits)
 
 
 def _candidates(folder: str, text: bytes) -> list[tuple[str, bytes]]:
-    """Read manifests that have the text, and every index, newer ones first."""
+    """Return the name and content of each manifest that contains the text, and of each index, newer ones first."""
     deadline = monotonic() + limits.IMAGE_NAME_SECONDS
     found: list[tuple[str, bytes]] = []
     size = 0

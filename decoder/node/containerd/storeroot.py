@@ -1,4 +1,4 @@
-"""The root directory of the containerd that started the decoder: its content store holds the layer's descriptor."""
+"""The root directory of the containerd that started the decoder, where its content store is."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from decoder.node.containerd.contentstore import BLOBS
 
 DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIGURATION = "/etc/containerd/config.toml"
-_ANCESTORS = 3  # a wrapper script may stand between containerd and us
+_ANCESTORS = 3  # a wrapper script may be between containerd and this process
 
 
 def find_root(client: int = 0) -> str:
     """Find the root directory of the containerd that started the decoder.
 
-    It follows from containerd's open files, because containerd reads the layer's blob while this process runs;
-    otherwise from its `--root`, then from the `root` of its configuration file, then from the default.
+    The sources, in this order: containerd's open files, because it reads the layer's blob while this process runs; its
+    option `--root`; `root` in its configuration file; the default.
 
     Args:
-        client: the process that containerd started, if that is not this one.
+        client: the number of the process that containerd started; 0 for this one.
 
     Returns:
-        The directory; nothing has been looked for in it yet.
+        The directory, which is not checked.
     """
     pid = process.parent(client) if client else os.getppid()
     for _ in range(_ANCESTORS):

@@ -1,4 +1,4 @@
-"""Whether the search for a layer's descriptor is strict: an option, or `"strict-lookup": true` in a file."""
+"""The setting `"strict-lookup": true` in the keyprovider configuration, which an option can set as well."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NAME = "strict-lookup"
 
 
 def is_strict(file: str) -> bool:
-    """Read the setting.
+    """Check whether the search for a layer's descriptor is to be strict.
 
     Args:
-        file: the configuration of keyproviders, or ""; it need not exist.
+        file: the keyprovider configuration, or ""; it need not exist.
 
     Raises:
         PayloadError: the file cannot be read, so the setting is unknown.
@@ -25,7 +25,7 @@ def is_strict(file: str) -> bool:
     try:
         data = read_key_file(file)
         if _NAME.encode() not in data and rb"\u" not in data:
-            return False  # nothing is parsed where the setting cannot be
+            return False  # the setting cannot be in the file, so parsing it would be a waste of time
         value = wire.parse_object(data).get(_NAME, False)
     except (KeyFileError, ValueError) as error:
         raise PayloadError(f"{_NAME} cannot be read from {quoted(file)}: {error}") from error

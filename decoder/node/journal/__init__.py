@@ -1,4 +1,4 @@
-"""The system journal: containerd drops a decoder's standard error, so this is where operators read about layers.
+"""The system journal, where operators read about layers, because containerd drops most of a decoder's standard error.
 
 systemd-journald takes messages with fields (systemd.journal-fields(7); its datagrams are described at
 https://systemd.io/JOURNAL_NATIVE_PROTOCOL/). Where it does not run, syslog takes the message without fields.
@@ -24,7 +24,7 @@ _FACILITY_USER = 1 << 3  # RFC 3164 §4.1.1
 
 
 def warn(text: str, *sockets: str) -> None:
-    """Log a warning, as `log` does."""
+    """Log a warning; see `log`."""
     log(text, WARNING, {}, *sockets)
 
 
@@ -57,7 +57,7 @@ def log(
 
 
 def _field(name: str, value: str) -> bytes:
-    """Build one field; the form with a length keeps a value from adding fields of its own."""
+    """Build one field, in the form with a length, so that a value cannot add further fields."""
     data = _cut(value).encode()
     return name.encode() + b"\n" + len(data).to_bytes(8, "little") + data + b"\n"
 

@@ -1,8 +1,7 @@
-"""What the journal gets about a layer: a failure, or warnings about a layer that was decrypted.
+"""Messages about layers in the journal: failures, and warnings about layers that were decrypted.
 
-containerd shows a decoder's standard error only if little or none of the layer had been written before. For any
-other damaged layer its clients print only `unexpected EOF`. Read these messages with
-`journalctl -t ctd-decoder`.
+containerd shows a decoder's standard error only if nothing or little of the layer had been written before. For other
+damaged layers its clients print only `unexpected EOF`. `journalctl -t ctd-decoder` shows the messages.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ _DEFECT = "internal"
 
 
 def report_failure(status: int, reason: str, layer: str, root: str) -> None:
-    """Log that a layer could not be decrypted, with the status, the layer and its image as fields of their own.
+    """Log that a layer could not be decrypted; the status, the layer and its image are also fields of their own.
 
     Args:
         status: the exit status.
         reason: the error message; it may have several lines.
-        layer: digest of the encrypted layer, or "" if it is not known.
-        root: containerd's root directory, where the layer's image is looked for.
+        layer: the digest of the encrypted layer, or "" if it is not known.
+        root: containerd's root directory, which is searched for the layer's image.
     """
     fields = {"CTD_STATUS": str(status), "CTD_CLASS": _CLASSES.get(status, _DEFECT), "CTD_REASON": reason}
     subject = "a layer"
@@ -47,7 +46,7 @@ def report_failure(status: int, reason: str, layer: str, root: str) -> None:
 
 
 def report_warnings(warnings: list[str]) -> None:
-    """Log what an operator should know about a layer that was decrypted."""
+    """Log warnings about a layer that was decrypted, in one message."""
     _log("; ".join(warnings), journal.WARNING, {})
 
 

@@ -1,4 +1,4 @@
-"""A limit on what all decoders of one user write to the journal together."""
+"""A limit on the number of messages that all decoders of one user together write to the journal."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _STATE = struct.Struct("<QI")  # start of the window in seconds since 1970, mess
 
 
 def default_file() -> str:
-    """Return the file that counts messages: below /run for root, else in the user's own directory there; or ""."""
+    """Return the file that counts messages: in /run for root, otherwise in $XDG_RUNTIME_DIR; "" if that is not set."""
     directory = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "")
     return os.path.join(directory, "ctd-decoder.journal") if directory else ""
 
 
 def remaining(file: str) -> int:
-    """Count a message, and return how many more the current window has room for.
+    """Count a message, and return how many more are allowed within the current JOURNAL_WINDOW_SECONDS.
 
     Args:
-        file: holds the count; created if it is absent.
+        file: the file that holds the count; it is created if it is absent.
 
     Returns:
-        A negative number if this message is one too many. JOURNAL_MESSAGES if nothing can be counted; then only
+        A negative number if this message is one too many. JOURNAL_MESSAGES if the file cannot be used; then only
         journald's own limit applies.
     """
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""A note in the journal while a decoder waits: containerd's clients show nothing until it has ended."""
+"""A note in the journal while a decoder waits, because containerd's clients show nothing until it ends."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _STARTED_BY_CONTAINERD = "STREAM_PROCESSOR_MEDIATYPE"
 
 @contextmanager
 def noted(what: str) -> Iterator[None]:
-    """Log once if the body takes longer than WAITING_SECONDS; only in a decoder that containerd started.
+    """Log a note if the block takes longer than WAITING_SECONDS, but only in a decoder that containerd started.
 
-    A timer signal interrupts the wait, which Python resumes (PEP 475). A thread would cost every layer some time.
+    A timer signal interrupts the wait, which Python resumes (PEP 475). A thread instead would take time from every
+    layer.
 
     Args:
-        what: what is waited for.
+        what: a noun phrase for the note, such as a name of a keyprovider.
     """
     if _STARTED_BY_CONTAINERD not in os.environ or signal.getsignal(signal.SIGALRM) is not signal.SIG_DFL:
         yield
