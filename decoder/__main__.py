@@ -288,7 +288,7 @@ def _write(text: str) -> None:
 
     data = text.encode(errors="replace")
     if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd holds the whole text in memory, and sends it to clients
-        data = data[: limits.STANDARD_ERROR_BYTES].decode(errors="ignore").encode() + _CUT_OFF
+        data = data[: limits.STANDARD_ERROR_BYTES - len(_CUT_OFF)].decode(errors="ignore").encode() + _CUT_OFF
     with suppress(OSError):  # if nobody reads it, there is still the exit status
         os.write(2, data)
 

@@ -53,13 +53,21 @@ def add_directory(keyring: Keyring, directory: str) -> None:
             keyring.add(name, data, password, path)
     usable = len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11) - before
     counted = f"holds {usable} private {'key' if usable == 1 else 'keys'}"
-    state = counted if usable else "holds no private key" if paths else "is empty"
+    state = counted if usable else "holds no private key" if paths else _why_empty(directory)
     keyring.notes.remarks.append(f"the keys directory {quoted(directory)} {state}")
     if size > limits.KEYS_DIRECTORY_BYTES or next(walk, None):
         keyring.notes.skip(
             f"the rest of {quoted(directory)}",
             f"more than {limits.KEYS_DIRECTORY_FILES} files or {limits.KEYS_DIRECTORY_BYTES} bytes",
         )
+
+
+def _why_empty(directory: str) -> str:
+    try:
+        os.scandir(directory).close()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    return "is empty"
 
 
 def _password(keyring: Keyring, path: str, is_beside: bool, credentials: str) -> bytes:

@@ -59,6 +59,13 @@ def test_many_files_that_are_no_keys_take_a_few_lines(tmp_path: Path) -> None:
     assert len(result.errors) < 3000
 
 
+def test_a_file_in_its_place_is_not_an_empty_directory(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(RSA)
+    assert found(file).notes.remarks == [f"the keys directory '{file}' cannot be read: Not a directory"]
+    assert found(file).notes.warnings == [f"the directory '{file}' was skipped: Not a directory"]
+
+
 def test_what_is_no_key_leaves_a_note(tmp_path: Path) -> None:
     (tmp_path / "README").write_text("put keys here")
     (tmp_path / "empty").touch()
