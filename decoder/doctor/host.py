@@ -119,7 +119,7 @@ class Host:
             is_absent = True
         except OSError as error:
             return Source({}, {}, error.strerror or type(error).__name__)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return Source({}, {}, f"it is not TOML: {error}")
         if not self.containerd.program:
             return Source(in_file, in_file, is_absent=is_absent)
@@ -128,7 +128,7 @@ class Host:
         output, failure = run([self.containerd.program, *command])
         try:
             in_force = tomllib.loads(output) if not failure else in_file
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             in_force, failure = in_file, str(error)
         return Source(in_file, in_force, dump_failure=failure, is_absent=is_absent)
 

@@ -67,6 +67,6 @@ def _from_configuration(path: str) -> str | None:
     try:
         with open(path, "rb") as file:
             root = tomllib.loads(file.read(limits.CONFIGURATION_BYTES).decode()).get("root")
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return root if isinstance(root, str) and root else None

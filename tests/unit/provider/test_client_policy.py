@@ -164,6 +164,7 @@ RULE = '[[rule]]\nclient = "uid:0"\nunwrap = "local://*"\n'
         ("rule = [1]", "something other than [[rule]] tables"),
         (RULE + "[other]\n", "something other than [[rule]] tables"),
         ("{", "it is not TOML"),
+        ("rule = " + "[" * 5000, "it is not TOML"),
         ("\xff", "it is not TOML"),
         (RULE + "x = 1", "rule 1 has 'x'"),
         (RULE + RULE.replace("uid:0", "user:0"), "rule 2: client 'user:0' begins with none of"),

@@ -119,7 +119,7 @@ def load(path: str) -> tuple[ClientPolicy, Sequence[str]]:
         members = tomllib.loads(data.decode())
     except OSError as error:
         raise PolicyError(f"{shown}: {error.strerror}") from error
-    except ValueError as error:  # of TOML, or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML, or of UTF-8
         raise PolicyError(f"{shown}: it is not TOML: {error}") from error
     rules = members.get("rule")
     if list(members) != ["rule"] or not isinstance(rules, list) or not all(isinstance(each, dict) for each in rules):
