@@ -61,7 +61,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/mypy packaging/assemble packaging/kubernetes/install_on_node.py
+	$(BIN)/mypy packaging/assemble packaging/kubernetes/*.py
 	packaging/check-metadata
 	packaging/check-workflows
 

@@ -278,6 +278,7 @@ AGENT_WORKERS = 128
 AGENT_CHECK_SECONDS = 5.0  # how often the agent checks whether its socket and its program are still there
 AGENT_SETTINGS_BYTES = 4 * KIB
 AGENT_REASONS = 16
+AGENT_CERTIFICATES = 16  # whose expiry is in the metrics
 AGENT_STATUS_SECONDS = 5.0
 AGENT_STATUS_BYTES = 16 * KIB
 AGENT_REFILL_SECONDS = 0.02

@@ -12,7 +12,7 @@ from decoder import limits
 if TYPE_CHECKING:
     from typing import Literal
 
-    Kind = Literal["taken", "served", "away", "parsed", "imported", "outdated", "keeper", "status"]
+    Kind = Literal["taken", "served", "away", "parsed", "imported", "outdated", "keeper", "status", "certificate"]
 
 _KINDS: dict[bytes, Kind] = {
     b"t": "taken",
@@ -23,6 +23,7 @@ _KINDS: dict[bytes, Kind] = {
     b"o": "outdated",
     b"k": "keeper",
     b"q": "status",
+    b"c": "certificate",
 }
 _TYPES = {kind: letter for letter, kind in _KINDS.items()}
 
@@ -69,6 +70,10 @@ class Notices:
     def imported(self, modules: list[str]) -> None:
         """Report the modules of `preloading.ON_DEMAND` that this worker had to import."""
         self._send("imported", " ".join(modules).encode())
+
+    def certificate(self, path: str) -> None:
+        """Report the file with the certificate that keyproviders see."""
+        self._send("certificate", os.fsencode(path))
 
     def outdated(self) -> None:
         """Report that the program on the disk was replaced."""

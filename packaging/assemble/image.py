@@ -90,7 +90,8 @@ def _add_system(root: Path, architecture: str, packages: tuple[Path, Path]) -> N
     (root / "tmp").mkdir()
     (root / "tmp").chmod(0o1777)
     # Under this name the program runs that module and nothing else; there is no plain Python.
-    shutil.copy(PACKAGING / "kubernetes/install_on_node.py", root / LIBRARY / "site-packages")
+    for name in ("install_on_node.py", "kubernetes_api.py"):
+        shutil.copy(PACKAGING / "kubernetes" / name, root / LIBRARY / "site-packages")
     (root / "usr/bin/install-on-node").symlink_to("../lib/ctd-decoder/bin/ctd-decoder")
     status = root / _STATUS
     status.mkdir(parents=True)

@@ -9,14 +9,14 @@ import json
 import os
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
+
+from kubernetes_api import ApiError, BusyError, Files, WatchedSecret, ask
 
 _TREE = Path("/usr/lib/ctd-decoder")
 _PROGRAM = "bin/ctd-decoder"
@@ -24,13 +24,11 @@ _CLIENT = "bin/client"  # what containerd starts: it asks the agent, or becomes 
 _SCRATCH = ".partial-"
 _LIST = ".ctd-decoder-files"
 _ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_API_SECONDS = 10.0  # for each request to the API server
-_API_BYTES = 8 * 1024 * 1024  # a node lists its images
 _API_ATTEMPTS = 12
 _API_PAUSE_SECONDS = 5.0
 _SIGNALS = {signal.SIGTERM, signal.SIGINT}
 _START_SECONDS = 60
-_POLL_SECONDS = 5.0  # between looks at mounted files; the kubelet itself takes up to a minute and a half
+_POLL_SECONDS = 5.0  # between looks at mounted files and watched Secrets
 
 
 class InstallError(Exception):
@@ -55,6 +53,14 @@ def main() -> int:
         help="copy the files of a directory or a mounted Secret as well; what FROM no longer has is taken from TO",
     )
     parser.add_argument(
+        "--secret",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FROM"),
+        help="the Secret that is mounted at FROM, which `follow` watches: the kubelet takes up to a minute and a half",
+    )
+    parser.add_argument(
         "--every",
         type=float,
         default=_POLL_SECONDS,
@@ -64,7 +70,7 @@ def main() -> int:
     parser.add_argument("--node", metavar="NAME", help="the node that `untaint` takes the taint from")
     parser.add_argument("--taint", metavar="KEY", help="the key of that taint")
     parser.add_argument(
-        "--account", type=Path, default=_ACCOUNT, metavar="DIR", help="token and ca.crt for the API server"
+        "--account", type=Path, default=_ACCOUNT, metavar="DIR", help="token, ca.crt and namespace for the API server"
     )
     arguments = parser.parse_args()
     if arguments.verb == "untaint" and not (arguments.node and arguments.taint):
@@ -79,16 +85,17 @@ def main() -> int:
         elif arguments.verb == "untaint":
             untaint(arguments.node, arguments.taint, arguments.account)
         elif arguments.verb == "follow":
-            follow(by_target(arguments.files), arguments.every)
+            watched = {Path(place): WatchedSecret(name, arguments.account) for name, place in arguments.secret}
+            follow(by_target(arguments.files), arguments.every, watched)
         elif arguments.verb == "install":
             for target, sources in by_target(arguments.files).items():
-                put_files(sources, target)
+                put_files(read_files(sources), target)
             install(arguments.tree, arguments.into)
         else:
             remove(arguments.into)
             for target in by_target(arguments.files):
                 take_files(target)
-    except (InstallError, OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
+    except (InstallError, ApiError, OSError, http.client.HTTPException, subprocess.SubprocessError) as error:
         print(f"install-on-node: error: {error}", file=sys.stderr)
         return 1
     return 0
@@ -138,24 +145,19 @@ def remove(into: Path) -> None:
     print(f"install-on-node: removed from {into}")
 
 
-def put_files(sources: Mapping[str, Path], target: Path) -> None:
+def put_files(files: Files, target: Path) -> None:
     """Copy files, readable by root alone, each in one step; a list in TARGET keeps what was copied.
 
     New and changed files are written before removed ones go.
 
     Args:
-        sources: directories by the place below TARGET that their files go to, "." for TARGET itself. Of a volume that
-            Kubernetes mounts (`..data`) one state is copied.
+        files: their contents by the place below TARGET that they go to.
         target: is made if it is not there.
 
     Raises:
         InstallError: a file is there that was not copied by this program, or the list is damaged.
         OSError: copying failed.
     """
-    files = {
-        os.path.normpath(f"{place}/{path.relative_to(state)}"): path.read_bytes()
-        for place, state, path in _found(sources)
-    }
     before = _listed(target)
     for name, content in files.items():
         place = target / name
@@ -172,20 +174,31 @@ def put_files(sources: Mapping[str, Path], target: Path) -> None:
     print(f"install-on-node: {target} has {', '.join(sorted(files)) or 'no files'}")
 
 
-def _found(sources: Mapping[str, Path]) -> Iterator[tuple[str, Path, Path]]:
-    """Yield the files of directories: the place of the directory, its present state, and the file in it."""
+def read_files(sources: Mapping[str, Path], watched: Mapping[Path, WatchedSecret] | None = None) -> Files:
+    """Read files for `put_files`. Of a volume that Kubernetes mounts (`..data`) one state is read.
+
+    Args:
+        sources: directories by the place below the target that their files go to, "." for the target itself.
+        watched: the Secrets that are mounted at some of the directories, and may be newer than what is there.
+
+    Raises:
+        OSError: reading failed.
+    """
+    found: Files = {}
     for place, source in sources.items():
         state = (source / "..data" if (source / "..data").exists() else source).resolve(strict=True)
-        for path in sorted(state.rglob("*")):
-            if path.is_file():
-                yield place, state, path
+        files = {str(path.relative_to(state)): path.read_bytes() for path in sorted(state.rglob("*")) if path.is_file()}
+        if watched and source in watched:
+            files = watched[source].newest(files)
+        found |= {os.path.normpath(f"{place}/{name}"): content for name, content in files.items()}
+    return found
 
 
 def by_target(pairs: Iterable[tuple[Path, Path]]) -> dict[Path, dict[str, Path]]:
     """Group pairs of FROM and TO, so that a TO below another one shares its list.
 
     Returns:
-        What `put_files` takes, by target.
+        What `read_files` takes, by target.
     """
     groups: dict[Path, dict[str, Path]] = {}
     for source, target in sorted(pairs, key=lambda pair: len(pair[1].parts)):
@@ -207,25 +220,30 @@ def take_files(target: Path) -> None:
     print(f"install-on-node: removed the files from {target}")
 
 
-def follow(groups: Mapping[Path, Mapping[str, Path]], seconds: float) -> None:
+def follow(
+    groups: Mapping[Path, Mapping[str, Path]], seconds: float, watched: Mapping[Path, WatchedSecret] | None = None
+) -> None:
     """Copy files whenever they change, until SIGTERM or SIGINT.
 
     What cannot be copied is reported once and tried again: the node keeps the files that it has.
 
     Args:
-        groups: what `put_files` takes, by target.
+        groups: what `read_files` takes, by target.
         seconds: between two looks.
+        watched: Secrets that are mounted at sources, by these.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for secret in (watched or {}).values():
+        secret.start()
     copied: dict[Path, object] = {}
     while True:
         for target, sources in groups.items():
+            state: object
             try:
-                state: object = [
-                    (str(path), path.stat().st_size, path.stat().st_mtime_ns) for _, _, path in _found(sources)
-                ]
+                files = read_files(sources, watched)
+                state = hashlib.sha256(repr(sorted(files.items())).encode()).digest()
                 if copied.get(target) != state:
-                    put_files(sources, target)
+                    put_files(files, target)
             except (InstallError, OSError) as error:
                 state = str(error)
                 if copied.get(target) != state:
@@ -246,20 +264,20 @@ def untaint(node: str, taint: str, account: Path) -> None:
         account: has the service account's `token` and the API server's `ca.crt`.
 
     Raises:
-        InstallError: the API server refuses.
+        ApiError: the API server refuses.
         OSError: it cannot be reached, or the account cannot be read.
     """
     for _ in range(_API_ATTEMPTS - 1):
         try:
             return _untaint(node, taint, account)
-        except (_BusyError, OSError, http.client.HTTPException):
+        except (BusyError, OSError, http.client.HTTPException):
             time.sleep(_API_PAUSE_SECONDS)
     return _untaint(node, taint, account)
 
 
 def _untaint(node: str, taint: str, account: Path) -> None:
     path = f"/api/v1/nodes/{quote(node, safe='')}"
-    taints = _ask(account, "GET", path).get("spec", {}).get("taints", [])
+    taints = ask(account, "GET", path).get("spec", {}).get("taints", [])
     found = [number for number, each in enumerate(taints) if each["key"] == taint]
     changes = [
         change
@@ -270,40 +288,8 @@ def _untaint(node: str, taint: str, account: Path) -> None:
         )
     ]
     if changes:
-        _ask(account, "PATCH", path, json.dumps(changes).encode())
+        ask(account, "PATCH", path, json.dumps(changes).encode())
     print(f"install-on-node: the node {node} {'has lost' if changes else 'does not have'} the taint {taint}")
-
-
-class _BusyError(InstallError):
-    """The API server may answer otherwise later."""
-
-
-def _ask(account: Path, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    try:
-        host, port = os.environ["KUBERNETES_SERVICE_HOST"], int(os.environ["KUBERNETES_SERVICE_PORT"])
-    except (KeyError, ValueError) as error:
-        raise InstallError("the environment names no API server: this verb runs in a pod") from error
-    context = ssl.create_default_context(cafile=str(account / "ca.crt"))
-    connection = http.client.HTTPSConnection(host, port, timeout=_API_SECONDS, context=context)
-    headers = {
-        "Authorization": f"Bearer {(account / 'token').read_text().strip()}",
-        "Content-Type": "application/json-patch+json",
-        "Accept": "application/json",
-    }
-    try:
-        connection.request(method, path, body, headers)
-        response = connection.getresponse()
-        content = response.read(_API_BYTES)
-    finally:
-        connection.close()
-    try:
-        answer = json.loads(content)
-    except ValueError as error:
-        raise _BusyError(f"the API server's answer to {method} {path} is not JSON") from error
-    if response.status >= 400:
-        kind = _BusyError if response.status in (409, 422, 429) or response.status >= 500 else InstallError
-        raise kind(f"the API server answers {method} {path} with {response.status}: {str(answer.get('message'))[:500]}")
-    return dict(answer)
 
 
 def _wait() -> None:

@@ -134,7 +134,7 @@ class Certificates:
         path = self._directory / f"{name}.pem"
         return path if path.exists() else certificates.issue(name).write(path)
 
-    def issue(self, *names: str, authority: str = "authority", days: int = 2) -> Path:
+    def issue(self, *names: str, authority: str = "authority", days: float = 2) -> Path:
         """Issue a certificate for DNS names and IP addresses."""
         issuer = certificates.read(self.authority(authority))
         self._number += 1

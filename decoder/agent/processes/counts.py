@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decoder import limits
+from decoder.agent.processes.certificates import Certificates
 from decoder.node import journal
 
 BUSY = "busy"  # the reason when as many layers are being decrypted as the settings allow
@@ -16,12 +17,14 @@ class Counts:
         served: how many layers workers have begun to decrypt.
         fallen_back: how many clients decrypted by themselves although they could have been served.
         sent_away: how many clients were refused, by the property in which they differ from the agent.
+        certificates: those that keyproviders got to see.
     """
 
     def __init__(self) -> None:
         self.served = 0
         self.fallen_back = 0
         self.sent_away: dict[str, int] = {}
+        self.certificates = Certificates()
 
     def send_away(self, reason: str, count: int = 1) -> None:
         """Count clients that were refused. The first client for each reason but BUSY is noted in the journal."""

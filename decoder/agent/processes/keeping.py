@@ -75,6 +75,8 @@ def ask_keeper(
     """
     if not isinstance(provider.transport, NativeProvider | GrpcProvider):
         return None
+    if isinstance(provider.transport, GrpcProvider) and provider.transport.tls and provider.transport.tls.cert_file:
+        notices.certificate(provider.transport.tls.cert_file)
     begin = monotonic()
     try:
         answer = _converse(notices, pack(provider), [operation, data, parameters], provider.seconds)

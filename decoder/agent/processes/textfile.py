@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from decoder.node import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _PREFIX = "ctd_decoder_agent_"
 _SUFFIX = ".prom"  # node_exporter reads no other files
@@ -28,17 +28,25 @@ class Textfile:
         self._written = ""
         self._has_warned = False
 
-    def write(self, numbers: Mapping[str, float], sent_away: Mapping[str, int]) -> None:
+    def write(
+        self,
+        numbers: Mapping[str, float],
+        sent_away: Mapping[str, int],
+        expiry: Callable[[], Mapping[str, float]] = dict,
+    ) -> None:
         """Replace the file atomically if a value has changed. The first failure is noted in the journal.
 
         Args:
             numbers: values by metric: counters if the name ends with `_total`, gauges otherwise.
             sent_away: the number of clients that were refused, by reason.
+            expiry: tells when certificates expire, in seconds since 1970, by their files.
         """
         if not self._path:
             return
         lines = [line for name, value in numbers.items() for line in self._metric(name, {"": value})]
         lines += self._metric("sent_away_total", dict(sent_away))
+        if ends := expiry():
+            lines += self._metric("client_certificate_expiry_timestamp_seconds", ends, "file")
         text = "".join(f"{line}\n" for line in lines)
         if text == self._written:
             return
@@ -50,12 +58,12 @@ class Textfile:
                 journal.warn(f"the agent cannot write {self._path!a}: {error.strerror}")
             self._has_warned = True
 
-    def _metric(self, name: str, values: Mapping[str, float]) -> list[str]:
+    def _metric(self, name: str, values: Mapping[str, float], by: str = "reason") -> list[str]:
         kind = "counter" if name.endswith("_total") else "gauge"
         lines = [f"# TYPE {_PREFIX}{name} {kind}"]
-        for reason, value in values.items():
-            label = f',reason="{_escaped(reason)}"' if reason else ""
-            lines.append(f'{_PREFIX}{name}{{agent="{self._agent}"{label}}} {value:g}')
+        for text, value in values.items():
+            label = f',{by}="{_escaped(text)}"' if text else ""
+            lines.append(f'{_PREFIX}{name}{{agent="{self._agent}"{label}}} {value:.0f}')
         return lines
 
     def _replace(self, text: str) -> None:

@@ -278,12 +278,17 @@ class _Zygote:
                 self._unprepared += [name for name in names if name in ON_DEMAND and name not in sys.modules]
             elif kind == "outdated":
                 self._end_life()
-            elif kind == "status" and descriptors:
-                self._settle(int(content))
-                self._asked.add(int(content))
-                self._tell_status(descriptors[0])
-            elif kind == "keeper" and descriptors:
-                self._hand_to_keeper(content, descriptors[0])
+            elif kind == "certificate":
+                self._counts.certificates.add(os.fsdecode(content))
+            elif descriptors:
+                self._pass_on(kind, content, descriptors[0])
+
+    def _pass_on(self, kind: str, content: bytes, connection: int) -> None:
+        if kind == "keeper":
+            return self._hand_to_keeper(content, connection)
+        self._settle(int(content))
+        self._asked.add(int(content))
+        return self._tell_status(connection)
 
     def _take(self, process: int) -> None:
         self._refill_at = monotonic() + limits.AGENT_REFILL_SECONDS
@@ -297,10 +302,9 @@ class _Zygote:
             self._working[process] = True
 
     def _tell_status(self, connection: int) -> None:
-        now = monotonic()
         status = {
             "pid": os.getpid(),
-            "seconds": round(now - self._started_at, 3),
+            "seconds": round(monotonic() - self._started_at, 3),
             "served": self._counts.served,
             "sent_away": self._counts.sent_away,
             "fallen_back": self._counts.fallen_back,
@@ -321,7 +325,7 @@ class _Zygote:
             "decrypting": len(self._working),
             "workers_ready": len(self._waiting),
         }
-        self._textfile.write(numbers, self._counts.sent_away)
+        self._textfile.write(numbers, self._counts.sent_away, self._counts.certificates.ends)
 
     def _hand_to_keeper(self, identity: bytes, connection: int) -> None:
         try:

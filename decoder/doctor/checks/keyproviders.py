@@ -6,13 +6,17 @@ import os
 import shlex
 import shutil
 import stat
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.doctor import probes
 from decoder.doctor.finding import Finding
 from decoder.doctor.probes import PartlyReachableError, UnreachableError
-from decoder.errors import quoted
+from decoder.errors import KeyFileError, quoted
+from decoder.formats.certificates import UNREADABLE
+from decoder.formats.expiry import earliest_end
+from decoder.keys.file import read_key_file
 from decoder.provider.client import config
 from decoder.provider.errors import ProviderError
 from decoder.provider.reach import reach_port, reach_socket
@@ -76,10 +80,29 @@ def _reach(provider: config.Configured, node: Host) -> Finding:
         return Finding("warning", subject, str(error), f"see its entry: {transport.describe()}")
     except (UnreachableError, ProviderError) as error:
         return Finding("error", subject, str(error), f"see its entry: {transport.describe()}")
+    certificate = transport.tls.cert_file if isinstance(transport, config.GrpcProvider) and transport.tls else ""
+    if certificate and (expiring := _expiry(certificate, node, subject)):
+        return expiring
     if _is_in_the_clear(transport):
         text = f"{transport.describe()} can be reached, but layer keys are sent to it without TLS"
         return Finding("warning", subject, text, "add grpc-tls to its entry")
     return Finding("ok", subject, f"{transport.describe()}: {text}")
+
+
+def _expiry(file: str, node: Host, subject: str) -> Finding | None:
+    """Check when the certificate expires that the server gets to see."""
+    try:
+        end = earliest_end(read_key_file(node.place(file)))
+    except (KeyFileError, *UNREADABLE) as error:
+        return Finding("error", subject, f"the certificate {quoted(file)} cannot be read: {error}", "replace it")
+    seconds = (end - datetime.now(UTC)).total_seconds()
+    if seconds <= 0:
+        text = f"the certificate {quoted(file)} expired at {end:%Y-%m-%d %H:%M} UTC, and the server refuses it"
+        return Finding("error", subject, text, "renew it")
+    if seconds < limits.CERTIFICATE_WARNING_SECONDS:
+        text = f"the certificate {quoted(file)} expires at {end:%Y-%m-%d %H:%M} UTC"
+        return Finding("warning", subject, text, "renew it, or see why it is not renewed")
+    return None
 
 
 def _is_in_the_clear(transport: config.Transport) -> bool:

@@ -162,12 +162,11 @@ def _warn_of_expiry(path: str, chain: bytes | None) -> None:
         return
     from datetime import UTC, datetime
 
-    from cryptography import x509
-
     from decoder.formats.certificates import UNREADABLE
+    from decoder.formats.expiry import earliest_end
 
     try:
-        end = min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain))
+        end = earliest_end(chain)
     except UNREADABLE:
         return  # OpenSSL has accepted it
     if (end - datetime.now(UTC)).total_seconds() < limits.CERTIFICATE_WARNING_SECONDS:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from decoder.formats.expiry import earliest_end
 from tests.support.agent import Agent, Place, wait_until, works
+from tests.support.client_parts import NAME, Certificates, configuration, decrypt, serving, tls_files
 from tests.support.processes import ROOT
 
 PROMTOOL = ROOT / ".cache/prometheus-trixie/usr/bin/promtool"
@@ -40,6 +42,28 @@ def test_it_says_what_it_has_done(place: Place, tmp_path: Path) -> None:
         assert b"error" not in checked.stderr.lower(), checked.stderr
     assert read(tmp_path)["up", agent] == 0
     assert read(tmp_path)["fallen_back_total", agent] == 0
+
+
+def test_it_says_when_the_certificates_of_clients_expire(place: Place, tmp_path: Path) -> None:
+    """Of the files that keyproviders got to see; a renewed one is read again without a layer."""
+    made, metrics = Certificates(tmp_path), tmp_path / "metrics"
+    metrics.mkdir()
+    server, client = made.issue("127.0.0.1"), made.issue("node", days=30)
+    with (
+        serving(certificate=server, client_authority=made.authority()) as running,
+        Agent(place, metrics=str(metrics)),
+    ):
+        tls = tls_files(root_ca_file=made.authority(), certificate=client)
+        config = configuration(tmp_path, {NAME: {"grpc": running.address, "grpc-tls": tls}})
+        assert decrypt(config, program=place.client)[0] == 0
+        name = ("client_certificate_expiry_timestamp_seconds", place.socket.stem, str(client))
+        wait_until(lambda: name in read(metrics))
+        assert read(metrics)[name] == float(int(earliest_end(client.read_bytes()).timestamp()))
+        made.issue("node", days=90).replace(client)
+        renewed = float(int(earliest_end(client.read_bytes()).timestamp()))
+        wait_until(lambda: read(metrics)[name] == renewed)
+        client.unlink()
+        wait_until(lambda: read(metrics)[name] == 0)
 
 
 def test_a_directory_that_is_not_there_harms_nothing(place: Place, tmp_path: Path) -> None:

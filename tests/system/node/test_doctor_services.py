@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
 
+from decoder.doctor.checks import keyproviders
 from tests.support.aws_server import REGION, kms_client, running_answers, running_moto, use_test_account
 from tests.support.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
 from tests.support.bao_server import BaoServer
-from tests.support.doctor_node import examine
+from tests.support.certificates import key_of
+from tests.support.client_parts import Certificates, tls_files
+from tests.support.doctor_node import Node, examine
 from tests.support.gcp_server import KEY as GOOGLE_KEY
 from tests.support.gcp_server import running_google
 from tests.support.pkcs11_parts import write_config
 from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.serving import Server, write_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,3 +174,30 @@ def test_pkcs11_pins(tmp_path: Path) -> None:
     store.set_flags("hidden", before | _LOCKED)
     level, text = look("000033")
     assert (level, "is locked: a wrong PIN was tried too often" in text) == ("error", True), text
+
+
+@pytest.mark.parametrize(
+    ("days", "level", "text"),
+    [
+        (30, "ok", "can be reached"),
+        (0.5, "warning", "expires at "),
+        (-1, "error", "expired at "),
+        (0, "error", "cannot be read"),
+    ],
+)
+def test_the_certificate_of_this_node(days: float, level: str, text: str, tmp_path: Path) -> None:
+    """What a server of ours with client certificates gets to see; a line of the last one was lost in the copy."""
+    made, key = Certificates(tmp_path), write_key(tmp_path / "key")
+    own, shown = made.issue("127.0.0.1"), made.issue("node", days=days or 2)
+    if not days:
+        lines = shown.read_text().splitlines()
+        shown.write_text("\n".join([lines[0], *lines[2:]]))
+    files = ("--tls-cert", own, "--tls-key", key_of(own), "--client-ca", made.authority())
+    with Server(tmp_path, "--provider", "local", "--key", key, "--listen", "127.0.0.1:0", *files) as server:
+        entry = {"grpc": server.target, "grpc-tls": tls_files(root_ca_file=made.authority(), certificate=shown)}
+        file = tmp_path / "providers.conf"
+        file.write_text(json.dumps({"key-providers": {"tested": entry}}))
+        file.chmod(0o600)
+        (found,) = [each for each in keyproviders.check(Node(file)) if each.subject == "keyprovider tested"]
+    assert (found.level, text in found.text) == (level, True), found
+    assert bool(found.remedy) == (level != "ok")

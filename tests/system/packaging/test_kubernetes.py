@@ -225,4 +225,11 @@ def test_the_certificates_are_those_that_server_and_nodes_read(tmp_path: Path) -
     assert client["spec"]["secretName"] == volume["secretName"]
     assert {item["spec"]["issuerRef"]["name"] for item in (*certificates.values(), client)} == issuers
     pairs = ["--files", "/files/tls", "/node/ocicrypt/tls"]
-    assert all(container["args"][-3:] == pairs for container in containers_of(pod))
+    installer, wait = (container["args"] for container in containers_of(pod))
+    assert (installer[-3:], wait[-6:]) == (pairs, [*pairs, "--secret", "ctd-decoder-node-tls", "/files/tls"])
+    (role,) = [item for item in nodes if item["kind"] == "Role"]
+    secrets = {wait[place + 1] for place, word in enumerate(wait) if word == "--secret"}
+    mounted = {item["secret"]["secretName"] for item in pod["volumes"] if "secret" in item}
+    (rule,) = role["rules"]
+    assert (set(rule["resourceNames"]), rule["verbs"]) == (secrets, ["watch"])
+    assert secrets == mounted

@@ -24,6 +24,7 @@ from tests.support.layers import pem, private_options, public_pem, rsa_key
 from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
 from tests.support.processes import PROGRAM, ROOT
 from tests.support.serving import ask, message, method_of, request_of, result_of, wait_for
+from tests.support.watch_server import WatchServer, event
 
 _SECONDS = 120
 # containerd's, that a manifest's `drop: [ALL]` takes away.
@@ -96,12 +97,15 @@ def test_a_node_runs_encrypted_images_once_it_was_installed(suite: roots.Suite, 
     keys, configuration = Volume(tmp_path / "keys"), Volume(tmp_path / "files")
     keys.write({"node.pem": pem(rsa_key())})
     configuration.write({})
+    account = tmp_path / "account"
+    account.mkdir()
     volumes = {
         "containerd": _OPT,
         "node-keys": str(keys.directory),
         "node-files": str(configuration.directory),
         "ocicrypt": "/etc/containerd/ocicrypt",
         "drop-in": "/etc/containerd/conf.d",
+        "account": str(account),
     }
     containers = tmp_path / "containers"
     containers.mkdir()
@@ -118,7 +122,8 @@ def test_a_node_runs_encrypted_images_once_it_was_installed(suite: roots.Suite, 
         imported = node.import_image(encrypted)
         assert imported.returncode == 0, imported.stderr
         assert node.run_stock().stdout == images.expected_output()
-        follow_the_secret(node, kubelet, pod, volumes, keys)
+        with WatchServer(account) as server:
+            follow_the_secret(node, kubelet, pod, volumes, keys, server)
         ended = kubelet.start(removing, removing["initContainers"][0], volumes, "--rm")
         assert ended.returncode == 0, ended.stderr
         assert node.execute("find", _OPT, "/etc/containerd", "-type", "f").stdout == ""
@@ -127,16 +132,31 @@ def test_a_node_runs_encrypted_images_once_it_was_installed(suite: roots.Suite, 
 
 
 def follow_the_secret(
-    node: Containerd, kubelet: Kubelet, pod: dict[str, Any], volumes: dict[str, str], keys: Volume
+    node: Containerd,
+    kubelet: Kubelet,
+    pod: dict[str, Any],
+    volumes: dict[str, str],
+    keys: Volume,
+    server: WatchServer,
 ) -> None:
-    """The pod's container replaces the node's key when the Secret's is, and ends when it is told to."""
+    """The pod's container replaces the node's key when the Secret's is, and ends when it is told to.
+
+    The API server says so first; what the kubelet mounts counts once the API server does not answer any more.
+    """
     (container,) = pod["containers"]
-    started = kubelet.start(pod, container, volumes, "--detach")
+    reach = [word for name, value in server.environment.items() for word in ("--env", f"{name}={value}")]
+    started = kubelet.start(pod, container, volumes, "--detach", "--net-host", *reach)
     assert started.returncode == 0, started.stderr
-    keys.write({"next.pem": b"next"})
     place = "/etc/containerd/ocicrypt/keys"
+    wait_for(lambda: bool(server.watches))
+    server.events.put(event("MODIFIED", next_pem="next"))
     wait_for(lambda: node.execute("ls", place).stdout == "next.pem\n")
     assert node.execute("cat", f"{place}/next.pem").stdout == "next"
+    server.status = 503
+    server.hang_up()
+    wait_for(lambda: len(server.watches) > 2)
+    keys.write({"mounted.pem": b"mounted"})
+    wait_for(lambda: node.execute("ls", place).stdout == "mounted.pem\n")
     wait_for(lambda: node.ctr("tasks", "kill", "--signal", "SIGTERM", container["name"]).returncode)
     assert "STOPPED" in node.ctr("tasks", "list").stdout
 

@@ -37,7 +37,7 @@ def write_tree(directory: Path, text: str, program: str = "#!/bin/sh\n") -> Path
 
 def install(tree: Path, node: Path, *arguments: str | Path, verb: str = "install", expect: int = 0) -> str:
     node.mkdir(exist_ok=True)
-    return run(sys.executable, "-I", INSTALL, verb, "--tree", tree, "--into", node, *arguments, expect=expect)
+    return run(sys.executable, "-Es", INSTALL, verb, "--tree", tree, "--into", node, *arguments, expect=expect)
 
 
 def installed(node: Path) -> str:
@@ -119,7 +119,7 @@ def following(*pairs: Path) -> Iterator[IO[bytes]]:
     arguments = [
         text for source, target in zip(pairs[::2], pairs[1::2], strict=True) for text in ("--files", source, target)
     ]
-    command = [sys.executable, "-I", INSTALL, "follow", "--every", "0.05", *arguments]
+    command = [sys.executable, "-Es", INSTALL, "follow", "--every", "0.05", *arguments]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.stderr
         try:

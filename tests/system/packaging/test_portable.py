@@ -39,7 +39,7 @@ def put_on(root: Path, tree: Path, layer_files: Path) -> Path:
     """Install the tree into a root as the Kubernetes manifests do, with a layer and its key."""
     command: list[str | Path] = [
         sys.executable,
-        "-I",
+        "-Es",
         ROOT / "packaging/kubernetes/install_on_node.py",
         "install",
     ]

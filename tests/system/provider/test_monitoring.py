@@ -115,6 +115,10 @@ SERIES = {
         'ctd_keyprovider_certificate_expiry_timestamp_seconds{certificate="server"}',
         "3600x20",
     ],
+    "KeyproviderClientCertificateExpires": [
+        'ctd_decoder_agent_client_certificate_expiry_timestamp_seconds{file="/etc/containerd/ocicrypt/tls/tls.crt"}',
+        "3600x20",
+    ],
     "KeyproviderFailures": ['ctd_keyprovider_requests_total{outcome="failed",provider="p"}', "0+60x30"],
     "KeyproviderDenials": ['ctd_keyprovider_requests_total{outcome="denied"}', "0+60x30"],
     "KeyproviderRefusedHandshakes": ["ctd_keyprovider_refused_handshakes_total", "0+60x30"],
