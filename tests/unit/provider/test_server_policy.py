@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.certificates import issue
+from tests.support.certificates import issue, key_of
 from tests.support.policy_site import UNWRAP, WRAP, Site, outcome, wrap
 from tests.support.serving import (
     Server,
@@ -174,6 +175,36 @@ def test_refused_handshakes_are_written_down_and_counted(site: Site) -> None:
         }
         assert server.metrics()[PREFIX + "refused_handshakes_total",] == len(server.audit)
     assert {line["operation"] for line in server.audit} == {"handshake"}
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_who_was_refused_in_the_handshake_is_written_down_as_a_claim(version: ssl.TLSVersion, site: Site) -> None:
+    """Nobody has verified these names: they are not in `client`, and no rule is looked up for them."""
+    site.policy.write_text(site.rule("uri:spiffe://*", wrap="local://*"))
+    authority = site.authorities["nodes"]
+    strangers = {
+        "uri:spiffe://cluster/node": issue("node", issue("another"), ["spiffe://cluster/node"]),
+        "uri:spiffe://cluster/old, dns:old": issue("old", authority, ["spiffe://cluster/old", "old"], days=-1),
+        r"cn:a\n{\x1b[2J\u202e": issue("a\n{\x1b[2J\u202e", issue("another")),
+        "": issue("many", issue("another"), [f"spiffe://cluster/{number}" for number in range(200)]),
+        "uri:spiffe://" + "x" * 487: issue("long", issue("another"), ["spiffe://" + "x" * 3000]),
+    }
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        host, _, port = server.target.rpartition(":")
+        for number, shown in enumerate(strangers.values()):
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.minimum_version = context.maximum_version = version
+            certificate = shown.write(site.directory / f"stranger{number}.pem")
+            context.load_cert_chain(certificate, key_of(certificate))
+            plain = socket.create_connection((host, int(port)), 20)
+            with plain, suppress(OSError), context.wrap_socket(plain) as connection:
+                connection.recv(1)
+            wait_for(lambda expected=number + 1: len(server.audit) == expected)  # type: ignore[misc]
+        lines = server.audit
+    assert [line.get("claimed", "") for line in lines] == list(strangers)
+    assert {(line["operation"], line["client"], line["reason"]) for line in lines} == {("handshake", "", "denied")}
+    assert all(line["cause"].startswith("the client's certificate is not accepted: ") for line in lines)
 
 
 def test_the_audit_of_a_flood_of_handshakes_is_bounded(site: Site) -> None:

@@ -32,11 +32,13 @@ class Peer(NamedTuple):
         names: `uri:…` and `dns:…` of its certificate, or `cn:…` if there is no alternative name; `uid:…` and `gid:…`
             at a Unix socket. Empty for a client without a certificate.
         chain: its certificate and the authorities that it was verified with, up to one that is trusted.
+        claimed: the names in a certificate that was refused. Nobody has verified them: they are for the audit alone.
     """
 
     address: str
     names: tuple[str, ...] = ()
     chain: tuple[Certificate, ...] = ()
+    claimed: tuple[str, ...] = ()
 
     @property
     def identity(self) -> str:
@@ -69,6 +71,18 @@ def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
     return Peer(before.address, (*before.names, *_names(own)), (own, *map(_authority, ders[1:])))
 
 
+def of_refused(before: Peer, connection: ssl.SSLSocket) -> Peer:
+    """Read the names in a certificate that OpenSSL has refused, without which an operator would only have an address.
+
+    OpenSSL keeps the chain that it could not verify. The verdict is OpenSSL's; nothing is decided here.
+    """
+    try:
+        ders = _chain(connection)
+        return before._replace(claimed=_names(x509.load_der_x509_certificate(ders[0]))) if ders else before
+    except UNREADABLE:
+        return before
+
+
 def of_unix(connection: socket.socket) -> Peer:
     """Ask the kernel for the user who has connected to a Unix socket."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
@@ -93,10 +107,12 @@ def _authority(der: bytes) -> Certificate:
 
 def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:
     """Return what OpenSSL has verified, DER, the client's own first."""
-    if connection.getpeercert(binary_form=True) is None:
-        return []
+    return [] if connection.getpeercert(binary_form=True) is None else _chain(connection)
+
+
+def _chain(connection: ssl.SSLSocket) -> list[bytes]:
     if hasattr(connection, "get_verified_chain"):  # Python 3.13
-        return list(connection.get_verified_chain())
+        return list(connection.get_verified_chain() or [])
     # In earlier versions only the wrapped object has the method; its argument is PEM or DER (_ssl.ENCODING_DER).
     return [each.public_bytes(2) for each in connection._sslobj.get_verified_chain()]  # type: ignore[attr-defined]  # noqa: SLF001
 

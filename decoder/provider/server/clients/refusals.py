@@ -34,7 +34,9 @@ class Refusals:
             self._omitted += 1
             return
         self._written += 1
-        more = {"omitted": self._omitted} if self._omitted else {}
+        more: dict[str, object] = {"omitted": self._omitted} if self._omitted else {}
+        if peer.claimed:
+            more["claimed"] = ascii(", ".join(peer.claimed))[1:-1][: limits.AUDITED_CAUSE_CHARACTERS]
         self._omitted = 0
         error = ClientRefusedError(cause)
         self._provider.record("handshake", (), error, client=peer.identity, address=peer.address, **more)

@@ -141,6 +141,8 @@ class Connection:
             self.close("the client has ended the TLS handshake" if self._has_spoken else "")
             return
         except OSError as error:
+            if isinstance(error, ssl.SSLCertVerificationError):
+                self.peer = peer.of_refused(self.peer, self._client)
             self.close(tls.cause_of(error))
             return
         except UNREADABLE as error:
