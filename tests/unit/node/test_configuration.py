@@ -74,7 +74,7 @@ def test_the_sample_of_keyproviders_has_each_of_them() -> None:
     ids=lambda page: page.name,
 )
 def test_examples_in_documents_can_be_read(page: Path) -> None:
-    examples = re.findall(r"(?:```json|\.Bd -literal)\n(.*?)(?:```|\.Ed)", page.read_text(), re.DOTALL)
+    examples = re.findall(r"(?:```json|\.Bd -literal -offset indent)\n(.*?)(?:```|\.Ed)", page.read_text(), re.DOTALL)
     parsed = [config.parse_config(example.encode()) for example in examples if "key-providers" in example]
     assert parsed
     for file in parsed:
