@@ -19,6 +19,9 @@ _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
 _PGP_LABEL = b"PGP PRIVATE KEY BLOCK"
 _PGP_PUBLIC_LABEL = b"PGP PUBLIC KEY BLOCK"
 _SEQUENCE, _INTEGER, _BIT_STRING, _OCTET_STRING, _EXPLICIT_0 = 0x30, 0x02, 0x03, 0x04, 0xA0
+# What private keys begin with: SEC1, PKCS#8, plain and encrypted; PKCS#1 has nine numbers.
+_PRIVATE_TAGS = ([_INTEGER, _OCTET_STRING], [_INTEGER, _SEQUENCE, _OCTET_STRING], [_SEQUENCE, _OCTET_STRING])
+_PKCS1_TAGS = [_INTEGER] * 9
 _PKCS12_VERSION = b"\x03"
 _PUBLIC = "it holds a public key; a private key is needed"
 _SECRET_KEY_PACKETS = (0x94, 0x95, 0x96, 0x97, 0xC5)  # RFC 9580 §4.2: tag 5, old and new header
@@ -98,7 +101,7 @@ def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:
         found = _in_der(name, data, password)
     else:
         found = KeyFile()
-        if data[:1] and data[0] in _SECRET_KEY_PACKETS:
+        if data[:1] and (data[0] in _SECRET_KEY_PACKETS or _has_secret_key_behind(data)):
             found.pgp.append(KeyMaterial(name, data, password))
         elif data.startswith(b"pkcs11:") or b"\npkcs11:" in data:
             found.pkcs11.append(KeyMaterial(name, data))
@@ -145,21 +148,40 @@ def _too_open(status: os.stat_result) -> int:
 
 
 def _in_pem(name: str, data: bytes, password: bytes) -> KeyFile:
-    """Sort PEM blocks (RFC 7468); a file may hold keys and certificates of every kind, one per block."""
+    """Sort PEM blocks (RFC 7468); a file may hold keys and certificates of every kind, one per block.
+
+    A private key counts under any label, even that of a certificate: tools are wrong, and the reference reads it.
+    """
     found = KeyFile()
     blocks = [pem.BEGIN + rest for rest in data.split(pem.BEGIN)[1:]]
     labels = [block[len(pem.BEGIN) :].partition(b"-----")[0].strip() for block in blocks]
     for number, (label, block) in enumerate(zip(labels, blocks, strict=True), 1):
         part = name if len(blocks) == 1 else f"{name}#{number}"
-        if label.endswith(_PRIVATE_LABEL):
+        if label == _PGP_LABEL:
+            found.pgp.append(KeyMaterial(part, block, password))
+        elif label.endswith(_PRIVATE_LABEL) or _holds_private_key(block):
             found.private.append(PrivateKey(part, "pem", block, password))
         elif label in _CERTIFICATE_LABELS:
             found.certificates.append(KeyMaterial(part, block))
-        elif label == _PGP_LABEL:
-            found.pgp.append(KeyMaterial(part, block, password))
     if not (found.private or found.certificates or found.pgp):
         raise KeyFileError(_what_else(labels))
     return found
+
+
+def _holds_private_key(block: bytes) -> bool:
+    """Check whether a PEM block holds a private key by the tags in it, whatever its label says."""
+    try:
+        data = pem.split(block)[0].data()
+    except ValueError:
+        return False
+    if data[:1] != bytes([_SEQUENCE]):
+        return False
+    tags = []
+    at = _element(data, 0)[1]
+    while len(tags) < len(_PKCS1_TAGS) and at < len(data):
+        tag, _, at = _element(data, at)
+        tags.append(tag)
+    return tags == _PKCS1_TAGS or any(tags[: len(form)] == form for form in _PRIVATE_TAGS)
 
 
 def _what_else(labels: list[bytes]) -> str:
@@ -223,6 +245,31 @@ def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
     if len(keys) < 2:
         return [PrivateKey(name, "pkcs12", data, password)]
     return [PrivateKey(f"{name}#{number}", "der", key, password) for number, key in enumerate(keys, 1)]
+
+
+def _has_secret_key_behind(data: bytes) -> bool:
+    """Check whether a secret key follows OpenPGP public keys, in packets of definite length (RFC 9580 §4.2)."""
+    at = 0
+    if data[0] not in _PUBLIC_KEY_PACKETS:
+        return False
+    while 0 <= at < len(data) and data[at] & 0x80:
+        if data[at] in _SECRET_KEY_PACKETS:
+            return True
+        at = _end_of_packet(data, at)
+    return False
+
+
+def _end_of_packet(data: bytes, at: int) -> int:
+    """Return where an OpenPGP packet ends, or -1 if its length is not definite."""
+    first, second = data[at], data[at + 1 : at + 2] or b"\0"
+    if not first & 0x40:
+        width = 1 << (first & 3)
+        return at + 1 + width + int.from_bytes(data[at + 1 : at + 1 + width]) if width < 8 else -1
+    if second < b"\xc0":
+        return at + 2 + second[0]
+    if second < b"\xe0":
+        return at + 3 + ((second[0] - 192) << 8) + 192 + int.from_bytes(data[at + 2 : at + 3])
+    return at + 6 + int.from_bytes(data[at + 2 : at + 6]) if second == b"\xff" else -1
 
 
 def _known_otherwise(data: bytes) -> str:

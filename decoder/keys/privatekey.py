@@ -175,7 +175,7 @@ def _load_der(data: bytes, password: bytes) -> object:
         if not password:
             raise KeyFileError(_NO_PASSWORD) from error
     except ValueError as error:
-        return _load_unusual(data, error)
+        return _load_unusual(data, password, error)
     try:
         return _load_with(data, password)
     except (ValueError, TypeError) as error:
@@ -195,12 +195,14 @@ def _load_with(data: bytes, password: bytes | None) -> object:
     return openssl.keys.load_der_private_key(data, password, None, unsafe_skip_rsa_key_validation=True)
 
 
-def _load_unusual(data: bytes, error: ValueError) -> object:
+def _load_unusual(data: bytes, password: bytes, error: ValueError) -> object:
     """Load a key that the library rejects, or explain why it cannot be loaded."""
     from decoder.keys.formats.rsanumbers import parse_multi_prime
 
     if cipher := _unknown_cipher(error):
         raise KeyFileError(cipher) from error
+    if (alone := _first_element(data)) != data:
+        return _load_der(alone, password)
     try:
         key = parse_multi_prime(data)
     except (ValueError, TypeError) as unusable:
@@ -208,6 +210,16 @@ def _load_unusual(data: bytes, error: ValueError) -> object:
     if key is None:
         raise _NotAKeyError("it cannot be parsed as a private key") from error
     return key
+
+
+def _first_element(data: bytes) -> bytes:
+    """Return a key without what follows it, which the reference ignores; what is malformed stays as it is."""
+    from decoder.formats.ber import SEQUENCE, Reader
+
+    try:
+        return Reader(data).take(SEQUENCE).encoded
+    except ValueError:
+        return data
 
 
 def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> object:
@@ -224,7 +236,7 @@ def _load_unusual_encrypted(data: bytes, password: bytes, error: Exception) -> o
     if not pbes2.is_sequence(plain):
         raise KeyFileError(_WRONG_PASSWORD) from error
     try:
-        return _load_unusual(plain, ValueError())
+        return _load_unusual(plain, b"", ValueError())
     except _NotAKeyError:
         raise KeyFileError("the password opens it, but the key in it is malformed or not supported") from error
 

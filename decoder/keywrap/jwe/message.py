@@ -47,7 +47,8 @@ class Jwe(Record):
 def parse(wrapped: bytes) -> Jwe:
     """Parse a JWE.
 
-    White space is ignored everywhere, as go-jose does: files end with a newline, and tools fold and indent.
+    White space is ignored everywhere, as go-jose does, that of Unicode too: files end with a newline, tools fold and
+    indent, and text that was copied from a page has no-break spaces.
 
     Args:
         wrapped: at most JWE_BYTES.
@@ -57,16 +58,16 @@ def parse(wrapped: bytes) -> Jwe:
     """
     if len(wrapped) > limits.JWE_BYTES:
         raise WrappedKeyError(f"it is longer than {limits.JWE_BYTES} bytes")
-    text = wrapped.strip()
+    text = wrapped.decode(errors="replace").strip()
     try:
-        return _parse_json(text) if text[:1] == b"{" else _parse_compact(text)
+        return _parse_json(text) if text[:1] == "{" else _parse_compact(text)
     except ValueError as error:
         raise WrappedKeyError(f"it is not a JWE: {error}") from error
 
 
-def _parse_compact(text: bytes) -> Jwe:
+def _parse_compact(text: str) -> Jwe:
     """Parse the compact serialization (RFC 7516 §7.1)."""
-    parts = text.decode("ascii", "replace").split(".", 5)
+    parts = text.split(".", 5)
     if len(parts) != 5:
         raise ValueError("it has neither the JSON nor the compact form")
     protected, encrypted_key, iv, ciphertext, tag = parts
@@ -74,12 +75,12 @@ def _parse_compact(text: bytes) -> Jwe:
     return _parse_members({**value, "encrypted_key": encrypted_key})
 
 
-def _parse_json(text: bytes) -> Jwe:
+def _parse_json(text: str) -> Jwe:
     """Parse the JSON serialization (RFC 7516 §7.2), even with lines folded within a value, as some tools do."""
     try:
-        value = wire.parse_object(text)
+        value = wire.parse_object(text.encode())
     except ValueError:
-        value = wire.parse_object(b"".join(text.split()))
+        value = wire.parse_object("".join(text.split()).encode())
     return _parse_members(value)
 
 

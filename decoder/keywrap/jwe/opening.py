@@ -48,7 +48,7 @@ def acceptable(recipients: list[JweRecipient]) -> list[JweRecipient]:
         algorithm, encryption = (recipient.joined.get(name) for name in ("alg", "enc"))
         if not isinstance(algorithm, str) or not isinstance(encryption, str):
             problem = "it does not name its key algorithm and content encryption"
-        elif "zip" in recipient.joined or "crit" in recipient.joined:
+        elif recipient.joined.get("zip") is not None or "crit" in recipient.joined:
             problem = "compression and critical extensions are not accepted"
         elif algorithm not in RSA_HASHES and algorithm not in ECDH_KEY_BYTES:
             problem = f"the key algorithm {quoted(algorithm)} is not accepted"

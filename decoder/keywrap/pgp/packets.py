@@ -49,6 +49,8 @@ def split(data: bytes, most: int) -> Iterator[Packet]:
             raise ValueError(f"it has more than {most} packets")
         start, first = at, data[at]
         if not first & 0x80:
+            if not data[at:].strip():
+                return  # editors and shells add a line break
             raise ValueError("it holds something other than packets")
         if first & 0x40:
             tag = first & 0x3F
@@ -130,7 +132,7 @@ def mpis(data: bytes, at: int, count: int) -> tuple[list[bytes], int]:
 def dearmoured(data: bytes) -> bytes:
     """Join the contents of all ASCII armour in a file (RFC 9580 §6.2); a file without armour is binary.
 
-    The checksum is optional, and is not checked.
+    White space around lines is ignored. The checksum is optional, and is not checked.
 
     Raises:
         ValueError: it holds something other than base64.
@@ -138,7 +140,8 @@ def dearmoured(data: bytes) -> bytes:
     if data[:1] >= b"\x80" or b"-----BEGIN PGP " not in data:
         return data
     found = []
-    for block in data.replace(b"\r", b"").split(b"-----BEGIN PGP ")[1:]:
+    lines = b"\n".join(line.strip() for line in data.split(b"\n"))
+    for block in lines.split(b"-----BEGIN PGP ")[1:]:
         text = block.partition(b"\n-----END PGP ")[0].partition(b"\n\n")[2]
         try:
             found.append(a2b_base64(text.partition(b"\n=")[0].replace(b"\n", b""), strict_mode=True))

@@ -14,11 +14,11 @@ from decoder.layer.annotations import KEYS_PREFIX
 from tests.support.layers import encrypted, pem, private_options, rsa_key
 from tests.support.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
 
-_PROTECTED = json.dumps({"alg": "RSA-OAEP", "enc": "A256GCM"})
+_PROTECTED = {"alg": "RSA-OAEP", "enc": "A256GCM"}
 
 
-def written() -> JWE:
-    token = JWE(private_options(), _PROTECTED)
+def written(**header: object) -> JWE:
+    token = JWE(private_options(), json.dumps({**_PROTECTED, **header}))
     token.add_recipient(JWK.from_pyca(rsa_key()))
     return token
 
@@ -41,10 +41,13 @@ CHANGES: dict[str, Callable[[], bytes]] = {
     "CRLF around": lambda: b"\r\n " + compact() + b"\r\n",
     "folded": lambda: folded(compact()),
     "blanks at dots": lambda: compact().replace(b".", b" . "),
+    "no-break spaces": lambda: "\u00a0".join(compact().decode().partition(".")).encode() + "\u2028\u0085".encode(),
+    "JSON with no-break spaces": lambda: "\u00a0{\u00a0".encode() + flattened()[1:],
     "JSON indented": lambda: json.dumps(json.loads(flattened()), indent=4).encode() + b"\n",
     "JSON folded": lambda: folded(flattened()),
     "JSON with an escaped newline": lambda: flattened().replace(b'"ciphertext": "', b'"ciphertext": "\\n'),
     "null members": lambda: flattened(aad=None, header=None, unprotected=None, recipients=None),
+    "null in the header": lambda: written(zip=None, kid=None, cty=None).serialize(compact=True).encode(),
     "unknown members": lambda: flattened(anything=[1, {}], version=7),
 }
 

@@ -112,3 +112,21 @@ def test_what_is_wrapped_to_a_good_certificate_opens(home: GnupgHome) -> None:
     rules = RecipientRules(lambda: home.public(WHO))
     wrapped = pgp.wrap(OPTIONS, keywrap.load("pgp").read_recipient(WHO, rules))
     assert opened(home, wrapped) == (OPTIONS, [])
+
+
+@pytest.mark.parametrize("form", ["rest", "public first", "CRLF", "indented", "line break"])
+def test_files_that_people_have(home: GnupgHome, form: str) -> None:
+    """Secret keys with what editors, mail and scripts do to them."""
+    make(home, "rsa2048", "rsa2048")
+    binary, armoured = secret(home).data, home.run("--passphrase=", "--armor", "--export-secret-keys", WHO)
+    data = {
+        "rest": armoured.replace(b"\n", b" \t\n"),
+        "public first": home.run("--export", WHO) + binary,
+        "CRLF": armoured.replace(b"\n", b"\r\n"),
+        "indented": armoured.replace(b"\n", b"\n    "),
+        "line break": binary + b"\r\n",
+    }[form]
+    ring = Keyring()
+    ring.add("somebody", data)
+    wrapped = pgp.wrap(OPTIONS, [select(home.public(WHO), WHO)])
+    assert pgp.unwrap(wrapped, DecryptConfig(ring), lambda *why: None) == OPTIONS

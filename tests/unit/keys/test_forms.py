@@ -69,6 +69,7 @@ FORMS: dict[str, tuple[Key, bytes]] = {
     "encrypted": (rsa_key(), der(rsa_key(), password=PASSWORD)),
 }
 LABELS = ["PRIVATE KEY", "RSA PRIVATE KEY", "EC PRIVATE KEY", "ENCRYPTED PRIVATE KEY", "ANY PRIVATE KEY"]
+LABELS += ["KEY", "rsa private key", "PUBLIC KEY", "CERTIFICATE", ""]  # not of private keys, but Go reads them all
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -94,8 +95,28 @@ def test_white_space_in_pem(change: Any) -> None:
     assert loaded(change(block("PRIVATE KEY", der(rsa_key())))) == [fingerprint(rsa_key())]
 
 
-def test_white_space_after_der() -> None:
-    assert loaded(der(rsa_key()) + b"\r\n") == [fingerprint(rsa_key())]
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("more", [b"\r\n", b"\0\0", b"junk"])
+def test_what_follows_a_key_is_ignored(more: bytes, form: str) -> None:
+    key, data = FORMS[form]
+    assert loaded(data + more, PASSWORD) == [fingerprint(key)]
+    assert loaded(block("PRIVATE KEY", data + more), PASSWORD) == [fingerprint(key)]
+
+
+@pytest.mark.parametrize(
+    ("label", "data"),
+    [
+        ("DH PARAMETERS", ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\7"), ber.der(ber.INTEGER, b"\2"))),
+        ("EC PARAMETERS", ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\1"), ber.der(ber.SEQUENCE))),
+        ("EC PARAMETERS", bytes.fromhex("06082a8648ce3d030107")),
+        ("RSA PUBLIC KEY", rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.PKCS1)),
+        ("PUBLIC KEY", rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)),
+        ("X509 CRL", b"0"),
+        ("CERTIFICATE REQUEST", b""),
+    ],
+)
+def test_what_stands_beside_a_key_is_not_taken_for_one(label: str, data: bytes) -> None:
+    assert loaded(block(label, data) + b"\n" + block("KEY", der(rsa_key()))) == [fingerprint(rsa_key())]
 
 
 def primes_of(count: int) -> list[int]:
