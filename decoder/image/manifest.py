@@ -45,6 +45,7 @@ _STATEMENTS = (
     "application/jose+json",
     "application/cose",
 )
+_DOCUMENT = re.compile(r"[+/](json|xml)$")  # SBOMs of other tools, such as application/spdx+json
 _WORD = re.compile(r"[A-Za-z0-9._+/-]{1,128}")
 
 
@@ -90,10 +91,11 @@ class Node:
     @property
     def is_attestation(self) -> bool:
         """Whether it is a statement about another manifest: SBOM, provenance or signature."""
+        types = [str(each["mediaType"]) for each in self.layers]
         if annotations_of(self.descriptor).get(_REFERENCE_TYPE) == "attestation-manifest":
-            # Anybody can write that annotation; a manifest that could run counts as an image anyway.
-            return not any(is_plain(each["mediaType"]) or is_encrypted(each["mediaType"]) for each in self.layers)
-        return bool(self.layers) and all(each["mediaType"] in _STATEMENTS for each in self.layers)
+            # Anybody can write that annotation, on an image or a chart too; so it only helps what could be a statement.
+            return bool(types) and all(_DOCUMENT.search(each) or each in _STATEMENTS for each in types)
+        return bool(types) and all(each in _STATEMENTS for each in types)
 
     @property
     def name(self) -> str:

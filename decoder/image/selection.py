@@ -112,6 +112,23 @@ def choose_images(root: Node, platforms: Sequence[str]) -> list[Node]:
     return [node for node in images if not platforms or matches(node.platform, platforms)]
 
 
+def choose_manifests(root: Node, platforms: Sequence[str]) -> list[Node]:
+    """Choose what is to be encrypted: the manifests of some platforms, or all, images or not, but no attestations.
+
+    Raises:
+        UsageError: there is none for one of the platforms.
+    """
+    nodes = [node for node in root.walk() if node.is_manifest and not node.is_attestation]
+    if not all(any(matches(node.platform, [platform]) for node in nodes) for platform in platforms):
+        choose_images(root, platforms)  # whose error names the platforms that there are
+    return [node for node in nodes if not platforms or matches(node.platform, platforms)]
+
+
+def other_entries(root: Node) -> list[Descriptor]:
+    """Return the entries of indexes that are neither manifests nor indexes, and so cannot be encrypted."""
+    return [each for node in root.walk() if not node.is_manifest for each in node.others]
+
+
 def choose_layers(images: Sequence[Node], ranges: Sequence[LayerRange]) -> list[Layer]:
     """Choose layers by number, or all.
 

@@ -176,7 +176,7 @@ def _holds_private_key(block: bytes) -> bool:
         return False
     if data[:1] != bytes([_SEQUENCE]):
         return False
-    tags = []
+    tags: list[int] = []
     at = _element(data, 0)[1]
     while len(tags) < len(_PKCS1_TAGS) and at < len(data):
         tag, _, at = _element(data, at)

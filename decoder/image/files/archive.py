@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
 from decoder.formats.mediatypes import OCI_INDEX
-from decoder.image.files.layoutindex import LAYOUT, find, named, parse_index, split_place
+from decoder.image.files.layoutindex import INDEX, LAYOUT, find, has_name, named, parse_index, split_place
 from decoder.image.files.spool import STANDARD, open_archive
 from decoder.image.files.tarindex import Place, Section, TarIndex
 from decoder.image.files.unnamed import unnamed_file
@@ -53,13 +53,17 @@ def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSourc
 
 
 @contextmanager
-def open_target(name: str, place: str, _options: Options) -> Iterator[ArchiveTarget]:
+def open_target(name: str, place: str, options: Options) -> Iterator[ArchiveTarget]:
     """Open an archive for writing: a file, a pipe or standard output (`-`).
 
     Raises:
         ImageError: it cannot be written.
+        UsageError: the source is in the same file, with other images that would be lost.
     """
     path, reference = split_place(name, "FILE", place)
+    former = _image_in(path, options.source) if name != _DOCKER else None
+    if former and reference and not has_name(former, reference):
+        former = None
     with ExitStack() as stack:
         try:
             file, finish = _open_output(stack, path)
@@ -68,7 +72,30 @@ def open_target(name: str, place: str, _options: Options) -> Iterator[ArchiveTar
         if name == _DOCKER:
             yield DockerArchiveTarget(path, reference, file, finish)
         else:
-            yield ArchiveTarget(path, reference, file, finish)
+            yield ArchiveTarget(path, reference, file, finish, former)
+
+
+def _image_in(path: str, source: str) -> Descriptor | None:
+    """Return the entry of an image if it is in this archive and alone there; None if it is elsewhere."""
+    transport, _, place = source.partition(":")
+    if transport != "oci-archive":
+        return None
+    try:
+        other, reference = split_place(transport, "FILE", place)
+        if not stat.S_ISREG(os.stat(path).st_mode) or not os.path.samefile(path, other):
+            return None
+    except OSError:
+        return None
+    with open_archive(path) as file:
+        data = TarIndex(file, path).read(INDEX, limits.LAYOUT_INDEX_BYTES)
+    index = parse_index(data, f"{path}: {INDEX}")
+    found = find(index, reference, path)
+    if any(entry["digest"] != found["digest"] for entry in index["manifests"]):
+        raise UsageError(
+            f"{quoted(path)} holds other images too, which would be lost, for an archive is written as a whole; name "
+            "another file as the destination"
+        )
+    return found
 
 
 def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None]]:
@@ -114,8 +141,8 @@ class ArchiveSource:
         Raises:
             ImageError: it is not there, or there are several.
         """
-        data = self._archive.read("index.json", limits.LAYOUT_INDEX_BYTES)
-        return find(parse_index(data, f"{self._path}: index.json"), self._reference, self._path)
+        data = self._archive.read(INDEX, limits.LAYOUT_INDEX_BYTES)
+        return find(parse_index(data, f"{self._path}: {INDEX}"), self._reference, self._path)
 
     @contextmanager
     def open(self, descriptor: Descriptor) -> Iterator[Section]:
@@ -128,9 +155,20 @@ class ArchiveSource:
 
 
 class ArchiveTarget:
-    """An OCI archive being written."""
+    """An OCI archive being written.
 
-    def __init__(self, path: str, reference: str, file: FileIO, finish: Callable[[], None]) -> None:
+    Args:
+        path: names it in messages.
+        reference: the name of the image in its index, "" for none.
+        file: receives the archive.
+        finish: delivers the file when it is complete.
+        former: the image's entry in the archive that is replaced, whose names it keeps; None if there is none.
+    """
+
+    def __init__(
+        self, path: str, reference: str, file: FileIO, finish: Callable[[], None], former: Descriptor | None = None
+    ) -> None:
+        self._former = former
         self._path = path
         self._reference = reference
         self._descriptor = file.fileno()
@@ -162,10 +200,10 @@ class ArchiveTarget:
 
     def publish(self, descriptor: Descriptor) -> None:
         """Finish the archive, and publish it under its name."""
-        entries = [named(descriptor, self._reference)]
+        entries = [named(descriptor, self._reference, self._former)]
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         try:
-            self._put_json("index.json", index)
+            self._put_json(INDEX, index)
             self._put("oci-layout", LAYOUT)
             _write_at(self._descriptor, memoryview(_END), self._end)
             os.fsync(self._descriptor)

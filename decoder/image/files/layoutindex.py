@@ -57,14 +57,7 @@ def find(index: dict[str, Any], reference: str, place: str) -> Descriptor:
     """
     entries: list[Descriptor] = index["manifests"]
     names = [entry_name(entry) for entry in entries]
-    if reference:
-        found = [
-            entry
-            for entry, name in zip(entries, names, strict=True)
-            if reference in (name, annotations_of(entry).get(_IMAGE_NAME))
-        ]
-    else:
-        found = entries
+    found = [entry for entry in entries if has_name(entry, reference)] if reference else entries
     if len({entry["digest"] for entry in found}) == 1:
         return found[0]
     there = ", ".join(quoted(name) for name in names[: limits.REPORTED_ATTEMPTS]) or "none"
@@ -78,14 +71,23 @@ def entry_name(entry: Descriptor) -> str:
     return annotations_of(entry).get(_REFERENCE, "")
 
 
-def named(descriptor: Descriptor, reference: str) -> Descriptor:
-    """Return a descriptor for the index that has this name ("" for none) instead of its own."""
+def has_name(entry: Descriptor, reference: str) -> bool:
+    """Check whether an entry has a name, of its own or as containerd writes it; "" stands for no name of its own."""
+    return reference == entry_name(entry) or (bool(reference) and annotations_of(entry).get(_IMAGE_NAME) == reference)
+
+
+def named(descriptor: Descriptor, reference: str, replaced: Descriptor | None = None) -> Descriptor:
+    """Return a descriptor for the index that has this name instead of its own.
+
+    Args:
+        descriptor: of the image.
+        reference: the name, "" for none.
+        replaced: an entry that it replaces, all of whose names it gets.
+    """
     kept = {name: text for name, text in annotations_of(descriptor).items() if name not in (_REFERENCE, _IMAGE_NAME)}
-    annotations = {**kept, **({_REFERENCE: reference} if reference else {})}
+    names = {_REFERENCE: reference} if reference else {}
+    if replaced:
+        names = {name: text for name, text in annotations_of(replaced).items() if name in (_REFERENCE, _IMAGE_NAME)}
+    annotations = {**kept, **names}
     rest = {name: value for name, value in descriptor.items() if name != "annotations"}
     return {**rest, **({"annotations": annotations} if annotations else {})}
-
-
-def others(entries: list[Descriptor], reference: str) -> list[Descriptor]:
-    """Return the entries with other names."""
-    return [entry for entry in entries if entry_name(entry) != reference]

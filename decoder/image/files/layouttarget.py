@@ -23,8 +23,8 @@ from decoder.image.files.layoutindex import (
     LAYOUT_FILE,
     entry_name,
     find,
+    has_name,
     named,
-    others,
     parse_index,
 )
 from decoder.image.files.references import References
@@ -58,6 +58,7 @@ class LayoutTarget:
         self._directory = directory
         self._reference = reference
         self._replaced = replaced
+        self._former: list[Descriptor] = []
         self._folders: dict[str, int] = {}
         try:
             os.makedirs(directory, exist_ok=True)
@@ -121,7 +122,10 @@ class LayoutTarget:
             name = self._reference
             if not name and self._replaced is not None:
                 name = entry_name(find(index, self._replaced, self._directory))
-            index["manifests"] = [*others(index["manifests"], name), named(descriptor, name)]
+            entries = index["manifests"]
+            self._former = [entry for entry in entries if has_name(entry, name)]
+            kept = [entry for entry in entries if entry not in self._former]
+            index["manifests"] = [*kept, named(descriptor, name, next(iter(self._former), None))]
             os.fsync(self._root)
             self._replace(INDEX, json.dumps(index, separators=(",", ":")).encode())
             os.fsync(self._root)
@@ -129,7 +133,10 @@ class LayoutTarget:
             raise ImageError(f"the index of {quoted(self._directory)}: {error.strerror}") from error
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
-        """Delete blobs of the image that was encrypted in this layout, unless something in it still refers to them.
+        """Delete blobs of the image if it was plain in this layout, unless something in it still refers to them.
+
+        That is an image that was encrypted in place, or one that had the name before: anything else that nothing refers
+        to may be of another program that has not finished yet.
 
         Args:
             layers: the digests of the plain layers.
@@ -138,9 +145,12 @@ class LayoutTarget:
         Returns:
             A line for each plain layer that stays.
         """
-        if self._replaced is None:
+        if self._replaced is None and not self._former:
             return []
         try:
+            if self._replaced is None:
+                before = References(self, self._former)
+                layers, manifests = ([each for each in digests if each in before] for digests in (layers, manifests))
             kept = References(self, self._index()["manifests"])
         except ImageError as error:
             return [f"the plain blobs were not deleted, because another image in the layout cannot be read: {error}"]

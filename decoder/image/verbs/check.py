@@ -152,6 +152,11 @@ def check_image(source: ImageSource, request: Request, progress: Progress) -> Re
     if request.verify:
         transfer.Work(progress).run([_verifying_job(source, each) for each in findings if not each.status])
     problems = _unmet(nodes, findings, request.required)
+    if request.required and request.required.text == ALL and not request.platforms:
+        problems += [
+            f"{each['digest']}, an entry of the index, is {manifest.shown(each['mediaType'])}, which is not encrypted"
+            for each in selection.other_entries(root)
+        ]
     statuses = {each.status for each in findings} | ({_LOCKED} if problems else set())
     status = next((each for each in (_DAMAGED, _PROVIDER_FAILED) if each in statuses), max(statuses, default=0))
     return Report(findings, [*problems, *dict.fromkeys(each.reason for each in findings if each.reason)], status)
@@ -168,9 +173,9 @@ def raise_for_problems(report: Report) -> None:
 
 
 def _chosen(root: Node, platforms: Sequence[str]) -> list[Node]:
+    nodes = selection.choose_manifests(root, platforms)
     if not platforms:
-        return [node for node in root.walk() if node.is_manifest and not node.is_attestation]
-    nodes = selection.choose_images(root, platforms)
+        return nodes
     # Any node may run an image that names no platform.
     return [*nodes, *(node for node in root.walk() if node.is_image and not node.platform)]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder.errors import UsageError, quoted
-from decoder.image.manifest import rebuild
+from decoder.image.manifest import is_plain, rebuild
+from decoder.image.selection import Layer
 from decoder.keywrap import PROVIDER_PREFIX
 from decoder.layer.annotations import wrapped_keys
 
@@ -53,6 +54,20 @@ def _digests(root: Node) -> list[str]:
 
 def _referrers(source: ImageSource, digests: list[str]) -> list[str]:
     return list(dict.fromkeys(text for digest in digests for text in source.referrers(digest)))
+
+
+def check_copies(plan: Plan, root: Node, progress: Progress) -> None:
+    """Report layers whose content stays readable, because a layer that was not chosen is the same blob."""
+    chosen = {each for group in plan.plain for each in group.layers}
+    blobs = {each.node.layers[each.number]["digest"]: each for each in chosen}
+    for node in root.walk():
+        for number, descriptor in enumerate(node.layers):
+            other = Layer(node, number)
+            if descriptor["digest"] in blobs and other not in chosen and is_plain(descriptor["mediaType"]):
+                progress.remark(
+                    f"warning: the content of {blobs[descriptor['digest']].describe()} stays readable: "
+                    f"{other.describe()}, which was not chosen, is the same blob"
+                )
 
 
 def check_compression(plan: Plan, request: Request, progress: Progress) -> None:

@@ -47,6 +47,7 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
     root = manifest.load(source)
     chosen = plan(root, source, request, progress)
     companions.consider(root, source, keep=request.keep_attestations or not chosen.plain, progress=progress)
+    companions.check_copies(chosen, root, progress)
     companions.check_compression(chosen, request, progress)
     companions.check_guests(chosen, request, progress)
     work = transfer.Work(progress)

@@ -51,7 +51,10 @@ def plan(root: Node, source: ImageSource, request: Request, progress: Progress) 
         AlreadyEncryptedError: a layer is encrypted, and no key was given.
     """
     sorting = _Sorting(source, request, progress)
-    for node in _selected_manifests(root, request):
+    if not request.platforms and not request.ranges:
+        for entry in selection.other_entries(root):
+            sorting.judge_without_form(f"{entry['digest']}, an entry of the index,", entry["mediaType"])
+    for node in selection.choose_manifests(root, request.platforms):
         if not node.layers:
             sorting.judge_without_form(f"the manifest for {node.name}, which has no layers,", _config_type(node))
     for each in _selected_layers(root, request):
@@ -127,14 +130,8 @@ class _Sorting:
             self._plain.append(each)
 
 
-def _selected_manifests(root: Node, request: Request) -> list[Node]:
-    if request.platforms:
-        return selection.choose_images(root, request.platforms)
-    return [node for node in root.walk() if node.is_manifest and not node.is_attestation]
-
-
 def _selected_layers(root: Node, request: Request) -> Iterable[Layer]:
-    nodes = _selected_manifests(root, request)
+    nodes = selection.choose_manifests(root, request.platforms)
     chosen = selection.choose_layers(nodes, request.ranges)
     if request.base is None:
         return chosen

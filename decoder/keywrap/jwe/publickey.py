@@ -11,6 +11,7 @@ from jwcrypto.jwk import JWK
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.keys.privatekey import public_fingerprint
+from decoder.keywrap.jwe.naming import FINGERPRINT
 from decoder.keywrap.jwe.opening import ECDH_KEY_BYTES, RSA_HASHES
 from decoder.keywrap.publickeys import check_curve, parse_public_keys
 from decoder.record import Record
@@ -33,8 +34,10 @@ class JweKey(Record):
         return JWK.from_pyca(self.key)
 
     def header(self) -> str:
-        """Return the recipient's header, as JSON."""
-        return json.dumps({"alg": self.algorithm, "kid": self.key_id})
+        """Return the header of its recipient, as JSON; readers ignore parameters that they do not know."""
+        fingerprint = public_fingerprint(self.key)
+        more = {} if self.key_id == fingerprint else {FINGERPRINT: fingerprint}
+        return json.dumps({"alg": self.algorithm, "kid": self.key_id, **more})
 
 
 def material(public: PublicKey) -> bytes:

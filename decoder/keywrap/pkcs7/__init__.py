@@ -96,6 +96,7 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     encryptor = Cipher(AES(key), modes.GCM(nonce)).encryptor()
     ciphertext = encryptor.update(options) + encryptor.finalize() + encryptor.tag
     transports = [_key_transport(recipient, key) for recipient in recipients]
+    _check_names(recipients)
     algorithm = cms.Algorithm(AES_128_GCM, reference_parameters(nonce))
     wrapped = cms.build_envelope(transports, algorithm, ciphertext)
     _check_written(wrapped, ciphertext, transports)
@@ -169,6 +170,21 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
         raise WrappedKeyError("this PKCS#7 wrapped key has other recipients, too, and its form cannot be rewritten")
     return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
+
+
+def _check_names(recipients: Sequence[bytes]) -> None:
+    """Check that decoders can tell the recipients apart: the reference tries only the first of an issuer and serial.
+
+    Raises:
+        KeyFileError: two certificates with different keys have the same issuer and serial number.
+    """
+    certificates = [cms.parse_certificate(recipient) for recipient in recipients]
+    keys = {(each.issuer_and_serial, each.rsa_numbers()) for each in certificates}
+    if len(keys) > len({name for name, _ in keys}):
+        raise KeyFileError(
+            "two of the certificates have the same issuer and serial number, by which decoders tell them apart; make "
+            "one of them again"
+        )
 
 
 def _check_written(wrapped: bytes, ciphertext: bytes, transports: list[cms.Recipient]) -> None:

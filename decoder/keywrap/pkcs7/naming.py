@@ -27,6 +27,8 @@ _ATTRIBUTES = {
     }.items()
 }
 
+_RANDOM_SERIAL_BYTES = 8  # what public authorities must draw (CA/Browser Forum, Baseline Requirements §7.1)
+
 
 def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
     """Name a recipient.
@@ -39,7 +41,16 @@ def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
         ValueError: the identifier is malformed.
     """
     text = subjects.get(identifier) or _identifier_name(identifier)
-    return KeyName(text, is_whole(text))
+    return KeyName(text, is_whole(text) and _is_random(identifier))
+
+
+def _is_random(identifier: bytes) -> bool:
+    """Check that no other certificate is named so: two small authorities may have one name, and both count from 1."""
+    if identifier[0] != ber.SEQUENCE:
+        return True
+    fields = ber.Reader(identifier[1:])
+    fields.take(ber.SEQUENCE)
+    return len(fields.take(ber.INTEGER).value) >= _RANDOM_SERIAL_BYTES
 
 
 def subjects_of(certificates: Sequence[bytes]) -> dict[bytes, str]:

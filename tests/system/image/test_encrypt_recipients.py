@@ -82,6 +82,31 @@ def test_a_recipient_that_is_there_is_not_added_again(
     assert len([each for each in found if each["scheme"].startswith(scheme)]) == (3 if scheme == "jwe" else 1)
 
 
+def test_a_recipient_with_the_name_of_another_is_added(
+    gzipped: Layout, target: Layout, keys: dict[str, KeyPair], tmp_path: Path
+) -> None:
+    """Two JWKs with one key ID, and certificates of two authorities that have one name and count from 1."""
+    named: dict[str, list[Path]] = {"jwe": [], "pkcs7": []}
+    for name in ("rsa2048", "rsa4096"):
+        pair = keys[name]
+        jwk, certificate = tmp_path / f"{name}.jwk", tmp_path / f"{name}.cert.pem"
+        jwk.write_text(json.dumps({**json.loads(JWK.from_pem(pair.public.read_bytes()).export()), "kid": "key-1"}))
+        request = ["openssl", "req", "-x509", "-new", "-key", pair.private, "-subj", "/CN=ours", "-set_serial", "1"]
+        run(*request, "-out", certificate)
+        named["jwe"].append(jwk)
+        named["pkcs7"].append(certificate)
+    first, second = (["--key", str(keys[name].private)] for name in ("rsa2048", "rsa4096"))
+    for protocol, (one, other) in named.items():
+        done("encrypt", oci(gzipped), oci(target), "--recipient", f"{protocol}:{one}")
+        ended = done("encrypt", oci(target), oci(target), "--recipient", f"{protocol}:{other}", *first)
+        assert "is a recipient already" not in ended.errors
+        for key in (first, second):
+            done("check", oci(target), *key)
+    both = [part for each in named["pkcs7"] for part in ("--recipient", f"pkcs7:{each}")]
+    ended = image("encrypt", oci(gzipped), oci(target), *both)
+    assert (ended.status, "have the same issuer and serial number" in ended.errors) == (2, True)
+
+
 def test_recipients_are_removed_by_name(
     gzipped: Layout, target: Layout, key: list[str], parties: dict[str, Party], keys: dict[str, KeyPair]
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 from tests.support import layouts
@@ -62,6 +64,57 @@ def test_what_other_images_refer_to_stays_and_is_named(small: Layout, recipient:
     assert f"the plain layer {before[0]['digest']} stays: 'two'" in ended.errors
     assert before[0]["digest"] in stored(small)
     assert before[1]["digest"] not in stored(small)
+
+
+def test_an_image_with_the_name_that_containerd_wrote_is_replaced(small: Layout, recipient: list[str]) -> None:
+    (entry,) = entries(small)
+    names = {"org.opencontainers.image.ref.name": "v1", "io.containerd.image.name": "docker.io/library/app:v1"}
+    layouts.write_index(small.directory, {**entry, "annotations": names})
+    plain = {each["digest"] for each in small.layers}
+    done("encrypt", "--in-place", oci(small, "docker.io/library/app:v1"), *recipient)
+    assert [each["annotations"] for each in entries(small)] == [names]
+    assert not stored(small) & plain
+
+
+def test_a_plain_image_that_had_the_name_before_leaves_nothing(
+    small: Layout, target: Layout, recipient: list[str]
+) -> None:
+    """The usual way: skopeo copies to a layout, and the encrypted image gets the same name there."""
+    named(small, "v1")
+    shutil.copytree(small.directory, target.directory)
+    plain = {each["digest"] for each in small.layers}
+    ended = done("encrypt", oci(small, "v1"), oci(target, "v1"), *recipient)
+    assert "warning" not in ended.errors
+    assert (stored(target) & plain, stored(small) & plain) == (set(), plain)
+    (entry,) = entries(small)
+    write = [{**entry, "annotations": {"org.opencontainers.image.ref.name": name}} for name in ("v1", "v2")]
+    shutil.rmtree(target.directory)
+    shutil.copytree(small.directory, target.directory)
+    layouts.write_index(target.directory, *write)
+    ended = done("encrypt", oci(small, "v1"), oci(target, "v1"), *recipient)
+    assert ended.errors.count("stays: 'v2' in the layout refers to it") == len(plain)
+    assert stored(target) >= plain
+
+
+def test_an_archive_in_place_keeps_the_name_and_no_image_is_lost(small: Layout, recipient: list[str]) -> None:
+    named(small, "v1")
+    (entry,) = entries(small)
+    archive = small.directory.parent / "image.tar"
+
+    def write(*entries: dict[str, Any]) -> None:
+        layouts.write_index(small.directory, *entries)
+        subprocess.run(["tar", "--create", "--file", archive, "--directory", small.directory, "."], check=True)
+
+    write(entry)
+    done("encrypt", "--in-place", f"oci-archive:{archive}", *recipient)
+    done("check", "--require-encrypted", "all", f"oci-archive:{archive}:v1")
+    other = layouts.add_image(small, "arm64", [layouts.tar("other")])
+    write(entry, {**other, "annotations": {"org.opencontainers.image.ref.name": "v2"}})
+    before = archive.read_bytes()
+    ended = image("encrypt", "--in-place", f"oci-archive:{archive}:v1", *recipient)
+    assert (ended.status, "holds other images too, which would be lost" in ended.errors) == (2, True)
+    assert archive.read_bytes() == before
+    done("encrypt", f"oci-archive:{archive}:v1", f"oci-archive:{archive}.enc:v1", *recipient)
 
 
 def test_nothing_is_deleted_if_the_rest_cannot_be_read(small: Layout, recipient: list[str]) -> None:

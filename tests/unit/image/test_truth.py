@@ -74,6 +74,67 @@ def test_an_artifact_in_an_index_is_refused_with_the_image(
     assert_refused(source, target, 2, HELM_CHART, *recipient)
 
 
+def test_an_entry_that_is_no_manifest_is_refused(
+    tmp_path: Path, target: Layout, recipient: list[str], key: list[str]
+) -> None:
+    """An index may name any blob; even a layer has no encrypted form there."""
+    source = Layout(tmp_path / "source")
+    loose = source.add(images.packed(layouts.tar("loose"), images.GZIP).blob, images.GZIP)
+    inner = layouts.add_index(source, layouts.add_image(source, "amd64", [layouts.tar("one")]), loose)
+    layouts.publish(source, layouts.add_index(source, inner))
+    assert_refused(source, target, 2, f"{loose['digest']}, an entry of the index, is {images.GZIP}", *recipient)
+    ended = done("encrypt", oci(source), oci(target), *recipient, "--allow-plain", images.GZIP)
+    assert f"{loose['digest']}, an entry of the index, stays as it is" in ended.errors
+    done("check", oci(target), *key)
+    gate = image("check", "--require-encrypted", "all", oci(target), *key)
+    assert (gate.status, loose["digest"] in gate.errors) == (4, True)
+    done("encrypt", oci(source), oci(Layout(tmp_path / "chosen")), *recipient, "--platform", "linux/amd64")
+
+
+def test_an_artifact_for_a_platform_is_chosen_with_it(
+    tmp_path: Path, target: Layout, recipient: list[str], key: list[str]
+) -> None:
+    source = Layout(tmp_path / "source")
+    one = layouts.add_image(source, "amd64", [layouts.tar("one")])
+    module = {**layouts.add_artifact(source, "application/vnd.wasm.config.v0+json", (b"wasm", WASM))}
+    layouts.publish(source, layouts.add_index(source, one, {**module, "platform": one["platform"]}))
+    chosen = ["--platform", "linux/amd64"]
+    assert_refused(source, target, 2, f"layer 0 (linux/amd64) is {WASM}", *recipient, *chosen)
+    done("encrypt", oci(source), oci(target), *recipient, *chosen, "--allow-plain", WASM)
+    assert image("check", "--require-encrypted", "all", oci(target), *key, *chosen).status == 4
+
+
+def test_a_chart_that_says_it_is_an_attestation_is_a_chart(
+    tmp_path: Path, target: Layout, recipient: list[str]
+) -> None:
+    source = Layout(tmp_path / "source")
+    one = layouts.add_image(source, "amd64", [layouts.tar("one")])
+    said = {"vnd.docker.reference.type": "attestation-manifest", layouts.ATTESTED: one["digest"]}
+    for layers in ([(b"chart", HELM_CHART)], []):
+        disguised = {**layouts.add_artifact(source, HELM_CONFIG, *layers), "annotations": said}
+        layouts.publish(source, layouts.add_index(source, one, disguised))
+        assert_refused(source, target, 2, HELM_CHART if layers else HELM_CONFIG, *recipient)
+    document = {**layouts.add_artifact(source, HELM_CONFIG, (b"{}", "application/spdx+json")), "annotations": said}
+    layouts.publish(source, layouts.add_index(source, one, document))
+    assert "warning: 1 attestations" in done("encrypt", oci(source), oci(target), *recipient).errors
+
+
+def test_content_that_another_layer_keeps_readable_is_named(
+    tmp_path: Path, target: Layout, recipient: list[str]
+) -> None:
+    source = Layout(tmp_path / "source")
+    amd64 = layouts.add_image(source, "amd64", [layouts.tar("base"), layouts.tar("top"), layouts.tar("base")])
+    arm64 = layouts.add_image(source, "arm64", [layouts.tar("base")])
+    layouts.publish(source, layouts.add_index(source, amd64, arm64))
+    chosen = ["--platform", "linux/amd64", "--layer", "0-1"]
+    ended = done("encrypt", oci(source), oci(target), *recipient, *chosen)
+    for other in ("layer 2 (linux/amd64)", "layer 0 (linux/arm64)"):
+        text = f"the content of layer 0 (linux/amd64) stays readable: {other}, which was not chosen, is the same blob"
+        assert text in ended.errors
+    assert ended.errors.count("stays readable") == 2
+    assert "stays readable" not in done("encrypt", oci(source), oci(Layout(tmp_path / "all")), *recipient).errors
+
+
 def test_something_that_only_says_it_is_an_attestation_is_an_image(
     tmp_path: Path, target: Layout, recipient: list[str], key: list[str]
 ) -> None:
