@@ -91,7 +91,18 @@ def test_a_recipient_with_the_name_of_another_is_added(
         pair = keys[name]
         jwk, certificate = tmp_path / f"{name}.jwk", tmp_path / f"{name}.cert.pem"
         jwk.write_text(json.dumps({**json.loads(JWK.from_pem(pair.public.read_bytes()).export()), "kid": "key-1"}))
-        request = ["openssl", "req", "-x509", "-new", "-key", pair.private, "-subj", "/CN=ours", "-set_serial", "1"]
+        request: list[str | Path] = [
+            "openssl",
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            pair.private,
+            "-subj",
+            "/CN=ours",
+            "-set_serial",
+            "1",
+        ]
         run(*request, "-out", certificate)
         named["jwe"].append(jwk)
         named["pkcs7"].append(certificate)
