@@ -32,10 +32,10 @@ COMMANDS = [
     ("grants",),
     *(("grants", verb) for verb in ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")),
     ("agent",),
+    ("agent", "status"),
+    ("agent", "stop"),
     ("coco",),
     ("coco", "initdata"),
-    ("grants",),
-    *(("grants", verb) for verb in ("list", "approve", "deny", "revoke", "log", "fingerprint", "wrap-key", "approver")),
 ]
 PRINTING = [("--version",), ("config", "containerd"), *((*command, "--help") for command in COMMANDS)]
 everything_printed = pytest.mark.parametrize("command", PRINTING, ids=" ".join)
