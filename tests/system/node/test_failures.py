@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from decoder import limits
 from tests.support import images, journald
 from tests.support.containerd import Containerd
+from tests.support.image import done, oci
 from tests.support.images import Layout
+from tests.support.processes import PROGRAM
 from tests.support.roots import SUITES, Suite
+from tests.support.serving import write_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -81,3 +85,33 @@ def test_a_layer_that_is_decrypted_leaves_no_message(image: Layout, keys: dict[s
         containerd.execute("logger", "--socket", "/run/systemd/journal/dev-log", "--tag", "ctd-decoder", "the end")
         (message,) = journald.messages(containerd)
     assert message["MESSAGE"] == "the end"
+
+
+def test_a_key_service_that_takes_its_time_is_named(tmp_path: Path) -> None:
+    """After five seconds, while the pull still waits; then the layer is decrypted."""
+    provide = f"exec {PROGRAM} keyprovider run --provider local --key {write_key(tmp_path / 'key')}"
+    layout, node = Layout(tmp_path / "encrypted"), tmp_path / "node"
+    tar = images.tar_of({"file": b"content"})
+    plain = images.write_layers(tmp_path / "plain", [images.packed(tar, images.GZIP)])
+    configure(tmp_path, provide)
+    options = ("--recipient", "provider:slow", "--keyprovider-config", str(tmp_path / "providers.conf"))
+    done("encrypt", *options, oci(plain), oci(layout, images.NAME))
+    configure(tmp_path, f"sleep {limits.WAITING_SECONDS + 2}; {provide}")
+    node.mkdir()
+    with Containerd(node, programs=SUITES[-1].programs) as containerd:
+        journald.start(containerd)
+        file = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
+        assert containerd.execute("install", "-m", "600", str(tmp_path / "providers.conf"), file).returncode == 0
+        imported = containerd.import_image(layout)
+        assert imported.returncode == 0, imported.stderr
+        found = [each["MESSAGE"] for each in journald.messages(containerd)]
+    text = f"still waiting for the keyprovider 'slow' (the command {str(tmp_path / 'provider')!r}) after 5 seconds"
+    assert [each for each in found if each.startswith("still")] == [text]
+
+
+def configure(directory: Path, script: str) -> None:
+    """Write a keyprovider that is a script, and a configuration that names it."""
+    (directory / "provider").write_text(f"#!/bin/sh\n{script}\n")
+    (directory / "provider").chmod(0o755)
+    entry = {"cmd": {"path": str(directory / "provider"), "args": []}}
+    (directory / "providers.conf").write_text(json.dumps({"key-providers": {"slow": entry}}))
