@@ -7,12 +7,17 @@ import socket
 import ssl
 import time
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.support.certificates import issue, key_of
+from tests.support.certificates import Issued, issue, key_of
 from tests.support.policy_site import UNWRAP, WRAP, Site, outcome, wrap
 from tests.support.serving import (
     Server,
@@ -71,6 +76,59 @@ def test_clients_do_what_a_rule_lets_them_and_nothing_else(site: Site) -> None:
         "no rule of the client policy is about 'uri:spiffe://cluster/node'",
     ]
     assert all(line["address"].startswith("ipv4:127.0.0.1:") for line in refused)
+
+
+def svid(identity: str, authority: Issued, usages: list[x509.ObjectIdentifier]) -> Issued:
+    """Issue a certificate as SPIRE and cert-manager do: without a subject, its name in a critical extension."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    signer = serialization.load_pem_private_key(authority.key, None)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    issuer = x509.load_pem_x509_certificate(authority.certificate).subject
+    builder = x509.CertificateBuilder(issuer, x509.Name([]), key.public_key(), x509.random_serial_number())
+    builder = builder.not_valid_before(now - timedelta(seconds=10)).not_valid_after(now + timedelta(hours=1))
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity)])
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_encipherment=False,
+        content_commitment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    extensions: list[tuple[x509.ExtensionType, bool]] = [
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (names, True),
+        (usage, True),
+        (x509.ExtendedKeyUsage(usages), False),
+        (x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
+        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
+    ]
+    for extension, is_critical in extensions:
+        builder = builder.add_extension(extension, critical=is_critical)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return Issued(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), private)
+
+
+@pytest.mark.parametrize("by", ["SPIRE", "cert-manager"])
+def test_certificates_without_a_subject(by: str, site: Site) -> None:
+    """X509-SVID §4: the SPIFFE ID is the one URI; the extension is critical without a subject (RFC 5280 §4.2.1.6)."""
+    client, server_too = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
+    usages = [server_too, client] if by == "SPIRE" else [client]
+    authority, identity = site.authorities["nodes"], "spiffe://cluster.example/ns/{}/sa/node"
+    site.policy.write_text(site.rule(f"uri:{identity.format('*')}", wrap="local://a"))
+    with Server(site.directory, *site.arguments, *site.tls) as server:
+        for namespace, expected in (("ctd-decoder", "OK"), ("x/sa/y", "PERMISSION_DENIED")):
+            with site.connect(server, svid(identity.format(namespace), authority, usages)) as channel:
+                assert outcome(channel, WRAP, wrap("a")) == expected
+    assert [line["client"] for line in server.audit] == [
+        f"uri:{identity.format(namespace)}" for namespace in ("ctd-decoder", "x/sa/y")
+    ]
 
 
 def test_a_new_policy_holds_for_open_connections_and_one_that_is_wrong_for_none(site: Site) -> None:
