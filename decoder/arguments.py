@@ -12,11 +12,12 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
                    [--content-store DIR] [--strict-lookup] [--require-payload]
                    [--no-agent]
        ctd-decoder image encrypt|decrypt|layerinfo|check|rewrap|keygen --help
-       ctd-decoder keyprovider run|serve --help
+       ctd-decoder keyprovider run|serve|attestation-agent --help
        ctd-decoder config containerd --help
        ctd-decoder doctor --help
        ctd-decoder agent status|stop --help
        ctd-decoder grants list|approve|deny|revoke|log|approver --help
+       ctd-decoder coco initdata --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:
 ciphertext on standard input, plaintext on standard output, payload (protobuf Any with

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from decoder import __version__, limits
+from decoder.arguments import COMMANDS
 from decoder.formats import wire
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX, PUBLIC_OPTIONS
@@ -67,6 +68,12 @@ def test_help_and_version() -> None:
         assert result.plaintext.startswith(b"usage: ctd-decoder ")
     for option in ("--version", "-v"):
         assert run_decoder(None, b"", option) == (0, f"ctd-decoder {__version__}\n".encode(), "")
+
+
+def test_help_names_every_command() -> None:
+    usage = run_decoder(None, b"", "--help").plaintext.decode()
+    for command in COMMANDS.keys() - {"images"}:  # that is another name of `image`
+        assert f"       ctd-decoder {command} " in usage
 
 
 def test_no_payload() -> None:
