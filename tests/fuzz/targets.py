@@ -31,7 +31,7 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import parse_packet
 from decoder.registry.auth import parse_challenges
 from decoder.registry.reference import parse_reference
-from tests.fuzz import brokers, grants, wrapped
+from tests.fuzz import brokers, certificates, grants, wrapped
 from tests.fuzz.answers import AnyAnswer
 from tests.support import layouts
 from tests.support.images import GZIP, Layout
@@ -360,4 +360,5 @@ TARGETS = {
     "containerd": Target(_containerd, _containerd_seeds),
     "agent": Target(_agent, _agent_seeds),
     "grants": Target(grants.run, grants.seeds),
+    "certificate": Target(certificates.run, certificates.seeds),
 }
