@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from decoder.commandline import show
-from decoder.errors import UsageError
+from decoder.errors import DecoderError, UsageError
 from decoder.image import progress as progresses
 from decoder.image.cli import options, output
 
@@ -41,6 +41,26 @@ def run(parsed: Namespace) -> None:
         UsageError: there is nothing to check.
         CheckError: it does not pass.
     """
+    from decoder.image.verbs.check import Report, raise_for_problems
+
+    try:
+        report, with_keys = _report(parsed)
+    except DecoderError as error:
+        if parsed.json:
+            output.show_json(_members(parsed.source, Report([], [str(error)], error.status), with_keys=False))
+        raise
+    if parsed.json:
+        output.show_json(_members(parsed.source, report, with_keys=with_keys))
+    raise_for_problems(report)
+    if not parsed.json:
+        encrypted = [each for each in report.findings if each.is_encrypted]
+        opened = f"; the keys open all {len(encrypted)}" if with_keys else ""
+        read = "; digests and HMACs are correct" if parsed.verify else ""
+        show(f"{len(encrypted)} of {len(report.findings)} layers are encrypted{opened}{read}\n")
+
+
+def _report(parsed: Namespace) -> tuple[Report, bool]:
+    """Check the image; also return whether keys were given."""
     from decoder.image.verbs import check
 
     required = check.parse_requirement(parsed.require_encrypted)
@@ -51,14 +71,7 @@ def run(parsed: Namespace) -> None:
     with ExitStack() as stack:
         progress = stack.enter_context(progresses.choose(parsed.progress, parsed.json))
         report = check.check_image(options.source(stack, parsed, parsed.source), request, progress)
-    encrypted = [each for each in report.findings if each.is_encrypted]
-    if parsed.json:
-        output.show_json(_members(parsed.source, report, with_keys=keys is not None))
-    check.raise_for_problems(report)
-    if not parsed.json:
-        opened = f"; the keys open all {len(encrypted)}" if keys else ""
-        read = "; digests and HMACs are correct" if parsed.verify else ""
-        show(f"{len(encrypted)} of {len(report.findings)} layers are encrypted{opened}{read}\n")
+    return report, keys is not None
 
 
 def _members(image: str, report: Report, with_keys: bool) -> dict[str, object]:

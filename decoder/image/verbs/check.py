@@ -36,6 +36,12 @@ class CheckError(DecoderError):
         self.status = status
 
 
+class NotCheckedError(DecoderError):
+    """No key was given that could check the HMAC of a layer."""
+
+    status = _LOCKED
+
+
 class Requirement(NamedTuple):
     """Which layers must be encrypted.
 
@@ -205,7 +211,10 @@ def _verifying_job(source: ImageSource, finding: Finding) -> Job[None]:
         except (DigestError, LayerError) as error:
             finding.fail(type(error)(f"{finding.layer.describe()}: {error}"), _DAMAGED)
         else:
-            finding.is_verified = True
+            finding.is_verified = not finding.is_encrypted or opened is not None
+            if not finding.is_verified:
+                text = f"{finding.layer.describe()}: its HMAC was not checked: give a --key that opens it"
+                finding.fail(NotCheckedError(text))
         task.done(f"verified {finding.layer.describe()}: {descriptor['digest']}")
 
     return job

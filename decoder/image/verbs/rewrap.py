@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from decoder.errors import DecoderError, UsageError
 from decoder.image import manifest, transfer, transport
-from decoder.image.selection import Layer, choose_images
+from decoder.image.selection import choose_images, choose_layers
 from decoder.image.verbs import companions
 from decoder.image.verbs.changes import group
+from decoder.image.verbs.opening import UnknownTypeError
 from decoder.image.verbs.rewrapping import STILL_OPEN, Rewrapping
 from decoder.layer.annotations import DECODABLE
 
@@ -82,14 +83,17 @@ def rewrap_all(places: Sequence[str], options: transport.Options, request: Reque
     Raises:
         DecoderError: a place cannot be listed.
     """
-    images = [image for place in places for image in transport.list_images(place, options)]
     results = []
-    for image in images:
-        try:
-            results.append(_rewrap(image, options, request, progress))
-        except DecoderError as error:
-            progress.remark(f"{image}: {error}")
-            results.append(Result(image, FAILED, 0, "", error))
+    listed = [(place, transport.list_images(place, options)) for place in places]
+    for place, images in listed:
+        done = [_attempt(image, options, request, progress) for image in images]
+        if done and all(each.action == PLAIN for each in done):
+            error = UsageError(
+                f"{place}: no image there is encrypted, so it has no recipients; image encrypt gives it some"
+            )
+            progress.remark(str(error))
+            done = [each._replace(error=error) for each in done]
+        results += done
     if request.removed and any(each.action == CHANGED for each in results):
         progress.remark(STILL_OPEN)
     return results
@@ -111,16 +115,26 @@ def raise_for_failures(results: Sequence[Result]) -> None:
         raise UsageError("there is no image at these places")
 
 
+def _attempt(image: str, options: transport.Options, request: Request, progress: Progress) -> Result:
+    try:
+        return _rewrap(image, options, request, progress)
+    except DecoderError as error:
+        progress.remark(f"{image}: {error}")
+        return Result(image, FAILED, 0, "", error)
+
+
 def _rewrap(image: str, options: transport.Options, request: Request, progress: Progress) -> Result:
     request.recipients.forget()  # what an image that failed has left
     with transport.open_source(image, options) as source:
         root = manifest.load(source)
         chosen = [
-            Layer(node, number)
-            for node in choose_images(root, request.platforms)
-            for number, each in enumerate(node.layers)
-            if each["mediaType"] in DECODABLE
+            each
+            for each in choose_layers(choose_images(root, request.platforms), [])
+            if manifest.is_encrypted(each.descriptor["mediaType"])
         ]
+        for each in chosen:
+            if each.descriptor["mediaType"] not in DECODABLE:
+                raise UnknownTypeError(f"{each.describe()}: the decoder does not know its media type")
         digest = root.descriptor["digest"]
         if not chosen:
             return Result(image, PLAIN, 0, digest)

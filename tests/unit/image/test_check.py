@@ -51,6 +51,31 @@ def test_json_also_on_failure(partly: Layout) -> None:
     assert value["problems"] == ["layer 0 (linux/amd64) is not encrypted (--require-encrypted all)"]
 
 
+@pytest.mark.parametrize("reason", ["absent", "no such layer", "damaged"])
+def test_json_if_the_check_could_not_be_made(reason: str, partly: Layout) -> None:
+    required, place = "all", oci(partly)
+    if reason == "absent":
+        place = f"oci:{partly.directory}.absent"
+    elif reason == "no such layer":
+        required = "7"
+    else:
+        (partly.directory / "index.json").write_text("{")
+    ended = image("check", "--require-encrypted", required, place, "--json")
+    value = ended.value
+    assert ended.status == (2 if reason == "no such layer" else 7)
+    assert (value["schemaVersion"], value["ok"], value["status"]) == (1, False, ended.status)
+    assert (value["layers"], len(value["problems"])) == ([], 1)
+
+
+def test_an_hmac_that_nothing_could_check_does_not_pass(partly: Layout, small: Layout, key: list[str]) -> None:
+    ended = image("check", "--verify", oci(partly), "--json")
+    assert ended.status == 4
+    assert [each["verified"] for each in ended.value["layers"]] == [True, False]
+    assert ended.value["problems"] == ["layer 1 (linux/amd64): its HMAC was not checked: give a --key that opens it"]
+    done("check", "--verify", oci(partly), *key)
+    done("check", "--verify", oci(small))
+
+
 def test_all_platforms_unless_chosen(tmp_path: Path, target: Layout, recipient: list[str], key: list[str]) -> None:
     source = layouts.two_platforms(tmp_path / "source")
     done("encrypt", oci(source), oci(target), *recipient, "--platform", "linux/amd64")

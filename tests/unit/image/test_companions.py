@@ -166,3 +166,26 @@ def test_recipients_of_all_images_of_a_layout(
     wrong = image("rewrap", oci(target), *recipient, "--key", str(keys["rsa2048"].private), "--json")
     assert wrong.status == 4
     assert sorted(each["action"] for each in wrong.value["images"]) == ["failed", "failed", "not encrypted"]
+
+
+def test_a_place_without_an_encrypted_image_is_no_success(
+    small: Layout, target: Layout, recipient: list[str], key: list[str]
+) -> None:
+    ended = image("rewrap", oci(small), *recipient, *key, "--json")
+    assert ended.status == 2
+    (found,) = ended.value["images"]
+    assert (found["action"], "no image there is encrypted" in found["reason"]) == ("not encrypted", True)
+    done("encrypt", oci(small), oci(target, "one"), *recipient)
+    assert image("rewrap", oci(target), oci(small), *recipient, *key).status == 2
+
+
+def test_an_encrypted_layer_of_an_unknown_type_is_no_success(
+    small: Layout, target: Layout, recipient: list[str], key: list[str]
+) -> None:
+    done("encrypt", oci(small), oci(target), *recipient)
+    value = target.manifest
+    value["layers"][0]["mediaType"] = "application/vnd.example.layer+encrypted"
+    layouts.publish(target, target.add(layouts.to_json(value), layouts.MANIFEST))
+    ended = image("rewrap", oci(target), *recipient, *key, "--json")
+    assert (ended.status, ended.value["images"][0]["action"]) == (4, "failed")
+    assert "does not know its media type" in ended.value["images"][0]["reason"]
