@@ -25,7 +25,7 @@ _EVENT_BYTES = 4 * 1024 * 1024  # a Secret has 1 MiB at most, in base64
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 15, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}  # a dead connection: 30 s
 _PAUSES = (1.0, 30.0)  # between watches that fail, in seconds: doubled, and a random part of it
 _REFUSED_PAUSE = 300.0  # after an answer that will not change soon, such as a missing right
-_FILE_NAME = re.compile(r"(?!\.\.?$)[-._a-zA-Z0-9]{1,253}")
+_FILE_NAME = re.compile(r"(?!\.\.|\.$)[-._a-zA-Z0-9]{1,253}")
 
 Files = dict[str, bytes]
 
