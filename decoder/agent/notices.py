@@ -12,12 +12,15 @@ from decoder import limits
 if TYPE_CHECKING:
     from typing import Literal
 
-    Kind = Literal["taken", "served", "away", "parsed", "imported", "outdated", "keeper", "status", "certificate"]
+    Kind = Literal[
+        "taken", "served", "away", "returned", "parsed", "imported", "outdated", "keeper", "status", "certificate"
+    ]
 
 _KINDS: dict[bytes, Kind] = {
     b"t": "taken",
     b"s": "served",
     b"a": "away",
+    b"r": "returned",
     b"p": "parsed",
     b"i": "imported",
     b"o": "outdated",
@@ -61,6 +64,10 @@ class Notices:
     def sent_away(self, reason: str) -> None:
         """Report that this worker's client will decrypt by itself, and the property in which the two differ."""
         self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
+
+    def returned(self) -> None:
+        """Report that this worker is done with its client, and waits for another one."""
+        self._send("returned", str(os.getpid()).encode())
 
     def parsed(self, key: bytes) -> None:
         """Send a parsed key as `ParsedKeys.add` takes it, unless it is too long for a notice."""

@@ -15,3 +15,7 @@ ON_DEMAND = (
     *("cryptography.hazmat.primitives.serialization", "cryptography.hazmat.primitives.asymmetric.ec"),
     "cryptography.hazmat.primitives.kdf.concatkdf",
 )
+
+# These keep something themselves: the directory of temporary files, and PINs that were wrong. A worker that has one of
+# them serves no second layer.
+ONE_LAYER = ("tempfile", "decoder.keywrap.pkcs11")

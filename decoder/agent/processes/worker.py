@@ -1,4 +1,8 @@
-"""A worker: it decrypts one layer on its client's descriptors, with the code of a cold start, and ends."""
+"""A worker: it decrypts layers with the program's own code on the descriptors of its clients, one after another.
+
+A process for each layer would cost 2.5 times the processor time. So a worker serves up to AGENT_LAYERS_OF_A_WORKER
+layers, as long as they follow soon and each has left nothing behind but freed memory.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ import struct
 import sys
 from contextlib import suppress
 from fcntl import F_SETFL, F_SETOWN, fcntl
+from time import sleep
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.agent import confinement, messages
 from decoder.agent.messages import ENDED, READY, STARTED, STREAMS, MessageError, RefusedError
 from decoder.agent.processes.keeping import KeptByAgent
-from decoder.agent.processes.preloading import ON_DEMAND
+from decoder.agent.processes.preloading import ON_DEMAND, ONE_LAYER
 from decoder.node.ending import hold_standard_output
 from decoder.record import Record
 
@@ -53,13 +59,14 @@ class Shift(Record):
 
 
 def work(shift: Shift) -> NoReturn:
-    """Wait for a client, decrypt its layer, and end the process."""
-    connection = _wait_for_client(shift.listener, shift.lifeline)
-    if not shift.is_current():
-        shift.notices.outdated()
-        os._exit(0)  # the client sees the connection end, and runs the updated program
-    with suppress(MessageError, OSError):  # the client sees the connection end, and decrypts: its layer is untouched
-        _answer(connection, shift)
+    """Wait for a client, decrypt its layer, wait a little for further ones, and end the process."""
+    traces, layers, seconds = _Traces(), 0, None
+    while (connection := _wait_for_client(shift, seconds)) and _is_served(connection, shift):
+        layers += 1
+        if layers == limits.AGENT_LAYERS_OF_A_WORKER or traces.are_left():
+            break
+        shift.notices.returned()
+        seconds = limits.AGENT_NEXT_LAYER_SECONDS
     os._exit(0)
 
 
@@ -76,25 +83,32 @@ def rehearse(rehearsal: Rehearsal) -> None:
     _become(request)
     program.decode(request.arguments)
     _let_go()
-    null = os.open(os.devnull, os.O_RDWR)
-    for place in range(STREAMS):
-        if place != null:
-            os.dup2(null, place)
 
 
-def _wait_for_client(listener: socket.socket, lifeline: int) -> socket.socket:
+def _wait_for_client(shift: Shift, seconds: float | None = None) -> socket.socket | None:
+    """Return the connection of the next client; None if none comes in time, or if the shift ends."""
     with select.epoll() as waiting:
-        waiting.register(listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)  # one client wakes one worker
-        waiting.register(lifeline, 0)
-        while True:
-            if any(descriptor == lifeline for descriptor, _ in waiting.poll()):
-                os._exit(0)
+        waiting.register(shift.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)  # one client wakes one worker
+        waiting.register(shift.lifeline, 0)
+        while ready := waiting.poll(seconds):
+            if any(descriptor == shift.lifeline for descriptor, _ in ready):
+                break
             with suppress(BlockingIOError, ConnectionAbortedError):
-                return listener.accept()[0]
+                return shift.listener.accept()[0]
+    return None
 
 
-def _answer(connection: socket.socket, shift: Shift) -> None:
-    """Decrypt the client's layer, or tell the zygote why not.
+def _is_served(connection: socket.socket, shift: Shift) -> bool:
+    """Answer one client; return whether its layer was decrypted and nothing else happened."""
+    with connection, suppress(MessageError, OSError):  # its layer is untouched then
+        if shift.is_current():
+            return _answer(connection, shift) == 0
+        shift.notices.outdated()  # the client sees the connection end, and runs the new program
+    return False
+
+
+def _answer(connection: socket.socket, shift: Shift) -> int | None:
+    """Decrypt the client's layer, and return the exit status; or report to the zygote why not, and return None.
 
     Raises:
         MessageError: the client violates the protocol.
@@ -107,13 +121,14 @@ def _answer(connection: socket.socket, shift: Shift) -> None:
         request = messages.receive_request(connection)
     except RefusedError as error:
         shift.notices.sent_away(confinement.property_of(str(error)))
-        return
+        return None
     if request is None:
         shift.notices.want_status(connection)
     elif difference := confinement.first_difference(shift.description, confinement.describe(client)):
         shift.notices.sent_away(difference)
     else:
-        _serve(connection, request, KeptByAgent(client, shift.parsed_keys, shift.notices), shift.notices)
+        return _serve(connection, request, KeptByAgent(client, shift.parsed_keys, shift.notices), shift.notices)
+    return None
 
 
 def _client_of(connection: socket.socket) -> int:
@@ -128,7 +143,7 @@ def _client_of(connection: socket.socket) -> int:
     return int(process)
 
 
-def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Notices) -> None:
+def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Notices) -> int:
     from decoder import __main__ as program
 
     _end_with(connection, kept.client)
@@ -144,6 +159,7 @@ def _serve(connection: socket.socket, request: Request, kept: Kept, notices: Not
     _let_go()  # only now: the end of the layer wakes its reader, which would compete with the client for the processor
     if new := [module for module in absent if module in sys.modules]:
         notices.imported(new)
+    return status
 
 
 def _end_with(connection: socket.socket, client: int) -> None:
@@ -182,9 +198,44 @@ def _become(request: Request) -> None:
 
 
 def _let_go() -> None:
+    """Close the layer's descriptors, and occupy their places, so that no descriptor of ours is taken for one."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for place in range(STREAMS):
-        with suppress(OSError):
-            os.close(place)
+        if place != null:
+            os.dup2(null, place)
+    if null >= STREAMS:
+        os.close(null)
+
+
+class _Traces:
+    """What a layer may leave behind in the process that has decrypted it: compares with what is there now."""
+
+    def __init__(self) -> None:
+        self._before = self._look()
+
+    def are_left(self) -> bool:
+        """Check for modules, descriptors, threads and children, and for modules that keep something themselves."""
+        keeps = not sys.modules.keys().isdisjoint(ONE_LAYER)
+        return keeps or self._look() != self._before or _has_threads() or _has_children()
+
+    def _look(self) -> tuple[int, list[str]]:
+        return len(sys.modules), os.listdir("/proc/self/fd")
+
+
+def _has_threads() -> bool:
+    """Check for threads; one that was joined may need a moment to end."""
+    for _ in range(limits.AGENT_THREAD_POLLS):
+        if len(os.listdir("/proc/self/task")) == 1:
+            return False
+        sleep(limits.AGENT_THREAD_POLL_SECONDS)
+    return True
+
+
+def _has_children() -> bool:
+    with suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+        return True
+    return False
 
 
 def forget_the_zygote() -> None:

@@ -22,6 +22,7 @@ from decoder.agent.processes.counts import BUSY, Counts
 from decoder.agent.processes.parsedkeys import ParsedKeys, signature
 from decoder.agent.processes.preloading import ON_DEMAND, PRELOADED
 from decoder.agent.processes.textfile import Textfile
+from decoder.agent.processes.workers import Workers
 from decoder.errors import DecoderError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from decoder.agent.endpoint import Endpoint
-    from decoder.agent.notices import Notices
+    from decoder.agent.notices import Kind, Notices
     from decoder.agent.processes.rehearsal import Rehearsal
     from decoder.agent.settings import Settings
 
@@ -95,20 +96,18 @@ class _Zygote:
         self._textfile = Textfile(settings.metrics, endpoint.name)
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()
+        self._processors = len(os.sched_getaffinity(0))
         self._signature = signature(_PROGRAM)
         self._description = confinement.describe(os.getpid())
         os.environ.clear()  # a worker gets its client's environment
         self._unprepared = list(reversed(PRELOADED))
         self._rehearsal: Rehearsal | None = None
-        self._waiting: set[int] = set()
-        self._leaving: set[int] = set()  # workers of an earlier shift: they end, or have just got a client
-        self._working: dict[int, bool] = {}  # workers with a client, and whether its outcome was reported
-        self._asked: set[int] = set()  # workers that were asked for the status: this does not keep the agent alive
+        self._workers = Workers(self._counts)
         self._rests = False  # there was no layer for `rest_seconds`
         self._is_stale = False  # the waiting workers lack a module or a parsed key that the zygote has now
         self._keepers: dict[bytes, tuple[int, socket.socket]] = {}
-        self._started_at = self._active_at = monotonic()
-        self._refill_at = self._respawn_at = self._sweep_at = self._check_at = 0.0
+        self._started_at = monotonic()
+        self._refill_at = self._return_at = self._respawn_at = self._sweep_at = self._check_at = 0.0
         self._signals, wakeup = os.pipe()
         for descriptor in (self._signals, wakeup):
             os.set_blocking(descriptor, False)
@@ -137,8 +136,11 @@ class _Zygote:
             self._write_metrics(is_up=True)
             if not self._is_current() or not self._endpoint.is_current():
                 return False
+        return bool(self._life) and not self._is_idle()
+
+    def _is_idle(self) -> bool:
         idle = self._settings.idle_seconds
-        return bool(self._life) and (not idle or bool(self._working) or monotonic() < self._active_at + idle)
+        return bool(idle) and not self._workers.working and monotonic() >= self._workers.active_at + idle
 
     def _is_current(self) -> bool:
         return signature(_PROGRAM) == self._signature
@@ -150,18 +152,18 @@ class _Zygote:
         moments = [self._check_at]
         if self._is_busy():
             moments.append(monotonic() + limits.AGENT_REFILL_SECONDS)
-        if self._is_stale or len(self._waiting) < self._spare():
-            moments.append(max(self._respawn_at, self._refill_at))
+        if self._is_stale or len(self._workers.waiting) < self._spare():
+            moments.append(self._fork_at())
         if self._parsed_keys:
             moments.append(self._sweep_at)
-        if not self._rests and not self._working:
-            moments.append(self._active_at + self._settings.rest_seconds)
-        if self._settings.idle_seconds and not self._working:
-            moments.append(self._active_at + self._settings.idle_seconds)
+        if not self._rests and not self._workers.working:
+            moments.append(self._workers.active_at + self._settings.rest_seconds)
+        if self._settings.idle_seconds and not self._workers.working:
+            moments.append(self._workers.active_at + self._settings.idle_seconds)
         return max(0.0, min(moments) - monotonic()) * 1000 + 1
 
     def _has_to_prepare(self) -> bool:
-        return bool(self._waiting) and (self._rehearsal is None or bool(self._unprepared))
+        return bool(self._workers.waiting) and (self._rehearsal is None or bool(self._unprepared))
 
     def _prepare(self) -> None:
         """Import the next module, or rehearse if all are imported: one step, so that clients are served in between."""
@@ -182,11 +184,11 @@ class _Zygote:
             self._counts.send_away(BUSY, count)
 
     def _is_busy(self) -> bool:
-        return not self._waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
+        return not self._workers.waiting and (self._spare() <= 0 or monotonic() < self._respawn_at)
 
     def _rest(self) -> None:
         """After a time without layers, replace the waiting workers by one that has not rehearsed, to save memory."""
-        rests = not self._working and monotonic() >= self._active_at + self._settings.rest_seconds
+        rests = not self._workers.working and monotonic() >= self._workers.active_at + self._settings.rest_seconds
         self._is_stale |= rests and not self._rests
         self._rests = rests
 
@@ -199,31 +201,36 @@ class _Zygote:
 
     def _spare(self) -> int:
         spare = 1 if self._rests else self._settings.spare
-        return min(spare, self._settings.most - len(self._working))
+        return min(spare, self._settings.most - len(self._workers.working))
 
     def _fork_workers(self) -> None:
         if self._is_stale and self._may_fork():
             self._change_shift()
-        while len(self._waiting) < self._spare() and self._may_fork():
+        while len(self._workers.waiting) < self._spare() and self._may_fork():
             try:
-                self._waiting.add(self._fork(self._be_worker))
+                self._workers.add(self._fork(self._be_worker))
             except OSError:  # the limit on processes
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
 
     def _may_fork(self) -> bool:
-        """Check whether a worker may be forked now.
+        return monotonic() >= self._fork_at()
 
-        While another worker is ready, wait for AGENT_REFILL_SECONDS, because a fork slows the layer that has begun.
+    def _fork_at(self) -> float:
+        """Return from when on a worker may be forked.
+
+        While another worker is ready, that is later, because a fork slows the layer that has begun. So it is if every
+        processor has a worker, because one of them may be done sooner than a new one could begin.
         """
-        return monotonic() >= max(self._respawn_at, self._refill_at if self._waiting else 0.0)
+        if self._workers.waiting:
+            return max(self._respawn_at, self._refill_at)
+        return max(self._respawn_at, self._return_at if len(self._workers.working) >= self._processors else 0.0)
 
     def _change_shift(self) -> None:
         """End the waiting workers, unless they have just got a client; new workers replace them."""
         self._shift.end()
         os.close(self._shift.reading)
         self._shift = _Lifeline()
-        self._leaving |= self._waiting
-        self._waiting.clear()
+        self._workers.change_shift()
         self._is_stale = False
 
     def _fork(self, be: Callable[[], NoReturn]) -> int:
@@ -262,15 +269,8 @@ class _Zygote:
     def _read_notices(self) -> None:
         while notice := self._notices.read():
             kind, content, descriptors = notice
-            if kind == "taken":
-                self._take(int(content))
-            elif kind == "served":
-                self._settle(int(content))
-                self._counts.served += 1
-            elif kind == "away":
-                process, _, reason = content.decode(errors="replace").partition(" ")
-                self._settle(int(process))
-                self._counts.send_away(reason)
+            if kind in ("taken", "served", "away", "returned"):
+                self._follow_worker(kind, content)
             elif kind == "parsed":
                 self._is_stale |= self._parsed_keys.add(content)
             elif kind == "imported":
@@ -283,23 +283,27 @@ class _Zygote:
             elif descriptors:
                 self._pass_on(kind, content, descriptors[0])
 
-    def _pass_on(self, kind: str, content: bytes, connection: int) -> None:
+    def _pass_on(self, kind: Kind, content: bytes, connection: int) -> None:
         if kind == "keeper":
             return self._hand_to_keeper(content, connection)
-        self._settle(int(content))
-        self._asked.add(int(content))
+        self._workers.settle(int(content), has_asked=True)
         return self._tell_status(connection)
 
-    def _take(self, process: int) -> None:
-        self._refill_at = monotonic() + limits.AGENT_REFILL_SECONDS
-        if process in self._waiting | self._leaving:
-            self._waiting.discard(process)
-            self._leaving.discard(process)
-            self._working[process] = False
-
-    def _settle(self, process: int) -> None:
-        if process in self._working:
-            self._working[process] = True
+    def _follow_worker(self, kind: Kind, content: bytes) -> None:
+        number, _, reason = content.decode(errors="replace").partition(" ")
+        process = int(number)
+        if kind == "taken":
+            self._workers.take(process)
+            self._refill_at = monotonic() + limits.AGENT_REFILL_SECONDS
+            self._return_at = monotonic() + limits.AGENT_RETURN_SECONDS
+        elif kind == "returned":
+            self._workers.come_back(process)
+        else:
+            self._workers.settle(process)
+            if kind == "away":
+                self._counts.send_away(reason)
+            else:
+                self._counts.served += 1
 
     def _tell_status(self, connection: int) -> None:
         status = {
@@ -308,8 +312,8 @@ class _Zygote:
             "served": self._counts.served,
             "sent_away": self._counts.sent_away,
             "fallen_back": self._counts.fallen_back,
-            "decrypting": len(self._working) - 1,  # one of them has asked
-            "waiting": len(self._waiting),
+            "decrypting": len(self._workers.working) - 1,  # one of them has asked
+            "waiting": len(self._workers.waiting),
             "prepared": self._rehearsal is not None and not self._unprepared and not self._is_stale,
             "idle_seconds": self._settings.idle_seconds,
         }
@@ -322,8 +326,8 @@ class _Zygote:
             "up": is_up,
             "served_total": self._counts.served,
             "fallen_back_total": self._counts.fallen_back,
-            "decrypting": len(self._working),
-            "workers_ready": len(self._waiting),
+            "decrypting": len(self._workers.working),
+            "workers_ready": len(self._workers.waiting),
         }
         self._textfile.write(numbers, self._counts.sent_away, self._counts.certificates.ends)
 
@@ -366,14 +370,8 @@ class _Zygote:
             self._end_life()
         while ended := self._reap():
             self._read_notices()  # its notices were sent before it ended
-            if ended in self._waiting and self._life:
+            if self._workers.end(ended) and self._life:
                 self._respawn_at = monotonic() + limits.AGENT_RESPAWN_SECONDS
-            if ended in self._working:
-                self._counts.fallen_back += not self._working.pop(ended)
-                self._active_at = self._active_at if ended in self._asked else monotonic()
-            self._asked.discard(ended)
-            self._waiting.discard(ended)
-            self._leaving.discard(ended)
             self._keepers = {key: value for key, value in self._keepers.items() if value[0] != ended}
 
     def _reap(self) -> int:
@@ -393,7 +391,7 @@ class _Zygote:
         self._end_life()
         self._endpoint.send_away()
         self._endpoint.listener.close()
-        while self._waiting or self._leaving or self._working or self._keepers:
+        while self._workers or self._keepers:
             events.poll()
             self._read_notices()
             self._read_signals()
