@@ -93,12 +93,12 @@ def _keks() -> Keks | None:
 
 def _add(keyring: Keyring, option: str, path: str, password: bytes = b"") -> None:
     try:
-        keyring.extend(recognise(path, _read(path), password))
+        keyring.extend(recognise(path, read_key(path), password))
     except KeyFileError as error:
         raise UsageError(f"{option} {quoted(path)}: {error}") from error
 
 
-def _read(path: str) -> bytes:
+def read_key(path: str) -> bytes:
     """Read a key file, or a pipe such as /dev/stdin and the shell's process substitution (/dev/fd/N), to its end.
 
     Raises:

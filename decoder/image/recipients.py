@@ -236,6 +236,7 @@ def split_protocol(text: str, option: str = "--recipient") -> tuple[str, str]:
     if protocol not in PROTOCOLS:
         nearest = get_close_matches(protocol.lower(), PROTOCOLS, 1, 0.4) if separator else []
         hint = f"; did you mean {nearest[0]}:?" if nearest else ""
+        hint = hint if separator else "; without one it must be a file with a public key, or an e-mail address"
         raise UsageError(f"{option} {quoted(text)} names no protocol; there are {FORMS}{hint}")
     if not value:
         raise UsageError(f"{option} {quoted(text)} lacks its value; the forms are {FORMS}")

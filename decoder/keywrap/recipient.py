@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from decoder.errors import quoted
+from decoder.keys.file import read_key_file
 from decoder.record import Record
 
 if TYPE_CHECKING:
@@ -19,12 +20,14 @@ class RecipientRules(Record):
         allow_weak_keys: accept RSA keys from WEAK_RSA_BITS instead of RECIPIENT_RSA_BITS.
         allow_expired: accept certificates that are expired, not yet valid, or not meant for key encipherment.
         all_keys: if a file holds several unrelated keys or certificates, encrypt to all of them.
+        read_file: reads a file with keys, and raises KeyFileError if it cannot.
     """
 
     read_keyring: Callable[[], bytes]
     allow_weak_keys: bool = False
     allow_expired: bool = False
     all_keys: bool = False
+    read_file: Callable[[str], bytes] = read_key_file
 
 
 class KeyName(Record):

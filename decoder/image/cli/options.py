@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from argparse import SUPPRESS
+from functools import cache
 from typing import TYPE_CHECKING
 
 from decoder.errors import UsageError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
 from decoder.image.cli import words
-from decoder.image.openers import read_keys
+from decoder.image.openers import read_key, read_keys
 from decoder.image.recipients import Keyring, Recipients, Wrapping
 from decoder.keywrap.recipient import RecipientRules
 
@@ -194,14 +195,15 @@ def required_keys(parsed: Namespace) -> DecryptConfig:
 
 def recipients(parsed: Namespace, progress: Progress) -> Recipients:
     """Read the recipients, and report which protocol was added to which of them."""
+    read = cache(read_key)  # a pipe can be read once
     texts = []
     for text in parsed.recipient:
-        recipient, said = words.with_protocol(text)
+        recipient, said = words.with_protocol(text, read)
         texts.append(recipient)
         if said:
             progress.remark(said)
     keyring = Keyring(parsed.gpg_homedir, parsed.gpg_keyring)
-    rules = RecipientRules(keyring.read, parsed.allow_weak_keys, parsed.allow_expired, parsed.all_keys)
+    rules = RecipientRules(keyring.read, parsed.allow_weak_keys, parsed.allow_expired, parsed.all_keys, read)
     sealing = _sealing(parsed, texts)
     wrapping = Wrapping(parsed.keyprovider_config, parsed.packet_format, _claimed(parsed))
     return Recipients(texts, rules, wrapping, _broker(parsed), sealing)

@@ -6,12 +6,11 @@ import os
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError, quoted
+from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import PROTOCOLS
-from decoder.keys.file import read_key_file
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _VALUES_WITH_DASH = ("--layer",)
 _OURS = {
@@ -52,35 +51,49 @@ def with_hint(message: str) -> str:
     return message
 
 
-def with_protocol(text: str) -> tuple[str, str]:
+def with_protocol(text: str, read: Callable[[str], bytes]) -> tuple[str, str]:
     """Add the protocol to a recipient that was given without one.
 
     A public key or JWK is for JWE, a certificate for PKCS#7, a file about a token's key for PKCS#11; an e-mail address
-    is for OpenPGP.
+    is for OpenPGP. A private key counts as one for JWE, which says what is wrong with it.
+
+    Args:
+        text: what was given.
+        read: reads a file or a pipe, as `RecipientRules.read_file`.
 
     Returns:
         The recipient, and a line for the user if a protocol was added, otherwise "".
+
+    Raises:
+        UsageError: it is a file with an OpenPGP certificate, which is chosen by its address.
     """
     if text.partition(":")[0] in PROTOCOLS:
         return text, ""
-    protocol = _protocol(text)
+    protocol = _protocol(text, read)
     if not protocol:
         return text, ""
     return f"{protocol}:{text}", f"--recipient {quoted(text)} is taken as {quoted(f'{protocol}:{text}')}"
 
 
-def _protocol(text: str) -> str:
-    if not os.path.isfile(text):
+def _protocol(text: str, read: Callable[[str], bytes]) -> str:
+    if not os.path.exists(text) or os.path.isdir(text):
         return "pgp" if "@" in text and "/" not in text else ""
     try:
-        data = read_key_file(text)
+        data = read(text)
     except KeyFileError:
         return ""
+    if b"-----BEGIN PGP PUBLIC KEY" in data:
+        advice = f"choose from it with --gpg-keyring {text} --recipient pgp:EMAIL"
+        raise UsageError(f"--recipient {quoted(text)} holds OpenPGP certificates; {advice}")
     if b"-----BEGIN CERTIFICATE-----" in data or _is_der_certificate(data):
         return "pkcs7"
     if data.startswith(b"pkcs11") or b"\npkcs11:" in data:
         return "pkcs11"
-    is_key = b"PUBLIC KEY-----" in data or data.lstrip()[:1] == b"{" or data[:1] == b"\x30"
+    is_key = (
+        any(label in data for label in (b"PUBLIC KEY-----", b"PRIVATE KEY-----"))
+        or data.lstrip()[:1] == b"{"
+        or data[:1] == b"\x30"
+    )
     return "jwe" if is_key else ""
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import wire
-from decoder.keys.file import read_key_file
 from decoder.keywrap.jwe import opening
 from decoder.keywrap.jwe.message import Jwe, parse
 
@@ -31,7 +30,7 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     from decoder.keywrap.jwe.publickey import material
     from decoder.keywrap.publickeys import read_public_keys
 
-    return [material(public) for public in read_public_keys(read_key_file(value), rules)]
+    return [material(public) for public in read_public_keys(rules.read_file(value), rules)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError, quoted
 from decoder.formats import wire
-from decoder.keys.file import read_key_file
 from decoder.keys.formats import pem
 from decoder.keywrap.pkcs11.config import Pkcs11Config, applicable_config, find_module, node_config
 from decoder.keywrap.pkcs11.keyfile import parse_key_file, read_pin
@@ -48,7 +47,7 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Read a file with public keys or certificates, or with the URI of a key on a token; see `keywrap.Scheme`."""
     from decoder.keywrap.publickeys import check_size, read_public_keys
 
-    data = read_key_file(value)
+    data = rules.read_file(value)
     if is_key_file(data):
         key, _ = _public_key(data, node_config())
         check_size(key.key_size, rules)

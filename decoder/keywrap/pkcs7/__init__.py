@@ -21,7 +21,6 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from decoder import limits
 from decoder.errors import KeyFileError, WrappedKeyError
 from decoder.formats import ber
-from decoder.keys.file import read_key_file
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.pkcs7.content import (
     AES_128_GCM,
@@ -74,7 +73,7 @@ def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Read the certificates in a file; see `keywrap.Scheme`."""
     from decoder.keywrap.publickeys import read_public_keys
 
-    return [public.certificate for public in read_public_keys(read_key_file(value), rules, certified=True)]
+    return [public.certificate for public in read_public_keys(rules.read_file(value), rules, certified=True)]
 
 
 def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:

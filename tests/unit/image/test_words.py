@@ -47,6 +47,24 @@ def test_the_protocol_of_a_recipient_is_found_by_its_content(
     assert "is taken as 'pgp:nobody@example.com'" in address.errors
     absent = image("encrypt", oci(small), oci(target), "--recipient", "absent.pem")
     assert (absent.status, "names no protocol" in absent.errors) == (2, True)
+    private = image("encrypt", oci(small), oci(target), "--recipient", keys["p256"].private)
+    assert (private.status, "it holds a private key" in private.errors) == (2, True)
+    (tmp_path / "ring.asc").write_text("-----BEGIN PGP PUBLIC KEY BLOCK-----\n")
+    ring = image("encrypt", oci(small), oci(target), "--recipient", tmp_path / "ring.asc")
+    assert (ring.status, f"--gpg-keyring {tmp_path}/ring.asc --recipient pgp:EMAIL" in ring.errors) == (2, True)
+
+
+@pytest.mark.parametrize("recipient", ["/dev/stdin", "jwe:/dev/stdin", "<(cat)", "jwe:<(cat)", "pkcs7:/dev/stdin"])
+def test_recipients_from_pipes(
+    recipient: str, small: Layout, target: Layout, keys: dict[str, KeyPair], parties: dict[str, Party]
+) -> None:
+    public, key = str(keys["p256"].public), ["--key", str(keys["p256"].private)]
+    if recipient.startswith("pkcs7"):
+        public, key = parties["pkcs7"].recipient.partition(":")[2], parties["pkcs7"].ours
+    # A command within <() has the standard input of the shell.
+    ended = shell(f"cat {public} | IMAGE encrypt {oci(small)} {oci(target)} --recipient {recipient}")
+    assert ended.returncode == 0, ended.stderr
+    done("check", "--require-encrypted", "all", oci(target), *key)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def read(tmp_path: Path) -> Read:
     def read(scheme: str, data: bytes, **rules: bool) -> list[bytes]:
         path = tmp_path / "recipient"
         path.write_bytes(data)
-        return keywrap.load(scheme).read_recipient(str(path), RecipientRules(no_keyring, **rules))
+        return keywrap.load(scheme).read_recipient(str(path), RecipientRules(no_keyring)._replace(**rules))
 
     return read
 
