@@ -44,10 +44,10 @@ def no_keyring() -> bytes:
 def read(tmp_path: Path) -> Read:
     """Read a file as a recipient of a scheme."""
 
-    def read(scheme: str, data: bytes, **rules: bool) -> list[bytes]:
+    def read(scheme: str, data: bytes, **rules: Any) -> list[bytes]:
         path = tmp_path / "recipient"
         path.write_bytes(data)
-        return keywrap.load(scheme).read_recipient(str(path), RecipientRules(no_keyring)._replace(**rules))
+        return keywrap.load(scheme).read_recipient(str(path), RecipientRules(no_keyring, **rules))
 
     return read
 
