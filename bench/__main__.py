@@ -1,6 +1,4 @@
-"""`python -m bench`: print the figures as Markdown, keep them and draw them. It reports, and never judges."""
-
-from __future__ import annotations
+"""`python -m bench`: measure, print the figures as Markdown, keep them, and write and draw them. It never judges."""
 
 import gzip
 import os
@@ -9,19 +7,22 @@ import re
 import subprocess
 import sys
 from argparse import ArgumentParser
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 
-from bench import decoders, figures, memory, ours, pulls
+from bench import costs, documents, pulls
+from bench.decoders import decrypt
+from bench.figures import HEADER, Figure, read_figures, write_figures
 from bench.plot import draw
-from bench.programs import IMGCRYPT, MIB, ROOT, RunError, all_programs, restart_with_own_run, stop_agent
+from bench.programs import IMGCRYPT, MIB, PROGRAMS, ROOT, Bench, RunError, stop_agent
 from decoder import __version__
 
-_DECODERS = {
-    **{part.__name__: part for part in (decoders.layers, decoders.image, decoders.scheme, decoders.size, pulls.pull)},
-    "at-once": decoders.at_once,
+_PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
+    **{part: partial(decrypt, part) for part in ("layers", "at-once", "image", "scheme", "size")},
+    **{part.__name__: part for part in (pulls.pull, costs.instructions, costs.memory)},
+    **{part.__name__: part for part in (costs.keys, costs.store, costs.encrypt)},
 }
-_OURS = {part.__name__: part for part in (ours.instructions, memory.memory, ours.keys, ours.store, ours.encrypt)}
 
 
 def main() -> int:
@@ -29,16 +30,16 @@ def main() -> int:
     parser = ArgumentParser(prog="bench", description="Compare with the reference program, in turn.")
     parser.add_argument("--largest", type=int, default=10240, metavar="MIB", help="no larger layers (default: 10240)")
     parser.add_argument("--rounds", type=int, default=15, metavar="N", help="turns with small layers (default: 15)")
-    parser.add_argument("--only", action="append", choices=(*_DECODERS, *_OURS), help="only this part; may be repeated")
+    parser.add_argument("--only", action="append", choices=_PARTS, help="only this part; may be repeated")
     parser.add_argument(
         "--into", type=Path, default=ROOT / ".cache/bench", metavar="DIRECTORY",
-        help="where figures.json and speed.png are kept; they keep their other parts (default: %(default)s)",
+        help="where figures.json, speed.png and RESULTS.md are; rows of other parts stay (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse_args()
-    restart_with_own_run()
+    _restart_with_own_run()
     try:
-        extent = decoders.Extent(arguments.largest * MIB, arguments.rounds)
-        _measure(arguments.only or (*_DECODERS, *_OURS), extent, arguments.into)
+        subprocess.run(["make", "--silent", ".cache/bench/.installed"], cwd=ROOT, stdout=sys.stderr, check=True)
+        _measure(arguments.only or _PARTS, Bench(PROGRAMS, arguments.largest * MIB, arguments.rounds), arguments.into)
     except (OSError, subprocess.SubprocessError, RunError) as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
@@ -47,20 +48,23 @@ def main() -> int:
     return 0
 
 
-def _measure(names: Collection[str], extent: decoders.Extent, directory: Path) -> None:
-    machine = _describe_machine()
-    print(f"{machine}.\n\n{figures.HEADER}", flush=True)
-    programs, measured = all_programs(), []
-    for part in (part for name, part in _DECODERS.items() if name in names):
-        for figure in part(programs, extent):
-            print(*figures.rows(figure), sep="\n", flush=True)
-            measured.append(figure)
+def _measure(parts: Collection[str], bench: Bench, directory: Path) -> None:
+    """Measure parts. Keep the figures of each in place of its earlier ones when it is done."""
+    machine, file = _describe_machine(), directory / "figures.json"
+    print(f"{machine}.\n", *HEADER, sep="\n", flush=True)
     directory.mkdir(parents=True, exist_ok=True)
-    draw(figures.write_figures(directory / "figures.json", machine, measured), directory / "speed.png")
-    print(f"\n{ours.HEADER}", flush=True)
-    for rows in (rows for name, rows in _OURS.items() if name in names):
-        for row in rows(programs, extent):
-            print(f"| {' | '.join(row)} |", flush=True)
+    for part in (part for part in _PARTS if part in parts):
+        measured = []
+        for figure in _PARTS[part](bench):
+            print(figure.row(), flush=True)
+            measured.append(figure._replace(machine=machine))
+        kept = [figure for figure in read_figures(file) if figure.part != part]
+        figures = sorted([*kept, *measured], key=lambda figure: list(_PARTS).index(figure.part))
+        write_figures(file, figures)
+        draw(figures, directory / "speed.png")
+        for document in (directory / "RESULTS.md", directory.parent / "README.md"):
+            if document.exists():
+                documents.write(document, figures)
 
 
 def _describe_machine() -> str:
@@ -70,10 +74,16 @@ def _describe_machine() -> str:
     model, cores, load = models[0] if models else platform.machine(), os.cpu_count(), os.getloadavg()[0]
     with gzip.open(IMGCRYPT / "share/doc/imgcrypt/changelog.Debian.gz", "rt") as changelog:
         reference = changelog.readline().split()[1].strip("()")
-    programs = (
-        f"reference: imgcrypt {reference}; ours: ctd-decoder {__version__}, pip's on Python {platform.python_version()}"
-    )
-    return f"{model}, {cores} cores, load {load:.1f}, Linux {release}; {programs}"
+    ours = f"ctd-decoder {__version__}, pip's on Python {platform.python_version()}"
+    return f"{model}, {cores} cores, load {load:.1f}, Linux {release}; reference: imgcrypt {reference}; ours: {ours}"
+
+
+def _restart_with_own_run() -> None:
+    """Start this program again with an empty /run, so that it stops no agent of the machine."""
+    if os.geteuid() == 0 and not os.environ.get("BENCH_RUN"):
+        script = 'mount -t tmpfs -o mode=755 tmpfs /run && exec "$@"'
+        command = ["unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-m", "bench", *sys.argv[1:]]
+        os.execvpe(command[0], command, {**os.environ, "BENCH_RUN": "own"})  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -33,16 +33,19 @@ def main(size: int, copies: int, drain: Callable[[int], str], program: list[str]
         The highest exit status, wall and CPU time in seconds, the peak memory of the largest process in KiB, and what
         `drain` returned about the plaintext (separated by commas if the decoders differ).
     """
-    payload, ends, verdicts, processes = sys.stdin.buffer.read(), [], [], []
+    payload, ends, verdicts = sys.stdin.buffer.read(), [], []
     for _ in range(copies):
         (stdin, feed), (plain, stdout), (config, send), (verdict, tell) = (os.pipe() for _ in range(4))
         os.write(send, payload)
         os.close(send)
         if os.fork() == 0:
-            _feed(feed, size, unused=stdin)
+            os.close(stdin)
+            _feed(feed, size)
         os.close(feed)
         if os.fork() == 0:
-            _tell(tell, plain, drain, unused=stdout)
+            os.close(stdout)
+            os.write(tell, drain(plain).encode())
+            os._exit(0)
         os.close(plain)
         os.close(tell)
         select([stdin], [], [], SECONDS)
@@ -50,11 +53,7 @@ def main(size: int, copies: int, drain: Callable[[int], str], program: list[str]
         verdicts.append(verdict)
     signal.alarm(SECONDS)
     started = perf_counter()
-    for triple in ends:
-        moves = [(os.POSIX_SPAWN_DUP2, *move) for move in zip(triple, (0, 1, 3), strict=True)]
-        processes.append(os.posix_spawn(program[0], program, os.environ, file_actions=moves))
-    for descriptor in (each for triple in ends for each in triple):
-        os.close(descriptor)
+    processes = [_start(program, each) for each in ends]
     results = [os.wait4(process, 0)[1:] for process in processes]
     wall = perf_counter() - started
     written = {os.read(verdict, 100).decode() for verdict in verdicts}
@@ -63,19 +62,20 @@ def main(size: int, copies: int, drain: Callable[[int], str], program: list[str]
     return f"{status} {wall} {cpu} {max(used.ru_maxrss for _, used in results)} {','.join(sorted(written))}"
 
 
-def _feed(pipe: int, size: int, unused: int) -> None:
-    os.close(unused)
+def _start(program: list[str], ends: tuple[int, int, int]) -> int:
+    moves = [(os.POSIX_SPAWN_DUP2, *move) for move in zip(ends, (0, 1, 3), strict=True)]
+    process = os.posix_spawn(program[0], program, os.environ, file_actions=moves)
+    for descriptor in ends:
+        os.close(descriptor)
+    return process
+
+
+def _feed(pipe: int, size: int) -> None:
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for block in ciphertext(size):
         written = os.write(pipe, block)
         while written < len(block):
             written += os.write(pipe, block[written:])
-    os._exit(0)
-
-
-def _tell(tell: int, plain: int, drain: Callable[[int], str], unused: int) -> None:
-    os.close(unused)
-    os.write(tell, drain(plain).encode())
     os._exit(0)
 
 
@@ -87,12 +87,10 @@ def _count(pipe: int) -> str:
 
 
 def _digest(pipe: int) -> str:
-    from hashlib import sha256
+    from hashlib import file_digest
 
-    digest, buffer = sha256(), memoryview(bytearray(_DRAINED_BYTES))
-    while count := os.readv(pipe, [buffer]):
-        digest.update(buffer[:count])
-    return digest.hexdigest()
+    with open(pipe, "rb", buffering=0) as plain:
+        return file_digest(plain, "sha256").hexdigest()
 
 
 if __name__ == "__main__":

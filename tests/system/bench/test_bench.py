@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from bench import decoders
-from bench.figures import Figure, rows, write_figures
-from bench.layers import make_layer
+from bench import decoders, documents
+from bench.figures import HEADER, Figure, read_figures, write_figures
+from bench.layers import SMALL_BYTES, make_layer
 from bench.plot import draw
-from bench.programs import PACKAGE, REFERENCE, Run, RunError, run
+from bench.programs import PACKAGE, REFERENCE, Bench, RunError, run
 from tests.support import processes
 
-PROGRAMS = {REFERENCE: Path(processes.REFERENCE), "pip": Path(processes.PROGRAM)}
-SMALLEST = decoders.Extent(decoders.SMALL_BYTES, 2)
+SMALLEST = Bench({REFERENCE: Path(processes.REFERENCE), "pip": Path(processes.PROGRAM)}, SMALL_BYTES, 2)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 README_BYTES = 200_000
+BENCH = Path(processes.ROOT, "bench")
 
 
-def test_what_is_measured_is_kept_and_drawn(tmp_path: Path) -> None:
-    parts = (decoders.scheme, decoders.size, decoders.at_once)
-    measured = [figure for part in parts for figure in part(PROGRAMS, SMALLEST)]
-    assert [(figure.part, figure.amount, len(figure.runs["pip"])) for figure in measured] == [
-        *[("scheme", 246, 2)] * 6,
-        *[("size", 0, 2), ("size", 246, 2)],
-        *[("at-once", 16, 1), ("at-once", 64, 1)],
+def figure(part: str, what: str, *ratios: float, unit: str = "time") -> Figure:
+    ones = [1.0] * len(ratios)
+    return Figure(part, what, unit, {REFERENCE: ones, PACKAGE: list(ratios)}, f"a machine for {part}")
+
+
+def test_what_is_measured_is_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stops: list[None] = []  # no agents are stopped here: other tests may have some
+    monkeypatch.setattr(decoders, "stop_agent", lambda: stops.append(None))
+    measured = [figure for part in ("scheme", "size", "at-once") for figure in decoders.decrypt(part, SMALLEST)]
+    assert [(each.part, each.unit, len(each.runs["pip"])) for each in measured] == [
+        *[("scheme", "time", 2)] * 6,
+        *[("size", "time", 2)] * 2,
+        *[("at-once", "time", 1)] * 2,
     ]
-    for figure in measured:
-        assert all(each.wall > 0 for name in PROGRAMS for each in figure.runs[name])
-        assert [row.count("|") for row in rows(figure)] == [8]
-    figures, kept = tmp_path / "figures.json", measured[:6]
-    assert write_figures(figures, "a machine", measured) == measured
-    assert write_figures(figures, "a machine", kept) == [*kept, *measured[6:]], "parts measured earlier stay"
+    assert len(stops) == 6 * 2 + 2 * 2 + 2, "pip begins without an agent in every turn"
+    for each in measured:
+        assert all(taken > 0 for name in SMALLEST.programs for taken in each.runs[name])
+        assert each.row().count("|") == 8
+    assert read_figures(tmp_path / "figures.json") == []
+    write_figures(tmp_path / "figures.json", measured)
+    assert read_figures(tmp_path / "figures.json") == measured
     draw(measured, tmp_path / "speed.png")
     picture = (tmp_path / "speed.png").read_bytes()
     assert picture.startswith(SIGNATURE)
@@ -40,10 +48,40 @@ def test_what_is_measured_is_kept_and_drawn(tmp_path: Path) -> None:
 
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
-    runs = {REFERENCE: [Run(wall) for wall in (1, 2, 10)], PACKAGE: [Run(wall) for wall in (3, 2, 20)]}
-    figure = Figure("layers", "", 1, runs)
-    assert figure.spread(REFERENCE) == (1.5, 2, 6)
-    assert figure.ratio(PACKAGE) == 2
+    runs = {REFERENCE: [1.0, 2.0, 10.0], PACKAGE: [3.0, 2.0, 20.0], "a bound": [1.0, 1.0, 1.0]}
+    time = Figure("layers", "a layer", "time", runs)
+    assert time.ratio(PACKAGE) == 2
+    cells = "2.00 s (1.50 to 6.00) | 3.00 s (2.50 to 11.5) **2.00** | - | - | -"
+    assert time.row() == f"| a layer (a bound: 1.00 s (1.00 to 1.00)) | 3 | {cells} |"
+    rate = time._replace(unit="rate", runs={name: [1e8 * run for run in each] for name, each in runs.items()})
+    assert "200 MB/s (150 to 600), 200% | 300 MB/s (250 to 1150) **2.00**, 300%" in rate.row()
+
+
+def test_documents_show_the_figures_and_keep_what_was_not_measured(tmp_path: Path) -> None:
+    document = tmp_path / "RESULTS.md"
+    around = "# Title\n\n<!-- machines -->\n\n{}\n<!-- table: layers size -->\n\n{}\nEnd.\n"
+    document.write_text(
+        around.format("- x\n", "| old |\n") + "\n<!-- bench/speed.template -->\n\n- as it was\n\nText.\n"
+    )
+    shown = [figure("layers", "one", 0.5), figure("size", "two", 3.0), figure("pull", "three", 1.0)]
+    documents.write(document, shown)
+    machines = "".join(f"- {part}: a machine for {part}.\n" for part in ("layers", "size", "pull"))
+    table = "".join(f"{line}\n" for line in (*HEADER, shown[0].row(), shown[1].row()))
+    text = document.read_text()
+    assert text == around.format(machines, table) + "\n<!-- bench/speed.template -->\n\n- as it was\n\nText.\n"
+    documents.write(document, shown)
+    assert document.read_text() == text
+
+
+def test_the_documents_of_the_project_show_its_figures(tmp_path: Path) -> None:
+    """`python -m bench --into bench` writes them; nobody copies numbers by hand."""
+    figures = read_figures(BENCH / "figures.json")
+    assert len(figures) == len(json.loads((BENCH / "figures.json").read_text())) > 40
+    for source in (BENCH / "RESULTS.md", BENCH.parent / "README.md"):
+        copy = tmp_path / source.name
+        copy.write_text(source.read_text())
+        documents.write(copy, figures)
+        assert copy.read_text() == source.read_text()
 
 
 @pytest.mark.parametrize(
@@ -52,4 +90,4 @@ def test_a_ratio_is_the_median_of_the_rounds() -> None:
 )
 def test_a_program_that_does_not_decrypt_has_no_figures(program: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
-        run(Path("/bin", program), make_layer(decoders.SMALL_BYTES), check_bytes=True)
+        run(Path("/bin", program), make_layer(SMALL_BYTES), check_bytes=True)
