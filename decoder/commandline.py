@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from argparse import ArgumentError, ArgumentParser
+from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
@@ -14,16 +14,25 @@ from decoder.errors import StreamError, UsageError, quoted
 if TYPE_CHECKING:
     from argparse import Action, Namespace
     from collections.abc import Iterable, Sequence
+    from typing import Any
 
 
 class Parser(ArgumentParser):
     """An argument parser that raises UsageError, and suggests the nearest spelling of a mistyped word.
+
+    Options cannot be abbreviated, and the lines of descriptions and epilogs are printed as they are.
+
+    Args:
+        settings: those of ArgumentParser.
 
     Attributes:
         accepts_unknown: let `parse_known_args` return unknown options, instead of rejecting them.
     """
 
     accepts_unknown = False
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         """Reject the command line.

@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog="ctd-decoder agent", description=_DESCRIPTION)
     verbs = "status: print what each agent of this user has done; stop: end them once their current layers are done"
     parser.add_argument("verb", choices=("status", "stop"), metavar="status|stop", help=verbs)
     parser.add_argument("--json", action="store_true", help="with status: print a list of objects for programs")

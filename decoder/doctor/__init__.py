@@ -7,7 +7,6 @@ module and add its name to CHECKS.
 from __future__ import annotations
 
 import json
-from argparse import RawDescriptionHelpFormatter
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
@@ -101,8 +100,6 @@ def _parser() -> Parser:
         prog="ctd-decoder doctor",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("image", nargs="?", default="", metavar="IMAGE", help="an image of containerd's, by its name")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from decoder import limits
 from decoder.errors import DigestError, ImageError, LayerError, quoted
-from decoder.image.transport import write_all
 from decoder.layer import stream
 from decoder.layer.authenticator import Beside
 from decoder.layer.digest import RunningDigest, split_digest
@@ -331,7 +330,7 @@ def _compare(digest: RunningDigest, plain: str, descriptor: Descriptor) -> None:
 
 def _write(writer: BlobWriter, data: memoryview) -> None:
     try:
-        write_all(writer, data)
+        stream.write_all(writer, data)
     except OSError as error:
         _fail_to_write(error)
 

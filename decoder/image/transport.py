@@ -35,29 +35,14 @@ class BlobReader(Protocol):
         """Read at most as much as fits; 0 at the end."""
 
 
-class Writable(Protocol):
-    """What blobs and files have in common."""
+class BlobWriter(Protocol):
+    """A blob being written; it is invisible before `commit`, and discarded if the context ends without one."""
 
     def write(self, data: memoryview, /) -> int:
         """Write, and return how many bytes were written."""
 
-
-class BlobWriter(Writable, Protocol):
-    """A blob being written; it is invisible before `commit`, and discarded if the context ends without one."""
-
     def commit(self, digest: str, size: int) -> None:
         """Publish the blob under its digest."""
-
-
-def write_all(file: Writable, data: bytes | memoryview) -> None:
-    """Write everything, even if the file takes little at a time.
-
-    Raises:
-        OSError: writing failed.
-    """
-    rest = memoryview(data)
-    while rest:
-        rest = rest[file.write(rest) :]
 
 
 class BlobSource(Protocol):

@@ -33,11 +33,14 @@ if TYPE_CHECKING:
         def fileno(self) -> int:
             """Return the descriptor, to wait for it."""
 
-    class Sink(Protocol):
-        """An unbuffered binary file to write."""
+    class Writable(Protocol):
+        """A place for bytes."""
 
         def write(self, data: memoryview, /) -> int | None:
             """Write as much as is possible at once; return None if the write would block."""
+
+    class Sink(Writable, Protocol):
+        """An unbuffered binary file to write."""
 
         def fileno(self) -> int:
             """Return the descriptor, to wait for it."""
@@ -117,7 +120,7 @@ def decrypt(
             held += cipher.update_into(block[:length], plain[held:])
             held = _release_all_but_tail(sink, plain, held)
         mac.verify(key.hmac)
-    write_all(sink, plain[:held])
+    _write(sink, plain[:held])
 
 
 def decrypt_verified(
@@ -140,7 +143,7 @@ def decrypt_verified(
     also = (lambda block: [other.update(block) for other in others]) if others else None
     with Authenticator(keys[0].symmetric_key, buffer_bytes, limits.BUFFER_BYTES, also) as mac:
         while length := fill(source, block := mac.free_buffer()):
-            write_all(spool, block[:length], "the spool file")
+            _write(spool, block[:length], "the spool file")
             mac.update(block[:length])
         fits = [mac.fits(keys[0].hmac), *(other.fits(key.hmac) for other, key in zip(others, keys[1:], strict=True))]
     if True not in fits:
@@ -181,7 +184,7 @@ def encrypt(
             block = mac.free_buffer()
             cipher.update_into(plain[:length], block)
             mac.update(block[:length])
-            write_all(sink, block[:length])
+            _write(sink, block[:length])
         return mac.finish()
 
 
@@ -206,21 +209,26 @@ def fill(source: Source, buffer: memoryview, name: str = "standard input") -> in
     return length
 
 
-def write_all(sink: Sink, data: memoryview, name: str = "standard output") -> None:
+def write_all(sink: Writable, data: bytes | memoryview) -> None:
     """Write everything, even if the sink takes little at a time.
 
     Raises:
-        StreamError: writing failed.
+        OSError: writing failed.
     """
-    while data:
-        try:
-            count = sink.write(data)
-        except OSError as error:
-            raise StreamError(name, error) from error
-        if count is None:
-            select.select([], [sink], [])
+    rest = memoryview(data)
+    while rest:
+        count = sink.write(rest)
+        if count is None:  # then it is a file with a descriptor
+            select.select([], [sink], [])  # type: ignore[type-var]
         else:
-            data = data[count:]
+            rest = rest[count:]
+
+
+def _write(sink: Sink, data: memoryview, name: str = "standard output") -> None:
+    try:
+        write_all(sink, data)
+    except OSError as error:
+        raise StreamError(name, error) from error
 
 
 def _release_all_but_tail(sink: Sink, plain: memoryview, held: int) -> int:
@@ -228,6 +236,6 @@ def _release_all_but_tail(sink: Sink, plain: memoryview, held: int) -> int:
     releasable = held - limits.TAIL_BYTES
     if releasable <= 0:
         return held
-    write_all(sink, plain[:releasable])
+    _write(sink, plain[:releasable])
     plain[: limits.TAIL_BYTES] = plain[releasable:held]
     return limits.TAIL_BYTES

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -61,14 +60,11 @@ def parser() -> Parser:
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     verbs = built.add_subparsers(metavar="VERB", required=True)
     for name, text in _VERBS.items():
         added = verbs.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG.partition("\n\n")[2],
-            formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False,
         )  # fmt: skip
         added.set_defaults(verb=name, module="verbs")
         _ADD[name](added)

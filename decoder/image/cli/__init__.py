@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 
@@ -78,8 +77,6 @@ def parser() -> ImageParser:
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_EXAMPLE + _PLACES + _STATUS,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     verbs = built.add_subparsers(metavar="VERB", required=True)
     for name in VERBS:
@@ -89,8 +86,6 @@ def parser() -> ImageParser:
             help=verb.HELP,
             description=f"{verb.HELP[0].upper()}{verb.HELP[1:]}.",
             epilog=f"example:\n{verb.EXAMPLE}\n{'' if name in _WITHOUT_PLACES else _PLACES}{_STATUS}",
-            formatter_class=RawDescriptionHelpFormatter,
-            allow_abbrev=False,
         )
         added.set_defaults(run=verb.run)
         verb.add_arguments(added)

@@ -55,17 +55,7 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
 
 @contextmanager
 def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget]:
-    """Open containerd for writing an image to it.
-
-    Args:
-        name: of the transport.
-        place: the name of the image in containerd.
-        options: the namespace, and the address of the socket.
-
-    Raises:
-        UsageError: there is no name.
-        ImageError: there is no such containerd.
-    """
+    """Open containerd for writing an image to it; see `open_source`."""
     del name
     with _leased(place, options) as client:
         yield _Target(client, place)

@@ -24,8 +24,8 @@ from decoder.image.files.spool import STANDARD, open_archive
 from decoder.image.files.tarindex import Place, Section, TarIndex
 from decoder.image.files.unnamed import unnamed_file
 from decoder.image.manifest import is_encrypted
-from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
+from decoder.layer.stream import write_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable

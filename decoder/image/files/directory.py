@@ -17,8 +17,8 @@ from decoder.formats.mediatypes import OCI_INDEX, OCI_MANIFEST
 from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
 from decoder.image.manifest import is_manifest_type
-from decoder.image.transport import write_all
 from decoder.layer.digest import digest_of, split_digest
+from decoder.layer.stream import write_all
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -30,8 +30,8 @@ from decoder.image.files.layoutindex import (
 from decoder.image.files.references import References
 from decoder.image.files.regular import open_regular
 from decoder.image.files.unnamed import new_blob, unnamed_file
-from decoder.image.transport import write_all
 from decoder.layer.digest import split_digest
+from decoder.layer.stream import write_all
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

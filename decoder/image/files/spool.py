@@ -13,7 +13,7 @@ from typing import IO, Protocol
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
-from decoder.image.transport import write_all
+from decoder.layer.stream import write_all
 
 STANDARD = "-"
 _COMPRESSED = {b"\x28\xb5": "zstd", b"BZ": "bzip2", b"\xfd7": "xz"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
-
 from decoder.commandline import Parser, show, with_two_dashes
 from decoder.node.containerd.configuration import CONTAINERD, KEYS_DIRECTORY, VERSIONS, snippet
 
@@ -30,9 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        prog="ctd-decoder config", description="Print configuration for other programs.", allow_abbrev=False
-    )
+    parser = Parser(prog="ctd-decoder config", description="Print configuration for other programs.")
     programs = parser.add_subparsers(metavar="PROGRAM", required=True)
     containerd = programs.add_parser(
         "containerd",
@@ -40,8 +36,6 @@ def _parser() -> Parser:
         description="Print the stream processors that make containerd decrypt layers with this program.\n"
         "Put them into containerd's configuration file, then restart containerd.",
         epilog=f"versions of the configuration file:\n{_VERSIONS}",
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     containerd.add_argument(
         "--config-version",

@@ -112,14 +112,14 @@ def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
 
 
 def _provider_name(verb: str, arguments: list[str]) -> str:
-    first = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    first = Parser(prog=f"{_PROGRAM} {verb}", add_help=False)
     first.accepts_unknown = True
     first.add_argument("--provider", default="")
     return str(first.parse_known_args(arguments)[0].provider)
 
 
 def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parser:
-    parser = Parser(prog=f"{_PROGRAM} {verb}", add_help=False, allow_abbrev=False)
+    parser = Parser(prog=f"{_PROGRAM} {verb}", add_help=False)
     parser.add_argument("--provider", required=True, metavar="NAME", help="the provider; --help lists its options")
     parser.add_argument("--help", "-h", action="store_true", help="show this and exit")
     parser.add_argument(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -106,14 +105,12 @@ def _register(parsed: Namespace) -> list[str]:
 
 def build_parser() -> Parser:
     """Build the parser of `ctd-decoder coco`."""
-    parser = Parser(prog="ctd-decoder coco", description="Help with Confidential Containers.", allow_abbrev=False)
+    parser = Parser(prog="ctd-decoder coco", description="Help with Confidential Containers.")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     one = verbs.add_parser(
         "initdata",
         help="print what tells guests where their key broker is",
         description=_INITDATA,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = one.add_argument
     add("--kbs", required=True, metavar="URL", help="the key broker, as guests reach it")
@@ -133,14 +130,12 @@ def build_parser() -> Parser:
 def build_register_parser() -> Parser:
     """Build the parser of `ctd-decoder keyprovider attestation-agent`."""
     program = "ctd-decoder keyprovider attestation-agent"
-    parser = Parser(prog=program, description="Keys of key brokers.", allow_abbrev=False)
+    parser = Parser(prog=program, description="Keys of key brokers.")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     one = verbs.add_parser(
         "register",
         help="store a key at a key broker",
         description=_REGISTER,
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = one.add_argument
     add("--keyid", required=True, metavar="KID", help="the key's id, kbs:///REPOSITORY/TYPE/TAG")
