@@ -85,6 +85,17 @@ def issue(
     return Issued(builder.sign(signer, hashes.SHA256()).public_bytes(serialization.Encoding.PEM), private)
 
 
+def tls_options(directory: Path, client_ca: str = "") -> tuple[str | Path, ...]:
+    """Return the options of a server whose certificate and key are server.pem and server.key in a directory.
+
+    Args:
+        directory: of the certificates.
+        client_ca: the name of the file whose authorities clients need; "" if they need no certificate.
+    """
+    options = ("--tls-cert", directory / "server.pem", "--tls-key", directory / "server.key")
+    return (*options, "--client-ca", directory / client_ca) if client_ca else options
+
+
 def _key_usage(is_authority: bool) -> x509.KeyUsage:
     """State what the key is for: Python 3.13 and later do not accept an authority without it (RFC 5280 §4.2.1.3)."""
     return x509.KeyUsage(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from functools import cache
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
@@ -12,6 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from decoder.keywrap import jwe
 from decoder.layer import annotations as layer
 from decoder.layer import stream
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SYMMETRIC_KEY = bytes(range(32))
 NONCE = bytes(range(100, 116))
@@ -45,6 +48,14 @@ def ec_key(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePriv
 def pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
     """Write a private key as PKCS#8."""
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def keys_directory(parent: Path) -> Path:
+    """Make a directory with the RSA key, such as `--decryption-keys-path` names."""
+    directory = parent / "keys"
+    directory.mkdir()
+    (directory / "key.pem").write_bytes(pem(rsa_key()))
+    return directory
 
 
 def public_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:

@@ -9,7 +9,7 @@ from typing import cast
 
 import grpc
 
-from tests.support.certificates import Issued, issue
+from tests.support.certificates import Issued, issue, tls_options
 from tests.support.serving import Server, message, method_of, request_of, write_key
 
 OPTIONS = b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}'
@@ -35,8 +35,7 @@ class Site:
         self.arguments = ("--provider", "local", "--keys", keys, "--allow-key", "local://*")
         self.tls = (
             *("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--client-policy", self.policy),
-            *("--tls-cert", directory / "server.pem", "--tls-key", directory / "server.key"),
-            *("--client-ca", directory / "clients.pem"),
+            *tls_options(directory, "clients.pem"),
         )
 
     def write_authorities(self, *names: str) -> None:

@@ -46,6 +46,11 @@ def write_key(path: Path, key: bytes = SAMPLE_KEY) -> Path:
     return path
 
 
+def local_options(directory: Path) -> tuple[str, ...]:
+    """Write a key, and return the options of a server with the provider `local` that has it."""
+    return ("--provider", "local", "--key", str(write_key(directory / "image.key")))
+
+
 def write_command(path: Path, *arguments: str | Path) -> Path:
     """Write a program that runs our keyprovider with these arguments, for a configuration's `cmd`."""
     script = _START.replace('["keyprovider"]', repr(["keyprovider", "run", *map(str, arguments)]))

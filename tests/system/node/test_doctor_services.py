@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING
 
 import grpc
@@ -16,6 +15,7 @@ from tests.support.bao_server import BaoServer
 from tests.support.certificates import key_of
 from tests.support.client_parts import Certificates, tls_files
 from tests.support.doctor_node import Node, examine
+from tests.support.environment import forget
 from tests.support.gcp_server import KEY as GOOGLE_KEY
 from tests.support.gcp_server import running_google
 from tests.support.pkcs11_parts import write_config
@@ -27,14 +27,11 @@ if TYPE_CHECKING:
 
 _FINAL_TRY, _LOCKED = 0x20000, 0x40000  # CKF_USER_PIN_FINAL_TRY, CKF_USER_PIN_LOCKED
 ANSWERS = "the key service answers, and decrypts with "
-_OF_OTHERS = ("AZURE_", "IDENTITY_", "MSI_", "IMDS_", "BAO_", "VAULT_", "GOOGLE_")
 
 
 @pytest.fixture(autouse=True)
 def nothing_of_whoever_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.startswith(_OF_OTHERS) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "AZURE_", "IDENTITY_", "MSI_", "IMDS_", "BAO_", "VAULT_", "GOOGLE_")
 
 
 def test_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

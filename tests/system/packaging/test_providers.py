@@ -23,6 +23,7 @@ from tests.support.azurekv_parts import KEY as AZURE_KEY
 from tests.support.bao_server import ROOT_TOKEN, BaoServer
 from tests.support.cdh_server import Hub
 from tests.support.client_parts import PLAINTEXT, configuration
+from tests.support.environment import forget
 from tests.support.gcp_server import running_google
 from tests.support.gcpkms_parts import URI as GOOGLE_KEY
 from tests.support.grants import KEK, Parties, new_key, write_private
@@ -153,9 +154,7 @@ def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Ser
 def surroundings(service: Service) -> Iterator[None]:
     """Have the environment of a service, and none of whoever runs the tests."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("AWS_", "AZURE_", "BAO_", "VAULT_", "GOOGLE_")) or name.lower().endswith("_proxy"):
-                patch.delenv(name)
+        forget(patch, "AWS_", "AZURE_", "BAO_", "VAULT_", "GOOGLE_")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
         for name, value in service.environment.items():
             patch.setenv(name, value)

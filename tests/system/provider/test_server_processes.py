@@ -17,7 +17,17 @@ from decoder.keywrap.keyprovider import KeyProvider
 from decoder.provider.server import processes as processes_of_server
 from tests.support.client_parts import NAME, configuration
 from tests.support.layers import private_options
-from tests.support.serving import Server, ask, execute, message, method_of, request_of, result_of, wait_for, write_key
+from tests.support.serving import (
+    Server,
+    ask,
+    execute,
+    local_options,
+    message,
+    method_of,
+    request_of,
+    result_of,
+    wait_for,
+)
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')
@@ -33,7 +43,7 @@ Local.wrap = wrap
 
 @pytest.fixture
 def local(tmp_path: Path) -> tuple[str, ...]:
-    return ("--provider", "local", "--key", str(write_key(tmp_path / "a")))
+    return local_options(tmp_path)
 
 
 def processes(server: Server, connections: int = 40) -> set[int]:

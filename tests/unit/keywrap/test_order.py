@@ -24,6 +24,7 @@ from tests.support.layers import (
     Layer,
     MemoryFile,
     encrypted,
+    keys_directory,
     pem,
     private_options,
     public_pem,
@@ -73,10 +74,7 @@ def look_up(layers: Sequence[Layer], directory: Path, config: str = "", kept: Ke
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
-    directory = tmp_path / "keys"
-    directory.mkdir()
-    (directory / "key.pem").write_bytes(pem(rsa_key()))
-    return directory
+    return keys_directory(tmp_path)
 
 
 def noting(file: Path, then: str) -> dict[str, Any]:

@@ -6,9 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.serving import (
-    write_key,
-)
+from tests.support.serving import local_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,4 +14,4 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def local(tmp_path: Path) -> tuple[str, ...]:
-    return ("--provider", "local", "--key", str(write_key(tmp_path / "image.key")))
+    return local_options(tmp_path)

@@ -15,7 +15,7 @@ import grpc
 import pytest
 
 from decoder.provider.server.connections.http2 import GO_AWAY, Frames
-from tests.support.certificates import issue
+from tests.support.certificates import issue, tls_options
 from tests.support.serving import Server, ask, message, method_of, request_of, wait_for
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
@@ -162,14 +162,7 @@ def test_idle_tls_connections_take_little_memory(local: tuple[str, ...], tmp_pat
     authority.write(tmp_path / "ca.pem")
     issue("server", authority, ["localhost"]).write(tmp_path / "server.pem")
     client = issue("client", authority)
-    tls = (
-        "--tls-cert",
-        tmp_path / "server.pem",
-        "--tls-key",
-        tmp_path / "server.key",
-        "--client-ca",
-        tmp_path / "ca.pem",
-    )
+    tls = tls_options(tmp_path, "ca.pem")
     credentials = grpc.ssl_channel_credentials(authority.certificate, client.key, client.certificate)
     options = [("grpc.ssl_target_name_override", "localhost"), *OWN]
     with Server(tmp_path, *local, *LOOPBACK, *tls) as server, ExitStack() as stack:

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.certificates import issue
+from tests.support.certificates import issue, tls_options
 from tests.support.serving import Server, ask, execute, message, method_of, request_of, result_of, wait_for, write_key
 
 PREFIX = "ctd_keyprovider_"
@@ -163,14 +163,7 @@ def test_when_certificates_expire(local: tuple[str, ...], tmp_path: Path) -> Non
     authority = issue("ca")
     authority.write(tmp_path / "ca.pem")
     issue("server", authority, ["localhost"]).write(tmp_path / "server.pem")
-    tls = (
-        "--tls-cert",
-        tmp_path / "server.pem",
-        "--tls-key",
-        tmp_path / "server.key",
-        "--client-ca",
-        tmp_path / "ca.pem",
-    )
+    tls = tls_options(tmp_path, "ca.pem")
     with Server(tmp_path, *local, *LISTEN, *tls) as server:
         found = server.metrics()
     name = PREFIX + "certificate_expiry_timestamp_seconds"

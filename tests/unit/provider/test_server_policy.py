@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.support.certificates import Issued, issue, key_of
+from tests.support.certificates import Issued, issue, key_of, tls_options
 from tests.support.policy_site import UNWRAP, WRAP, Site, outcome, wrap
 from tests.support.serving import (
     Server,
@@ -285,7 +285,7 @@ def test_the_audit_of_a_flood_of_handshakes_is_bounded(site: Site) -> None:
 def test_what_a_policy_does_not_go_with(site: Site) -> None:
     site.policy.write_text(site.rule("cn:node", wrap="local://*"))
     plain = ("--listen", "127.0.0.1:0", "--client-policy", site.policy)
-    tls = ("--tls-cert", site.directory / "server.pem", "--tls-key", site.directory / "server.key")
+    tls = tls_options(site.directory)
     for options in (plain, (*plain, "--insecure"), (*plain, *tls)):
         refused = execute("serve", *site.arguments, *options)
         assert (refused.returncode, b"--client-policy needs" in refused.stderr) == (2, True), refused.stderr

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
 from decoder.node import journal
 from tests.support.bao_server import ROOT_TOKEN, BaoServer
+from tests.support.environment import forget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,7 @@ def bao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BaoServer]:
 @pytest.fixture(autouse=True)
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No test sees a token or an address of whoever runs it, and each can read the journal."""
-    for name in list(os.environ):
-        if name.startswith(("BAO_", "VAULT_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "BAO_", "VAULT_")
     texts: list[str] = []
     monkeypatch.setattr(journal, "warn", texts.append)
     return texts

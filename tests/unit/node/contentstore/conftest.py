@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.layers import pem, rsa_key
+from tests.support.layers import keys_directory
 from tests.support.store_parts import Store
 
 if TYPE_CHECKING:
@@ -22,10 +22,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     """A keys directory with the RSA key."""
-    directory = tmp_path / "keys"
-    directory.mkdir()
-    (directory / "key.pem").write_bytes(pem(rsa_key()))
-    return directory
+    return keys_directory(tmp_path)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from decoder.node import journal
 from tests.support.azure_cloud import CLIENT, SECRET, TENANT, Cloud
 from tests.support.azurekv_parts import KEY, provider
+from tests.support.environment import forget
 from tests.support.layers import private_options
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ def shared_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 @pytest.fixture
 def cloud(shared_cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> Cloud:
     """Run a test with a client secret in the environment, and nothing of whoever runs it."""
-    for name in list(os.environ):
-        if name.startswith(("AZURE_", "IDENTITY_", "MSI_", "IMDS_")) or name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget(monkeypatch, "AZURE_", "IDENTITY_", "MSI_", "IMDS_")
     client = {"AZURE_TENANT_ID": TENANT, "AZURE_CLIENT_ID": CLIENT, "AZURE_CLIENT_SECRET": SECRET}
     for name, value in (shared_cloud.environment | client).items():
         monkeypatch.setenv(name, value)

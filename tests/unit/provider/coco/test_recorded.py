@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with
 from tests.support import recorded
 from tests.support.cdh_server import Hub
+from tests.support.environment import forget
 from tests.support.kbs_server import KbsServer
 from tests.support.packets import broker_packet
 from tests.support.register import ADMIN, pkcs8
@@ -49,9 +49,7 @@ SAMPLE_KEY = b64decode("2Zt3BbC6ehaClbOjNnJwsN2bNxv1FMqLm6fwozcR2uo=")  # docs/f
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget(monkeypatch)
 
 
 # -- the key broker

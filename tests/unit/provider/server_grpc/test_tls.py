@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.support.certificates import issue
+from tests.support.certificates import issue, tls_options
 from tests.support.server_grpc_parts import LOOPBACK, SERVICE, WRAP, connected, credentials, failure
 from tests.support.serving import (
     Server,
@@ -38,13 +38,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def tls(directory: Path, *, client_ca: str = "") -> list[str | Path]:
-    options: list[str | Path] = ["--tls-cert", directory / "server.pem", "--tls-key", directory / "server.key"]
-    return [*options, "--client-ca", directory / f"{client_ca}.pem"] if client_ca else options
-
-
 def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
-    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls(certificates)) as server:
+    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls_options(certificates)) as server:
         with connected(server, credentials(certificates)) as channel:
             assert ask(channel, "WrapKey", WRAP)
         for refused in (None, credentials(certificates, ca="other-ca")):
@@ -56,7 +51,7 @@ def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None
 
 
 def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
-    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls(certificates, client_ca="ca")) as server:
+    with Server(tmp_path, *local, "--listen", "0.0.0.0:0", *tls_options(certificates, client_ca="ca.pem")) as server:
         with connected(server, credentials(certificates, "client")) as channel:
             assert ask(channel, "WrapKey", WRAP)
         for refused in (None, credentials(certificates), credentials(certificates, "stranger")):
@@ -86,7 +81,7 @@ def test_tls_files_are_read_again_when_they_change(
         (files / f"server.{suffix}").write_bytes((certificates / f"server.{suffix}").read_bytes())
     (files / "ca.pem").write_bytes((certificates / "ca.pem").read_bytes())
     with (
-        Server(tmp_path, *local, *LOOPBACK, *tls(files, client_ca="ca")) as server,
+        Server(tmp_path, *local, *LOOPBACK, *tls_options(files, client_ca="ca.pem")) as server,
         connected(server, credentials(certificates, "client")) as old,
     ):
         assert ask(old, "WrapKey", WRAP)
@@ -110,7 +105,7 @@ def test_tls_files_are_read_again_when_they_change(
 
 def test_a_certificate_that_expires_soon_is_told(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None:
     prelude = "limits.CERTIFICATE_WARNING_SECONDS = 10 * 24 * 3600"
-    with Server(tmp_path, *local, *LOOPBACK, *tls(certificates), prelude=prelude) as server:
+    with Server(tmp_path, *local, *LOOPBACK, *tls_options(certificates), prelude=prelude) as server:
         assert f"warning: the certificate {certificates}/server.pem expires at " in server.log
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.environment import forget
 from tests.support.kbs_parts import KEY, KID, Guest
 from tests.support.kbs_server import KbsServer
 from tests.support.loopback import Authority
@@ -30,9 +30,7 @@ def server(authority: Authority) -> Iterator[KbsServer]:
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.lower().endswith("_proxy"):
-            monkeypatch.delenv(name)
+    forget(monkeypatch)
 
 
 @pytest.fixture
