@@ -1,4 +1,4 @@
-"""What a wheel has beside the modules: as a platform wheel the agent's client, which then is `ctd-decoder`.
+"""Add to a platform wheel the agent's client, which is then `ctd-decoder`.
 
 $CTD_DECODER_WHEEL_MACHINE (x86_64 or aarch64) asks for a platform wheel; packaging/wheels sets it. The client is built
 by ziglang from packaging/client, static, so one wheel is for every Linux of that machine.

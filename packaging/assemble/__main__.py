@@ -1,4 +1,4 @@
-"""From the sources to packages: interpreter, dependencies, documentation, then nfpm."""
+"""Build packages from the sources: interpreter, dependencies, documentation, then nfpm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives in which everything has one time and one order: compressed tar files, and OCI images in a tar file."""
+"""Write reproducible archives, with one date and a fixed order: compressed tar files, and OCI images in a tar file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages of Debian 12, unpacked and not installed."""
+"""Unpack packages of Debian 12, without installing them."""
 
 from __future__ import annotations
 

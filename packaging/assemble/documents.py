@@ -1,4 +1,4 @@
-"""Everything in a package that is read: man pages, completions, configuration, changelogs, overrides."""
+"""Write the documents of the packages: man pages, completions, configuration, changelogs, overrides."""
 
 from __future__ import annotations
 

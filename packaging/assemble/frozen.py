@@ -1,4 +1,4 @@
-"""Modules that the launcher has in it, so that a layer's start finds, opens and reads no file for them.
+"""The modules that are built into the launcher, so that a layer's start need not find, open and read their files.
 
 Python itself starts this way: it looks for a module in a table of marshalled code (`PyImport_FrozenModules`) before it
 looks on the disk. The files stay in the packages all the same, for what is imported from there.

@@ -1,4 +1,4 @@
-"""Images of the decoder, and its tree for machines without packages, of the packages that packaging/build made.
+"""Build OCI images, and the tree for machines without packages, from the packages that packaging/build made.
 
 The image holds the tree with its own C library, the certificates of public CAs and install-on-node, and neither a
 shell nor a package manager; the one whose tag ends in -shell has busybox as well.

@@ -1,4 +1,4 @@
-"""What is bundled: a software bill of materials (CycloneDX 1.5), licences, and where the sources are."""
+"""List the bundled components: a software bill of materials (CycloneDX 1.5), licences, and where the sources are."""
 
 from __future__ import annotations
 

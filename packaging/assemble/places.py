@@ -1,4 +1,4 @@
-"""Where things are, here and in the packages."""
+"""The paths of sources here, and of files in the packages."""
 
 from __future__ import annotations
 

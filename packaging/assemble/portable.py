@@ -1,4 +1,4 @@
-"""The packages' tree with a C library of its own, for machines that have none, or an older one, and for the image."""
+"""Add a C library to the packages' tree, for machines without glibc or with an older one, and for the image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parsers of all commands, as the program itself builds them."""
+"""Return the parsers of all commands, as the program itself builds them."""
 
 from __future__ import annotations
 

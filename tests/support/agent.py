@@ -1,4 +1,4 @@
-"""A running agent, the client that asks it, and what the client becomes without it."""
+"""Start an agent and its native client, and run the client without an agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AWS KMS as moto plays it, and a server that answers every request to KMS in one way."""
+"""AWS KMS as moto imitates it, and a server that gives one answer to every request to KMS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Confidential Data Hub for tests, over REST, gRPC and ttrpc; it refuses what the one in guests refuses.
+"""A Confidential Data Hub for tests, over REST, gRPC and ttrpc; it refuses the same requests as the one in guests.
 
 Written from docs/formats.md §6 and §8, on pyca's block cipher alone; no code of the project is in it.
 """

@@ -1,4 +1,4 @@
-"""The client of the agent, built for a place. It is compiled once for each content, and kept in the cache directory."""
+"""Build the agent's client for a directory. Each version of its sources is compiled once and kept in the cache."""
 
 from __future__ import annotations
 

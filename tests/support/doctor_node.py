@@ -1,4 +1,4 @@
-"""A node of which `ctd-decoder doctor` sees one keyprovider."""
+"""A node with one keyprovider, for tests of `ctd-decoder doctor`."""
 
 from __future__ import annotations
 

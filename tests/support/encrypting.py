@@ -1,4 +1,4 @@
-"""What tests of `image encrypt` look at."""
+"""Read what `image encrypt` has written, for its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy before a registry that fails as a test wants it to: the registry is real, and so is what it answers."""
+"""A proxy in front of a real registry, which injects the failures that a test asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Owners, publishers and nodes with their keys, and a registry between them that tests change at will."""
+"""Owners, publishers and nodes with their keys, and a registry whose content tests can change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run `ctd-decoder image …` as people do, and what it leaves behind."""
+"""Run `ctd-decoder image …` as a user does, and read what it has written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small image that runs, made without network: busybox, a few MiB of noise, and a script that tells of both."""
+"""A small image that runs, busybox, a few MiB of noise, and a script that prints what it finds."""
 
 from __future__ import annotations
 

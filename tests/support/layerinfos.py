@@ -1,4 +1,4 @@
-"""What tests of `image layerinfo` look at."""
+"""Read what `image layerinfo` prints, for its tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encrypted layers for tests, made with the project's own writing half."""
+"""Encrypted layers for tests, written by the project's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""HTTP and HTTPS servers on the loopback interface that speak what a test writes, and certificates for them."""
+"""HTTP and HTTPS servers on the loopback interface that send what a test writes, and certificates for them."""
 
 from __future__ import annotations
 

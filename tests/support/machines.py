@@ -1,4 +1,4 @@
-"""A root file system to install into, and what is asked of it there."""
+"""A root file system to install packages into, and commands that run there."""
 
 from __future__ import annotations
 

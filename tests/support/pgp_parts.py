@@ -1,4 +1,4 @@
-"""The scheme pgp as tests call it."""
+"""Wrap and unwrap with the scheme pgp, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes OpenPGP messages to RSA keys, whatever is inside: what no honest program would send."""
+"""Write OpenPGP messages to RSA keys with any content, also with content that no honest program would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of PKCS#11 share."""
+"""Layers for keys on PKCS#11 tokens, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scheme pkcs11 as tests call it."""
+"""Wrap and unwrap with the scheme pkcs11, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Holders of RSA keys and certificates, and the scheme pkcs7 as tests call it."""
+"""Holders of RSA keys and certificates; wrap and unwrap with the scheme pkcs7, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of PKCS#7 share."""
+"""Recipients and messages for tests of PKCS#7."""
 
 from __future__ import annotations
 

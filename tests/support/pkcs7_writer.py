@@ -1,4 +1,4 @@
-"""Certificates, and CMS that no tool at hand writes, made without the project's own code."""
+"""Write certificates, and CMS that no available tool writes, without the project's own code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The installed program on one layer."""
+"""Run the installed program on one layer."""
 
 from __future__ import annotations
 

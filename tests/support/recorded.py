@@ -1,4 +1,4 @@
-"""What real peers said, replayed: tests/vectors/peers/README.md says how it was recorded."""
+"""Replay what real peers answered; tests/vectors/peers/README.md says how it was recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What standard input and output may be besides pipes of a good size, and cores besides several."""
+"""Standard input and output other than large pipes, and machines with one core."""
 
 from __future__ import annotations
 

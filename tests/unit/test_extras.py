@@ -1,4 +1,4 @@
-"""What is said where a library is missing: its name, and the command that fits how the program was installed."""
+"""The message when a library is missing: its name, and the command that fits the installation."""
 
 from __future__ import annotations
 

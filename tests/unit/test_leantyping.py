@@ -1,4 +1,4 @@
-"""What stands in for `typing` while a layer is decrypted, and how it becomes the real one."""
+"""The substitute for `typing` while a layer is decrypted, and how the real module is loaded."""
 
 from __future__ import annotations
 

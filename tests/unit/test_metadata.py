@@ -1,4 +1,4 @@
-"""What package indexes, packages and documents say about the project, and that one file decides it."""
+"""The metadata of the project in package indexes, packages and documents, which comes from one file."""
 
 from __future__ import annotations
 

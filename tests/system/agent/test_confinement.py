@@ -1,4 +1,4 @@
-"""A client is served only by an agent that may do and sees exactly what it does, and both sides look."""
+"""A client is served only by an agent with the same rights and the same view of the system; both sides check that."""
 
 from __future__ import annotations
 

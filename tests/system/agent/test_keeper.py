@@ -1,4 +1,4 @@
-"""Keyproviders through the agent: made once for many layers, and else as without it."""
+"""Keyproviders through the agent: created once for many layers, and otherwise as without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent to a worker that is no request: the worker hangs up, and the agent goes on."""
+"""A worker that gets something other than a request hangs up, and the agent goes on."""
 
 from __future__ import annotations
 

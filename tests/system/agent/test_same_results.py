@@ -1,4 +1,4 @@
-"""What comes out does not depend on the agent: plaintext, message and exit status are those of the program."""
+"""The result does not depend on the agent: plaintext, message and exit status are those of the program."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Layers whose upload breaks off are encrypted anew, with another key; what fails for good leaves the old image."""
+"""If an upload is interrupted, the layer is encrypted again with a fresh key; a final failure leaves the old image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Secrets as Kubernetes mounts them: files that are links to a directory, in whose place another one comes."""
+"""Secrets as Kubernetes mounts them: files that are links to a directory, which is replaced by another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of the agent: the environment before the file, and defaults for what makes no sense."""
+"""The settings of the agent: the environment takes precedence over the file, and malformed values get the defaults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is encrypted, what stays, and what is said of it."""
+"""`image encrypt`: what is encrypted, what stays, and what is reported."""
 
 from __future__ import annotations
 

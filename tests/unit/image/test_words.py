@@ -1,4 +1,4 @@
-"""Words that people know from other tools."""
+"""Options and spellings that people know from other tools."""
 
 from __future__ import annotations
 

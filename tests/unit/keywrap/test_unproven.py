@@ -1,4 +1,4 @@
-"""Wrapped keys without integrity protection: whoever changes them learns nothing from how that fails."""
+"""Wrapped keys without integrity protection: an attacker who changes them learns nothing from the failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said when no key opens a layer."""
+"""The message when no key opens a layer."""
 
 from __future__ import annotations
 

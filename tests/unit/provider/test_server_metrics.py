@@ -1,4 +1,4 @@
-"""What a server tells of itself over HTTP: numbers for Prometheus, and whether it lives and can take calls."""
+"""The status of a server over HTTP: metrics for Prometheus, liveness and readiness."""
 
 from __future__ import annotations
 

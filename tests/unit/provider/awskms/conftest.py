@@ -1,4 +1,4 @@
-"""AWS KMS as moto plays it, and one that answers as it is told."""
+"""AWS KMS imitated by moto, and one that answers as a test tells it."""
 
 from __future__ import annotations
 

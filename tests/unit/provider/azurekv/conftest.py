@@ -1,4 +1,4 @@
-"""Azure, as a server on this machine plays it."""
+"""Azure, imitated by a server on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Key ids: the forms that are read, the one that is written, and what is none."""
+"""Key IDs: the forms that are read, the form that is written, and malformed ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Google, as servers on this machine play it."""
+"""Google, imitated by servers on this machine."""
 
 from __future__ import annotations
 
