@@ -1,4 +1,4 @@
-"""A node with one keyprovider, for tests of `ctd-decoder doctor`."""
+"""Nodes of which `ctd-decoder doctor` sees one thing, whatever containerd runs on this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+NO_CONTAINERD = "/nonexistent/config.toml"  # no containerd runs with it; one of another test would be found otherwise
+
+
+class KeysNode(Host):
+    """A node with one keys directory, and no keyprovider."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(NO_CONTAINERD)
+        self.keys_directories = [str(directory)]
+        self.keyprovider_files = {}
+
+
 class Node(Host):
     """A node whose one stream processor names one configuration of keyproviders."""
 
     def __init__(self, file: Path) -> None:
-        super().__init__()
+        super().__init__(NO_CONTAINERD)
         self.processors = {"x": Processor({}, Arguments(keyprovider_config=str(file)), "")}
 
 

@@ -15,22 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from decoder.doctor.checks import keys, sources
-from decoder.doctor.host import Host
+from tests.support.doctor_node import KeysNode
 from tests.support.pgp_home import GnupgHome
 from tests.support.pkcs11_parts import write_config
 from tests.support.pkcs11_tokens import TokenStore, softhsm
 
 if TYPE_CHECKING:
     from decoder.doctor.finding import Finding
-
-
-class Node(Host):
-    """A node with one keys directory, and no keyprovider."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.keys_directories = [str(directory)]
-        self.keyprovider_files = {}
 
 
 @pytest.fixture
@@ -63,14 +54,14 @@ def expire(key: Path, path: Path) -> None:
 
 
 def examine(directory: Path) -> list[Finding]:
-    return [each for each in keys.check(Node(directory)) if each.level != "ok"]
+    return [each for each in keys.check(KeysNode(directory)) if each.level != "ok"]
 
 
 def test_a_key_alone_is_well(directory: Path) -> None:
     make_key(directory / "node.pem")
     (directory / "node.pem").chmod(0o600)
     assert examine(directory) == []
-    assert list(sources.check(Node(directory))) == []
+    assert list(sources.check(KeysNode(directory))) == []
 
 
 def test_a_key_that_others_can_read(directory: Path) -> None:
@@ -116,7 +107,7 @@ def test_certificates(directory: Path) -> None:
     make_certificate(directory / "node.pem", directory / "node.crt", "30")
     (directory / "node.pem").chmod(0o600)
     assert examine(directory) == []
-    texts = [each.text for each in keys.check(Node(directory))]
+    texts = [each.text for each in keys.check(KeysNode(directory))]
     assert texts[0] == "mode 0700"
     assert texts[1].startswith("'node.pem' (EC P-256, sha256:")
     assert "'node.crt' (certificate), valid until 2" in texts[2]
@@ -127,7 +118,7 @@ def test_certificates(directory: Path) -> None:
     (directory / "node.pem").unlink()
     (finding,) = examine(directory)
     assert "its private key is not in the directory" in finding.text
-    (finding,) = sources.check(Node(directory))
+    (finding,) = sources.check(KeysNode(directory))
     assert finding.level == "error"
 
 
@@ -136,7 +127,7 @@ def test_a_foreign_file_alone(text: str, directory: Path) -> None:
     (directory / "file").write_text(text)
     (finding,) = examine(directory)
     assert (finding.level, "'file' was skipped" in finding.text) == ("warning", True)
-    (finding,) = sources.check(Node(directory))
+    (finding,) = sources.check(KeysNode(directory))
     assert finding.level == "error"
     assert "1 files there are not private keys" in finding.text
 
@@ -156,7 +147,7 @@ def test_a_pkcs11_key_with_its_module(directory: Path, tmp_path: Path, monkeypat
     monkeypatch.setenv("OCICRYPT_CONFIG", str(write_config(tmp_path / "ocicrypt.conf", softhsm())))
     (directory / "token.yaml").touch(0o600)
     (directory / "token.yaml").write_bytes(store.yaml("token=layers;object=node"))
-    found = [each for each in keys.check(Node(directory)) if "(PKCS#11, module " in each.text]
+    found = [each for each in keys.check(KeysNode(directory)) if "(PKCS#11, module " in each.text]
     assert [each.level for each in found] == ["ok"]
     assert str(Path(softhsm()).resolve()) in found[0].text
 
@@ -168,7 +159,7 @@ def test_openpgp_keys(directory: Path) -> None:
     def look(data: bytes) -> list[Finding]:
         file.touch(0o600)
         file.write_bytes(data)
-        return [each for each in keys.check(Node(directory)) if not each.text.startswith("mode ")]
+        return [each for each in keys.check(KeysNode(directory)) if not each.text.startswith("mode ")]
 
     try:
         home.make_key("open@example.com", "cv")

@@ -12,7 +12,6 @@ import pytest
 from cryptography import x509
 
 from decoder.doctor.checks import keys as doctor
-from decoder.doctor.host import Host
 from decoder.errors import DecoderError
 from decoder.formats.certificates import UNREADABLE
 from decoder.grants.approval.rules import read_authorities
@@ -24,6 +23,7 @@ from decoder.node.unixsocket import ListenError
 from decoder.provider.client import tls as client
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.tls import read_certificates
+from tests.support.doctor_node import KeysNode
 from tests.support.image import image
 from tests.support.layers import encrypted, public_pem, rsa_key
 from tests.support.odd_certificates import KINDS, odd_certificate
@@ -34,17 +34,8 @@ def der_of(pem: bytes) -> bytes:
     return base64.b64decode(b"".join(pem.splitlines()[1:-1]))
 
 
-class Node(Host):
-    """A node with one keys directory, and no keyprovider."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.keys_directories = [str(directory)]
-        self.keyprovider_files = {}
-
-
 def examine(path: Path) -> None:
-    texts = [finding.text for finding in doctor.check(Node(path.parent))]
+    texts = [finding.text for finding in doctor.check(KeysNode(path.parent))]
     assert any("ca.pem" in text for text in texts), texts
 
 
