@@ -241,7 +241,7 @@ def _in_pkcs12(name: str, data: bytes, password: bytes) -> list[PrivateKey]:
     """List every key of a PKCS#12 file, as PKCS#8, or the file as a whole if only the library can open it."""
     from decoder.keys.formats.pkcs12 import private_keys
 
-    keys = private_keys(data)
+    keys = private_keys(data, password)
     if len(keys) < 2:
         return [PrivateKey(name, "pkcs12", data, password)]
     return [PrivateKey(f"{name}#{number}", "der", key, password) for number, key in enumerate(keys, 1)]

@@ -1,13 +1,14 @@
 """Encrypted PKCS#8 with the scheme PBES2 (RFC 8018 §6.2).
 
-This decrypts keys that cryptography decrypts but then rejects, because it does not support the key inside. That
-library has checked the parameters before, so that the derivation here repeats only work that it accepted.
+This decrypts keys that cryptography decrypts but then rejects, because it does not support the key inside, and contents
+of PKCS#12 in which that library finds at most one key.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.formats.ber import INTEGER, OCTET_STRING, OID, SEQUENCE, Reader
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def decrypt(data: bytes, password: bytes) -> bytes:
     """Decrypt EncryptedPrivateKeyInfo.
 
     Args:
-        data: the DER; cryptography has accepted its parameters.
+        data: DER, whose key derivation may take at most KDF_ITERATIONS, or KDF_BYTES of memory.
         password: the key's password.
 
     Returns:
@@ -93,6 +94,7 @@ def _pbkdf2(parameters: Reader, password: bytes, size: int) -> bytes:
     from cryptography.hazmat.primitives.kdf.pbkdf2 import PBKDF2HMAC
 
     salt, iterations = parameters.take(OCTET_STRING).value, _integer(parameters)
+    _check(iterations, limits.KDF_ITERATIONS)
     parameters.optional(INTEGER)  # keyLength; the cipher determines it
     name = "SHA1"
     if function := parameters.optional(SEQUENCE):
@@ -108,7 +110,13 @@ def _scrypt(parameters: Reader, password: bytes, size: int) -> bytes:
 
     salt = parameters.take(OCTET_STRING).value
     cost, block, parallel = (_integer(parameters) for _ in range(3))
+    _check(128 * cost * block * parallel, limits.KDF_BYTES)
     return Scrypt(salt=salt, length=size, n=cost, r=block, p=parallel).derive(password)
+
+
+def _check(wanted: int, most: int) -> None:
+    if not 0 < wanted <= most:
+        raise ValueError("its key derivation takes too much")
 
 
 def _integer(fields: Reader) -> int:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _TESTS = (
     "tests/system/test_containerd.py",
     "tests/system/test_configuration.py",
+    "tests/system/test_grants_walk.py::test_the_walk",
     "tests/unit/test_vectors.py",
     "tests/unit/provider/test_client_command.py",
     "tests/unit/provider/test_client_grpc.py",

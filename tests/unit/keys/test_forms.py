@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwcrypto.jwk import JWK
 
-from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.formats import ber
 from decoder.keys.file import recognise
@@ -33,7 +32,7 @@ from decoder.keys.privatekey import fingerprint
 from decoder.keywrap import jwe
 from decoder.keywrap.jwe.message import parse
 from tests.support.layers import ec_key, encrypted, public_pem, rsa_key
-from tests.support.processes import ROOT, payload_bytes, run_decoder
+from tests.support.processes import payload_bytes, run_decoder
 
 PASSWORD = b"correct horse"
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
@@ -252,39 +251,6 @@ def test_what_is_not_supported_in_legacy_pem_is_named() -> None:
         assert "password does not open it" in reason(
             block("RSA PRIVATE KEY", b"x" * 8, "Proc-Type: 4,ENCRYPTED", f"DEK-Info: {dek_info}"), PASSWORD
         )
-
-
-def pkcs12(*bags: bytes) -> bytes:
-    """Write PKCS#12 with key bags, without a MAC (RFC 7292 §4)."""
-
-    def info(content: bytes) -> bytes:
-        octets = ber.der(ber.EXPLICIT, ber.der(ber.OCTET_STRING, content))
-        return ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010701")), octets)
-
-    kind = bytes.fromhex("2a864886f70d010c0a0102")
-    safe = [ber.der(ber.SEQUENCE, ber.der(ber.OID, kind), ber.der(ber.EXPLICIT, bag)) for bag in bags]
-    contents = ber.der(ber.SEQUENCE, info(ber.der(ber.SEQUENCE, *safe)))
-    return ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\3"), info(contents))
-
-
-def test_every_key_of_pkcs12() -> None:
-    keys: list[Key] = [ec_key(), rsa_key(3072), rsa_key()]
-    data = pkcs12(*(der(key, password=PASSWORD) for key in keys))
-    assert loaded(data, PASSWORD) == [fingerprint(key) for key in keys]
-    assert [key.name for key in recognise("k", data, PASSWORD).private] == ["k#1", "k#2", "k#3"]
-    assert reason(data, b"wrong") == "it is encrypted, and the password does not open it"
-    assert len(recognise("k", pkcs12(*[b"\x30\x00"] * 100)).private) == limits.PKCS12_KEYS
-
-
-def test_every_key_of_a_keystore() -> None:
-    """Java's keytool wrote the file; the digests are those of the public keys as openssl writes them."""
-    found = loaded((ROOT / "tests/vectors/keys/keytool-four.p12").read_bytes(), PASSWORD)
-    assert [digest.removeprefix("sha256:")[:16] for digest in found] == [
-        "a4d4153f5bee382f",
-        "3fdd606768855e14",
-        "5494cf9507a8e567",
-        "df441927cbf8a145",
-    ]
 
 
 def jwk(key: Key, *without: str, **changes: object) -> bytes:
