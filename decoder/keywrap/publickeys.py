@@ -119,9 +119,13 @@ def _parse_json(data: bytes) -> list[PublicKey]:
     keys = value.get("keys")
     if not isinstance(keys, list):
         return [_parse_jwk(value)]
+    if len(keys) > limits.RECIPIENT_KEYS:
+        raise KeyFileError(f"it holds more than {limits.RECIPIENT_KEYS} keys")
+    if any(isinstance(members, dict) and "d" in members for members in keys):
+        raise KeyFileError(_PRIVATE)
     found = []
     problem = "it is a JWK Set without a key"
-    for members in keys[: limits.RECIPIENT_KEYS]:
+    for members in keys:
         try:
             found.append(_parse_jwk(members if isinstance(members, dict) else {}))
         except KeyFileError as error:

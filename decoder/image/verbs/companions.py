@@ -11,10 +11,11 @@ from decoder.keywrap import PROVIDER_PREFIX
 from decoder.layer.annotations import wrapped_keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from decoder.image.manifest import Node
     from decoder.image.progress import Progress
+    from decoder.image.recipients import Recipients
     from decoder.image.transport import ImageSource, ImageTarget
     from decoder.image.verbs.changes import Group
     from decoder.image.verbs.plan import Plan
@@ -74,8 +75,10 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
     """Report layers that some nodes cannot unpack.
 
     Raises:
-        UsageError: a zstd layer is to be encrypted for Confidential Containers, where nothing unpacks it.
+        UsageError: a zstd layer is to be encrypted for Confidential Containers, where nothing unpacks it, or is
+            encrypted already and to be converted.
     """
+    check_encrypted_zstd(plan.encrypted, request.recipients, is_converted=request.recompress)
     if request.recompress:
         return
     zstd = [each for each in plan.plain if each.descriptor["mediaType"].endswith("zstd")]
@@ -90,6 +93,22 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
             "default configuration does not decrypt; use the one that `ctd-decoder config containerd` prints on every "
             "node, or convert the layers with --recompress gzip"
         )
+
+
+def check_encrypted_zstd(layers: Sequence[Group], recipients: Recipients, *, is_converted: bool = False) -> None:
+    """Check that nothing is asked of encrypted zstd layers that only plain ones allow.
+
+    Raises:
+        UsageError: they are to be converted, or to be opened in Confidential Containers.
+    """
+    zstd = [each for each in layers if "+zstd" in each.descriptor["mediaType"]]
+    if not zstd or not (is_converted or _FOR_GUESTS in recipients.schemes):
+        return
+    problem = "" if is_converted else ", which Confidential Containers (image-rs) cannot unpack"
+    raise UsageError(
+        f"{zstd[0].describe()}: it is compressed with zstd{problem}, and encrypted already, so that --recompress "
+        "cannot convert it: decrypt the image, and encrypt it again with --recompress gzip"
+    )
 
 
 def check_guests(plan: Plan, request: Request, progress: Progress) -> None:

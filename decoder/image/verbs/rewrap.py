@@ -138,6 +138,7 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
         digest = root.descriptor["digest"]
         if not chosen:
             return Result(image, PLAIN, 0, digest)
+        companions.check_encrypted_zstd(group(chosen), request.recipients)
         rewrapping = Rewrapping(source, request.recipients, request.keys, request.removed)
         done = transfer.Work(progress).run([rewrapping.job(each) for each in group(chosen)])
         changes = [change for changed in done for change in changed]

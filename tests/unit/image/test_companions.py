@@ -110,6 +110,25 @@ def test_guests_see_the_first_keyprovider_alone(
     assert (warning in ended.errors) == is_first
 
 
+def test_zstd_that_is_encrypted_already_is_refused(
+    zstd_image: Layout, target: Layout, recipient: list[str], key: list[str], keys: dict[str, KeyPair]
+) -> None:
+    done("encrypt", oci(zstd_image), oci(target), *recipient)
+    before = files_below(target.directory)
+    guests = ["--recipient", "provider:attestation-agent", *key]
+    other = ["--recipient", f"jwe:{keys['p384'].public}", *key]
+    for ended in (
+        image("encrypt", "--in-place", oci(target), *guests),
+        image("rewrap", oci(target), *guests),
+        image("encrypt", "--in-place", oci(target), *other, "--recompress", "gzip"),
+    ):
+        assert ended.status == 2
+        assert "layer 0 (linux/amd64): it is compressed with zstd" in ended.errors
+        assert "encrypt it again with --recompress gzip" in ended.errors
+    assert files_below(target.directory) == before
+    done("rewrap", oci(target), *other)
+
+
 def test_zstd_becomes_gzip(
     zstd_image: Layout, target: Layout, recipient: list[str], key: list[str], tmp_path: Path
 ) -> None:

@@ -179,6 +179,10 @@ def test_a_jwk_set(read: Read) -> None:
     assert "2 unrelated keys" in refusal(read, "jwe", two)
     assert len(read("jwe", two, all_keys=True)) == 2
     assert "without a key" in refusal(read, "jwe", b'{"keys":[]}')
+    beside = json.dumps({"keys": [json.loads(encrypting), json.loads(jwk(rsa_key()))]}).encode()
+    assert "it holds a private key" in refusal(read, "jwe", beside)
+    many = json.dumps({"keys": [json.loads(encrypting)] * (limits.RECIPIENT_KEYS + 1)}).encode()
+    assert "more than 64" in refusal(read, "jwe", many, all_keys=True)
     assert "use is 'sig'" in refusal(read, "jwe", json.dumps({"keys": [json.loads(signing)]}).encode())
 
 
