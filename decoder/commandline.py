@@ -67,6 +67,14 @@ class Parser(ArgumentParser):
             self._reject_unknown_options(args)
         return super().parse_known_args(args, namespace)
 
+    def print_help(self, file: object = None) -> None:
+        """Print the help on standard output, whose errors count as those of everything else that is printed.
+
+        Raises:
+            StreamError: standard output is closed or full, or nobody reads it any more.
+        """
+        show(self.format_help())
+
     def _reject_unknown_options(self, arguments: Sequence[str]) -> None:
         for word in arguments:
             if word == "--" or (self._subparsers and not word.startswith("-")):

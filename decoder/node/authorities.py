@@ -26,6 +26,16 @@ def trust_system(context: ssl.SSLContext) -> None:
         OSError: the bundle cannot be read.
     """
     context.load_default_certs()
+    trust_bundle(context)
+
+
+def trust_bundle(context: ssl.SSLContext) -> None:
+    """Load that bundle into a context that has OpenSSL's authorities, if it is needed.
+
+    Raises:
+        ssl.SSLError: the bundle is damaged.
+        OSError: it cannot be read.
+    """
     paths = ssl.get_default_verify_paths()
     if paths.cafile or paths.capath or {paths.openssl_cafile_env, paths.openssl_capath_env} & os.environ.keys():
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from decoder.node import authorities
+from decoder.registry.certificates import tls_context
 from tests.support.certificates import issue
 
 NOWHERE = ssl.get_default_verify_paths()._replace(cafile="", capath="")
@@ -20,7 +21,7 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path.write_bytes(issue("authority").certificate)
     monkeypatch.setattr(authorities, "_BUNDLES", (str(tmp_path / "absent"), str(path)))
     monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: NOWHERE)
-    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda _: None)
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: None)
     for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
         monkeypatch.delenv(name, raising=False)
     return path
@@ -35,6 +36,18 @@ def trusted() -> int:
 @pytest.mark.usefixtures("bundle")
 def test_the_first_bundle_that_is_there_is_trusted() -> None:
     assert trusted() == 1
+
+
+@pytest.mark.usefixtures("bundle")
+def test_registries_are_trusted_likewise() -> None:
+    assert len(tls_context("registry.example", True).get_ca_certs()) == 1
+
+
+def test_registries_have_the_authorities_of_the_system_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = []
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", lambda *_: loaded.append(True))
+    tls_context("registry.example", True)
+    assert len(loaded) == 1
 
 
 @pytest.mark.usefixtures("bundle")
