@@ -24,15 +24,22 @@ test-busy: system-packages $(VENV)/.dev $(VENV)/.program
 # The tests that need no package of the system, no network and no rights: tests/alone takes all three away. They must
 # reach UNIT_COVERAGE per cent of the program's lines.
 UNIT_COVERAGE := 76
+# They wait longer than they compute.
+UNIT_PARALLEL = --numprocesses $$((3 * $$(nproc))) --dist loadfile --no-loadscope-reorder
 test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
-test-unit: $(VENV)/.dev $(VENV)/.program
+test-unit: $(VENV)/.dev $(VENV)/.program .cache/unit-compiled
 	rm -rf .cache/coverage/unit
 	install --directory --mode 1777 .cache/coverage/unit
-	$(BIN)/python -m compileall -q decoder tests/support
 	COVERAGE_PROCESS_START=$(CURDIR)/tests/unit/coverage.toml tests/alone $(BIN)/coverage run \
-		--rcfile tests/unit/coverage.toml --source decoder -m pytest tests/unit $(PARALLEL) -p no:cacheprovider
+		--rcfile tests/unit/coverage.toml --source decoder -m pytest tests/unit $(UNIT_PARALLEL) -p no:cacheprovider
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under $(UNIT_COVERAGE)
+
+# Byte code, and that of tests with pytest's assertions: each process would make its own otherwise, as nobody may write it.
+.cache/unit-compiled: $(SOURCES) $(shell find tests/unit tests/support -name '*.py') $(VENV)/.dev
+	env --unset PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q decoder tests/support
+	mkdir -p .cache
+	env --unset PYTHONDONTWRITEBYTECODE $(BIN)/pytest --collect-only --quiet -p no:cacheprovider tests/unit >$@ || ! cat $@
 
 # The lines that all tests reach together, and those that none does; it takes twice the time of make test.
 .PHONY: coverage

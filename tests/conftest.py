@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pytest
 
-_FIRST = ("tests/system/packaging/test_contents.py",)  # it builds the packages
+_FIRST = (
+    "tests/system/packaging/test_contents.py",  # it builds the packages
+    "tests/unit/provider/test_client_grpc.py",
+    "tests/unit/provider/azurekv/test_failures.py",
+    "tests/unit/provider/test_client_rotation.py",
+    "tests/unit/provider/test_server_",
+    "tests/unit/provider/awskms/test_failures.py",
+    "tests/unit/program/",
+    "tests/unit/node/contentstore/test_bounds.py",
+    "tests/unit/image/test_bad_input.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,7 @@
-"""AWS KMS as moto imitates it, and a server that gives one answer to every request to KMS."""
+"""AWS KMS as moto imitates it, and a server that gives one answer to every request to KMS.
+
+The libraries are imported when they are used: every process that runs tests imports this file, and one uses it.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3  # type: ignore[import-untyped]
-from moto.server import ThreadedMotoServer
-
 if TYPE_CHECKING:
     import pytest
 
@@ -27,6 +27,8 @@ REGION = "eu-west-1"
 @contextmanager
 def running_moto() -> Iterator[str]:
     """Run moto's server on a free port, without what an earlier one in this process held, and give its URL."""
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
@@ -50,6 +52,8 @@ def use_test_account(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
 
 def kms_client(endpoint: str) -> Any:
     """Give a client for what an administrator does."""
+    import boto3  # type: ignore[import-untyped]
+
     return boto3.client(
         "kms",
         region_name=REGION,

@@ -1,4 +1,4 @@
-"""Run the installed program in a fork of a process that has imported its libraries and `decoder.image`.
+"""Run the installed program in a fork of a process that has imported it and its libraries.
 
 That takes a fifth of the time of a new process. The unit tests run most commands so; what starts a new process there
 are the tests of the start itself, and of what is imported then.
@@ -20,19 +20,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 # The configuration with which coverage measures these runs, if it does; set by the unit tests.
 coverage = ""
 _SERVER = Path(__file__).with_name("fork_server.py")
 _NUMBER = struct.Struct("i")
+# Variables that change how Python runs: it is to write with a buffer, as it does for users.
+_NOT_OURS = ("COVERAGE_PROCESS", "PYTHONUNBUFFERED")
+
+
+class Streams(NamedTuple):
+    """The descriptors of a run.
+
+    Attributes:
+        given: what comes on standard input.
+        payload: what comes on descriptor 3; by default it is closed.
+        output: a descriptor that becomes standard output; by default what is printed is returned.
+    """
+
+    given: bytes = b""
+    payload: bytes | None = None
+    output: int = subprocess.PIPE
 
 
 def run(
     command: Sequence[str],
     environment: Mapping[str, str],
     seconds: float,
-    given: bytes = b"",
-    payload: bytes | None = None,
+    streams: Streams,
     before: str = "",
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the program to its end.
@@ -41,14 +57,15 @@ def run(
         command: what sys.argv is to be.
         environment: its variables.
         seconds: after which it is killed.
-        given: what comes on standard input.
-        payload: what comes on descriptor 3; by default it is closed.
+        streams: what it reads, and where it writes.
         before: Python to run first.
 
     Raises:
         subprocess.TimeoutExpired: it was killed.
     """
-    (source, feed), (output, sink), (errors, error_sink), (answers, answer_sink) = (os.pipe() for _ in range(4))
+    (source, feed), (printed, sink), (errors, error_sink), (answers, answer_sink) = (os.pipe() for _ in range(4))
+    if streams.output != subprocess.PIPE:
+        os.dup2(streams.output, sink)
     request = {
         "command": list(command),
         "environment": dict(environment),
@@ -56,18 +73,18 @@ def run(
         "before": before,
     }
     theirs = [answer_sink, source, sink, error_sink]
-    feeds = [(feed, given)]
-    if payload is not None:
+    feeds = [(feed, streams.given)]
+    if streams.payload is not None:
         payload_source, payload_feed = os.pipe()
         theirs.append(payload_source)
-        feeds.append((payload_feed, payload))
+        feeds.append((payload_feed, streams.payload))
     socket.send_fds(_server(), [json.dumps(request).encode()], theirs)
     for descriptor in theirs:
         os.close(descriptor)
     with ThreadPoolExecutor(4) as pool, open(answers, "rb", buffering=0) as numbers:
         for descriptor, data in feeds:
             pool.submit(_feed, descriptor, data)
-        outputs = [pool.submit(_take, descriptor) for descriptor in (output, errors)]
+        outputs = [pool.submit(_take, descriptor) for descriptor in (printed, errors)]
         (process,) = _NUMBER.unpack(numbers.read(_NUMBER.size) or b"")
         in_time = bool(select.select([numbers], [], [], seconds)[0])
         if not in_time:
@@ -88,7 +105,7 @@ def _server() -> socket.socket:
             [sys.executable, "-P", str(_SERVER), str(its.fileno()), *([coverage] if coverage else [])],
             stdin=subprocess.DEVNULL,
             pass_fds=[its.fileno()],
-            env={name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_PROCESS")},
+            env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
         )
 
     def end() -> None:

@@ -1,4 +1,7 @@
-"""Google's side on the loopback interface: Cloud KMS's gRPC API over TLS, and a service account's token endpoint."""
+"""Google's side on the loopback interface: Cloud KMS's gRPC API over TLS, and a service account's token endpoint.
+
+Google's library is imported when it is used: every process that runs tests imports this file, and one uses it.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import grpc
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from google.cloud import kms_v1
 from jwcrypto.common import JWException
 from jwcrypto.jwk import JWK
 from jwcrypto.jws import JWS
 
 from decoder.provider.services.gcpkms import crc32c
 from tests.support.certificates import issue, key_of
+
+if TYPE_CHECKING:
+    from google.cloud import kms_v1
 
 ACCOUNT = "decoder@project-1.iam.gserviceaccount.com"
 KEY = "projects/project-1/locations/global/keyRings/ring/cryptoKeys/key1"
@@ -111,6 +116,8 @@ class CloudKms:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Make the gRPC service."""
+        from google.cloud import kms_v1
+
         methods = {
             "Encrypt": grpc.unary_unary_rpc_method_handler(
                 self._encrypt, kms_v1.EncryptRequest.deserialize, kms_v1.EncryptResponse.serialize
@@ -125,6 +132,8 @@ class CloudKms:
         key = self._admit("encrypt", request, context)
         if request.plaintext_crc32c is not None and request.plaintext_crc32c != crc32c(request.plaintext):
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the checksum in field plaintext_crc32c did not match")
+        from google.cloud import kms_v1
+
         nonce = os.urandom(NONCE_BYTES)
         ciphertext = nonce + key.encrypt(nonce, request.plaintext, request.additional_authenticated_data or None)
         response = kms_v1.EncryptResponse(
@@ -148,6 +157,8 @@ class CloudKms:
                 grpc.StatusCode.INVALID_ARGUMENT,
                 "Decryption failed: verify that 'name' refers to the correct CryptoKey.",
             )
+        from google.cloud import kms_v1
+
         response = kms_v1.DecryptResponse(plaintext=plaintext, plaintext_crc32c=crc32c(plaintext), used_primary=True)
         self.alter(response)
         return response

@@ -31,9 +31,12 @@ class Ended(NamedTuple):
 
 def image(*arguments: str | Path, **environment: str) -> Ended:
     """Run it to its end."""
-    result = processes.run_program(["image", *map(str, arguments)], SECONDS, environment=environment)
-    output, errors = (text.decode() for text in (result.stdout, result.stderr))
-    return Ended(result.returncode, output, errors)
+    return decoded(processes.run_program(["image", *map(str, arguments)], SECONDS, environment=environment))
+
+
+def decoded(process: subprocess.CompletedProcess[bytes]) -> Ended:
+    """Decode what a process printed."""
+    return Ended(process.returncode, process.stdout.decode(), process.stderr.decode())
 
 
 def done(*arguments: str | Path, **environment: str) -> Ended:

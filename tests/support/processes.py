@@ -63,7 +63,10 @@ def run_decoder(
     """Decrypt one layer; without a payload descriptor 3 is not open, as containerd leaves it then."""
     if forks and program == PROGRAM:
         ended = forked.run(
-            [program, *arguments], {**os.environ, **(environment or {})}, TIME_LIMIT, ciphertext, payload
+            [program, *arguments],
+            {**os.environ, **(environment or {})},
+            TIME_LIMIT,
+            forked.Streams(ciphertext, payload),
         )
         return Result(ended.returncode, ended.stdout, ended.stderr.decode(errors="replace"))
     payload_read, payload_write = os.pipe()
@@ -113,13 +116,16 @@ def run_program(
     seconds: float,
     given: bytes = b"",
     environment: Mapping[str, str] = MappingProxyType({}),
+    output: int = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[bytes]:
-    """Run a command of the program to its end."""
+    """Run a command of the program to its end; `output` is a descriptor for its standard output."""
     command = [PROGRAM, *arguments]
     variables = {**os.environ, **environment}
     if forks:
-        return forked.run(command, variables, seconds, given)
-    return subprocess.run(command, input=given, capture_output=True, env=variables, timeout=seconds, check=False)
+        return forked.run(command, variables, seconds, forked.Streams(given, output=output))
+    return subprocess.run(
+        command, input=given, stdout=output, stderr=subprocess.PIPE, env=variables, timeout=seconds, check=False
+    )
 
 
 def unmeasured() -> dict[str, str]:

@@ -63,7 +63,7 @@ def execute(*arguments: str | Path, request: bytes = b"", prelude: str = "") -> 
     """Run `ctd-decoder keyprovider` with these arguments and a request on standard input."""
     if processes.forks:
         command = [processes.PROGRAM, "keyprovider", *map(str, arguments)]
-        return forked.run(command, os.environ, _SECONDS, request, before=_BEFORE + prelude)
+        return forked.run(command, os.environ, _SECONDS, forked.Streams(request), _BEFORE + prelude)
     return subprocess.run(
         [*KEYPROVIDER, *map(str, arguments)],
         input=request,

@@ -8,7 +8,8 @@ import subprocess
 import pytest
 
 from decoder import arguments
-from tests.support.processes import PROGRAM
+from tests.support.image import Ended, decoded
+from tests.support.processes import PROGRAM, run_program
 
 COMMANDS = [
     (),
@@ -39,29 +40,44 @@ COMMANDS = [
 ]
 PRINTING = [("--version",), ("config", "containerd"), *((*command, "--help") for command in COMMANDS)]
 everything_printed = pytest.mark.parametrize("command", PRINTING, ids=" ".join)
+few_printed = pytest.mark.parametrize(
+    "command", [("--version",), ("config", "containerd"), ("image", "--help")], ids=" ".join
+)
+FULL = (7, "", "ctd-decoder: error: standard output: No space left on device\n")
 
 
-def run(command: tuple[str, ...], redirection: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the program as users do, whose environment does not tell Python to write without a buffer."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+def start(command: tuple[str, ...], redirection: str = "", unbuffered: str = "") -> Ended:
+    """Start the program as users do, whose environment does not tell Python to write without a buffer, or as others."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
     shell = ["sh", "-c", f'exec "$0" "$@" {redirection}', PROGRAM, *command]
-    return subprocess.run(shell, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    return decoded(subprocess.run(shell, capture_output=True, timeout=60, check=False, env=environment))
+
+
+def run(command: tuple[str, ...]) -> Ended:
+    return decoded(run_program(command, 60))
 
 
 @everything_printed
 def test_in_a_pipe(command: tuple[str, ...]) -> None:
     result = run(command)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.status, result.errors) == (0, "")
     if "--help" in command:
-        assert result.stdout.startswith("usage: ctd-decoder ")
-    assert len(result.stdout.splitlines()) >= (5 if len(command) > 1 else 1)
+        assert result.output.startswith("usage: ctd-decoder ")
+    assert len(result.output.splitlines()) >= (5 if len(command) > 1 else 1)
 
 
 @everything_printed
 def test_on_a_full_disk(command: tuple[str, ...]) -> None:
-    result = run(command, ">/dev/full")
-    assert result.returncode == 7
-    assert result.stderr == "ctd-decoder: error: standard output: No space left on device\n"
+    with open("/dev/full", "wb") as full:
+        assert decoded(run_program(command, 60, output=full.fileno())) == FULL
+
+
+@few_printed
+def test_a_new_process(command: tuple[str, ...]) -> None:
+    """The program that is started by itself prints what it prints in a fork, which is how most tests run it."""
+    assert start(command) == run(command)
+    assert start(command, ">/dev/full") == FULL
+    assert start(command, ">/dev/full", unbuffered="1") == FULL
 
 
 def test_the_list_has_every_command() -> None:
@@ -69,11 +85,9 @@ def test_the_list_has_every_command() -> None:
     assert listed == set(arguments.COMMANDS.values())
 
 
-@pytest.mark.parametrize("command", [("--version",), ("config", "containerd")], ids=" ".join)
+@few_printed
 def test_closed(command: tuple[str, ...]) -> None:
-    result = run(command, ">&-")
-    assert result.returncode == 7
-    assert result.stderr == "ctd-decoder: error: standard output: Bad file descriptor\n"
+    assert start(command, ">&-") == (7, "", "ctd-decoder: error: standard output: Bad file descriptor\n")
 
 
 @pytest.mark.parametrize(
@@ -95,6 +109,6 @@ def test_closed(command: tuple[str, ...]) -> None:
 )
 def test_the_nearest_spelling(command: str, suggestion: str) -> None:
     result = run(tuple(command.split()))
-    assert result.returncode == 2, result.stderr
-    assert suggestion in result.stderr
-    assert result.stderr.count("\n") == 1
+    assert result.status == 2, result.errors
+    assert suggestion in result.errors
+    assert result.errors.count("\n") == 1

@@ -26,7 +26,7 @@ from decoder.grants.statements import DENIED, REVOKED, Grant, Request
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
 from tests.support.images import digest_of
 from tests.support.layers import public_pem
-from tests.support.processes import PROGRAM, ROOT
+from tests.support.processes import PROGRAM, ROOT, run_program
 from tests.support.serving import wait_for
 from tests.support.x509_certificates import client_certificate, new_authority
 
@@ -358,9 +358,9 @@ def test_policy_and_key_are_read_again(
 
 def test_once(parties: Parties, write: Write) -> None:
     node = ask(parties)
-    command = [PROGRAM, "grants", "approver", "--once", "--policy", str(write())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    command = ["grants", "approver", "--once", "--policy", str(write())]
+    done = run_program(command, 60)
     assert done.returncode == 0, done.stderr
     assert grant_of(parties, node).kek == KEK
     command[-1] = str(write(repositories=["127.0.0.1:1/x"]))
-    assert subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 7
+    assert run_program(command, 60).returncode == 7

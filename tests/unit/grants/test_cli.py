@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +15,9 @@ from decoder.grants import artifacts, keys, statements
 from decoder.grants.statements import Request
 from decoder.provider.errors import ProviderError
 from tests.support.grants import ID, KEK, NAME, Parties, new_key, write_private
-from tests.support.image import Ended
+from tests.support.image import Ended, decoded
 from tests.support.layers import public_pem
-from tests.support.processes import PROGRAM
+from tests.support.processes import run_program
 from tests.support.x509_certificates import client_certificate, new_authority
 
 if TYPE_CHECKING:
@@ -38,9 +37,7 @@ def options(parties: Parties, tmp_path: Path) -> list[str]:
 
 
 def grants(*arguments: str | Path) -> Ended:
-    command = [PROGRAM, "grants", *map(str, arguments)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    return Ended(result.returncode, result.stdout, result.stderr)
+    return decoded(run_program(["grants", *map(str, arguments)], 60))
 
 
 def done(*arguments: str | Path) -> str:

@@ -7,8 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from tests.support import processes
-from tests.support.image import run
+from tests.support.image import done
 from tests.support.processes import ROOT
 
 if TYPE_CHECKING:
@@ -33,7 +32,9 @@ def keys_of(value: Any) -> Any:
 
 
 def run_line(line: str, *options: str) -> str:
-    return run(processes.PROGRAM, *shlex.split(line)[1:], *options)
+    program, room, *arguments = shlex.split(line)
+    assert (program, room) == ("ctd-decoder", "image")
+    return done(*arguments, *options).output
 
 
 def test_commands_run_and_json_is_as_documented(small: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 def piped(data: bytes, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
-    command = [processes.PROGRAM, "image", *map(str, arguments)]
-    return subprocess.run(command, input=data, capture_output=True, timeout=SECONDS, check=False)
+    return processes.run_program(["image", *map(str, arguments)], SECONDS, data)
 
 
 @pytest.mark.parametrize("compressed", [False, True])

@@ -142,6 +142,7 @@ def test_wrong_name(cloud: Cloud) -> None:
     assert cloud.vault.asked == []
 
 
-def test_server_down(cloud: Cloud) -> None:
+def test_server_down(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 10.0)
     keys = provider(cloud, key="https://gone.vault.azure.net/keys/layers")
     assert "gone.vault.azure.net cannot be reached through the proxy" in failure(cloud, keys.wrap, b"options", [])

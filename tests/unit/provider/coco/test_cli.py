@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import subprocess
 import tomllib
 from base64 import b64decode
 from pathlib import Path
@@ -12,19 +11,20 @@ import pytest
 
 from decoder.keywrap.kid import parse_kid
 from decoder.provider.services.coco import repository
+from tests.support.image import Ended, decoded
 from tests.support.loopback import Authority
-from tests.support.processes import PROGRAM
+from tests.support.processes import run_program
 
 KID = "kbs:///default/image_key/nginx"
 NESTED, FLAT = "default/image_key/nginx", r"default\x2Fimage_key\x2Fnginx"
 KBS = "https://kbs.example:8080"
 
 
-def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False)
+def run(*words: str | Path) -> Ended:
+    return decoded(run_program(list(map(str, words)), 60))
 
 
-def register(*words: str | Path) -> subprocess.CompletedProcess[str]:
+def register(*words: str | Path) -> Ended:
     return run("keyprovider", "attestation-agent", "register", "--keyid", KID, *words)
 
 
@@ -47,20 +47,20 @@ def key(tmp_path: Path) -> Path:
 
 def test_the_default_is_what_kata_reads() -> None:
     done = run("coco", "initdata", "--kbs", KBS)
-    assert (done.returncode, done.stderr) == (0, "")
-    text = gzip.decompress(b64decode(done.stdout.strip(), validate=True)).decode()
+    assert (done.status, done.errors) == (0, "")
+    text = gzip.decompress(b64decode(done.output.strip(), validate=True)).decode()
     whole, agent, hub = read(text)
     assert (whole["algorithm"], whole["version"]) == ("sha256", "0.1.1")
     assert agent == {"token_configs": {"coco_as": {"url": KBS}, "kbs": {"url": KBS}}}
     assert hub["kbc"] == {"name": "cc_kbc", "url": KBS}
     assert (hub["socket"], hub["credentials"]) == ("unix:///run/confidential-containers/cdh.sock", [])
-    assert run("coco", "initdata", "--kbs", KBS).stdout == done.stdout  # it is measured
+    assert run("coco", "initdata", "--kbs", KBS).output == done.output  # it is measured
 
 
 def test_other_forms() -> None:
-    plain = run("coco", "initdata", "--kbs", KBS, "--format", "toml", "--algorithm", "sha384").stdout
+    plain = run("coco", "initdata", "--kbs", KBS, "--format", "toml", "--algorithm", "sha384").output
     assert read(plain)[0]["algorithm"] == "sha384"
-    encoded = run("coco", "initdata", "--kbs", KBS, "--format", "base64", "--algorithm", "sha384").stdout
+    encoded = run("coco", "initdata", "--kbs", KBS, "--format", "base64", "--algorithm", "sha384").output
     assert b64decode(encoded.strip(), validate=True).decode() == plain
 
 
@@ -69,7 +69,7 @@ def test_certificates_of_the_broker(tmp_path: Path) -> None:
     certificate = authority.file.read_text()
     (tmp_path / "ca.pem").write_text(f"what ''' \"\"\" openssl prints\n{certificate}{certificate}")
     done = run("coco", "initdata", "--kbs", KBS, "--ca", tmp_path / "ca.pem", "--format", "toml")
-    _, agent, hub = read(done.stdout)
+    _, agent, hub = read(done.output)
     assert agent["token_configs"] == {"coco_as": {"url": KBS}, "kbs": {"url": KBS, "cert": certificate * 2}}
     assert hub["kbc"] == {"name": "cc_kbc", "url": KBS, "kbs_cert": certificate * 2}
 
@@ -79,15 +79,15 @@ def test_certificates_of_the_broker(tmp_path: Path) -> None:
 )
 def test_urls_that_are_refused(url: str) -> None:
     done = run("coco", "initdata", "--kbs", url)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "the option --kbs" in done.stderr
+    assert (done.status, done.output) == (2, "")
+    assert "the option --kbs" in done.errors
 
 
 def test_files_without_certificates(key: Path) -> None:
     for file, why in ((key, "does not hold certificates"), ("/missing", "No such file")):
         done = run("coco", "initdata", "--kbs", KBS, "--ca", file)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert why in done.stderr
+        assert (done.status, done.output) == (2, "")
+        assert why in done.errors
 
 
 # -- register --repository
@@ -103,8 +103,8 @@ def test_writes_the_store_that_a_broker_reads(
     store = tmp_path / "store"
     for _ in range(2):  # again is no failure
         done = register("--keypath", key, "--repository", store, *options)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.splitlines() == [f"{KID} is in {store}/{name}" for name in names]
+        assert (done.status, done.errors) == (0, "")
+        assert done.output.splitlines() == [f"{KID} is in {store}/{name}" for name in names]
     assert sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()) == sorted(names)
     for name in names:
         assert (store / name).read_bytes() == key.read_bytes()
@@ -116,14 +116,14 @@ def test_no_key_takes_the_place_of_another(tmp_path: Path, key: Path) -> None:
     register("--keypath", key, "--repository", tmp_path)
     key.write_bytes(bytes(32))
     done = register("--keypath", key, "--repository", tmp_path)
-    assert (done.returncode, done.stdout) == (6, "")
-    assert "holds another key, which images may need" in done.stderr
+    assert (done.status, done.output) == (6, "")
+    assert "holds another key, which images may need" in done.errors
     assert (tmp_path / FLAT).read_bytes() == bytes(range(32))
 
 
 def test_makes_a_key(tmp_path: Path) -> None:
     done = register("--keypath", tmp_path / "new", "--create", "--repository", tmp_path / "store")
-    assert done.returncode == 0
+    assert done.status == 0
     assert (tmp_path / "store" / FLAT).read_bytes() == (tmp_path / "new").read_bytes()
     assert len((tmp_path / "new").read_bytes()) == 32
 
@@ -138,9 +138,9 @@ def test_what_cannot_be_registered(tmp_path: Path, key: Path) -> None:
         (2, "need the option kbs", ("--keypath", key, "--kbs-auth-key", key)),
     ):
         done = register(*words)
-        assert (done.returncode, done.stdout) == (status, ""), done.stderr
-        assert why in done.stderr
+        assert (done.status, done.output) == (status, ""), done.errors
+        assert why in done.errors
     done = run(
         "keyprovider", "attestation-agent", "register", "--keyid", "x", "--keypath", key, "--repository", tmp_path
     )
-    assert (done.returncode, "is not a key id" in done.stderr) == (6, True)
+    assert (done.status, "is not a key id" in done.errors) == (6, True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +25,12 @@ from decoder.errors import UsageError
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with
+from tests.support.image import decoded, image
 from tests.support.kbs_server import KbsServer, error_answer, issue_token
 from tests.support.layers import ec_key, pem, private_options, rsa_key
 from tests.support.loopback import Answer, Asked, Authority
 from tests.support.packets import broker_packet
-from tests.support.processes import PROGRAM
+from tests.support.processes import run_program
 from tests.support.register import ADMIN, KEY, KID, administered, options_of, pkcs8
 from tests.support.serving import execute, request_of, result_of, write_key
 
@@ -285,20 +285,20 @@ def test_a_broker_of_another_name_or_none_at_all(options: dict[str, str], author
 
 def test_the_command_that_only_registers(server: KbsServer, options: dict[str, str], tmp_path: Path) -> None:
     key = write_key(tmp_path / "image_key", KEY)
-    words = [PROGRAM, "keyprovider", "attestation-agent", "register", "--keyid", str(KID), "--keypath", str(key)]
+    words = ["keyprovider", "attestation-agent", "register", "--keyid", str(KID), "--keypath", str(key)]
     words += [text for name, value in options.items() for text in (f"--{name}", value)]
     words += ["--repository", str(tmp_path / "store")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [
+    done = decoded(run_program(words, 60))
+    assert (done.status, done.errors) == (0, "")
+    assert done.output.splitlines() == [
         rf"{KID} is in {tmp_path}/store/default\x2Fimage_key\x2Fnginx",
         f"{KID} is registered at {server.url}",
     ]
     assert server.resources == {KID.path: KEY}
     server.admin = None
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stdout) == (6, "")
-    assert "AdminAuthInitialization" in done.stderr
+    done = decoded(run_program(words, 60))
+    assert (done.status, done.output) == (6, "")
+    assert "AdminAuthInitialization" in done.errors
 
 
 def test_the_command_registers_what_it_wraps_with(server: KbsServer, options: dict[str, str], tmp_path: Path) -> None:
@@ -329,18 +329,9 @@ def test_a_key_that_was_made_is_registered(server: KbsServer, options: dict[str,
     assert len({os.path.basename(packet.kid.path) for packet in packets}) == 2
 
 
-def test_options_of_image_encrypt_need_a_recipient(tmp_path: Path) -> None:
-    command = [
-        PROGRAM,
-        "image",
-        "encrypt",
-        "oci:a",
-        "oci:b",
-        "--recipient",
-        "provider:other",
-        "--kbs",
-        "https://kbs.example",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert "--kbs is for a --recipient provider:attestation-agent, and there is none" in result.stderr
+def test_options_of_image_encrypt_need_a_recipient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--recipient", "provider:other", "--kbs", "https://kbs.example")
+    result = image("encrypt", "oci:a", "oci:b", *options)
+    assert (result.status, result.output) == (2, "")
+    assert "--kbs is for a --recipient provider:attestation-agent, and there is none" in result.errors
