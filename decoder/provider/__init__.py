@@ -1,8 +1,7 @@
 """Keyproviders: key services that wrap and unwrap private options (ocicrypt's keyprovider protocol).
 
-There is one module per key service in `services`, named in PROVIDERS (with `_` for its dash). It has OPTIONS, the
-options that it understands, and a function `create(options, policy)` that returns a KeyService. The service's SDK is
-imported when the service is created.
+`services` has one module for each name in PROVIDERS (with `_` instead of `-`). The module has OPTIONS, the options that
+it understands, and a function `create(options, policy)`, which imports the service's SDK and returns a KeyService.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ class Option(NamedTuple):
     """An option of a provider: `--NAME VALUE` on the command line, `"NAME": VALUE` in the configuration file.
 
     Attributes:
-        name: in lower case with dashes.
+        name: the name, in lower case with dashes.
         help: a few words for --help.
-        many: whether it may be given several times (a list in the configuration file). Its values then come to
-            `create` joined by line feeds.
+        many: whether it may be given several times (a list in the configuration file). `create` gets the values joined
+            by line feeds.
         also: other names that existing configuration files use.
-        serving: its default in a server, which answers requests of other hosts.
+        serving: the default in a server, which answers requests of other hosts.
         flag: whether it takes no value: `true` or `false` in the configuration file; `create` gets "true" or "".
     """
 
@@ -52,14 +51,14 @@ COMMON_OPTIONS = (
 
 
 class Use(NamedTuple):
-    """A valid and permitted request: it has passed every check that needs no key service.
+    """A request that has passed every check that needs no key service.
 
     Attributes:
-        keys: the canonical names of the keys that it uses or, if the annotation names none, may use.
-        run: performs it within a number of seconds, and returns the result; it raises ProviderError.
+        keys: the canonical names of the keys that it uses; if the annotation names none, those that it may use.
+        run: performs the request within a number of seconds, and returns the result; it raises ProviderError.
         waits: whether it waits for a network or a device. If not, it takes well under a millisecond.
-        check: refuses private options that the key-encryption key has opened, within so many seconds; it raises
-            ProviderError. None if the key alone decides what may be opened.
+        check: checks private options that the key-encryption key has opened, within a number of seconds; it raises
+            ProviderError if they must not be released. None if having the key is enough.
     """
 
     keys: tuple[str, ...]
@@ -72,8 +71,8 @@ class Checked(NamedTuple):
     """The result of checking a service's keys, files and sources, without opening anything with them.
 
     Attributes:
-        works: what can be used, each in a few words.
-        problems: what cannot be used, and why.
+        works: a few words about each key, file or source that can be used.
+        problems: a message about each that cannot be used.
     """
 
     works: list[str]
@@ -82,10 +81,10 @@ class Checked(NamedTuple):
 
 @runtime_checkable
 class CheckableService(Protocol):
-    """A KeyService that can check whether its keys exist, without using them."""
+    """A KeyService that can check its keys, files and sources without using a key."""
 
     def check(self, seconds: float) -> Checked:
-        """Check everything that is configured, for at most a number of seconds each."""
+        """Check every configured key, file and source, for at most `seconds` each."""
 
 
 @runtime_checkable
@@ -95,20 +94,23 @@ class ReachableService(Protocol):
     def reach(self, seconds: float) -> None:
         """Check that the service answers, without using a key.
 
+        Args:
+            seconds: how long it may take.
+
         Raises:
-            ProviderError: it does not answer in time.
+            ProviderError: the service does not answer in time.
         """
 
 
 class KeyService(Protocol):
-    """What the module of a key service creates."""
+    """A key service, as the `create` of its module returns it."""
 
     def wrap(self, options: bytes, parameters: Sequence[str]) -> Use:
         """Prepare to wrap private options.
 
         Args:
             options: the private options, at most PRIVATE_OPTIONS_BYTES.
-            parameters: the key to use: what follows `provider:NAME:`, or nothing (`Enabled` stands for nothing).
+            parameters: the key to use, the part after `provider:NAME:`; none, or `Enabled`, if it is not named.
 
         Returns:
             The request, whose result is the annotation that `unwrap` reads, before base64.
@@ -123,7 +125,7 @@ class KeyService(Protocol):
 
         Args:
             annotation: the result of `wrap`; it comes from a registry and is untrusted.
-            parameters: the keys that the caller allows; none if it leaves that to the configuration.
+            parameters: the keys that the caller allows; none if the configuration decides.
 
         Raises:
             ProviderError: the annotation is malformed.
@@ -132,7 +134,7 @@ class KeyService(Protocol):
 
 
 def options_of(name: str) -> tuple[Option, ...]:
-    """List the options that a provider understands.
+    """Return the options that a provider understands.
 
     Raises:
         UsageError: there is no such provider.
@@ -153,10 +155,10 @@ def create(
 
     Args:
         name: one of PROVIDERS.
-        options: its options by name; each a string, or a list of strings where there may be several.
-        report: also takes the lines for the journal.
+        options: its options by name; each a string, a list of strings if several are allowed, or a bool for a flag.
+        report: is called with each line for the journal, too.
         keks: keeps key-encryption keys that the provider has opened; by default none is kept.
-        observe: is told of each call of the key service; see `Provider`.
+        observe: is called after each call of the key service; see `Provider`.
 
     Raises:
         UsageError: there is no such provider, or an option is unknown, missing or of a wrong type.

@@ -1,4 +1,4 @@
-"""Addresses of key services: beyond this machine they need TLS, because keys and tokens come from there."""
+"""Addresses of key services. Beyond this machine they must use TLS, because keys and tokens come from there."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def base_url(text: str, what: str) -> str:
 
     Args:
         text: `https://HOST[:PORT][/PATH]`, or with `http` on a loopback address.
-        what: names it in messages.
+        what: the name of the address in messages, such as `the option address`.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is not such a URL.
     """
     url = split_url(text, what)
     if not text.isascii() or not text.isprintable() or " " in text:
-        raise UsageError(f"{what} holds characters that no URL has")
+        raise UsageError(f"{what} has characters that a URL cannot have")
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
-        raise UsageError(f"{what} {quoted(text)} is not https, which it must be beyond this machine")
+        raise UsageError(f"{what} {quoted(text)} must begin with https://, unless it is on this machine")
     return text.rstrip("/")
 
 
@@ -31,10 +31,10 @@ def split_url(text: str, what: str) -> SplitResult:
 
     Args:
         text: the address.
-        what: names it in messages.
+        what: the name of the address in messages.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: it is not such a URL.
     """
     try:
         url = urlsplit(text)
@@ -42,5 +42,5 @@ def split_url(text: str, what: str) -> SplitResult:
     except ValueError:
         host = ""
     if not host or url.scheme not in ("http", "https") or "@" in url.netloc or url.query or url.fragment:
-        raise UsageError(f"{what} is not https://HOST:PORT")  # it may hold a password
+        raise UsageError(f"{what} is not https://HOST:PORT")  # not quoted, because it may hold a password
     return url

@@ -1,4 +1,4 @@
-"""A time limit on the work of a key service's library, which may have none or longer ones of its own."""
+"""A time limit for calls of a key service's library, which may have no limit of its own, or a longer one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ _Result = TypeVar("_Result")
 
 
 def within(seconds: float, work: Callable[[], _Result]) -> _Result:
-    """Run work in a thread, and stop waiting for it when the time is over.
+    """Run `work` in a thread, and stop waiting for it when the time is over.
 
-    If no thread may be started (RLIMIT_NPROC, cgroups), it is done in this one, and has only its own time limits.
+    If the system allows no further thread (RLIMIT_NPROC, cgroups), the work is done in this one, without this limit.
+
+    Args:
+        seconds: the time limit.
+        work: the call; its result is returned, and its exception is raised.
 
     Raises:
-        ProviderError: it has not ended in time.
-        BaseException: what the work raised.
+        ProviderError: the work did not end in time.
+        BaseException: the exception of the work.
     """
     results: list[_Result] = []
     errors: list[BaseException] = []

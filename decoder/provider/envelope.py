@@ -5,11 +5,11 @@ private options of every layer with it. The annotation of a layer holds both:
 
     {"key_url":…,"wrapped_key":BASE64,"wrap_type":"ctd-kek/1","provider":NAME,"iv":BASE64,"wrapped_data":BASE64}
 
-`wrapped_key` is the provider's own annotation of the KEK, as `wrap` of the provider makes it, and `key_url` is what
-that names as its key ("" if it names none, as with pkcs11). `wrapped_data` is the private options under the KEK with
+`wrapped_key` is the provider's own annotation for the KEK, the result of its `wrap`. `key_url` is the key that this
+annotation names ("" if it names none, as with pkcs11). `wrapped_data` is the private options, encrypted with the KEK,
 AES-256-GCM and the 12-byte `iv`, followed by the tag; the associated data is the JSON array of `wrap_type`, `provider`
-and `key_url`. What the provider wraps is KEK_PREFIX and the 32 bytes of the KEK, so that a KEK is never taken for
-private options, nor vice versa.
+and `key_url`. The provider wraps KEK_PREFIX followed by the 32 bytes of the KEK, so that a KEK is never taken for
+private options, nor the reverse.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from decoder.record import Record
 
 WRAP_TYPE = "ctd-kek/1"
 KEK_PREFIX = b"ctd-kek/1:"
-# Providers whose annotations other programs read, so they write envelopes only on request, or never.
+# Providers whose annotations other programs read; they write envelopes only on request, or never.
 WITHOUT_ENVELOPES = ("attestation-agent", "gcpkms")
-# Providers that give no key-encryption key away, because they check every layer.
+# Providers that never release a key-encryption key, because they check every layer.
 WITHOUT_KEKS = ("grants",)
 
 _KEY_BYTES = 32
@@ -58,10 +58,10 @@ def new_kek() -> bytes:
 
 
 def check_kek(kek: bytes) -> bytes:
-    """Return a key-encryption key with its prefix if it is one.
+    """Return the argument if it is a key-encryption key with its prefix.
 
     Raises:
-        ProviderError: it is something else.
+        ProviderError: it is not.
     """
     if not is_kek(kek):
         raise ProviderError("the wrapped key is not a key-encryption key")
@@ -105,7 +105,7 @@ def parse(annotation: bytes) -> Envelope | None:
         Its parts, or None if it is not an envelope.
 
     Raises:
-        ProviderError: it is an envelope, but malformed, or names another key than its wrapped key does.
+        ProviderError: the envelope is malformed, or its `key_url` differs from the one in its wrapped key.
     """
     if not is_envelope(annotation) or len(annotation) > limits.PROVIDER_MESSAGE_BYTES:
         return None
@@ -130,7 +130,7 @@ def parse(annotation: bytes) -> Envelope | None:
 
 
 def is_envelope(annotation: bytes) -> bool:
-    """Check whether an annotation may be one that `parse` understands, without parsing it."""
+    """Check whether an annotation may be an envelope, without parsing it."""
     return WRAP_TYPE.encode() in annotation
 
 
@@ -142,7 +142,7 @@ def open_with(kek: bytes, envelope: Envelope) -> bytes:
         envelope: the annotation.
 
     Raises:
-        ProviderError: the key-encryption key is not one, or another one, or the annotation was changed.
+        ProviderError: this is not a key-encryption key or not the right one, or the annotation was changed.
     """
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -151,7 +151,7 @@ def open_with(kek: bytes, envelope: Envelope) -> bytes:
     try:
         return AESGCM(key).decrypt(envelope.iv, envelope.data, _associated_data(envelope.provider, envelope.key_url))
     except InvalidTag as error:
-        raise ProviderError("the key-encryption key does not open the annotation; one may have been changed") from error
+        raise ProviderError("the key-encryption key does not open the annotation; one of them was changed") from error
 
 
 def _associated_data(provider: str, key_url: str) -> bytes:

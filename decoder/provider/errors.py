@@ -6,10 +6,10 @@ from decoder import limits
 
 
 class ProviderError(Exception):
-    """A key service did not perform a request. The text says why, and holds no secret and no credential.
+    """A key service did not perform a request. The text says why, without secrets or credentials.
 
     Attributes:
-        reason: its class, for the audit.
+        reason: the class of the failure, for the audit.
     """
 
     reason = "failed"
@@ -20,7 +20,7 @@ class KeyRefusedError(ProviderError):
 
     Args:
         key: the canonical name of the key, for the audit.
-        text: why it may not be used.
+        text: the reason why it may not be used.
     """
 
     reason = "refused"
@@ -51,7 +51,7 @@ class NoKekServiceError(ProviderError):
 
 
 def excerpt(text: str) -> str:
-    """Quote the end of a provider's output, which has the cause: one line, at most PROVIDER_ERROR_BYTES."""
+    """Quote the end of a provider's output, because the cause is mostly there: one line, about PROVIDER_ERROR_BYTES."""
     shown = ascii(text.strip()[-limits.PROVIDER_ERROR_BYTES :])
     if len(shown) > limits.PROVIDER_ERROR_BYTES or len(text.strip()) > limits.PROVIDER_ERROR_BYTES:
         shown = "…" + shown[-limits.PROVIDER_ERROR_BYTES :]

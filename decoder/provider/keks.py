@@ -1,6 +1,6 @@
 """A short-lived cache of opened key-encryption keys, in memory that is neither swapped out nor dumped.
 
-Before it gets there, the answer of a provider passes through ordinary memory, as in a process without a cache.
+Before that, the answer of a provider passes through ordinary memory, as it does in a process without a cache.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Keks:
     """A cache of at most OPENED_KEKS keys, for several threads; the oldest key is replaced.
 
     Args:
-        seconds: how long each is kept.
+        seconds: how long each key is kept.
 
     Raises:
         OSError: the memory cannot be locked (RLIMIT_MEMLOCK).
@@ -58,15 +58,15 @@ class Keks:
         self._opening: dict[bytes, _Opening] = {}
 
     def opened(self, name: bytes, open_it: Callable[[], bytes], seconds: float) -> bytes:
-        """Return a cached key, or open it; callers that ask for the same key meanwhile wait for the one answer.
+        """Return a cached key, or open it. Callers that ask for the same key meanwhile wait for the same answer.
 
         Args:
-            name: identifies everything that the key depends on.
-            open_it: opens the key. Only a key that it returns is kept.
-            seconds: how long to wait for another thread that opens it.
+            name: bytes that identify everything that the key depends on.
+            open_it: opens the key. Failures are not cached.
+            seconds: how long to wait for another thread that is opening the key.
 
         Raises:
-            ProviderError: it cannot be opened, or not in time.
+            ProviderError: the key cannot be opened, or not in time.
         """
         with self._lock:
             if kept := self._get(name):
@@ -87,7 +87,7 @@ class Keks:
         return opening.kek
 
     def _open(self, name: bytes, open_it: Callable[[], bytes], _seconds: float) -> bytes:
-        """Open a key and cache it; only one thread of this process does so for a name at a time."""
+        """Open a key and cache it; only one thread at a time does this for a name."""
         kek = open_it()
         with self._lock:
             self._put(name, kek)

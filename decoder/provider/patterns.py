@@ -11,8 +11,8 @@ def compiled(pattern: str, separator: str = "/") -> re.Pattern[str]:
     """Compile a pattern, in which only `*` is special.
 
     Args:
-        pattern: the pattern; it has to match the whole name.
-        separator: what `*` does not match; "" for nothing.
+        pattern: the pattern; it must match the whole name.
+        separator: the character that `*` does not match; "" for none.
     """
     star = f"[^{re.escape(separator)}]*" if separator else ".*"
     return re.compile(star.join(map(re.escape, pattern.split("*"))), re.DOTALL)

@@ -1,4 +1,4 @@
-"""Which keys an image may make this node use."""
+"""The policy of a provider: which keys an image may make this node use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KeyPolicy:
 
     Args:
         configured: the provider's own key, or "" if it has none.
-        allowed: shell patterns of further keys. If there are any, a key must match one of them.
+        allowed: shell patterns (`allow-key`). If there are any, a key must match one of them.
     """
 
     def __init__(self, configured: str, allowed: Sequence[str]) -> None:
@@ -26,7 +26,7 @@ class KeyPolicy:
 
     @property
     def is_open(self) -> bool:
-        """Whether an image may choose any key, because none is configured; the operator should be warned."""
+        """Whether an image may choose any key, because none is configured; callers warn the operator then."""
         return not self.configured and not self.patterns
 
     def with_configured(self, key: str) -> KeyPolicy:

@@ -1,4 +1,4 @@
-"""Connections that are closed immediately, to check whether a server is listening."""
+"""Checks whether a server is listening: a connection is made, and closed at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decoder.provider.errors import ProviderError
 
 
 def reach_port(host: str, port: int, seconds: float) -> None:
-    """Connect to a TCP port, without sending anything.
+    """Check that a server accepts connections on a TCP port, without sending anything.
 
     Raises:
         ProviderError: no server accepts the connection in time.
@@ -22,7 +22,7 @@ def reach_port(host: str, port: int, seconds: float) -> None:
 
 
 def reach_url(url: str, seconds: float) -> None:
-    """Connect to the server of a URL, or to the proxy that the environment names for it, without sending anything.
+    """Check that the server of a URL accepts connections, or the proxy that the environment names for it.
 
     Raises:
         ProviderError: no server accepts the connection in time.
@@ -34,12 +34,12 @@ def reach_url(url: str, seconds: float) -> None:
     try:
         port = where.port or (443 if where.scheme == "https" else 80)
     except ValueError as error:
-        raise ProviderError("its address has no port that is one") from error
+        raise ProviderError("its address has a port that is not a number up to 65535") from error
     reach_port(where.hostname or "", port, seconds)
 
 
 def reach_socket(path: str, seconds: float) -> None:
-    """Connect to a Unix socket, without sending anything.
+    """Check that a server accepts connections on a Unix socket, without sending anything.
 
     Raises:
         ProviderError: no server accepts the connection in time.

@@ -190,7 +190,7 @@ def _check_socket(path: str) -> None:
     if not is_socket:
         raise ImageError(f"there is no containerd at {quoted(path)}: it is not a socket")
     if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-        raise ImageError(f"{quoted(path)} is too long for a socket: {_SOCKET_PATH_BYTES} bytes are the most")
+        raise ImageError(f"{quoted(path)} is too long for a socket: {_SOCKET_PATH_BYTES} bytes at most")
 
 
 def _parsed(reply: bytes) -> Fields:

@@ -1,1 +1,1 @@
-"""How a keyprovider is reached: configuration, commands, gRPC, ttrpc."""
+"""Clients of keyproviders: the configuration, commands, gRPC and ttrpc."""

@@ -1,4 +1,4 @@
-"""A keyprovider that is a program: the request on its standard input, the reply on its standard output."""
+"""A keyprovider that is a command: it gets the request on standard input, and replies on standard output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class _Identity(Record):
-    """The user and groups that a command runs as; None for those of this process."""
+    """The user, groups and environment that a command runs with; None for those of this process."""
 
     user: int | None = None
     group: int | None = None
@@ -36,10 +36,10 @@ class _Output:
         self._name = name
 
     def read(self, descriptor: int) -> bool:
-        """Read what is available; false at the end.
+        """Read what is available; return False at the end.
 
         Raises:
-            ProviderError: it is too much.
+            ProviderError: the output is longer than PROVIDER_MESSAGE_BYTES.
         """
         chunk = os.read(descriptor, limits.SMALL_PIPE_BUFFER_BYTES)
         self.data += chunk
@@ -49,19 +49,19 @@ class _Output:
 
 
 def ask(command: CommandProvider, request: bytes, seconds: float) -> bytes:
-    """Run the command on one request; it and its process group have ended when this returns.
+    """Run the command for one request. When this returns, the command and its process group have ended.
 
     Args:
         command: the program, its arguments and its user.
-        request: what it reads; it need not read it all.
+        request: the standard input, which the command need not read to its end.
         seconds: how long it may take.
 
     Returns:
-        What it wrote to standard output.
+        Its standard output, at most PROVIDER_MESSAGE_BYTES.
 
     Raises:
-        ProviderError: it cannot be started, does not end in time, fails, or writes nothing or too much; with the end
-            of what it wrote to standard error.
+        ProviderError: the command cannot be started, does not end in time, fails, or writes nothing or too much. The
+            text has the end of its standard error.
     """
     output, errors = _Output("standard output"), _Output("standard error")
     process = _start(command)
@@ -105,7 +105,7 @@ def _start(command: CommandProvider) -> subprocess.Popen[bytes]:
 
 
 def _identity(user: str) -> _Identity:
-    """Look up a user with all groups and the home directory, where clients of key services keep credentials."""
+    """Look up a user: its groups, and its home directory, where clients of key services keep credentials."""
     if not user:
         return _Identity()
     import pwd
@@ -125,7 +125,10 @@ def _identity(user: str) -> _Identity:
 def _converse(
     process: subprocess.Popen[bytes], request: bytes, outputs: tuple[_Output, _Output], seconds: float
 ) -> None:
-    """Feed and read the process until it has ended and its pipes are closed, or its descendants had their time."""
+    """Write and read the pipes until the process has ended and its output is closed.
+
+    Descendants that still hold the output open get PROVIDER_DRAIN_SECONDS.
+    """
     deadline = monotonic() + seconds
     with _Pipes(process, request, outputs) as pipes:
         while pipes.running or pipes.reading:
@@ -138,7 +141,7 @@ def _converse(
 
 
 class _Pipes:
-    """The three pipes of a process and its end, as poll(2) reports them."""
+    """The three pipes of a process, and its end: everything that poll(2) waits for."""
 
     def __init__(self, process: subprocess.Popen[bytes], request: bytes, outputs: tuple[_Output, _Output]) -> None:
         assert process.stdin is not None  # noqa: S101 - all three were asked for
@@ -167,7 +170,7 @@ class _Pipes:
         self._open.close()
 
     def serve(self, seconds: float) -> bool:
-        """Wait for the next event and handle it; return false if there is none."""
+        """Wait for the next event and handle it; return False if there was none in time."""
         events = self._poll.poll(seconds * 1000)
         for descriptor, _ in events:
             if descriptor in self.reading:
@@ -186,7 +189,7 @@ class _Pipes:
 
 
 def _send(descriptor: int, unsent: memoryview) -> memoryview:
-    """Write as much as the pipe takes, and return the rest; nothing remains if the pipe is closed."""
+    """Write as much as the pipe takes, and return the rest, which is empty if nobody reads the pipe."""
     try:
         return unsent[os.write(descriptor, unsent) :]
     except BlockingIOError:
@@ -196,7 +199,7 @@ def _send(descriptor: int, unsent: memoryview) -> memoryview:
 
 
 def _end(process: subprocess.Popen[bytes]) -> int | None:
-    """Kill the process group and collect the status; killing does not change that of a process that has ended."""
+    """Kill the process group and return the command's status; if it had ended before, that is its own status."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):  # a process inside a driver can be neither killed nor waited for

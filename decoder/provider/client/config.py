@@ -1,4 +1,4 @@
-r"""The file that configures keyproviders (ocicrypt's OCICRYPT_KEYPROVIDER_CONFIG): JSON.
+r"""The keyprovider configuration (the file of ocicrypt's OCICRYPT_KEYPROVIDER_CONFIG), in JSON.
 
     {"key-providers": {
         "NAME": {"cmd": {"path": "/usr/bin/x", "args": ["-v"]}, "user": "keys", "env": {"HOME": "/var/lib/keys"}},
@@ -9,9 +9,9 @@ r"""The file that configures keyproviders (ocicrypt's OCICRYPT_KEYPROVIDER_CONFI
         "NAME": {"ttrpc": "unix:///run/keys.sock"},
         "NAME": {"native": "gcpkms", "allow-key": ["…"]}}}
 
-Each may have `timeout` (seconds) and `aliases` (further names in annotations for which it answers). `env` is the whole
-environment of a command; without it a command has the decoder's. As in Go, the case of field names does not matter, and
-if there are several ways to reach a provider, `cmd` takes precedence over `grpc`.
+Each entry may have `timeout` (in seconds) and `aliases` (further names in annotations that it answers to). `env` is the
+whole environment of a command; without it the command inherits the decoder's. As in Go, the case of field names does
+not matter. If an entry has several ways to reach the provider, the first in the order above is used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from decoder.record import Record
 _COMMON = ("timeout", "aliases")
 _TLS = ("root-ca-file", "cert-file", "key-file", "server-name", "insecure-skip-verify")
 _COMMAND = ("path", "args")
-# In the order in which the reference looks at them; `path` is the form without `cmd`.
+# In order of precedence, as in the reference; `path` is the form without `cmd`.
 _WAYS = ("cmd", "path", "grpc", "native", "ttrpc")
 
 
@@ -36,10 +36,10 @@ class CommandProvider(Record):
     """A program that answers one request on standard input.
 
     Attributes:
-        path: of the program, or its name on PATH.
+        path: the path of the program, or its name on PATH.
         args: its arguments.
-        user: the name of the user to run it as, or "" for our own.
-        environment: its whole environment, or None for our own.
+        user: the name of the user to run it as, or "" for the user of this process.
+        environment: its whole environment, or None for that of this process.
     """
 
     path: str
@@ -53,14 +53,14 @@ class CommandProvider(Record):
 
 
 class GrpcTls(Record):
-    """How to speak TLS with a server; paths of PEM files, "" where there is none.
+    """The TLS settings for a server: paths of PEM files, "" for none.
 
     Attributes:
-        root_ca_file: whose certificates are trusted, instead of the system's.
+        root_ca_file: the CA certificates to trust instead of the system's.
         cert_file: our certificate chain, for mutual TLS.
-        key_file: its private key.
-        server_name: the name to expect in the server's certificate, instead of the address's.
-        insecure_skip_verify: trust any certificate that the server shows.
+        key_file: the private key of our certificate.
+        server_name: the name to expect in the server's certificate, instead of the name in the address.
+        insecure_skip_verify: whether to trust any certificate of the server.
     """
 
     root_ca_file: str = ""
@@ -71,7 +71,7 @@ class GrpcTls(Record):
 
 
 class GrpcProvider(Record):
-    """A gRPC server: `host:port` or `unix:///path`; without `tls` in plain text."""
+    """A gRPC server: `host:port` or `unix:///path`; without `tls` the connection is not encrypted."""
 
     address: str
     tls: GrpcTls | None = None
@@ -93,7 +93,7 @@ class NativeProvider(Record):
 
 
 class TtrpcProvider(Record):
-    """A ttrpc server, as only ocicrypt-rs has them: `unix:///path` or a path."""
+    """A ttrpc server, which only ocicrypt-rs knows besides: `unix:///path` or a path."""
 
     address: str
 
@@ -122,11 +122,11 @@ class Configured(Record):
     """One entry of the file.
 
     Attributes:
-        name: of the entry.
-        transport: how the provider is reached.
-        seconds: how long it may take, above 0 and at most PROVIDER_TIMEOUT_SECONDS.
-        aliases: further names in annotations for which it answers.
-        subject: what it is asked about.
+        name: the entry's name.
+        transport: the way to reach the provider.
+        seconds: its time limit, above 0 and at most PROVIDER_TIMEOUT_SECONDS.
+        aliases: further names in annotations that it answers to.
+        subject: the layer or image that it is asked about, for the audit of keyprovider servers.
     """
 
     name: str
@@ -143,7 +143,7 @@ class ProviderConfig(Record):
     warnings: list[str]
 
     def answering(self, name: str) -> list[Configured]:
-        """List the providers for a name in annotations: the one of this name, then those that have it as an alias."""
+        """Return the providers for a name in annotations: the one with this name, then those with this alias."""
         exact = [provider for provider in self.providers if provider.name == name]
         return exact + [provider for provider in self.providers if name in provider.aliases and provider not in exact]
 
@@ -155,7 +155,7 @@ def parse_config(data: bytes) -> ProviderConfig:
         data: JSON, at most CONFIGURATION_BYTES.
 
     Raises:
-        ProviderError: it is not JSON, with line and column, or not of the form that it must have.
+        ProviderError: it is not JSON (the text has line and column), or `key-providers` is not an object.
     """
     warnings: list[str] = []
     try:
@@ -180,7 +180,7 @@ def _parse_json(data: bytes) -> object:
 
 
 def _parse_entry(name: str, entry: object, warnings: list[str]) -> Configured:
-    """Parse one entry; its aliases are known even if the rest cannot be understood."""
+    """Parse one entry. A malformed one keeps its aliases, and its transport is a MalformedProvider."""
     seconds = limits.PROVIDER_SECONDS
     aliases: tuple[str, ...] = ()
     transport: Transport
@@ -236,7 +236,7 @@ def _parse_environment(value: dict[str, object]) -> dict[str, str] | None:
         return None
     environment = _object(value, "env")
     if any(not name or "=" in name or "\0" in name for name in environment):
-        raise ValueError("its env has a name that is none")
+        raise ValueError("its env has a name that an environment variable cannot have")
     return {name: _text(environment, name, exact=True) for name in environment}
 
 
@@ -251,7 +251,7 @@ def _seconds(value: dict[str, object], transport: Transport) -> float:
 
 
 def _waiting(transport: Transport) -> float:
-    """Return how much longer one of our own providers may take, because it waits for people."""
+    """Return the extra time of one of our own providers that waits for people, in seconds (its option `wait`)."""
     wait = transport.options.get("wait") if isinstance(transport, NativeProvider) else None
     if not isinstance(wait, str) or not wait.isascii() or not wait.isdecimal() or len(wait) > 5:
         return 0.0
@@ -279,6 +279,6 @@ def _texts(value: dict[str, object], name: str) -> tuple[str, ...]:
 
 
 def _warn_of_unknown(value: dict[str, object], known: tuple[str, ...], where: str, warnings: list[str]) -> None:
-    """Warn of unknown fields, which the reference ignores silently."""
+    """Add a warning for each unknown field; the reference ignores them silently."""
     place = f" in {quoted(where)}" if where else ""
     warnings += [f"the field {quoted(name)}{place} is ignored" for name in value if name.lower() not in known]

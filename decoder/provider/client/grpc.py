@@ -1,6 +1,6 @@
-"""A keyprovider that is a gRPC server: package `keyprovider`, service `KeyProviderService`, WrapKey and UnWrapKey.
+"""A keyprovider that is a gRPC server: service `keyprovider.KeyProviderService`, methods WrapKey and UnWrapKey.
 
-Its two messages hold one field each, so no generated code is needed. grpcio is imported when a server is asked.
+Its two messages have one field each, so no generated code is needed. grpcio is imported when a server is called.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from decoder.provider.client.tls import Trust
 
 SERVICE = "keyprovider.KeyProviderService"
-KEK_SERVICE = "ctd_decoder.KekService"  # of our own servers, for key-encryption keys; the messages are the same
+KEK_SERVICE = "ctd_decoder.KekService"  # only our own servers have it, for key-encryption keys; same messages
 
 _METHODS: dict[Operation, str] = {"keywrap": f"/{SERVICE}/WrapKey", "keyunwrap": f"/{SERVICE}/UnWrapKey"}
 _KEK_METHODS: dict[Operation, str] = {
@@ -53,12 +53,12 @@ def method_of(operation: Operation, is_kek: bool = False) -> str:
 
 
 class Question(Record):
-    """What a server is asked.
+    """A call of a server.
 
     Attributes:
-        method: as `method_of` returns it.
-        request: at most PROVIDER_MESSAGE_BYTES.
-        image: the reference of the image, for the audit of a server of ours, or "".
+        method: the path of the method, from `method_of`.
+        request: the request, at most PROVIDER_MESSAGE_BYTES.
+        image: the image's reference, for the audit of our own servers, or "".
     """
 
     method: str
@@ -76,10 +76,10 @@ def ask(
     """Ask a server; while it cannot be reached or is busy, repeat with random pauses until the time is over.
 
     Args:
-        provider: where the server is, and how to speak TLS with it. A proxy is never used.
-        question: what to ask.
-        seconds: how long all of it may take.
-        held: connections to reuse; by default one is made for this call.
+        provider: the server's address and TLS settings. A proxy is never used.
+        question: the call.
+        seconds: how long the whole call may take.
+        held: connections to reuse; by default a new one is created for this call.
         is_patient: whether to wait for a server that cannot be reached. If not, another one can be asked.
 
     Raises:
@@ -91,7 +91,7 @@ def ask(
 
 
 class _Call:
-    """One call with all its attempts."""
+    """One call, with all its attempts."""
 
     def __init__(self, provider: GrpcProvider, question: Question, seconds: float, is_patient: bool) -> None:
         self._grpc = _load()
@@ -118,7 +118,7 @@ class _Call:
             if error.code() == codes.UNAVAILABLE:
                 unreachable = error
             elif error.code() == codes.DEADLINE_EXCEEDED and unreachable:
-                error = unreachable  # the last attempt had little time, and an earlier one knows the reason
+                error = unreachable  # the last attempt had little time; the error of an earlier one says more
             if not self._may_pass(error) or pause + _LEAST_SECONDS > self._deadline - time.monotonic():
                 if error.code() == codes.UNIMPLEMENTED and self._method in _KEK_METHODS.values():
                     raise NoKekServiceError("the server has no methods for key-encryption keys") from error
@@ -127,7 +127,7 @@ class _Call:
         raise AssertionError  # the pauses never end
 
     def _attempt(self, held: Held) -> Any:
-        """Return the reply, or the error; a connection that may be the cause of one is not used again."""
+        """Return the reply or the error. A connection that may be the cause of an error is not used again."""
         try:
             # A connection is only valid as long as the files that it was made with.
             identity = (self._provider, _signatures(self._provider))
@@ -157,7 +157,7 @@ class _Call:
         return error.code() in (codes.UNAVAILABLE, codes.CANCELLED)
 
     def _check(self, trust: Trust) -> None:
-        """Check whether TLS is the cause; a server may also end connections because it restarts."""
+        """Raise if TLS is the cause. Allow a few ended connections, because the server may be restarting."""
         try:
             trust.check()
         except EndedError:
@@ -208,8 +208,8 @@ def _connect(address: str, tls: tuple[grpc.ChannelCredentials, list[tuple[str, s
 
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_http_proxy", 0),
-        ("grpc.enable_retries", 0),  # they would not know our limit
-        ("grpc.use_local_subchannel_pool", 1),  # a retry makes a new connection
+        ("grpc.enable_retries", 0),  # gRPC's retries would not respect our time limit
+        ("grpc.use_local_subchannel_pool", 1),  # so that a retry makes a new connection
         ("grpc.max_receive_message_length", limits.PROVIDER_MESSAGE_BYTES + _OVERHEAD_BYTES),
     ]
     if tls:

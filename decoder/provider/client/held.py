@@ -1,4 +1,4 @@
-"""Clients of key services that are reused for several requests; only the agent's keeper does that."""
+"""Clients and connections that are kept for several requests; only the agent's keeper reuses them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Held:
     """Clients and connections, by their identity.
 
     Args:
-        seconds: how long each is used again after it was made; 0 to use each once.
-        keks: keeps key-encryption keys that providers have opened; None to keep none.
+        seconds: how long each is reused after it was created; 0 to use each only once.
+        keks: the cache for opened key-encryption keys; None for no cache.
     """
 
     def __init__(self, seconds: float = 0.0, keks: Keks | None = None) -> None:
@@ -39,14 +39,14 @@ class Held:
 
     @contextmanager
     def use(self, identity: Hashable, make: Callable[[], _Made], close: Callable[[_Made], object]) -> Iterator[_Made]:
-        """Use an object that was created before for the same identity, or create one.
+        """Return a context with an object that was created before for the same identity, or with a new one.
 
-        After a failure it is not used again, because it may be the cause.
+        After a failure in the block the object is not reused, because it may be the cause.
 
         Args:
-            identity: equal for objects that can replace each other.
-            make: creates one.
-            close: closes one that is used once; one that is reused is closed after its last user.
+            identity: a value that is equal for objects that can replace each other.
+            make: creates an object.
+            close: closes an object that is used only once; reused ones close when nothing refers to them any more.
         """
         if not self._seconds:
             thing = make()
@@ -70,7 +70,7 @@ class Held:
             self._entries[identity] = entry
 
     def _forget_old(self) -> None:
-        """Drop objects that will not be used again, such as a connection that was made with older files."""
+        """Drop objects that have expired, such as connections that were created with older files."""
         now = monotonic()
         with self._lock:
             for identity in [each for each, entry in self._entries.items() if entry.until < now]:

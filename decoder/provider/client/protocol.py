@@ -1,7 +1,7 @@
-"""The messages of ocicrypt's keyprovider protocol, as client and as server: JSON on a pipe or in a gRPC message.
+"""The messages of ocicrypt's keyprovider protocol, for clients and servers: JSON on a pipe or in a gRPC message.
 
-A client names only the parameters of the provider that it asks. A server answers with arrays of integers,
-which is the one form that both ocicrypt and ocicrypt-rs read; a client reads base64 as well.
+A client sends only the parameters of the provider that it asks. A server answers with arrays of integers, the only form
+that both ocicrypt and ocicrypt-rs read; a client reads base64, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from decoder.record import Record
 
 Operation = Literal["keywrap", "keyunwrap"]
 
-# What a provider is to do, by the operation of the protocol and whether a key-encryption key is wrapped.
+# The provider's operation, by the protocol's operation and whether it is about a key-encryption key.
 OPERATIONS: dict[tuple[Operation, bool], Literal["wrap", "unwrap", "wrap-kek", "unwrap-kek"]] = {
     ("keywrap", False): "wrap",
     ("keywrap", True): "wrap-kek",
@@ -57,7 +57,7 @@ def build_request(operation: Operation, data: bytes, name: str, parameters: Sequ
 
 
 def parse_request(data: bytes) -> Request:
-    """Read a request of any client: ocicrypt sends base64; ocicrypt-rs the private options as they are.
+    """Parse a request of any client: ocicrypt sends base64; ocicrypt-rs sends the private options as plain text.
 
     Raises:
         ValueError: it is malformed, or over PROVIDER_MESSAGE_BYTES.
@@ -84,7 +84,7 @@ def build_reply(operation: Operation, data: bytes) -> bytes:
 
 
 def parse_reply(operation: Operation, data: bytes) -> bytes:
-    """Read the reply of a provider, with base64 or integers.
+    """Parse a provider's reply, which has base64 or an array of integers.
 
     Raises:
         ValueError: it is malformed, has no result, or is over PROVIDER_MESSAGE_BYTES.

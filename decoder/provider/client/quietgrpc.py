@@ -10,7 +10,7 @@ _VERBOSITY = "GRPC_VERBOSITY"
 
 
 def import_grpc() -> Any:
-    """Import grpcio so that it writes nothing to standard error, unless the operator asks for that.
+    """Import grpcio so that it logs nothing to standard error, unless the operator has set $GRPC_VERBOSITY.
 
     Raises:
         ImportError: it is not installed.
@@ -21,4 +21,4 @@ def import_grpc() -> Any:
         return import_module("grpc")
     finally:
         if asked_for is None:
-            del os.environ[_VERBOSITY]  # it has been read, and is not meant for commands that are run later
+            del os.environ[_VERBOSITY]  # grpcio has read it; commands that are started later must not inherit it

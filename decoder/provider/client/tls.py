@@ -1,4 +1,4 @@
-"""TLS with a gRPC keyprovider: what is trusted, and why a handshake failed, which grpcio does not report."""
+"""TLS with a gRPC keyprovider: the trusted certificates, and the reason of a failure, which grpcio does not report."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _NAMES = (62, 64)  # OpenSSL's numbers for certificates of other names (X509_V_E
 
 
 class Trust:
-    """The certificates that a server must show, and those that it gets to see.
+    """The certificates to accept from a server, and our own certificate.
 
-    With insecure-skip-verify the server is asked for its certificate first, and exactly that certificate is then
-    required in the call: an attacker in between can show its own certificate. An expired one is refused even so, for
-    grpcio cannot be told otherwise.
+    With insecure-skip-verify, the server's certificate is fetched first, and then the call accepts only that one. So an
+    attacker on the network can show another certificate. An expired one is refused even then, because grpcio has no
+    setting for that.
 
     Args:
-        address: the server's, as in the configuration.
-        tls: the files and names of the configuration.
-        deadline: by time.monotonic().
+        address: the server's address, as in the configuration.
+        tls: the TLS settings of the configuration.
+        deadline: the end of the call's time, by time.monotonic().
 
     Attributes:
-        channel: credentials and options for grpcio.
+        channel: credentials and options for a channel of grpcio.
 
     Raises:
         ProviderError: a file cannot be used, or the server's certificate cannot be fetched.
@@ -67,21 +67,22 @@ class Trust:
         """Try a handshake without grpcio.
 
         Raises:
-            ProviderError: it fails; the text says why. If it succeeds, TLS was not the cause.
+            ProviderError: the handshake fails; the text says why. If nothing is raised, TLS is not the cause.
         """
         try:
             connection = self._connect()
         except ssl.SSLCertVerificationError as error:
             raise ProviderError(self._verdict(error)) from error
         except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
-            return  # a server with too many connections closes them like this
+            return  # a server with too many connections closes them in this way
         except ssl.SSLError as error:
             raise ProviderError(f"TLS with it failed: {network.tls_reason(error)}") from error
         except OSError:
             return
         try:
             with connection:
-                # In TLS 1.3 a server refuses our certificate after the handshake (RFC 8446 §4.4.2.4); else it speaks.
+                # In TLS 1.3 a server refuses our certificate after the handshake (RFC 8446 §4.4.2.4). If it does not,
+                # it sends its HTTP/2 settings.
                 if connection.recv(1):
                     return
         except ssl.SSLError as error:
@@ -127,7 +128,7 @@ class Trust:
 
 
 def signatures(tls: GrpcTls) -> tuple[object, ...]:
-    """Return a value that changes with the files."""
+    """Return a value that changes when one of the files changes."""
     found: list[object] = []
     for path in (tls.root_ca_file, tls.cert_file, tls.key_file):
         try:
@@ -139,7 +140,7 @@ def signatures(tls: GrpcTls) -> tuple[object, ...]:
 
 
 def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, bytes | None]:
-    """Read the files; repeat if they are being replaced, because a key may not match its certificate meanwhile."""
+    """Read the files. Repeat if they change meanwhile, because then the key may not match its certificate."""
     for pause in (*_PAUSES, None):
         before = signatures(tls)
         try:
@@ -174,7 +175,7 @@ def _warn_of_expiry(path: str, chain: bytes | None) -> None:
 
 
 def _context(tls: GrpcTls) -> ssl.SSLContext:
-    """Build a context with the same trust as grpcio's, which also reports what is wrong with the files."""
+    """Build a context that trusts the same certificates as grpcio; unlike grpcio it reports problems with the files."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     if tls.insecure_skip_verify:
@@ -192,7 +193,8 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
         _read(tls.cert_file, "cert-file")
         _read(tls.key_file, "key-file")
         try:
-            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")  # or it would ask at a terminal
+            # Without the empty password, OpenSSL would ask for one at a terminal.
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=lambda: b"")
         except (ssl.SSLError, OSError, ValueError) as error:
             names = f"cert-file {quoted(tls.cert_file)} and its key-file {quoted(tls.key_file)}"
             raise ProviderError(f"its {names} are not a matching certificate and key in PEM") from error
@@ -219,12 +221,12 @@ def _endpoint(address: str) -> tuple[str, int | None]:
     if not colon or address.endswith("]"):
         host, port = address, str(_DEFAULT_PORT)
     if not port.isdecimal() or int(port) > 0xFFFF:
-        raise ProviderError(f"its address {quoted(address)} has no port that is one")
+        raise ProviderError(f"its address {quoted(address)} has a port that is not a number up to 65535")
     return host.strip("[]"), int(port)
 
 
 def _name_in(certificate: bytes) -> str:
-    """Return a name that a certificate is valid for, so that every certificate is accepted."""
+    """Return a name that a certificate is valid for, so that the check of names passes."""
     from datetime import UTC, datetime
 
     from cryptography import x509
@@ -235,7 +237,7 @@ def _name_in(certificate: bytes) -> str:
     try:
         parsed = x509.load_der_x509_certificate(certificate)
         if parsed.not_valid_after_utc < datetime.now(UTC):
-            raise ProviderError("its certificate has expired, which insecure-skip-verify does not pardon")
+            raise ProviderError("its certificate has expired; insecure-skip-verify does not accept that")
         names = [str(name.value) for name in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
         alternatives = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = [*alternatives.get_values_for_type(x509.DNSName), *map(str, _addresses(alternatives)), *names]

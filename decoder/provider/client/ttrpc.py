@@ -1,8 +1,8 @@
 """A keyprovider that is a ttrpc server: gRPC's calls over a Unix socket, without HTTP/2 (containerd's PROTOCOL.md).
 
-A frame is a header of 10 bytes, big-endian (length of the message, stream, type, flags), and a message. A request holds
-the service (1), the method (2), the payload (3) and the nanoseconds that it may take (4); a reply a google.rpc.Status
-(1), whose code is 0 if all went well, and the payload (2).
+A frame is a header of 10 bytes, big-endian (length of the message, stream, type, flags), and a message. A request has
+the fields service (1), method (2), payload (3) and time limit in nanoseconds (4). A reply has a google.rpc.Status (1),
+whose code is 0 for success, and the payload (2).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SERVICE = "keyprovider.KeyProviderService"
 _METHODS: dict[protocol.Operation, str] = {"keywrap": "WrapKey", "keyunwrap": "UnWrapKey"}
 _HEADER = struct.Struct(">IIBB")
 _REQUEST, _RESPONSE = 1, 2
-_STREAM = 1  # clients have the odd ones
+_STREAM = 1  # clients use odd numbers
 # The codes of google.rpc.Status in order; 0 is success.
 _CODES = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
@@ -38,13 +38,13 @@ def ask(provider: TtrpcProvider, operation: protocol.Operation, request: bytes, 
     """Ask a server once.
 
     Args:
-        provider: where the server is.
-        operation: decides the method.
+        provider: the server's address.
+        operation: the operation, which determines the method.
         request: at most PROVIDER_MESSAGE_BYTES.
         seconds: how long all of it may take.
 
     Raises:
-        ProviderError: as `call` raises it, or the reply is not a message of the keyprovider service.
+        ProviderError: `call` failed, or the reply is not a message of the keyprovider service.
     """
     reply = call(provider.address, _SERVICE, _METHODS[operation], protocol.build_message(request), seconds)
     try:
@@ -54,21 +54,21 @@ def ask(provider: TtrpcProvider, operation: protocol.Operation, request: bytes, 
 
 
 def call(address: str, service: str, method: str, payload: bytes, seconds: float) -> bytes:
-    """Call a method over a connection of its own.
+    """Call a method over a new connection.
 
     Args:
         address: `unix:///PATH`, or the path.
-        service: with its package.
-        method: its name.
-        payload: the message that it takes.
-        seconds: how long all of it may take.
+        service: the service's name with its package.
+        method: the method's name.
+        payload: the serialized request message.
+        seconds: how long the whole call may take.
 
     Returns:
-        The message that it returns, at most TTRPC_MESSAGE_BYTES.
+        The serialized response message, at most TTRPC_MESSAGE_BYTES.
 
     Raises:
-        ProviderError: the server cannot be reached, does not answer in time, answers with an error, whose text is
-            quoted, or with something other than a reply, or a message is longer than TTRPC_MESSAGE_BYTES.
+        ProviderError: the server cannot be reached, does not answer in time, or answers with an error, whose text is
+            quoted, or with something other than a reply; or a message is longer than TTRPC_MESSAGE_BYTES.
     """
     request = (
         protobuf.build_bytes(1, service.encode())
@@ -89,7 +89,7 @@ def socket_path(address: str) -> str:
     """Return the path in an address.
 
     Raises:
-        ProviderError: it holds none.
+        ProviderError: the address has no absolute path.
     """
     path = address.removeprefix("unix:")
     path = path.removeprefix("//") if path != address else path
@@ -153,7 +153,7 @@ class _Connection:
 
 
 def _reply(connection: _Connection) -> bytes:
-    """Wait for the one reply to our request; frames of other streams are ignored."""
+    """Wait for the reply to our request; frames of other streams are ignored."""
     while True:
         length, stream, kind, _flags = _HEADER.unpack(connection.receive(_HEADER.size))
         _check_length(length)
@@ -167,7 +167,7 @@ def _reply(connection: _Connection) -> bytes:
 
 def _check_length(length: int) -> None:
     if length > limits.TTRPC_MESSAGE_BYTES:
-        raise ProviderError(f"a message of {length} bytes is too large: {limits.TTRPC_MESSAGE_BYTES} are the most")
+        raise ProviderError(f"a message of {length} bytes is too large; the limit is {limits.TTRPC_MESSAGE_BYTES}")
 
 
 def _payload(reply: bytes) -> bytes:

@@ -32,14 +32,14 @@ _OPERATIONS: tuple[protocol.Operation, protocol.Operation] = ("keywrap", "keyunw
 
 
 class BusyError(Exception):
-    """The server is busy, and the client should try again."""
+    """The server is busy; the client should try again."""
 
 
 class Calls:
-    """Answers calls, at most PROVIDER_SERVER_CALLS at a time; further calls get the error that the server is busy.
+    """Answers calls, at most PROVIDER_SERVER_CALLS at a time; further calls are told that the server is busy.
 
     Attributes:
-        running: how many are being answered.
+        running: how many calls are being answered.
 
     Args:
         service: parses and performs requests.
@@ -75,9 +75,9 @@ class Calls:
 
         methods = dict(zip(names, map(method, _OPERATIONS), strict=True))
         if is_kek and self._service.provider.name in WITHOUT_ENVELOPES:
-            del methods[names[0]]  # clients then have each layer wrapped, in the format that other programs read
+            del methods[names[0]]  # clients then wrap each layer's options, in the format that other programs read
         if is_kek and self._service.provider.name in WITHOUT_KEKS:
-            methods = {}  # clients then have each layer unwrapped
+            methods = {}  # clients then unwrap each layer's options
         return grpc.method_handlers_generic_handler(service, methods)
 
     async def _call(
@@ -175,7 +175,7 @@ class Calls:
         return peer.address if peer else "an unknown connection"
 
     async def _run(self, use: Use) -> bytes:
-        """Use a thread only for requests that wait, because a thread switch costs more than using a local key."""
+        """Run a request; in a thread only if it waits, because a thread switch costs more than using a local key."""
         seconds = limits.PROVIDER_SECONDS * limits.PROVIDER_OWN_SHARE
         if not use.waits:
             return use.run(seconds)
@@ -192,7 +192,7 @@ class Calls:
 
 
 def _image(context: Context[bytes, bytes]) -> str:
-    """Return the reference of the image, if the client sends it, as one bounded printable line."""
+    """Return the image's reference as one bounded printable line; "" if the client does not send it."""
     for name, value in context.invocation_metadata() or ():
         if name == IMAGE_METADATA:
             text = value.decode(errors="replace") if isinstance(value, bytes) else value
@@ -208,10 +208,10 @@ def _parse_message(message: bytes) -> bytes:
 
 
 async def abort(context: Context[bytes, bytes], code: grpc.StatusCode, text: str) -> NoReturn:
-    """End a call with a status; the text is bounded.
+    """End a call with a status and a text, which is cut at PROVIDER_ERROR_BYTES.
 
     Raises:
-        Exception: always.
+        Exception: always; gRPC ends the call with it.
     """
     bounded = text.encode(errors="replace")[: limits.PROVIDER_ERROR_BYTES].decode(errors="ignore")
     await context.abort(code, bounded)

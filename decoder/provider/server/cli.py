@@ -1,4 +1,4 @@
-"""`ctd-decoder keyprovider run|serve`: one of our providers as a command, or as a gRPC server, for any client."""
+"""`ctd-decoder keyprovider run|serve`: one of our providers as a command or as a gRPC server, for any client."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ usage: {_PROGRAM} run --provider NAME [options of the provider]
 
 Wrap and unwrap the keys of encrypted image layers, for every client of ocicrypt's keyprovider protocol.
 
-  run    answer the one request on standard input: what a client's configuration names as "cmd"
-  serve  answer requests until SIGTERM: what it names as "grpc"
+  run    answer one request on standard input; for "cmd" in a client's configuration
+  serve  answer requests until SIGTERM; for "grpc" in a client's configuration
   attestation-agent register  store a key at a key broker of Confidential Containers
 
 Providers: {", ".join(PROVIDERS)}. With --provider NAME, --help lists the options of that provider.
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
         UsageError: the command line cannot be understood.
         ServiceFailedError: the provider failed.
         StreamError: standard input or output failed.
-        ListenError: the server cannot listen at its address.
+        ListenError: the server cannot listen at its address, or a TLS file or the client policy cannot be used.
     """
     verb, rest = (arguments[0], with_two_dashes(arguments[1:])) if arguments else ("--help", [])
     if verb in ("-h", "-help", "--help"):
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
 def _run(name: str, options: dict[str, object], parsed: Namespace) -> int:
     service = Service(create(name, options), parsed.provider_name)
     try:
-        # A provider that waits for people has a separate time for that, which `create` has checked.
+        # A provider that waits for people gets extra time for that; `create` has checked the number.
         reply = service.answer(_read_request(), limits.CLOUD_KMS_SECONDS + float(str(options.get("wait") or 0)))
     except RequestError as error:
         raise ServiceFailedError(str(error)) from error
@@ -127,7 +127,7 @@ def _parser(verb: str, name: str, provider_options: tuple[Option, ...]) -> Parse
         action="append",
         default=[],
         metavar="NAME",
-        help="what clients' configurations call this provider; needed when they encrypt for several at once",
+        help="the name of this provider in clients' configurations; needed if they encrypt for several at once",
     )
     taken = {"provider", "help", "provider-name"}
     if verb == "serve":

@@ -1,4 +1,4 @@
-"""The files of a server that are read again while it runs: TLS and the client policy."""
+"""The files that a server reads again when they change: those of TLS, and the client policy."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Files:
     """The contents of the files.
 
     Args:
-        security: their names.
+        security: the names of the files.
         say: prints lines for the operator.
-        row: gets alarms, and when certificates expire.
+        row: the metrics for failed reloads and for the expiry of certificates.
 
     Attributes:
-        tls: None without TLS.
-        policy: None if every client may do everything.
+        tls: the certificates; None without TLS.
+        policy: the client policy; None if every client may do everything.
     """
 
     def __init__(self, security: Security, say: Callable[[str], None], row: Row) -> None:
@@ -44,7 +44,7 @@ class Files:
         self._warn()
 
     def look(self) -> bool:
-        """Read changed files; return whether TLS has changed. Warn periodically of certificates that expire soon."""
+        """Read changed files; return whether TLS files changed. Warn periodically of certificates that expire soon."""
         if self.policy:
             self.policy.look()
         if self.tls and self.tls.look():

@@ -23,23 +23,23 @@ _EXPIRED = "the client's certificate has expired"
 
 
 class StaleConnectionError(ClientRefusedError):
-    """The client may connect again, with a certificate that is trusted now."""
+    """The client's certificate is no longer accepted; the client may connect again with another one."""
 
 
 class Caller(NamedTuple):
-    """A client that has called, and the rules about it; None if there is no policy."""
+    """The client of a call, and the rules that name it; None if there is no policy."""
 
     peer: Peer
     rules: Sequence[Rule] | None
 
 
 class Gate:
-    """Decides about each call by the current trust and policy, even if the connection is older.
+    """Decides about each call by the current certificates and policy, even if the connection is older.
 
     Args:
-        front: knows the connections.
+        front: the connections.
         policy: the client policy, or None to allow everything to every client.
-        rates: counts requests.
+        rates: the request rates of clients.
     """
 
     def __init__(self, front: Front, policy: Reloaded[ClientPolicy] | None, rates: Rates) -> None:
@@ -48,16 +48,19 @@ class Gate:
         self._rates = rates
 
     def identify(self, address: str) -> Peer | None:
-        """Find the client of a call, by the address that gRPC sees."""
+        """Return the client of a call, by the address that gRPC sees; None if there is no such connection."""
         connection = self._front.find(address)
         return connection.peer if connection else None
 
     def enter(self, address: str) -> Caller:
-        """Admit a client.
+        """Admit the client of a call.
+
+        Args:
+            address: the address that gRPC sees.
 
         Raises:
-            StaleConnectionError: its certificate is not trusted any more.
-            ClientRefusedError: no rule is about it.
+            StaleConnectionError: the client's certificate has expired, or is no longer trusted.
+            ClientRefusedError: no rule names the client.
         """
         connection = self._front.find(address)
         if connection is None:
@@ -73,11 +76,11 @@ class Gate:
         return Caller(connection.peer, connection.rules[1])
 
     def check(self, caller: Caller, operation: Operation, keys: Sequence[str]) -> None:
-        """Check an operation, and count it if there is a rate.
+        """Check that the policy allows an operation with these keys; count it if the rule has a rate.
 
         Raises:
             ClientRefusedError: no rule allows it.
-            RateError: there were too many.
+            RateError: the client has sent too many requests.
         """
         if caller.rules is None:
             return

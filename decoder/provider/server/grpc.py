@@ -1,4 +1,4 @@
-"""The keyprovider service over gRPC, with the standard health service; messages by hand, no generated code."""
+"""The keyprovider service over gRPC, with the standard health service. No generated code is used."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ _OPTIONS = (
     ("grpc.max_send_message_length", limits.PROVIDER_MESSAGE_BYTES * _REPLY_FACTOR + _ENVELOPE_BYTES),
     ("grpc.max_allowed_incoming_connections", 2 * limits.PROVIDER_SERVER_CONNECTIONS),
     ("grpc.max_concurrent_streams", limits.PROVIDER_SERVER_STREAMS),
-    # Requests that gRPC has read and not begun: beyond that it cancels calls at random, before we can answer "busy".
+    # Requests that gRPC has read but not begun. Beyond these bounds it cancels calls at random, before this program can
+    # answer that it is busy.
     ("grpc.server.max_pending_requests", 2 * limits.PROVIDER_SERVER_CALLS),
     ("grpc.server.max_pending_requests_hard_limit", 4 * limits.PROVIDER_SERVER_CALLS),
     ("grpc.server_handshake_timeout_ms", int(limits.PROVIDER_SERVER_HANDSHAKE_SECONDS * 1000)),
@@ -61,9 +62,9 @@ class Door(NamedTuple):
     """The way in which clients reach a process.
 
     Attributes:
-        listeners: its sockets, which listen.
-        security: as `check` accepted it.
-        rates: how often clients have asked all processes.
+        listeners: the listening sockets of the process.
+        security: the TLS files and the client policy; `listening.check` has accepted them.
+        rates: the request rates of clients, over all processes.
     """
 
     listeners: Sequence[socket.socket]
@@ -79,15 +80,15 @@ def serve(
     ready: Callable[[], None],
     child: Child | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; calls that have come by then may end within PROVIDER_SERVER_GRACE_SECONDS.
+    """Serve until SIGTERM or SIGINT; then finish the current calls, within PROVIDER_SERVER_GRACE_SECONDS.
 
     Args:
         service: answers the requests.
-        door: how clients get here.
+        door: the way in which clients reach this process.
         say: prints lines for the operator.
-        counted: the counters of this process, and where all numbers are shown.
-        ready: called once it serves.
-        child: of several processes, of which this is one; by default it is the only one.
+        counted: the counters of this process, and the socket that shows those of all processes.
+        ready: is called once the process serves.
+        child: the connection to the parent, if this is one of several processes.
 
     Raises:
         DecoderError: a file cannot be used.
@@ -131,14 +132,14 @@ async def _serve(
     deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS
     await front.leave(limits.PROVIDER_SERVER_GRACE_SECONDS, lambda: calls.running == 0)
     if not calls.running:
-        front.close()  # gRPC would wait for clients that ignore it
+        front.close()  # gRPC would wait for clients that ignore the request to leave
     await server.stop(max(0.0, deadline - monotonic()))
     front.close()
     threads.shutdown(wait=False, cancel_futures=True)
 
 
 def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
-    """Report that the server is listening, and warn if that is dangerous."""
+    """Report that the server is listening; warn if every client can have keys unwrapped."""
     if is_open_to_others(address, security):
         say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
     say(f"listening on {where}")

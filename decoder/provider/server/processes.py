@@ -1,6 +1,6 @@
 """Several processes that serve one TCP port: the kernel spreads connections over them (SO_REUSEPORT, socket(7)).
 
-One process answers about as many calls as one processor can, since the interpreter runs one thread at a time.
+One process uses about one processor, because the interpreter runs one thread at a time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
 class Child(NamedTuple):
-    """What a process of several has of its parent.
+    """The connection of one of several processes to its parent.
 
     Attributes:
-        number: from 0; a process that is started again has the number of the one before it.
-        lifeline: a descriptor that reads to its end when the process is to stop.
-        ready: a descriptor to write one byte to when the process listens.
+        number: the number of the process, from 0; a replacement has the number of the process that it replaces.
+        lifeline: the reading end of a pipe that the parent closes when the process is to stop.
+        ready: the writing end of a pipe that gets one byte when the process listens.
     """
 
     number: int
@@ -42,10 +42,10 @@ class Child(NamedTuple):
 
 
 def default_count() -> int:
-    """Return how many processors this process may use, also by its control group's quota.
+    """Return the default number of processes: one per processor that affinity and the control group's quota allow.
 
     Returns:
-        At least 1, at most PROVIDER_SERVER_PROCESSES.
+        From 1 to PROVIDER_SERVER_PROCESSES.
     """
     processors = len(os.sched_getaffinity(0))
     with suppress(OSError, ValueError):  # no quota, or control groups of version 1
@@ -61,14 +61,14 @@ def run(
     say: Callable[[str], None],
     ended: Callable[[int], None],
 ) -> int | None:
-    """Run several processes until SIGTERM or SIGINT; one that ends by itself is started again.
+    """Run several processes until SIGTERM or SIGINT; a process that ends by itself is replaced.
 
     Args:
-        count: how many.
-        work: what each does until its lifeline ends; its exceptions pass through, in that process.
-        listens: called in this process once all listen.
-        say: takes what the operator should know.
-        ended: called in this process with the number of a process that has ended.
+        count: the number of processes.
+        work: runs in each process until its lifeline ends; its exceptions are raised in that process.
+        listens: is called in this process once all others listen.
+        say: prints lines for the operator.
+        ended: is called in this process with the number of a process that has ended.
 
     Returns:
         The exit status in this process, None in the others.
@@ -84,7 +84,7 @@ def run(
         status = family.wait_until_ready()
         if status is not None:
             family.stop()
-            return status  # it has said why
+            return status  # the process has printed the reason
     listens()
     while (came := signal.sigwait(_SIGNALS)) == signal.SIGCHLD:
         for number, status in family.reap():
@@ -109,7 +109,7 @@ class _Family:
         self._ready, self._tell_ready = os.pipe()
 
     def start(self, number: int) -> int:
-        """Start a process; 0 in the process itself, when its work is done."""
+        """Start a process; return its process number, or 0 in the process itself once its work is done."""
         child = os.fork()
         if child:
             self._children[child] = number
@@ -121,7 +121,7 @@ class _Family:
         return 0
 
     def wait_until_ready(self) -> int | None:
-        """Wait for a process that was started; return its exit status if it ends instead."""
+        """Wait until a new process listens and return None; if it ends instead, return its exit status."""
         waiting = poll()
         waiting.register(self._ready, POLLIN)
         deadline = monotonic() + limits.PROVIDER_SERVER_START_SECONDS
@@ -130,7 +130,8 @@ class _Family:
                 return ended[0][1]
             if monotonic() > deadline:
                 self.stop()
-                raise ListenError("a process of the server does not begin to listen")
+                seconds = limits.PROVIDER_SERVER_START_SECONDS
+                raise ListenError(f"a process of the server does not listen after {seconds:.0f} seconds")
         os.read(self._ready, 1)
         return None
 
@@ -144,7 +145,7 @@ class _Family:
         return ended
 
     def stop(self) -> None:
-        """Ask all processes to finish their work, and wait for their end."""
+        """Ask all processes to finish their work, wait for their end, and kill those that take too long."""
         os.close(self._life)
         deadline = monotonic() + limits.PROVIDER_SERVER_GRACE_SECONDS + limits.PROVIDER_SERVER_RESPAWN_SECONDS
         while self._children and monotonic() < deadline:

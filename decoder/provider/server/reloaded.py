@@ -1,4 +1,4 @@
-"""Files that a server reads again when they change. While new ones cannot be used, those before them stay."""
+"""Files that a server reads again when they change. If the new content cannot be used, the earlier one stays in use."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _Signature = list[tuple[int, ...]]
 
 
 class Reloaded(Generic[_Value]):
-    """What is read from files.
+    """A value that is read from files.
 
     Args:
-        what: names the files in messages and in the metric `reload_failed`.
-        load: reads the files; it returns the value, and the files that it depends on.
-        say: takes what the operator should know.
-        row: gets the alarm.
+        what: the name of the files in messages and in the metric `reload_failed`.
+        load: reads the files; it returns the value, and the paths of the files that it depends on.
+        say: prints lines for the operator.
+        row: the metric `reload_failed`.
 
     Attributes:
-        value: what was read at last.
-        generation: differs when that was read again.
+        value: the value that was read last.
+        generation: a number that changes with the value.
 
     Raises:
-        DecoderError: they cannot be used at the start.
+        DecoderError: the files cannot be used at the start.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Reloaded(Generic[_Value]):
         self.generation = 0
 
     def look(self) -> bool:
-        """Read the files again if they have changed; return whether there is a new value."""
+        """Read the files again if they have changed; return whether the value is new."""
         now = _signature(self._files)
         if now == self._seen:
             return False

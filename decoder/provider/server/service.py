@@ -1,4 +1,4 @@
-"""What a keyprovider does with a request, for every transport."""
+"""Requests of the keyprovider protocol: parsed and performed, for every transport."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from decoder.provider.errors import ProviderError
 if TYPE_CHECKING:
     from decoder.provider.audit import Operation, Provider
 
-# What ocicrypt puts beside the parameters of keyproviders: keys and recipients of its other schemes, which it
-# sends to every provider.
+# Parameters of ocicrypt's other schemes, keys and recipients, which it sends to every keyprovider as well.
 _OTHER_PARAMETERS = frozenset(
     (
         "privkeys",
@@ -36,17 +35,17 @@ _OTHER_PARAMETERS = frozenset(
 
 
 class RequestError(Exception):
-    """A request is malformed; the text quotes nothing of it."""
+    """A request is malformed; the text does not quote it."""
 
 
 class Asked(NamedTuple):
-    """What a request asks for.
+    """A parsed request.
 
     Attributes:
-        kind: `keywrap` or `keyunwrap`, which decides the form of the reply.
-        operation: what the provider is to do.
-        data: what to wrap or to unwrap.
-        parameters: those that are the provider's.
+        kind: `keywrap` or `keyunwrap`, which determines the form of the reply.
+        operation: the provider's operation.
+        data: the options to wrap, or the annotation to unwrap.
+        parameters: the parameters for this provider.
     """
 
     kind: protocol.Operation
@@ -59,8 +58,9 @@ class Service:
     """Answers requests.
 
     Args:
-        provider: does the work.
-        names: what clients call it. Without any, all parameters are its own that are not those of another scheme.
+        provider: the provider that performs them.
+        names: the names of the provider in clients' configurations. Without names, it takes all parameters except those
+            of other schemes.
     """
 
     def __init__(self, provider: Provider, names: Collection[str]) -> None:
@@ -90,12 +90,12 @@ class Service:
 
         Args:
             data: the request, JSON.
-            expected: the operation that it must be, where the way it came says so.
-            is_kek: whether what is wrapped is a key-encryption key.
+            expected: the operation that it must have, if the called method says so.
+            is_kek: whether it is about a key-encryption key.
 
         Raises:
             RequestError: it is malformed.
-            ProviderError: it does not tell which parameters are this provider's.
+            ProviderError: it has parameters of several providers, and it is unknown which are this provider's.
         """
         try:
             request = protocol.parse_request(data)

@@ -1,4 +1,4 @@
-"""`keyprovider serve`: its options, and its processes with what they share."""
+"""`keyprovider serve`: its options, its processes, and the memory that they share."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ _LOOPBACK = "127.0.0.1"
 def add_options(parser: Parser) -> set[str]:
     """Add the options of `serve`, and return their names."""
     group = parser.add_argument_group("options of the server")
-    group.add_argument("--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to make")
-    group.add_argument("--grpcport", default="", metavar="[HOST]:PORT", help="the same; without a host, loopback")
-    group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificates, PEM")
-    group.add_argument("--tls-key", default="", metavar="FILE", help="their private key, PEM")
-    group.add_argument("--client-ca", default="", metavar="FILE", help="clients need a certificate of one of these CAs")
     group.add_argument(
-        "--client-policy", default="", metavar="FILE", help="which client may use which key (TOML); others are refused"
+        "--listen", default="", metavar="ADDRESS", help="HOST:PORT, or unix:///path of a socket to create"
+    )
+    group.add_argument("--grpcport", default="", metavar="[HOST]:PORT", help="like --listen; without a host: loopback")
+    group.add_argument("--tls-cert", default="", metavar="FILE", help="the server's certificate and its issuers, PEM")
+    group.add_argument("--tls-key", default="", metavar="FILE", help="the private key of the certificate, PEM")
+    group.add_argument(
+        "--client-ca", default="", metavar="FILE", help="accept only clients with a certificate of one of these CAs"
+    )
+    group.add_argument(
+        "--client-policy", default="", metavar="FILE", help="rules about which client may use which key (TOML)"
     )
     group.add_argument(
         "--processes",
         type=int,
         metavar="N",
-        help=f"so many processes serve (default: one per processor, at most {limits.PROVIDER_SERVER_PROCESSES})",
+        help=f"the number of processes (default: one per processor, at most {limits.PROVIDER_SERVER_PROCESSES})",
     )
     group.add_argument(
         "--metrics", default="", metavar="[HOST]:PORT", help="serve /metrics, /healthz and /readyz there, without TLS"
@@ -65,17 +69,17 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        name: the provider.
-        options: its options.
+        name: the provider's name.
+        options: the provider's options.
         parsed: the options of the server.
 
     Returns:
         The exit status.
 
     Raises:
-        UsageError: the options do not fit together.
+        UsageError: the options contradict each other.
         ProviderError: a library is not installed, or the provider cannot be created.
-        ListenError: the server cannot listen where it was told to.
+        ListenError: the server cannot listen at its address, or a file cannot be used.
     """
     try:
         from decoder.provider.server import grpc as server
@@ -130,13 +134,13 @@ def _observer(row: Row) -> Observer:
 
 
 def _processes(parsed: Namespace, is_unix: bool) -> int:
-    """Return how many processes serve: one at a Unix socket, which they could not share."""
+    """Return the number of processes: one at a Unix socket, where the kernel cannot spread connections."""
     if parsed.processes is None:
         return 1 if is_unix else processes.default_count()
     if not 1 <= parsed.processes <= limits.PROVIDER_SERVER_MAX_PROCESSES:
         raise UsageError(f"--processes is a number from 1 to {limits.PROVIDER_SERVER_MAX_PROCESSES}")
     if is_unix and parsed.processes > 1:
-        raise UsageError("--processes: one process alone can serve a Unix socket")
+        raise UsageError("--processes: only one process can serve a Unix socket")
     return int(parsed.processes)
 
 
@@ -149,7 +153,7 @@ def _keks(file: int) -> Keks | None:
 
 
 def _address(parsed: Namespace) -> str:
-    """Return --listen, or what the published provider for Google's service calls --grpcport."""
+    """Return --listen, or --grpcport, its name in the published provider for Google's service."""
     if parsed.listen:
         return str(parsed.listen)
     if not parsed.grpcport:
@@ -160,5 +164,5 @@ def _address(parsed: Namespace) -> str:
 
 
 def _write_line(text: str) -> None:
-    with suppress(OSError):  # nobody listens; the journal still does
+    with suppress(OSError):  # nobody reads standard error; the journal has the line, too
         os.write(2, f"{text}\n".encode(errors="replace"))

@@ -1,4 +1,4 @@
-"""Opened key-encryption keys that all processes of a server use, so that each is opened once for all of them."""
+"""Opened key-encryption keys that all processes of a server share, so that each key is opened only once."""
 
 from __future__ import annotations
 
@@ -17,31 +17,32 @@ from decoder.provider.keks import MAP_LOCKED, Keks
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# The name, when the key is wiped (by time.monotonic()), its length, and the key. Those without a name are free.
-_KEK_BYTES = 64  # one has 42
+# An entry: the name, the time when the key expires (by time.monotonic()), its length, and the key. The name of a free
+# entry is zero.
+_KEK_BYTES = 64  # a key-encryption key has 42
 _ENTRY = struct.Struct(f"=32sdB{_KEK_BYTES}s")
 _FREE = bytes(32)
 _ENTRIES = range(0, limits.OPENED_KEKS * _ENTRY.size, _ENTRY.size)
-_PROBES = 16  # entries of which a key may have one
-_OPENING = 1 << 32  # the first of the bytes that stand for names which somebody opens; they lie beyond the file
+_PROBES = 16  # the number of entries where a key may be
+_OPENING = 1 << 32  # bytes from here on, beyond the end of the file, are locked while the key of a name is being opened
 _POLL_SECONDS = 0.005
 
 
 def create_file() -> int:
-    """Create the memory for SharedKeks, before there are processes; return its descriptor."""
+    """Create the memory for SharedKeks, before the processes are started; return its descriptor."""
     file = os.memfd_create("keys", os.MFD_CLOEXEC)
     os.ftruncate(file, len(_ENTRIES) * _ENTRY.size)
     return file
 
 
 class SharedKeks(Keks):
-    """Like Keks, for several processes, of which each makes one after it was started.
+    """Keks for several processes; each process creates its own object on the same memory.
 
-    The kernel locks bytes of the file for a process (fcntl(2)), and unlocks them when that ends.
+    Processes exclude each other with record locks (fcntl(2)), which the kernel releases when a process ends.
 
     Args:
-        seconds: how long each is kept.
-        file: what `create_file` has returned.
+        seconds: how long each key is kept.
+        file: the result of `create_file`.
 
     Raises:
         OSError: the memory cannot be locked (RLIMIT_MEMLOCK).
@@ -61,7 +62,7 @@ class SharedKeks(Keks):
 
     @contextmanager
     def _alone(self, name: bytes, seconds: float) -> Iterator[None]:
-        """Wait until no other process opens the key of this name."""
+        """Wait until no other process is opening the key with this name, and keep others from it in the block."""
         start = _OPENING + int.from_bytes(name[:6])
         deadline = monotonic() + seconds
         while True:
@@ -98,7 +99,7 @@ class SharedKeks(Keks):
                 if until < first:
                     oldest, first = place, until
             self._wipe_place(oldest)
-            # The name is written last: nobody is to find half a key of a process that was killed here.
+            # The name is written last, so that no process finds half a key if this one is killed here.
             _ENTRY.pack_into(self._shared, oldest, _FREE, monotonic() + self._seconds, len(kek), kek)
             self._shared[oldest : oldest + len(name)] = name
 
@@ -119,7 +120,7 @@ class SharedKeks(Keks):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out; other threads are, for each caller holds the lock of this object."""
+        """Exclude other processes. Other threads are excluded already, because callers hold this object's lock."""
         fcntl.lockf(self._file, fcntl.LOCK_EX, 1, 0)
         try:
             yield

@@ -1,4 +1,4 @@
-"""TLS of a server: its certificate, and the authorities of its clients."""
+"""TLS of a server: its certificate, and the authorities that its clients' certificates must be from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,15 @@ _NO_CERTIFICATE = "PEER_DID_NOT_RETURN_A_CERTIFICATE"
 
 
 class Security(NamedTuple):
-    """Who may talk to the server: files, "" for none, and whether it may do without any beyond this machine."""
+    """The server's security settings: paths of files, "" for none.
+
+    Attributes:
+        certificate: the server's certificates, PEM.
+        key: the private key, PEM.
+        client_ca: the authorities of clients' certificates, PEM.
+        insecure: whether the server may listen beyond this machine without TLS.
+        client_policy: the rules about clients, TOML.
+    """
 
     certificate: str
     key: str
@@ -37,12 +45,12 @@ class Security(NamedTuple):
 
 
 class Tls(NamedTuple):
-    """What the files hold.
+    """The content of the TLS files.
 
     Attributes:
-        context: for handshakes.
-        authorities: what clients' certificates are to be from.
-        ends: when the first certificate of each file expires, by the file.
+        context: the context for handshakes.
+        authorities: the authorities that clients' certificates must be from.
+        ends: the time when the first certificate of each file expires, by the file's path.
     """
 
     context: ssl.SSLContext
@@ -51,13 +59,13 @@ class Tls(NamedTuple):
 
 
 def load(security: Security) -> tuple[Tls, Sequence[str]]:
-    """Load the files with OpenSSL, which says what is wrong with them.
+    """Load the TLS files.
 
     Returns:
-        What they hold, and their paths.
+        Their content, and their paths.
 
     Raises:
-        ListenError: one cannot be used.
+        ListenError: a file cannot be used; the text has OpenSSL's reason.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["h2"])
@@ -94,10 +102,10 @@ def load(security: Security) -> tuple[Tls, Sequence[str]]:
 
 
 def read_certificates(path: str) -> tuple[Certificate, ...]:
-    """Read the certificates of a PEM file, at most KEY_FILE_BYTES of it; none for no file.
+    """Return the certificates in the first KEY_FILE_BYTES of a PEM file; none for the path "".
 
     Raises:
-        ListenError: it cannot be read.
+        ListenError: the file cannot be read.
     """
     if not path:
         return ()
@@ -111,7 +119,7 @@ def read_certificates(path: str) -> tuple[Certificate, ...]:
 
 
 def note_expiry(tls: Tls, security: Security, row: Row, say: Callable[[str], None]) -> None:
-    """Put into the metrics when certificates expire, and warn of those that do so soon."""
+    """Record in the metrics when certificates expire, and warn of those that expire soon."""
     for which, path in (("server", security.certificate), ("client-ca", security.client_ca)):
         end = tls.ends.get(path)
         row.set("expiry", which, value=end.timestamp() if end else 0)
@@ -120,7 +128,7 @@ def note_expiry(tls: Tls, security: Security, row: Row, say: Callable[[str], Non
 
 
 def cause_of(error: OSError) -> str:
-    """Describe why a handshake with a client failed."""
+    """Return the reason why a handshake with a client failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is not accepted: {network.verdict(error)}"
     if isinstance(error, ssl.SSLError):

@@ -1,4 +1,4 @@
-"""The health of a server's process: it says that it is alive, looks for its key service, and answers probes."""
+"""The health of a server's process: it reports that it is alive, checks its key service, and answers probes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class Counted(NamedTuple):
-    """Where a process counts, and where the numbers of all processes are shown.
+    """The counters of a process, and the socket that shows those of all processes.
 
     Attributes:
-        tally: the numbers of all.
-        row: its own.
-        listener: the socket of --metrics, which listens, or None.
+        tally: the counters of all processes.
+        row: the counters of this process.
+        listener: the listening socket of --metrics, or None.
     """
 
     tally: Tally
@@ -42,19 +42,19 @@ def listener(address: str, say: Callable[[str], None]) -> Iterator[socket.socket
     """Listen for probes and Prometheus.
 
     Args:
-        address: [HOST]:PORT, or "" not to listen.
-        say: takes where it listens.
+        address: [HOST]:PORT, or "" for no socket.
+        say: prints lines for the operator.
 
     Raises:
         UsageError: the address is malformed.
-        ListenError: it is in use, or not one of this machine.
+        ListenError: the address is in use, or not an address of this machine.
         ProviderError: prometheus-client is not installed.
     """
     if not address:
         yield None
         return
     try:
-        import prometheus_client  # noqa: F401 - to know it at once
+        import prometheus_client  # noqa: F401 - fail now, and not at the first request
     except ImportError as error:
         raise ProviderError(missing("metrics", error)) from error
     host, port = parse_address(address, "--metrics")
@@ -75,9 +75,9 @@ class Watch:
     """The health of one process.
 
     Args:
-        counted: where it is noted and shown.
-        provider: the key service.
-        look: looks for files that have changed, about each second.
+        counted: the counters to update and to show.
+        provider: the provider, whose key service is checked.
+        look: checks for changed files; it is called about every second.
     """
 
     def __init__(self, counted: Counted, provider: Provider, look: Callable[[], None]) -> None:
@@ -89,7 +89,7 @@ class Watch:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Begin; without --metrics nobody asks, so the key service is left alone."""
+        """Start the tasks. Without --metrics nobody sees the state of the key service, so it is not checked."""
         self._counted.row.beat()
         self._tasks = [asyncio.create_task(self._beat())]
         if self._counted.listener is None:

@@ -116,7 +116,7 @@ def test_the_default_is_what_the_container_may_use(
 
 def test_a_unix_socket_has_one_process(local: tuple[str, ...], tmp_path: Path) -> None:
     refused = execute("serve", *local, "--listen", f"unix://{tmp_path}/s", "--processes", "2")
-    assert (refused.returncode, b"one process alone" in refused.stderr) == (2, True)
+    assert (refused.returncode, b"only one process" in refused.stderr) == (2, True)
 
 
 def test_what_fails_in_a_process_is_told_once(tmp_path: Path) -> None:

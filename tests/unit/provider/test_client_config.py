@@ -91,7 +91,7 @@ def test_timeout(seconds: float) -> None:
         ({"cmd": {"path": "x", "args": ["\0"]}}, "its args is not a list of strings"),
         ({"cmd": {"path": "x"}, "user": 0}, "its user: JSON number where a string belongs"),
         ({"cmd": {"path": "x"}, "env": ["A=1"]}, "its env: JSON array where an object belongs"),
-        ({"cmd": {"path": "x"}, "env": {"A=": "1"}}, "its env has a name that is none"),
+        ({"cmd": {"path": "x"}, "env": {"A=": "1"}}, "its env has a name that an environment variable cannot have"),
         ({"cmd": {"path": "x"}, "env": {"A": 1}}, "its A: JSON number where a string belongs"),
         ({"grpc": 1}, "its grpc: JSON number where a string belongs"),
         ({"grpc": "h:1", "grpc-tls": True}, "its grpc-tls: JSON boolean where an object belongs"),

@@ -1,1 +1,1 @@
-"""The clients of a server: who they are, what they may do, and how often."""
+"""The clients of a server: their identity, what they may do, and how often."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from decoder.provider.audit import Operation
     from decoder.provider.server.clients.peer import Peer
 
-_CERTIFIED = {"uri": "/", "dns": ".", "cn": ""}  # the kinds of names in certificates, and what `*` does not match there
-_LOCAL = ("uid", "gid")  # those of users at a Unix socket
+_CERTIFIED = {"uri": "/", "dns": ".", "cn": ""}  # kinds of names in certificates; `*` does not match these separators
+_LOCAL = ("uid", "gid")  # kinds of names of users at a Unix socket
 _MEMBERS = ("client", "ca", "wrap", "unwrap", "rate", "burst")
 _RATE = re.compile(r"([1-9][0-9]{0,6})/([smh])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
@@ -42,15 +42,15 @@ class Rate(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A rule: what some clients may do.
+    """A rule: the keys that some clients may use.
 
     Attributes:
-        number: its place in the file, from 1.
+        number: its position in the file, from 1.
         clients: pairs of a kind and a pattern; a client matches if one of its names does.
-        authorities: a client's certificate is from one of them; none for users of a Unix socket.
-        wrap: patterns of keys.
-        unwrap: patterns of keys.
-        rate: None for any.
+        authorities: the authorities that a client's certificate must be from; none for users of a Unix socket.
+        wrap: patterns of the keys that they may wrap with.
+        unwrap: patterns of the keys that they may unwrap with.
+        rate: the allowed rate, or None for no limit.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Rule(NamedTuple):
     rate: Rate | None
 
     def is_about(self, peer: Peer) -> bool:
-        """Check whether the rule is about this client."""
+        """Check whether the rule names this client."""
         if not any(_fits(name, kind, pattern) for name in peer.names for kind, pattern in self.clients):
             return False
         return not self.authorities or peer.is_issued_by(self.authorities)
@@ -78,10 +78,10 @@ class ClientPolicy(NamedTuple):
     rules: tuple[Rule, ...]
 
     def about(self, peer: Peer) -> tuple[Rule, ...]:
-        """Return the rules about a client.
+        """Return the rules that name a client.
 
         Raises:
-            ClientRefusedError: there is none.
+            ClientRefusedError: no rule names it.
         """
         if found := tuple(rule for rule in self.rules if rule.is_about(peer)):
             return found
@@ -89,10 +89,10 @@ class ClientPolicy(NamedTuple):
 
 
 def choose(rules: Sequence[Rule], operation: Operation, keys: Sequence[str]) -> Rule:
-    """Return the first of the rules about a client that allows an operation.
+    """Return the first of a client's rules that allows an operation with these keys.
 
     Raises:
-        ClientRefusedError: none does.
+        ClientRefusedError: no rule allows it.
     """
     for rule in rules:
         if rule.allows(operation, keys):
@@ -105,10 +105,10 @@ def load(path: str) -> tuple[ClientPolicy, Sequence[str]]:
     """Read a policy.
 
     Returns:
-        The policy, and the files that it depends on: its own and those of authorities.
+        The policy, and the files that it depends on: the policy's own, and those of authorities.
 
     Raises:
-        PolicyError: it cannot be used; the text says which rule is wrong.
+        PolicyError: the policy cannot be used; the text names the rule and the problem.
     """
     shown = f"--client-policy {path}"
     try:

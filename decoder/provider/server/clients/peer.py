@@ -31,8 +31,8 @@ class Peer(NamedTuple):
         address: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:`.
         names: `uri:…` and `dns:…` of its certificate, or `cn:…` if there is no alternative name; `uid:…` and `gid:…`
             at a Unix socket. Empty for a client without a certificate.
-        chain: its certificate and the authorities that it was verified with, up to one that is trusted.
-        claimed: the names in a certificate that was refused. Nobody has verified them: they are for the audit alone.
+        chain: its certificate, followed by its verified issuers up to a trusted one.
+        claimed: the names in a certificate that was refused. They are not verified, and only for the audit.
     """
 
     address: str
@@ -46,7 +46,7 @@ class Peer(NamedTuple):
         return ", ".join(self.names)
 
     def is_issued_by(self, authorities: Iterable[Certificate]) -> bool:
-        """Check whether its certificate was verified with one of these, or with one of the same name and key."""
+        """Check whether one of these authorities is in the verified chain, or has issued a certificate of it."""
         return any(
             certificate == authority or _is_issued_by(certificate, authority)
             for authority in authorities
@@ -58,11 +58,11 @@ def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
     """Read the certificate of a client after a handshake that has verified it.
 
     Args:
-        before: the client, as far as it is known without TLS.
+        before: the client, as known before TLS.
         connection: the connection.
 
     Raises:
-        Exception: one of UNREADABLE: it cannot be read, or has too many names.
+        Exception: one of UNREADABLE: the certificate cannot be parsed, or has more than CLIENT_NAMES.
     """
     ders = _verified_chain(connection)
     if not ders:
@@ -72,7 +72,7 @@ def of_tls(before: Peer, connection: ssl.SSLSocket) -> Peer:
 
 
 def of_refused(before: Peer, connection: ssl.SSLSocket) -> Peer:
-    """Read the names in a certificate that OpenSSL has refused, without which an operator would only have an address.
+    """Read the names in a certificate that OpenSSL has refused, so that the audit has more than an address.
 
     OpenSSL keeps the chain that it could not verify. The verdict is OpenSSL's; nothing is decided here.
     """
@@ -84,14 +84,14 @@ def of_refused(before: Peer, connection: ssl.SSLSocket) -> Peer:
 
 
 def of_unix(connection: socket.socket) -> Peer:
-    """Ask the kernel for the user who has connected to a Unix socket."""
+    """Return the user who has connected to a Unix socket, as the kernel knows it."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     process, user, group = _CREDENTIALS.unpack(packed)
     return Peer(f"unix:pid={process}", (f"uid:{user}", f"gid:{group}"))
 
 
 def address_of(name: tuple[Any, ...]) -> str:
-    """Write the address of a TCP client as gRPC does."""
+    """Return the address of a TCP client in gRPC's form."""
     host = ip_address(name[0].partition("%")[0])
     mapped = getattr(host, "ipv4_mapped", None)
     if mapped or host.version == 4:
@@ -101,12 +101,12 @@ def address_of(name: tuple[Any, ...]) -> str:
 
 @lru_cache(maxsize=64)
 def _authority(der: bytes) -> Certificate:
-    """Parse the certificate of an authority; all clients have one of the same few."""
+    """Parse the certificate of an authority. The result is cached, because clients share a few authorities."""
     return x509.load_der_x509_certificate(der)
 
 
 def _verified_chain(connection: ssl.SSLSocket) -> list[bytes]:
-    """Return what OpenSSL has verified, DER, the client's own first."""
+    """Return the chain that OpenSSL has verified, in DER, the client's own certificate first."""
     return [] if connection.getpeercert(binary_form=True) is None else _chain(connection)
 
 

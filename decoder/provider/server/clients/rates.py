@@ -28,9 +28,9 @@ _PROBES = 16  # the number of entries where a client's entry may be
 
 
 class Rates:
-    """At most CLIENT_RATES clients at a time; if there are more, some share an entry and its rate.
+    """The rates of at most CLIENT_RATES clients at a time; beyond that, some clients share an entry and its rate.
 
-    It is created before the processes, and used by each of them.
+    It must be created before the processes that share it are started.
     """
 
     def __init__(self) -> None:
@@ -41,10 +41,10 @@ class Rates:
         self._lock = Lock()
 
     def allows(self, name: str, rate: Rate) -> bool:
-        """Count a request, unless there were too many.
+        """Count a request and return True; return False if there were too many.
 
         Args:
-            name: identifies the client and the rule.
+            name: a text that identifies the client and the rule.
             rate: the allowed rate.
         """
         digest = sha256(name.encode(errors="surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""Clients that are refused before they can call, in the audit, at a bounded rate."""
+"""The audit of clients that are refused before they can call, at a bounded rate."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Refusals:
     """Writes at most AUDITED_HANDSHAKES lines per second; the next line says how many were left out.
 
     Args:
-        provider: has the audit.
+        provider: the provider, which writes the audit.
     """
 
     def __init__(self, provider: Provider) -> None:
@@ -26,7 +26,7 @@ class Refusals:
         self._written = self._omitted = 0
 
     def record(self, peer: Peer, cause: str) -> None:
-        """Write the line of a client."""
+        """Record that a client was refused, and why."""
         now = monotonic()
         if now > self._second + 1:
             self._second, self._written = now, 0

@@ -1,1 +1,1 @@
-"""The connections of a server: where it listens, TLS with clients, and bounds."""
+"""The connections of a server: listening sockets, TLS with clients, and bounds."""

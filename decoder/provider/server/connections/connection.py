@@ -1,4 +1,4 @@
-"""One connection: TLS with the client on one side, a socket to the gRPC server of this process on the other."""
+"""One connection: TLS with the client on one side, and a socket to this process's gRPC server on the other."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ _CHUNK_BYTES = 64 * 1024  # a TLS record has at most 16 KiB
 
 
 class Connection:
-    """It relays bytes in both directions, with bounded buffers. The gRPC server knows it by its name.
+    """A connection that relays bytes between a client and the gRPC server, with bounded buffers.
 
     Args:
-        loop: runs it.
+        loop: the event loop that runs it.
         client: the accepted socket; it is closed with this connection.
-        who: the client, as far as it is known without TLS.
-        context: for TLS, or None.
+        who: the client, as known before TLS.
+        context: the context for TLS, or None.
         server: the abstract address of the gRPC server.
-        ended: called when it is closed, with the reason if the client was refused before it could call.
+        ended: is called when the connection is closed, with the reason if the client was refused before it could call.
 
     Attributes:
-        name: the address of the client for the gRPC server; it cannot be guessed.
+        name: the client's address, as the gRPC server sees it; it cannot be guessed.
         peer: the client.
         active: when the client last sent something, by time.monotonic().
-        rules: for the gate: the rules about the client, and the generation of their policy.
-        trust: for the front: the generation of the TLS files that decided, and whether its authority is trusted.
+        rules: the generation of the client policy, and its rules that name the client; set by the gate.
+        trust: the generation of the TLS files, and whether the client's authority is in them; set by the front.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Connection:
         if self._going or self._is_closed:
             return
         if not self._frames.has_begun:
-            # It may be new, so its first calls are still accepted here.
+            # The connection may be new, so its first calls are still accepted here.
             self._loop.call_later(limits.PROVIDER_SERVER_LEAVE_SECONDS, self._leave_or_close)
             return
         self._going = "wanted"
@@ -97,7 +97,7 @@ class Connection:
         """Close both sides.
 
         Args:
-            reason: why the client is refused, if it is.
+            reason: the reason if the client is refused, otherwise "".
         """
         if self._is_closed:
             return
@@ -107,7 +107,7 @@ class Connection:
             if side is not None:
                 self._loop.remove_reader(side.fileno())
                 self._loop.remove_writer(side.fileno())
-        self._ended(self, reason)  # before another process can take the name
+        self._ended(self, reason)  # before the sockets close, because then another process could take the name
         for side in (self._client, self._server):
             if side is not None:
                 side.close()
@@ -120,13 +120,13 @@ class Connection:
 
     def _refuse_late(self) -> None:
         seconds = limits.PROVIDER_SERVER_HANDSHAKE_SECONDS
-        self.close(f"nothing was asked within {seconds:g} seconds" if self._has_spoken else "")
+        self.close(f"the client sent no request within {seconds:g} seconds" if self._has_spoken else "")
 
     def _shake_hands(self) -> None:
-        """Continue the TLS handshake. A client that disconnects silently, as a probe does, is not a failure."""
+        """Continue the TLS handshake. A client that disconnects without a byte, as probes do, is no failure."""
         assert isinstance(self._client, ssl.SSLSocket)  # noqa: S101
         self._loop.remove_writer(self._client.fileno())
-        if not self._has_spoken:  # a client may be gone before the first step is done
+        if not self._has_spoken:  # look now, because the client may be gone before the first step is done
             with suppress(OSError):
                 self._has_spoken = bool(socket.socket.recv(self._client, 1, socket.MSG_PEEK))
         try:
@@ -157,7 +157,7 @@ class Connection:
             self._begin()
 
     def _begin(self) -> None:
-        """Connect to the gRPC server, now that there is something for it."""
+        """Connect to the gRPC server, now that the client has sent something."""
         if self._is_closed:
             return
         self._loop.remove_reader(self._client.fileno())
@@ -166,7 +166,7 @@ class Connection:
             server.bind(f"\0{self.name}")
             server.setblocking(False)
             server.connect(f"\0{self._server_address}")
-        except BlockingIOError:  # it has not accepted those before
+        except BlockingIOError:  # its queue of connections is full
             server.close()
             self._loop.call_later(_AGAIN_SECONDS, self._begin)
             return
@@ -184,7 +184,7 @@ class Connection:
     def _from_client(self) -> None:
         assert self._server is not None  # noqa: S101
         try:
-            data = self._client.recv(_CHUNK_BYTES)  # a whole record, so nothing of it stays behind in OpenSSL
+            data = self._client.recv(_CHUNK_BYTES)  # a whole TLS record, so that OpenSSL holds nothing back
         except _WAIT:
             return
         except OSError:
@@ -235,7 +235,7 @@ class Connection:
             self._loop.add_writer(side.fileno(), flush)
 
     def _finish(self) -> None:
-        """Send the rest, now that the gRPC server has closed; then wait for the client to have read it."""
+        """Send the rest, now that the gRPC server has closed its side; then wait until the client has read it."""
         assert self._server is not None  # noqa: S101
         self._loop.remove_reader(self._server.fileno())
         self._loop.remove_reader(self._client.fileno())
@@ -245,7 +245,8 @@ class Connection:
             self._shut()
 
     def _shut(self) -> None:
-        # If it were closed at once with unread bytes, the client's kernel would discard what the client has not read.
+        # If this closed at once while bytes of the client are unread, the kernel would send a reset, and the client
+        # would lose data that it has not read yet.
         try:
             socket.socket.shutdown(self._client, socket.SHUT_WR)
         except OSError:

@@ -1,4 +1,4 @@
-"""The front of a server's process: it accepts connections, bounds them, and knows the client of each call."""
+"""The front of a server's process: it accepts connections, limits their number, and knows the client of each call."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Front:
     """Connections to one process.
 
     Args:
-        listeners: sockets that listen.
-        tls: for connections with TLS, or None.
-        refused: takes each client that is refused before it could call, and why.
-        row: counts connections.
+        listeners: the listening sockets.
+        tls: the TLS files, or None for connections without TLS.
+        refused: is called with each client that is refused before it could call, and the reason.
+        row: the counters of this process.
 
     Attributes:
-        target: where the gRPC server of this process listens: a name that cannot be guessed.
+        target: the address of this process's gRPC server; its name cannot be guessed.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Front:
                 connection.go_away()
 
     def is_trusted(self, connection: Connection) -> bool:
-        """Check whether the authority of a client is trusted now, which it was in the handshake."""
+        """Check whether the authority of a client, which was trusted in the handshake, is still trusted."""
         if not self._tls or not connection.peer.chain:
             return True
         if connection.trust[0] != self._tls.generation:
@@ -83,11 +83,11 @@ class Front:
         return connection.trust[1]
 
     async def leave(self, seconds: float, is_idle: Callable[[], bool]) -> None:
-        """Accept only clients that have already connected, and let all clients finish their calls.
+        """Stop accepting new connections, ask all clients to leave, and let them finish their calls.
 
         Args:
             seconds: how long that may take.
-            is_idle: whether no call is being answered.
+            is_idle: returns whether no call is being answered.
         """
         self._is_leaving = True
         for listener in self._listeners:
@@ -102,7 +102,7 @@ class Front:
         while self._connections and monotonic() < deadline:
             quiet = monotonic() - max(each.active for each in self._connections.values())
             if is_idle() and quiet > 1.5 * limits.PROVIDER_SERVER_LEAVE_SECONDS:
-                break  # the remaining clients ignore the request
+                break  # the remaining clients ignore the request to leave
             await asyncio.sleep(limits.SOCKET_LOCK_POLL_SECONDS)
 
     def close(self) -> None:
@@ -111,7 +111,7 @@ class Front:
             connection.close()
 
     def _accept(self, listener: socket.socket) -> int:
-        """Accept some connections, and return how many."""
+        """Accept up to PROVIDER_SERVER_ACCEPTS connections, and return how many."""
         for count in range(limits.PROVIDER_SERVER_ACCEPTS):
             try:
                 client, name = listener.accept()
@@ -151,7 +151,7 @@ class Front:
 
 
 def _bound() -> int:
-    """Return how many connections there may be, after asking for as many descriptors as they need."""
+    """Raise the limit on descriptors, if possible, and return how many connections it allows."""
     wanted = limits.PROVIDER_SERVER_CONNECTIONS * _FILES_OF_ONE + limits.PROVIDER_SERVER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,10 +1,10 @@
-"""The part of HTTP/2 (RFC 9113) that is needed to ask a client to connect again: ends of frames, and GOAWAY."""
+"""The part of HTTP/2 (RFC 9113) that is needed to ask a client to connect again: frame boundaries, and GOAWAY."""
 
 from __future__ import annotations
 
 _HEADER_BYTES = 9  # length (24 bits), type, flags, stream (§4.1)
-# §6.8: a server that closes a connection in good order first sends the greatest number of a stream and NO_ERROR. The
-# client begins no more calls here; those that are under way, either way, are still answered.
+# §6.8: to close a connection in good order, a server first sends GOAWAY with the greatest stream number and NO_ERROR.
+# The client then begins no further calls here; calls that it has begun are still answered.
 GO_AWAY = bytes((0, 0, 8, 7, 0)) + bytes(4) + b"\x7f\xff\xff\xff" + bytes(4)
 
 

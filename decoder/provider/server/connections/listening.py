@@ -1,4 +1,4 @@
-"""Where a keyprovider server listens: addresses, and the sockets of its processes."""
+"""The addresses of a keyprovider server, and the listening sockets of its processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _DROP = struct.pack("HBBI", 6, 0, 0, 0)  # BPF_RET | BPF_K: keep no byte of a pa
 
 
 def check(address: str, security: Security) -> None:
-    """Check that the options are safe and can work.
+    """Check that the server's options are valid, and safe without --insecure.
 
     Args:
         address: HOST:PORT, or unix:///path.
@@ -62,19 +62,19 @@ def check(address: str, security: Security) -> None:
 
 @contextmanager
 def listening(address: str, count: int, is_for_all: bool = False) -> Iterator[tuple[str, list[list[socket.socket]]]]:
-    """Listen, for a number of processes; a socket file is removed at the end.
+    """Open the listening sockets for a number of processes; a socket file is removed at the end.
 
     Args:
-        address: as `check` accepted it; port 0 lets the system choose one.
-        count: how many processes serve. Each gets sockets of its own, and the kernel spreads connections over them
-            (SO_REUSEPORT, socket(7)). They stay open while a process is started again.
+        address: an address that `check` has accepted; with port 0 the system chooses a port.
+        count: the number of processes. Each gets its own sockets, and the kernel spreads connections over them
+            (SO_REUSEPORT, socket(7)). The sockets stay open while a process is replaced.
         is_for_all: whether other users may connect to a Unix socket.
 
     Yields:
-        Where it listens, and the sockets of each process.
+        The address with its port, and the sockets of each process.
 
     Raises:
-        ListenError: the address is in use, or not one of this machine.
+        ListenError: the address is in use, or not an address of this machine.
     """
     if is_unix(address):
         path = address.removeprefix(_UNIX)
@@ -99,7 +99,7 @@ def stop_arrivals(listener: socket.socket) -> None:
         return
     # A filter that drops every packet for the listening socket. Clients in the middle of a TCP handshake try again,
     # and find the port closed.
-    program = array("B", _DROP)  # ctypes, which would give its address too, is not in the packages
+    program = array("B", _DROP)  # an array knows its address; ctypes would too, but the packages leave it out
     with suppress(OSError):
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 1, program.buffer_info()[0]))
 
@@ -119,7 +119,7 @@ def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
     """Split HOST:PORT; the host is returned without brackets, and "" means all addresses of this machine.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the address has another form.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or host.startswith("unix:"):
@@ -129,17 +129,17 @@ def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
 
 
 def is_open_to_others(address: str, security: Security) -> bool:
-    """Check whether clients beyond this machine need no certificate."""
+    """Check whether clients on other machines can connect without a certificate."""
     if is_unix(address) or security.client_ca:
         return False
     return not _is_loopback(parse_address(address)[0])
 
 
 def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
-    """Look up the addresses of a host, or return the wildcard address of this machine.
+    """Return the addresses of a host; for "" the wildcard address of this machine.
 
     Raises:
-        ListenError: there is none.
+        ListenError: the host is unknown.
     """
     if not host:
         family, everything = (socket.AF_INET6, "::") if socket.has_dualstack_ipv6() else (socket.AF_INET, "0.0.0.0")  # noqa: S104
@@ -153,7 +153,7 @@ def resolve(host: str, port: int) -> list[tuple[int, int, int, str, Any]]:
 def _bind(stack: ExitStack, host: str, port: int, count: int) -> tuple[list[list[socket.socket]], int]:
     """Listen with one socket for each process and address; all have the same port."""
     addresses = resolve(host, port)
-    if count > 1 and port:  # sockets that share a port would also share that of another server of this user
+    if count > 1 and port:  # with SO_REUSEPORT, binding to the port of another server of this user would succeed
         for family, kind, number, _, where in addresses:
             with _socket(family, kind, number, not host) as trial:
                 trial.bind(where)

@@ -1,1 +1,1 @@
-"""What a server counts, for Prometheus and for probes."""
+"""The counters of a server, for Prometheus and for probes."""

@@ -23,11 +23,11 @@ _PREFIX = "ctd_keyprovider_"
 
 
 class Exposition(Collector):
-    """Writes the numbers of all processes.
+    """Writes the metrics of all processes.
 
     Args:
-        provider: the label of most of them.
-        tally: the numbers.
+        provider: the value of the label `provider`.
+        tally: the counters of all processes.
     """
 
     def __init__(self, provider: str, tally: Tally) -> None:
@@ -40,7 +40,7 @@ class Exposition(Collector):
         """Write all metrics.
 
         Args:
-            accept: the field Accept of the request (RFC 9110 §12.5.1).
+            accept: the request's header Accept (RFC 9110 §12.5.1).
 
         Returns:
             The body and its Content-Type.

@@ -27,11 +27,14 @@ class Answer(NamedTuple):
 
 
 class Status:
-    """Answers for all processes of a server; any of them can be asked.
+    """Answers requests about all processes of a server; every process can answer them.
 
     Args:
-        tally: their counters.
-        write_metrics: writes the metrics for a field Accept: the body and its Content-Type.
+        tally: the counters of all processes.
+        write_metrics: returns the metrics as a body and its Content-Type, for a header Accept.
+
+    Attributes:
+        stopping: whether the server is stopping, so that it is not ready.
     """
 
     def __init__(self, tally: Tally, write_metrics: Callable[[str], tuple[bytes, str]]) -> None:
@@ -41,11 +44,16 @@ class Status:
         self.stopping = False
 
     async def serve(self, listener: socket.socket) -> asyncio.Server:
-        """Begin to answer at a listening socket."""
+        """Start answering requests at a listening socket."""
         return await asyncio.start_server(self._converse, sock=listener, limit=limits.STATUS_REQUEST_BYTES)
 
     def answer(self, path: str, accept: str = "") -> Answer:
-        """Answer a request."""
+        """Return the response to a request.
+
+        Args:
+            path: the path in the request.
+            accept: the header Accept, or "".
+        """
         if path == "/metrics":
             return Answer(200, *self._write_metrics(accept))
         if path == "/healthz":
@@ -53,16 +61,16 @@ class Status:
         if path == "/readyz":
             problems = self._problems()
             return Answer(503, _lines(problems)) if problems else Answer(200, b"ready\n")
-        return Answer(404, b"there are /metrics, /healthz and /readyz\n")
+        return Answer(404, b"not found; try /metrics, /healthz or /readyz\n")
 
     def _health(self) -> Answer:
-        """Answer /healthz: only a process that hangs needs a restart."""
+        """Answer /healthz: the server is healthy unless a process hangs, which a restart would end."""
         if any(row.is_stuck for row in self._tally.living()):
             return Answer(503, b"a process does not answer\n")
         return Answer(200, b"healthy\n")
 
     def _problems(self) -> list[str]:
-        """List the reasons why clients should use another server."""
+        """Return the reasons why the server is not ready, so that clients should use another one."""
         rows = list(self._tally.living())
         if self.stopping:
             return ["the server is stopping"]
@@ -102,7 +110,7 @@ class Status:
         request, _, fields = head.decode("latin-1").partition("\r\n")
         method, path, accept = _parse(request, fields)
         if method not in ("GET", "HEAD"):
-            answer = Answer(405, b"GET only\n") if method else Answer(400, b"this is not a request\n")
+            answer = Answer(405, b"only GET and HEAD\n") if method else Answer(400, b"not an HTTP request\n")
         else:
             answer = self.answer(path, accept)
         writer.write(

@@ -1,6 +1,7 @@
-"""What a server counts: numbers in memory that its processes share, a row for each process.
+"""The counters of a server, in memory that its processes share: one row for each process.
 
-A process writes its own row and anybody reads the sums, so nothing is lost when a process ends, and no file is needed.
+Each process writes its own row, and all of them read the sums. So nothing is lost when a process ends, and no file is
+needed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OPERATIONS = ("wrap", "unwrap", "wrap-kek", "unwrap-kek")
-# ok; refused by allow-key; denied by the client policy; limited by a rate; the server is busy; a malformed request; the
-# provider failed; a defect of ours; the client went away.
+# In this order: success; refused by allow-key; denied by the client policy; limited by a rate; the server is busy; a
+# malformed request; the provider failed; a defect of this program; the client went away.
 OUTCOMES = ("ok", "refused", "denied", "limited", "busy", "malformed", "failed", "internal", "canceled")
 BACKEND_OUTCOMES = ("ok", "failed")
 # Upper bounds in seconds: a local key takes less than a millisecond, and a key service at most CLOUD_KMS_SECONDS.
@@ -54,10 +55,10 @@ _NUMBER_BYTES = 8
 
 
 class Tally:
-    """The rows of all processes.
+    """The counters of all processes.
 
     Args:
-        processes: how many rows there are.
+        processes: the number of processes, and so of rows.
     """
 
     def __init__(self, processes: int) -> None:
@@ -65,16 +66,16 @@ class Tally:
         self.rows = [Row(self._memory[at : at + len(_PLACES)]) for at in range(0, len(self._memory), len(_PLACES))]
 
     def total(self, *key: str) -> float:
-        """Add up what all processes have under a key."""
+        """Return the sum of a number over all processes."""
         return sum(row.get(*key) for row in self.rows)
 
     def living(self) -> Iterator[Row]:
-        """Yield the rows of the processes that run."""
+        """Yield the rows of the processes that are running."""
         return (row for row in self.rows if row.get("beat"))
 
 
 class Row:
-    """What one process counts; for several threads."""
+    """The counters of one process, for several threads."""
 
     def __init__(self, numbers: memoryview[float]) -> None:
         self._numbers = numbers
@@ -94,7 +95,7 @@ class Row:
         self._numbers[_PLACES[key]] = value
 
     def observe(self, name: str, operation: str, seconds: float) -> None:
-        """Count how long something took: `request_seconds` or `backend_seconds`."""
+        """Add a duration to a histogram: `request_seconds` or `backend_seconds`."""
         bound = BOUNDS[bisect_left(BOUNDS, seconds)]
         self.add(name, operation, str(bound))
         self.add(name, operation, "sum", amount=seconds)
@@ -110,6 +111,6 @@ class Row:
         return bool(beat) and monotonic() - beat > limits.PROVIDER_SERVER_STUCK_SECONDS
 
     def clear(self) -> None:
-        """Forget what was true of a process that has ended; what it counted stays."""
+        """Reset the gauges of a process that has ended; its counters stay."""
         for key in _GAUGES:
             self.set(*key, value=0)
