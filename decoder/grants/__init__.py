@@ -1,12 +1,12 @@
-"""Grants: keys of images, handed out through a registry that is trusted for availability alone.
+"""Grants: keys of images, distributed through a registry that is trusted only for availability.
 
-A repository has small OCI artifacts. For each image that was encrypted so there is one *sealed key* for its owners;
-for each node that wants it one *request*, in a repository of its own, and one *grant* or *tombstone*. The section
-Format of docs/grants.md has their content.
+The keys are in small OCI artifacts. Each image that is encrypted for grants has one *sealed key*, for its owners. Each
+node that wants the key has one *request*, in a separate repository, and one *grant* or *tombstone*. The section Format
+of docs/grants.md describes their content.
 
     keys        identities, signatures, and the key of an owner or node
-    statements  what is signed, in both directions
-    artifacts   where it is kept: tags and manifests
+    statements  the signed content of artifacts, built and parsed
+    artifacts   their storage: tags and manifests
     sealing     `image encrypt`
     node        the keyprovider `grants`
     owner       `ctd-decoder grants list|approve|deny|revoke|log`

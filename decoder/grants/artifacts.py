@@ -44,13 +44,13 @@ KUBELET = ("/var/lib/kubelet/config.json", "/root/.docker/config.json", "/.docke
 
 
 class Access(Record):
-    """How registries are reached.
+    """The settings for registries.
 
     Attributes:
-        tls_verify: whether they must speak TLS, with a certificate that is accepted.
-        login: user and password, ("", "") for those that `docker login` and others stored.
-        authfile: the file with stored logins, "" for the usual ones.
-        is_node: whether the kubelet's files hold logins, too.
+        tls_verify: whether they must use TLS with a valid certificate.
+        login: user and password, or ("", "") to use stored logins.
+        authfile: the file with stored logins, or "" for the usual files.
+        is_node: whether to use the kubelet's files with logins, too.
     """
 
     tls_verify: bool = True
@@ -63,8 +63,8 @@ class Artifact(Record):
     """An artifact.
 
     Attributes:
-        data: the statement, as it is in the registry.
-        digest: of its manifest.
+        data: the statement, encoded as in the registry.
+        digest: the digest of the artifact's manifest.
         subject: the descriptor of the image that the manifest names, or None.
     """
 
@@ -77,7 +77,7 @@ def canonical(repository: str) -> str:
     """Return the full name of a repository, `HOST/NAME`.
 
     Raises:
-        UsageError: it is more than the name of a repository.
+        UsageError: it has a tag or digest.
     """
     reference = parse_reference(f"//{repository}")
     name = f"{reference.host}/{reference.name}"
@@ -87,7 +87,7 @@ def canonical(repository: str) -> str:
 
 
 def requests_of(repository: str) -> str:
-    """Return the repository where requests for grants of another one are by default."""
+    """Return the default repository of requests for the grants of a repository."""
     return repository + _REQUESTS
 
 
@@ -107,7 +107,7 @@ def request_tag(identifier: str, node: str) -> str:
 
 
 def parse_tag(tag: str) -> tuple[str, str, str]:
-    """Split a tag into its kind, the ID, and the fingerprint of a node; empty strings if it is none of ours."""
+    """Split a tag into its kind, the ID, and the fingerprint of a node; return empty strings for other tags."""
     kind, _, rest = tag.partition("-")
     identifier, _, node = rest.partition("-")
     is_ours = ID.fullmatch(identifier) and (not node if kind == "sealed" else PRINT.fullmatch(node))
@@ -118,7 +118,7 @@ class Repository:
     """The artifacts of a repository; for several threads.
 
     Args:
-        client: talks with the registry.
+        client: the client of the registry.
         name: `HOST/NAME`.
     """
 
@@ -130,11 +130,11 @@ class Repository:
         """Get an artifact.
 
         Returns:
-            What the registry serves, or None if it says that there is none.
+            The artifact, or None if the registry does not have it.
 
         Raises:
             ImageError: the registry fails.
-            StatementError: it is not an artifact of ours.
+            StatementError: it is not an artifact of grants, or is damaged.
         """
         with self._client.send("GET", self._client.url(f"manifests/{tag}"), {"Accept": _MANIFEST}) as response:
             if response.status == 404:
@@ -157,13 +157,14 @@ class Repository:
         """Store an artifact under a tag, replacing an existing one.
 
         Args:
-            kind: of the statement.
-            tag: its name.
+            kind: the kind of statement.
+            tag: the tag.
             data: the statement, at most GRANTS_ARTIFACT_BYTES.
-            subject: the descriptor of the image, if that is in this repository.
+            subject: the image's descriptor, if the image is in this repository.
 
         Raises:
-            ImageError: the registry does not take it.
+            UsageError: the statement is too long.
+            ImageError: the registry does not accept it.
         """
         if len(data) > limits.GRANTS_ARTIFACT_BYTES:
             raise UsageError(
@@ -192,7 +193,7 @@ class Repository:
         """Store a blob (distribution-spec, Pushing a blob monolithically).
 
         Raises:
-            ImageError: the registry does not take it.
+            ImageError: the registry does not accept it.
         """
         digest = digest_of(blob)
         with self._client.send("HEAD", self._client.url(f"blobs/{digest}")) as response:
@@ -221,12 +222,12 @@ class Repository:
             return response.status in (202, 204)
 
     def tags(self, kind: str, identifier: str = "", node: str = "") -> list[str]:
-        """List the tags of one kind.
+        """Return the tags of one kind, sorted, among the first REGISTRY_TAGS of the repository.
 
         Args:
             kind: `sealed`, `grant` or `request`.
-            identifier: only those of this key.
-            node: only those of this node.
+            identifier: the ID of a key, or "" for all keys.
+            node: the fingerprint of a node, or "" for all nodes.
 
         Raises:
             ImageError: the registry does not list tags.
@@ -250,11 +251,11 @@ def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[R
 
     Args:
         repository: `HOST/NAME`, as `canonical` returns it.
-        access: how registries are reached.
-        actions: of requested tokens: `pull`, `pull,push`, `pull,push,delete`.
+        access: the settings for registries.
+        actions: the rights to ask for: `pull`, `pull,push` or `pull,push,delete`.
 
     Raises:
-        ImageError: there is no such registry.
+        ImageError: the registry cannot be used.
     """
     reference = parse_reference(f"//{repository}")
     logins = Logins(
@@ -266,7 +267,7 @@ def opened(repository: str, access: Access, actions: str = "pull") -> Iterator[R
 
 
 def _read(response: Response) -> bytes:
-    """Read a body; if it is too long, the artifact is malformed, which is not a failure of the registry."""
+    """Read a body. If it is too long, the artifact is at fault and not the registry, so raise StatementError."""
     try:
         return response.read(limits.GRANTS_ARTIFACT_BYTES)
     except UnreachableError:
@@ -280,7 +281,7 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
 
 
 def _parse_manifest(data: bytes) -> tuple[str, dict[str, Any] | None]:
-    """Return the digest of the one layer, and the descriptor of the image."""
+    """Return the digest of the only layer, and the descriptor of the image or None."""
     try:
         value = wire.parse_object(data)
         (layer,) = map(wire.object_value, wire.list_value(value.get("layers")))

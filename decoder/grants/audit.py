@@ -1,4 +1,4 @@
-"""The audit of decisions about nodes: a line of JSON for each, in the journal, like those of keyproviders."""
+"""The audit of decisions about nodes: one line of JSON for each in the journal, as keyproviders have it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ def record(operation: str, outcome: str, **members: object) -> str:
     """Record a decision.
 
     Args:
-        operation: `approve`, `renew`, `deny`, `revoke`.
-        outcome: `ok`, or why it was not done.
+        operation: `approve`, `renew`, `deny` or `revoke`.
+        outcome: `ok`, or the reason of the failure.
         members: further members of the line, without secrets.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Errors of artifacts and keys."""
+"""Errors about artifacts and wrapped keys."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from decoder.errors import DecoderError
 
 
 class StatementError(DecoderError):
-    """An artifact is malformed, is not signed by a pinned key, or is about something else.
+    """An artifact is malformed, is not signed by a trusted key, or is about another repository, key or node.
 
     Attributes:
-        status: 5, because it may have been changed.
+        status: 5, as for damaged layers, because the artifact may have been changed.
     """
 
     status = 5

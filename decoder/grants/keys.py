@@ -43,11 +43,11 @@ _PSS = padding.PSS(padding.MGF1(hashes.SHA256()), hashes.SHA256.digest_size)
 
 
 class OwnKey(Protocol):
-    """A private key of ours: in a file, or on a token.
+    """The private key of an owner, publisher or node, in a file or on a token.
 
     Attributes:
-        public: its public half.
-        algorithm: what it signs with (RFC 7518 §3.1).
+        public: the public key.
+        algorithm: the signature algorithm (RFC 7518 §3.1).
     """
 
     public: PublicKeyObject
@@ -71,8 +71,11 @@ class OwnKey(Protocol):
 class FileKey:
     """A private key that was read from a file.
 
+    Args:
+        key: the key.
+
     Raises:
-        KeyFileError: it cannot be used.
+        KeyFileError: the key cannot be used.
     """
 
     def __init__(self, key: PrivateKey) -> None:
@@ -82,7 +85,7 @@ class FileKey:
         self.algorithm = algorithms(self.public)[0]
 
     def pem(self) -> bytes:
-        """Return the private key, PKCS #8 in PEM, without a password."""
+        """Return the private key as PKCS #8 in PEM, without a password."""
         from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
         return self._private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -108,10 +111,10 @@ class FileKey:
 
 
 def algorithms(key: PublicKeyObject) -> tuple[str, ...]:
-    """Return the algorithms with which a key may sign; ours signs with the first.
+    """Return the algorithms that are accepted for a key's signatures; a key in a file signs with the first.
 
     Raises:
-        KeyFileError: the key is too small, or on another curve.
+        KeyFileError: the key is too small, or on a curve that is not supported.
     """
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < limits.RECIPIENT_RSA_BITS:
@@ -130,35 +133,35 @@ def fingerprint(key: PublicKeyObject) -> str:
 
 
 def read_own_key(path: str, password: bytes = b"", private: bool = False) -> FileKey:
-    """Read the one private key in a file.
+    """Read the only private key in a file.
 
     Args:
         path: the file.
-        password: opens an encrypted key.
-        private: refuse a file that others may read.
+        password: the password of an encrypted key.
+        private: whether to reject a file that others may read.
 
     Raises:
-        KeyFileError: there is none that can be used.
+        KeyFileError: the file does not hold exactly one private key, or the key cannot be used.
     """
     return only_key(recognise(path, read_key_file(path, private), password))
 
 
 def only_key(found: KeyFile) -> FileKey:
-    """Return the one private key of a file.
+    """Return the only private key of a file.
 
     Raises:
-        KeyFileError: there is none, or there are several, or it cannot be used.
+        KeyFileError: the file does not hold exactly one private key, or the key cannot be used.
     """
     if len(found.private) != 1:
-        raise KeyFileError(f"it holds {len(found.private)} RSA or EC private keys, and one is needed")
+        raise KeyFileError(f"it holds {len(found.private)} RSA or EC private keys; exactly one is needed")
     return FileKey(found.private[0])
 
 
 def read_password(path: str) -> bytes:
-    """Read a password from a file, without the line's end.
+    """Read a password from a file, without a line break at its end.
 
     Raises:
-        KeyFileError: it cannot be read, or is longer than PASSWORD_BYTES.
+        KeyFileError: the file cannot be read, or is longer than PASSWORD_BYTES.
     """
     password = read_key_file(path)
     if len(password) > limits.PASSWORD_BYTES:
@@ -167,10 +170,10 @@ def read_password(path: str) -> bytes:
 
 
 def read_public_key(path: str) -> PublicKey:
-    """Read the one public key in a file: PEM, DER, a JWK, or a certificate with its chain.
+    """Read the only public key in a file: PEM, DER, a JWK, or a certificate with its chain.
 
     Raises:
-        KeyFileError: there is none that can be used.
+        KeyFileError: the file does not hold exactly one public key, or the key cannot be used.
     """
     public = read_public_keys(read_key_file(path), RecipientRules(bytes, allow_expired=True))[0]
     algorithms(public.key)
@@ -181,8 +184,8 @@ def read_pinned(option: str, paths: Iterable[str]) -> Keys:
     """Read trusted public keys.
 
     Args:
-        option: names them in messages.
-        paths: a file each.
+        option: the option's name, for messages.
+        paths: files with one key each.
 
     Raises:
         UsageError: a file cannot be used.
@@ -198,7 +201,7 @@ def read_pinned(option: str, paths: Iterable[str]) -> Keys:
 
 
 def encrypt(content: bytes, readers: Iterable[PublicKeyObject]) -> bytes:
-    """Encrypt to some keys; see `decoder.keywrap.jwe.wrap`.
+    """Encrypt to the keys of all readers; see `decoder.keywrap.jwe.wrap`.
 
     Raises:
         KeyFileError: a key cannot be encrypted to.

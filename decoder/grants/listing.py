@@ -1,4 +1,4 @@
-"""How `ctd-decoder grants` prints requests and decisions; untrusted texts are quoted."""
+"""Requests and decisions as `ctd-decoder grants` prints them; untrusted texts are quoted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
 
 
 def request_members(request: Request, state: Grant | Tombstone | None) -> dict[str, Any]:
-    """Describe a request for programs, with its texts unchanged."""
+    """Return a request for --json, with its texts unchanged."""
     return {
         "fingerprint": FINGERPRINT + request.node,
         "id": request.id,
@@ -31,7 +31,7 @@ def request_members(request: Request, state: Grant | Tombstone | None) -> dict[s
 
 
 def request_lines(request: Request, state: Grant | Tombstone | None) -> str:
-    """Describe a request for people."""
+    """Return a request as lines for people."""
     chain = [certificate(data) for data in request.certificates] or ["none"]
     rows = [
         ("id", request.id),
@@ -45,7 +45,7 @@ def request_lines(request: Request, state: Grant | Tombstone | None) -> str:
 
 
 def state_text(state: Grant | Tombstone | None) -> str:
-    """Describe the decision about a node."""
+    """Return the decision about a node in words."""
     if isinstance(state, Tombstone):
         return state.reason
     if state is None:
@@ -56,7 +56,7 @@ def state_text(state: Grant | Tombstone | None) -> str:
 
 
 def decision_members(decision: Grant | Tombstone) -> dict[str, Any]:
-    """Describe a decision for programs."""
+    """Return a decision for --json."""
     members = {"made": decision.made, "id": decision.id, "fingerprint": FINGERPRINT + decision.node}
     if isinstance(decision, Tombstone):
         return {**members, "decision": decision.reason}
@@ -64,12 +64,12 @@ def decision_members(decision: Grant | Tombstone) -> dict[str, Any]:
 
 
 def decision_line(decision: Grant | Tombstone) -> str:
-    """Describe a decision for people."""
+    """Return a decision as a line for people."""
     return f"{date(decision.made)}  {decision.id}  {FINGERPRINT}{decision.node}  {state_text(decision)}\n"
 
 
 def certificate(data: bytes) -> str:
-    """Describe a certificate, which has not been validated."""
+    """Return subject, issuer and end of a certificate that has not been validated, or `malformed`."""
     try:
         found = load_certificate(data)
         end = found.not_valid_after_utc
@@ -86,7 +86,7 @@ def date(seconds: int) -> str:
 
 
 def age(made: int) -> str:
-    """Return how long ago a time was, in words."""
+    """Return in words how long ago a time was, in seconds since 1970."""
     seconds = int(time.time()) - made
     if seconds < 0:
         return "from the future"

@@ -1,4 +1,4 @@
-"""A node: it fetches and opens its grant, and requests one if there is none."""
+"""A node: it fetches and opens its grant, or requests one if it has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from decoder.keywrap.publickeys import PublicKeyObject
 
 _DAY = 86400
-_FRESH_SECONDS = 3600  # how long a request is not made again
+_FRESH_SECONDS = 3600  # a request that is newer is not pushed again
 
 
 class Owner(Record):
@@ -38,9 +38,9 @@ class Identity(Record):
     """The identity of a node.
 
     Attributes:
-        key: its private key.
-        name: what it calls itself.
-        certificates: of its key, DER; the leaf first.
+        key: the node's private key.
+        name: the name that the node gives itself.
+        certificates: the certificate of the key and its issuers, DER; the leaf first.
     """
 
     key: OwnKey
@@ -49,14 +49,14 @@ class Identity(Record):
 
 
 class _Without(Record):
-    """Why there is no grant, and whether that is the owner's decision."""
+    """The reason why there is no grant, and whether the owner has decided so."""
 
     reason: str
     is_final: bool = False
 
 
 class _Asked(Record):
-    """How the owner finds a request: arguments of `grants approve`, and a remark."""
+    """A request: the arguments of `grants approve` that name it, and a remark for the message."""
 
     arguments: str
     remark: str
@@ -66,12 +66,12 @@ class Node:
     """Fetches grants.
 
     Args:
-        identity: of the node.
-        owners: the trusted ones.
-        requests: where requests go, `HOST/NAME`; "" for the default of the grants' repository.
+        identity: the node's identity.
+        owners: the trusted owners.
+        requests: the repository for requests, `HOST/NAME`; "" for the default, which depends on that of the grants.
         wait_seconds: how long to wait for a grant.
-        access: how registries are reached.
-        find_image: names the image of an annotation, "" if it is unknown.
+        access: the settings for registries.
+        find_image: returns the image of an annotation, or "" if it is unknown.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Node:
         self._find_image = find_image
 
     def owners_of(self, place: Place) -> Keys:
-        """Return the keys that may grant access to a place; a registry without any is never asked.
+        """Return the keys of owners that are trusted for a place. Without any, its registry is never contacted.
 
         Raises:
             KeyRefusedError: no owner is trusted there.
@@ -107,11 +107,11 @@ class Node:
         """Fetch the grant of this node, or ask for one.
 
         Args:
-            place: where to ask for which key.
+            place: the repository and the ID of the key.
             seconds: how long it may take.
 
         Raises:
-            ProviderError: there is none; the text says what the owner has to do.
+            ProviderError: there is no grant; the text says what the owner has to do.
         """
         owners = self.owners_of(place)
         until = time.monotonic() + min(self._wait_seconds, seconds)
@@ -161,7 +161,7 @@ class Node:
         return _Without(reason) if reason else grant
 
     def _ask(self, place: Place, may_push: bool) -> _Asked:
-        """Push a request to the repository of requests; if that fails, return it as text for the owner."""
+        """Push a request to the repository of requests. If that fails, put it as text into the result."""
         where = self._requests or artifacts.requests_of(place.repository)
         identity = self._identity
         request = Request(
@@ -196,7 +196,7 @@ class Node:
     def _text(self, place: Place, reason: str, asked: _Asked) -> str:
         return (
             f"{reason}{asked.remark}; an owner of the image has to compare the fingerprint of this node, "
-            f"{keys.FINGERPRINT}{self._fingerprint}, and to run: "
+            f"{keys.FINGERPRINT}{self._fingerprint}, and then run: "
             f"ctd-decoder grants approve --key OWNER.key {place.repository} {asked.arguments}"
         )
 

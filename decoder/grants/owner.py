@@ -1,4 +1,4 @@
-"""An owner of images: reads requests, grants and denies access, and revokes it."""
+"""An owner of images, who reads requests, grants access, denies it and revokes it."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ _DAY = 86400
 
 
 class Wanted(Record):
-    """A filter of artifacts: those of these keys and nodes; an empty tuple means all.
+    """A filter for artifacts.
 
     Attributes:
-        ids: of keys.
-        nodes: fingerprints.
+        ids: IDs of keys; an empty tuple means all.
+        nodes: fingerprints of nodes; an empty tuple means all.
     """
 
     ids: tuple[str, ...] = ()
     nodes: tuple[str, ...] = ()
 
     def has(self, tag: str) -> bool:
-        """Check whether a tag is that of such an artifact."""
+        """Check whether the artifact with a tag passes the filter."""
         _, identifier, node = artifacts.parse_tag(tag)
         return identifier in (self.ids or (identifier,)) and node in (self.nodes or (node,))
 
@@ -44,9 +44,9 @@ class Found(Record):
     """The contents of a repository of requests.
 
     Attributes:
-        requests: those with a valid signature.
+        requests: the requests with a valid signature, oldest first.
         problems: a line for each artifact that is not a request.
-        left: how many were not read.
+        left: how many artifacts were not read.
     """
 
     requests: list[Request]
@@ -57,15 +57,13 @@ class Found(Record):
 def find_requests(
     requests: Repository, repository: str, wanted: Wanted, skip: Callable[[str], bool] = lambda _tag: False
 ) -> Found:
-    """Read the requests for grants in a repository, at most GRANTS_LISTED.
-
-    They are untrusted, and there may be any number of them.
+    """Read at most GRANTS_LISTED requests from a repository. They are untrusted.
 
     Args:
-        requests: where requests are.
-        repository: what the grants are for.
-        wanted: which of them.
-        skip: checks, from a tag, whether to skip it.
+        requests: the repository of requests.
+        repository: the repository of the grants; requests for others are left out.
+        wanted: the filter.
+        skip: returns whether to skip the artifact with a tag.
 
     Raises:
         ImageError: the registry fails.
@@ -78,7 +76,7 @@ def find_requests(
             if (artifact := requests.get(tag)) is None:
                 continue
             request = statements.parse_request(artifact.data)
-            if request.repository == repository:  # others share the place
+            if request.repository == repository:  # other repositories may have their requests here, too
                 statements.check(request, repository, identifier, node)
                 found.requests.append(request)
         except StatementError as error:
@@ -91,10 +89,10 @@ class Owner:
     """Acts for one owner in one repository.
 
     Args:
-        key: the owner's.
+        key: the owner's private key.
         publishers: the trusted publishers of sealed keys.
-        repository: where sealed keys and grants are.
-        others: further owners, whose tombstones count.
+        repository: the repository of sealed keys and grants.
+        others: further owners, whose tombstones are respected.
     """
 
     def __init__(self, key: OwnKey, publishers: Keys, repository: Repository, others: Keys | None = None) -> None:
@@ -107,20 +105,20 @@ class Owner:
         self._sealed: dict[str, tuple[SealedKey, dict[str, Any] | None]] = {}
 
     def ids(self) -> list[str]:
-        """List the keys that are sealed in the repository."""
+        """Return the IDs of the sealed keys in the repository."""
         return [artifacts.parse_tag(tag)[1] for tag in self._repository.tags("sealed")]
 
     def grant(self, identifier: str, node: PublicKeyObject, expires: int) -> Grant:
         """Grant a node access.
 
         Args:
-            identifier: of the key.
-            node: its public key.
-            expires: until when, in seconds since 1970; 0 for no limit.
+            identifier: the ID of the image's key.
+            node: the node's public key.
+            expires: the end of the grant, in seconds since 1970; 0 for none.
 
         Raises:
-            StatementError: the sealed key is missing, or not what it should be.
-            DecoderError: the registry does not take the grant.
+            StatementError: the sealed key is missing, or cannot be trusted.
+            DecoderError: the registry does not accept the grant.
         """
         sealed, subject = self._open_sealed(identifier)
         now = int(time.time())
@@ -129,7 +127,7 @@ class Owner:
         grant = Grant(
             sealed.repository, identifier, fingerprint, sealed.kek, sealed.layers, sealed.signer, now, expires
         )
-        # The owner is a reader too, and can see later when the grant expires.
+        # Encrypted to the owner as well, so that the owner can see later when the grant expires.
         encrypted = keys.encrypt(statements.build_grant(grant, self._key), [node, self._key.public])
         self._repository.put(GRANT, artifacts.grant_tag(identifier, fingerprint), encrypted, subject)
         return grant
@@ -138,15 +136,15 @@ class Owner:
         """Store a tombstone under the tag of a node's grant, and delete the grant.
 
         Args:
-            identifier: of the key.
-            node: its fingerprint.
+            identifier: the ID of the image's key.
+            node: the node's fingerprint.
             reason: DENIED or REVOKED.
 
         Returns:
             Whether there was an artifact, and whether the registry has deleted it.
 
         Raises:
-            ImageError: the registry does not take the tombstone.
+            ImageError: the registry does not accept the tombstone.
         """
         tag = artifacts.grant_tag(identifier, node)
         try:
@@ -189,11 +187,11 @@ class Owner:
         return own, len(found) - len(own)
 
     def grant_tags(self, wanted: Wanted) -> list[str]:
-        """List the tags of grants and tombstones."""
+        """Return the tags of the grants and tombstones that pass a filter."""
         return [tag for tag in self._repository.tags("grant") if wanted.has(tag)]
 
     def _open_sealed(self, identifier: str) -> tuple[SealedKey, dict[str, Any] | None]:
-        """Open a sealed key, and check its image, because a registry can serve the key of another one."""
+        """Open a sealed key; check its repository and ID, because a registry can serve the key of another image."""
         if identifier not in self._sealed:
             tag = artifacts.sealed_tag(identifier)
             artifact = self._repository.get(tag)
@@ -202,7 +200,7 @@ class Owner:
             sealed = statements.parse_sealed_key(self._key.open(artifact.data), self._publishers)
             statements.check(sealed, self._repository.name, identifier)
             if self._fingerprint not in sealed.owners:
-                raise StatementError("the sealed key was made for other owners, one of whom has passed it on")
+                raise StatementError("the sealed key was created for other owners; one of them has passed it on")
             self._sealed[identifier] = sealed, artifact.subject
         return self._sealed[identifier]
 
@@ -227,7 +225,7 @@ def grant_all(
     """Grant several nodes access, and continue after failures; each decision is recorded.
 
     Yields:
-        Each grant, or why there is none.
+        Each grant, or the error that prevented it.
     """
     for identifier, node in pairs:
         members = {"id": identifier, "node": keys.fingerprint(node)}
@@ -242,16 +240,16 @@ def grant_all(
 
 
 def after_days(days: int) -> int:
-    """Return the end of a grant that is valid for a number of days from now, in seconds since 1970."""
+    """Return the time a number of days from now, in seconds since 1970."""
     return int(time.time()) + days * _DAY
 
 
 def check_days(days: int) -> int:
-    """Check the number of days for which a grant is valid.
+    """Return the number of days for which a grant is valid, if it is from 1 to GRANTS_MOST_DAYS.
 
     Raises:
-        UsageError: it is not within bounds.
+        UsageError: it is not.
     """
     if not 1 <= days <= limits.GRANTS_MOST_DAYS:
-        raise UsageError(f"a grant holds for 1 to {limits.GRANTS_MOST_DAYS} days")
+        raise UsageError(f"a grant is valid for 1 to {limits.GRANTS_MOST_DAYS} days, not {days}")
     return days

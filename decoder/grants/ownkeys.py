@@ -1,7 +1,7 @@
 """Private keys of owners and publishers: in a file, on a token, or wrapped by a keyprovider.
 
-`ctd-decoder grants wrap-key` writes the file of a wrapped key. It works with every keyprovider, because the wrapped
-content looks like the key of a layer: a random key, with which the private key is encrypted (AES-256-GCM).
+`ctd-decoder grants wrap-key` writes the file of a wrapped key. It works with every keyprovider, because the provider
+wraps a random key, which looks like the key of a layer. The private key is encrypted with it (AES-256-GCM).
 
     {"format":"ctd-wrapped-key/1","annotation":BASE64,"iv":BASE64,"data":BASE64}
 """
@@ -42,12 +42,12 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
     """Open a private key.
 
     Args:
-        option: names it in messages.
-        text: FILE with a private key or, YAML, a PKCS#11 key; or `provider:NAME:FILE` with a wrapped one.
-        password_file: holds the password of an encrypted key, "" for none.
+        option: the option's name, for messages.
+        text: FILE, with a private key or the YAML of a PKCS#11 key; or `provider:NAME:FILE`, with a wrapped key.
+        password_file: the file with the password of an encrypted key, or "".
 
     Raises:
-        UsageError: it cannot be used.
+        UsageError: the key cannot be used.
         WrappingError: a keyprovider failed.
     """
     path = text.removeprefix(_PROVIDER).partition(":")[2] if text.startswith(_PROVIDER) else text
@@ -67,7 +67,7 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
 def _password(option: str, path: str) -> bytes:
     try:
         return read_password(path) if path else b""
-    except KeyFileError as error:  # the option, or the member of a policy, beside that of the key
+    except KeyFileError as error:  # the name is that of the option, or of the member in an approver's policy
         name = "--password-file" if option.startswith("-") else "password-file"
         raise UsageError(f"{name} {quoted(path)}: {error}") from error
 
@@ -76,9 +76,9 @@ def wrap_key(path: str, provider: str, password_file: str = "") -> bytes:
     """Wrap a private key with a keyprovider; see `open_own_key`.
 
     Args:
-        path: of the private key, which loses its password.
+        path: the file of the private key. The result is not protected by its password.
         provider: `NAME[:PARAMETER]`, as after `provider:` in a recipient.
-        password_file: holds the password of an encrypted key, "" for none.
+        password_file: the file with the password of an encrypted key, or "".
 
     Raises:
         UsageError: the key cannot be used, or no such keyprovider is configured.
@@ -86,7 +86,7 @@ def wrap_key(path: str, provider: str, password_file: str = "") -> bytes:
     """
     key = open_own_key("--key", path, password_file)
     if not isinstance(key, FileKey):
-        raise UsageError("--key: a key on a token stays there")
+        raise UsageError("--key: a key on a token cannot be read, so it cannot be wrapped; use it directly")
     name, colon, parameter = provider.partition(":")
     symmetric, pem = os.urandom(limits.SYMMETRIC_KEY_BYTES), key.pem()
     options = PrivateOptions(symmetric, bytes(limits.NONCE_BYTES), digest_of(pem))
@@ -106,7 +106,7 @@ def _unwrap(name: str, data: bytes) -> bytes:
     try:
         members = wire.parse_object(data)
         if members.get("format") != _FORMAT:
-            raise KeyFileError("it is not what `ctd-decoder grants wrap-key` writes")
+            raise KeyFileError("it was not written by `ctd-decoder grants wrap-key`")
         annotation, iv, encrypted = (wire.bytes_value(members.get(each)) for each in ("annotation", "iv", "data"))
         config = DecryptConfig(Keyring(), keyprovider_config=os.environ.get(CONFIG_VARIABLE, ""))
         opened = KeyProvider(name).unwrap(annotation, config, lambda _key, _reason: None)
@@ -123,7 +123,7 @@ class TokenKey:
         data: the YAML of the key file.
 
     Raises:
-        KeyFileError: it cannot be used.
+        KeyFileError: the key cannot be used.
         WrappedKeyError: a library is not installed.
     """
 
@@ -140,7 +140,7 @@ class TokenKey:
         return self._key.sign(data)
 
     def open(self, wrapped: bytes) -> bytes:
-        """Open a JWE: the token decrypts the content key of this recipient; see `OwnKey`."""
+        """Open a JWE; the token decrypts only the content key. See `OwnKey`."""
         try:
             message = parse(wrapped)
             recipients = opening.acceptable(message.recipients)

@@ -1,6 +1,6 @@
-"""The content of a layer's annotation: where to get which key.
+"""The content of a layer's annotation: the repository of the grants, and the ID of the key.
 
-The annotation is an envelope (docs/formats.md §5), which has this instead of a wrapped key:
+The annotation is an envelope (docs/formats.md §5) that has this instead of a wrapped key:
 
     {"key_url":"grants://HOST/REPO","wrap_type":"grants/1","id":ID}
 """
@@ -30,7 +30,7 @@ class Place(Record):
 
     @property
     def key_url(self) -> str:
-        """The repository as a URL, by which policies know it."""
+        """The repository as a URL, the name of the key in policies and in the audit."""
         return SCHEME + self.repository
 
 

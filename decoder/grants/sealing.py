@@ -1,6 +1,6 @@
 """The recipient `provider:grants:HOST/REPO` of `image encrypt` and `image rewrap`: one key per image, for its owners.
 
-The key is in the registry, sealed for the owners, before the image has its name.
+The sealed key is pushed to the registry before the image gets its name.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Sealing:
     """Wraps the layers of images, one image after the other, each with its own key; for several threads.
 
     Args:
-        owners: the files of the public keys of those who may grant access.
-        sign_key: the file of the publisher's private key.
-        access: how the registry is reached.
+        owners: the files with the owners' public keys.
+        sign_key: the file with the publisher's private key.
+        access: the settings for the registry.
 
     Attributes:
-        warnings: always empty; other recipients have some.
+        warnings: always empty; recipients of other schemes have warnings.
 
     Raises:
         UsageError: a key is missing, or cannot be used.
@@ -53,21 +53,21 @@ class Sealing:
         self.forget()
 
     def forget(self) -> None:
-        """Begin with another image."""
+        """Start with another image: the next layer gets a new key."""
         self._place: Place | None = None
         self._kek = b""
         self._layers: set[str] = set()
-        self._sealed: tuple[int, bytes] = (0, b"")  # for so many layers
+        self._sealed: tuple[int, bytes] = (0, b"")  # the number of layers, and the sealed key for them
 
     def wrap(self, options: bytes, recipients: Sequence[bytes]) -> bytes:
         """Wrap the private options of a layer; see `decoder.keywrap.Scheme`.
 
         Args:
             options: the private options.
-            recipients: the one repository.
+            recipients: exactly one, the name of a repository.
 
         Raises:
-            UsageError: it is not the name of a repository, or there are several.
+            UsageError: there is not exactly one, or it is not the name of a repository.
         """
         if len(recipients) != 1:
             raise UsageError("give one --recipient provider:grants:HOST/REPO, with the repository for grants")
@@ -79,26 +79,26 @@ class Sealing:
             return envelope.seal(self._kek, PROVIDER, build_place(self._place), options)
 
     def check(self) -> None:
-        """Send the sealed key without a tag, to detect failures early.
+        """Upload the sealed key without a tag, to detect failures early.
 
         Raises:
             UsageError: the image has too many layers.
-            ImageError: the registry does not take it.
+            ImageError: the registry does not accept it.
         """
         if self._place:
             with artifacts.opened(self._place.repository, self._access, "pull,push") as repository:
                 repository.upload(self._seal(self._place))
 
     def publish(self, image: str, descriptor: Mapping[str, Any]) -> None:
-        """Push the sealed key, and begin with another image.
+        """Push the sealed key, and start with another image.
 
         Args:
-            image: where the image will be, `TRANSPORT:PLACE`.
-            descriptor: of the image.
+            image: the image's destination, `TRANSPORT:PLACE`.
+            descriptor: the image's descriptor.
 
         Raises:
             UsageError: the image has too many layers.
-            ImageError: the registry does not take it.
+            ImageError: the registry does not accept it.
         """
         if self._place is None:
             return
@@ -111,7 +111,7 @@ class Sealing:
     def _seal(self, place: Place) -> bytes:
         layers = tuple(sorted(self._layers))
         if len(layers) > limits.GRANTS_LAYERS:
-            raise UsageError(f"grants are for images of at most {limits.GRANTS_LAYERS} layers, this one: {len(layers)}")
+            raise UsageError(f"the image has {len(layers)} layers; grants allow at most {limits.GRANTS_LAYERS}")
         if self._sealed[0] != len(layers):
             kek = self._kek.removeprefix(envelope.KEK_PREFIX)
             sealed = SealedKey(place.repository, place.id, kek, tuple(self._owners), layers, int(time.time()))

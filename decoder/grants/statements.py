@@ -1,9 +1,9 @@
 """Signed statements: sealed keys, requests, grants and tombstones, built and parsed (docs/grants.md §Format).
 
-Each is a JWS in compact form (RFC 7515 §7.1). Its `typ` distinguishes the four, its `kid` is the fingerprint of the
-signing key, and the caller must compare everything that it relies on: every reader states whose signature it accepts,
-and `check` compares repository, image and node. Sealed keys and grants contain a key, so they are encrypted to their
-readers. The signed content names the readers, so that none of them can pass it on to another one.
+Each statement is a JWS in compact form (RFC 7515 §7.1). Its `typ` is the kind of statement, and its `kid` the
+fingerprint of the signing key. A reader names the keys whose signatures it accepts, and then calls `check`, which
+compares repository, key and node. Sealed keys and grants contain a key, so they are encrypted to their readers. The
+signed content names the readers, so that a reader cannot pass it on to another one unnoticed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class SealedKey(Record):
     """The key of an image, for its owners.
 
     Attributes:
-        repository: where its grants are, `HOST/NAME`.
-        id: of the key, 32 hexadecimal digits.
+        repository: the repository of its grants, `HOST/NAME`.
+        id: the ID of the key, 32 hexadecimal digits.
         kek: the key-encryption key, 32 bytes.
-        owners: the fingerprints of its readers.
+        owners: the fingerprints of the owners' keys, which can open it.
         layers: the digests of the plain layers.
-        made: when, in seconds since 1970.
+        made: when it was created, in seconds since 1970.
         signer: the fingerprint of the publisher's key.
     """
 
@@ -62,16 +62,16 @@ class SealedKey(Record):
 
 
 class Request(Record):
-    """A node's request for a key. Everything except `key` is a claim.
+    """A node's request for a key. Only `key` is proven, by the signature; everything else is a claim of the node.
 
     Attributes:
-        repository: where it expects the grant.
-        id: of the requested key.
-        key: its public key, which has signed the request.
-        name: what it calls itself.
-        image: the image that it runs, "" if it is unknown.
-        certificates: of its key, DER; the leaf first.
-        made: when, in seconds since 1970.
+        repository: the repository of the grants, `HOST/NAME`.
+        id: the ID of the requested key.
+        key: the node's public key.
+        name: the name that the node gives itself.
+        image: the image that the node wants to run, or "" if it is unknown.
+        certificates: the certificate of `key` and its issuers, DER; the leaf first.
+        made: when it was created, in seconds since 1970.
     """
 
     repository: str
@@ -92,13 +92,13 @@ class Grant(Record):
     """The key of an image, for one node.
 
     Attributes:
-        repository: where it is.
-        id: of the key.
+        repository: the repository of the grants, `HOST/NAME`.
+        id: the ID of the image's key.
         node: the fingerprint of the node's key.
         kek: the key-encryption key, 32 bytes.
-        layers: the digests of the plain layers; the key opens only these.
+        layers: the digests of the plain layers; the key may open only these.
         publisher: the fingerprint of the key that signed the sealed key.
-        made: when, in seconds since 1970.
+        made: when it was created, in seconds since 1970.
         expires: when it ends, in seconds since 1970; 0 for never.
         signer: the fingerprint of the owner's key.
     """
@@ -115,14 +115,14 @@ class Grant(Record):
 
 
 class Tombstone(Record):
-    """A tombstone, which replaces the grant of a node that has no access any more, or gets none.
+    """A tombstone: it takes the place of a node's grant if the owner denies or revokes access.
 
     Attributes:
-        repository: where it is.
-        id: of the key.
+        repository: the repository of the grants, `HOST/NAME`.
+        id: the ID of the image's key.
         node: the fingerprint of the node's key.
         reason: DENIED or REVOKED.
-        made: when, in seconds since 1970.
+        made: when it was created, in seconds since 1970.
         signer: the fingerprint of the owner's key.
     """
 
@@ -135,7 +135,7 @@ class Tombstone(Record):
 
 
 def build_sealed_key(sealed: SealedKey, publisher: OwnKey) -> bytes:
-    """Sign a sealed key; it is to be encrypted to its owners."""
+    """Build and sign a sealed key; the caller encrypts it to its owners."""
     claims = {
         **_about(sealed.repository, sealed.id, sealed.made),
         "kek": wire.encode_base64url(sealed.kek),
@@ -146,7 +146,11 @@ def build_sealed_key(sealed: SealedKey, publisher: OwnKey) -> bytes:
 
 
 def parse_sealed_key(data: bytes, publishers: Keys) -> SealedKey:
-    """Read a sealed key after it was opened.
+    """Verify and parse a sealed key, after it was decrypted.
+
+    Args:
+        data: the JWS, at most GRANTS_STATEMENT_BYTES.
+        publishers: the keys whose signature is accepted.
 
     Raises:
         StatementError: it is malformed, or no publisher signed it.
@@ -159,7 +163,7 @@ def parse_sealed_key(data: bytes, publishers: Keys) -> SealedKey:
 
 
 def build_grant(grant: Grant, owner: OwnKey) -> bytes:
-    """Sign a grant; it is to be encrypted to its node."""
+    """Build and sign a grant; the caller encrypts it to its node and owner."""
     claims = {
         **_about(grant.repository, grant.id, grant.made),
         "node": grant.node,
@@ -172,7 +176,11 @@ def build_grant(grant: Grant, owner: OwnKey) -> bytes:
 
 
 def parse_grant(data: bytes, owners: Keys) -> Grant:
-    """Read a grant after it was opened.
+    """Verify and parse a grant, after it was decrypted.
+
+    Args:
+        data: the JWS, at most GRANTS_STATEMENT_BYTES.
+        owners: the keys whose signature is accepted.
 
     Raises:
         StatementError: it is malformed, or no owner signed it.
@@ -185,13 +193,17 @@ def parse_grant(data: bytes, owners: Keys) -> Grant:
 
 
 def build_tombstone(tombstone: Tombstone, owner: OwnKey) -> bytes:
-    """Sign a tombstone."""
+    """Build and sign a tombstone."""
     about = _about(tombstone.repository, tombstone.id, tombstone.made)
     return _sign(TOMBSTONE, {**about, "node": tombstone.node, "reason": tombstone.reason}, owner)
 
 
 def parse_tombstone(data: bytes, owners: Keys) -> Tombstone:
-    """Read a tombstone.
+    """Verify and parse a tombstone.
+
+    Args:
+        data: the JWS, at most GRANTS_STATEMENT_BYTES.
+        owners: the keys whose signature is accepted.
 
     Raises:
         StatementError: it is malformed, or no owner signed it.
@@ -203,7 +215,7 @@ def parse_tombstone(data: bytes, owners: Keys) -> Tombstone:
 
 
 def build_request(request: Request, node: OwnKey) -> bytes:
-    """Sign a request with the key of the node, whose public half it holds: proof of possession."""
+    """Build a request with the node's public key, and sign it with the private key as proof of possession."""
     claims = {**_about(request.repository, request.id, request.made), "name": request.name, "image": request.image}
     claims["certificates"] = [wire.encode_base64(each) for each in request.certificates]
     public = json.loads(JWK.from_pyca(node.public).export_public())
@@ -211,10 +223,13 @@ def build_request(request: Request, node: OwnKey) -> bytes:
 
 
 def parse_request(data: bytes) -> Request:
-    """Read a request, and verify that its author has the private half of its key.
+    """Parse a request, and verify that its author has the private key for the public key in it.
+
+    Args:
+        data: the JWS, at most GRANTS_REQUEST_BYTES.
 
     Raises:
-        StatementError: it is malformed, or was not signed by its key.
+        StatementError: it is malformed, or not signed by its own key.
     """
     if len(data) > limits.GRANTS_REQUEST_BYTES:
         raise StatementError(f"the request is longer than {limits.GRANTS_REQUEST_BYTES} bytes")
@@ -234,7 +249,13 @@ def parse_request(data: bytes) -> Request:
 
 
 def check(statement: SealedKey | Request | Grant | Tombstone, repository: str, identifier: str, node: str = "") -> None:
-    """Check what a statement is about: a registry can serve any of them anywhere.
+    """Check that a statement is the expected one, because a registry can serve any statement in any place.
+
+    Args:
+        statement: the statement.
+        repository: the expected repository of the grants, `HOST/NAME`.
+        identifier: the expected ID of the key.
+        node: the expected fingerprint of the node, or "" to accept any.
 
     Raises:
         StatementError: it is about another repository, key or node.
@@ -256,7 +277,7 @@ def _sign(kind: str, claims: Mapping[str, object], key: OwnKey, public: Mapping[
 
 
 def _header(data: bytes) -> tuple[dict[str, object], JWS]:
-    """Parse a compact JWS; nothing of it is believed yet."""
+    """Parse a compact JWS, without verifying it; return its header and the token."""
     if len(data) > limits.GRANTS_STATEMENT_BYTES:
         raise StatementError(f"it is longer than {limits.GRANTS_STATEMENT_BYTES} bytes")
     if not re.fullmatch(rb"[\w-]+\.[\w-]+\.[\w-]+", data, re.ASCII):
@@ -281,7 +302,7 @@ def _verified(kind: str, data: bytes, signers: Keys) -> tuple[dict[str, object],
         raise StatementError(f"it is not a {kind}")
     signer = header["kid"]
     if not isinstance(signer, str) or signer not in signers:
-        raise StatementError(f"the {kind} is signed by {quoted(signer)}, which is not a key that is trusted for that")
+        raise StatementError(f"the {kind} is signed by {quoted(signer)}, and that key is not trusted for this")
     try:
         accepted = keys.algorithms(signers[signer])
         if header["alg"] not in accepted:
@@ -302,10 +323,10 @@ def _subject(claims: dict[str, object]) -> tuple[str, str]:
 
 
 def with_names(claims: Mapping[str, object], *names: str) -> None:
-    """Check that there are exactly these claims: what this version does not know may be what matters.
+    """Check that exactly these claims are present, because an unknown claim of a later version may restrict the others.
 
     Raises:
-        StatementError: there are others, or one is missing.
+        StatementError: another claim is present, or one is missing.
     """
     if set(claims) != set(names):
         raise StatementError(f"it has other claims than {', '.join(names)}")

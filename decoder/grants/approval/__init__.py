@@ -1,1 +1,1 @@
-"""Automatic approval of requests: its rules, the file that holds them, and the approver that applies them."""
+"""Automatic approval of requests: the rules, their file, and the approver that applies them."""

@@ -1,4 +1,4 @@
-"""Approves requests by rules, round by round; requests that no rule accepts wait for a person."""
+"""The approver: it approves requests by rules, round by round. Requests that no rule accepts wait for a person."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ _LONG, _SHORT = 600.0, 60.0  # seconds until an artifact is checked again: with 
 
 
 class State(Record):
-    """The state that outlives the process.
+    """The state that is kept in a file, beyond the end of the process.
 
     Attributes:
-        approvals: when there were approvals in the last hour, in seconds since 1970.
-        buried: IDs and fingerprints where tombstones were seen: a registry may hide them later.
+        approvals: the times of approvals in the last hour, in seconds since 1970.
+        buried: pairs of ID and fingerprint with a tombstone, which a registry might hide later.
     """
 
     approvals: list[int]
@@ -49,12 +49,12 @@ class Approver:
     """Decides about requests.
 
     Args:
-        access: how registries are reached.
+        access: the settings for registries.
         say: prints a line for each decision.
-        dry_run: decide, but write nothing.
+        dry_run: whether to decide without writing anything.
 
     Attributes:
-        counts: how many decisions of each kind there were.
+        counts: the number of decisions, by kind.
     """
 
     def __init__(self, access: Access, say: Callable[[str], None], dry_run: bool = False) -> None:

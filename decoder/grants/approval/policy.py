@@ -1,4 +1,4 @@
-"""The file of rules for the approver: JSON. docs/grants.md §Automatic approval describes its members."""
+"""The approver's policy, a JSON file. docs/grants.md §Automatic approval describes its members."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Policy(Record):
 
     Attributes:
         key: the file of the owner's private key.
-        password_file: of that key, or "".
+        password_file: the file with the password of that key, or "".
         publishers: the trusted publishers of sealed keys.
-        owners: others, whose tombstones count.
-        repositories: of grants, and that of the requests for each.
-        rules: who gets access.
+        owners: further owners, whose tombstones are respected.
+        repositories: pairs of a repository of grants and the repository of its requests.
+        rules: the rules that give access.
         denied: the fingerprints of nodes that get no access, regardless of the rules.
         per_hour: the maximum number of approvals in an hour.
-        state: the file where approvals are counted.
-        interval: the seconds between two checks of the requests.
+        state: the file that holds the approver's state.
+        interval: the time between two rounds, in seconds.
     """
 
     key: str
@@ -51,10 +51,10 @@ class Policy(Record):
 
 
 def read_policy(path: str) -> Policy:
-    """Read the file, and the keys and certificates that it names.
+    """Read the policy, and the keys and certificates that it names.
 
     Raises:
-        UsageError: it cannot be read, or is malformed.
+        UsageError: a file cannot be read, or is malformed.
     """
     try:
         value = wire.parse_object(read_key_file(path))
@@ -89,7 +89,7 @@ def _policy(value: dict[str, object]) -> Policy:
 
 
 def _repository(value: object) -> tuple[str, str]:
-    """Read a repository: its name, or an object that also names the repository of the requests."""
+    """Parse a repository: its name, or an object that also names the repository of the requests."""
     members: dict[str, object] = {"name": value} if isinstance(value, str) else wire.object_value(value)
     _check_names(members, {"name", "requests"}, "repositories")
     name = artifacts.canonical(_text(members, "name"))

@@ -1,6 +1,6 @@
-"""Rules, which accept nodes by the names in a certificate that a CA of the owner has issued for the node's key.
+"""Rules, which accept nodes by the names in a certificate that one of the owner's CAs has issued for the node's key.
 
-They use nothing else of a request: its names and image references are claims, for people to read.
+They use nothing else in a request, because its name and image are claims of the node, for people to read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Rule(Record):
     """A rule.
 
     Attributes:
-        repositories: shell patterns of repositories.
-        authorities: the CAs whose certificates count.
-        names: shell patterns, one of which a name in the certificate must match.
+        repositories: shell patterns for repositories.
+        authorities: the CAs whose certificates are accepted.
+        names: shell patterns; a name in the certificate must match one of them.
         days: how long a grant is valid.
     """
 
@@ -60,14 +60,14 @@ class Validated(Record):
 
 
 def read_authorities(option: str, path: str) -> tuple[x509.Certificate, ...]:
-    """Read the certificates of CAs, PEM.
+    """Read the certificates of CAs.
 
     Args:
-        option: names the file in messages.
-        path: of the file.
+        option: the option's name, for messages.
+        path: the path of a PEM file.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the file has no certificate.
     """
     try:
         return tuple(x509.load_pem_x509_certificates(read_key_file(path)))
@@ -76,10 +76,10 @@ def read_authorities(option: str, path: str) -> tuple[x509.Certificate, ...]:
 
 
 def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
-    """Apply the first rule that accepts a request; no grant outlives the certificate.
+    """Apply the first rule that accepts a request. A grant never outlives the certificate.
 
     Raises:
-        StatementError: none does; the text says why for each.
+        StatementError: no rule accepts it; the text has the reason for each rule.
     """
     reasons = []
     for rule in rules:
@@ -101,12 +101,12 @@ def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
 def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Validated:
     """Validate the certificate in a request.
 
-    The chain, the validity, key usage and the extended key usage (client authentication, which must be there) are
-    checked as in RFC 5280 §6 and the CA/Browser Forum's baseline, except that the certificate needs no alternative
-    names, because those of kubelets have only a common name.
+    The chain, the validity, the key usage and the extended key usage, which must include client authentication, are
+    checked as in RFC 5280 §6 and the CA/Browser Forum's baseline requirements. But the certificate needs no alternative
+    names, because kubelets' certificates have only a common name.
 
     Raises:
-        StatementError: the certificate is missing, not valid, or of another key.
+        StatementError: the certificate is missing, not valid, or for another key.
     """
     if not request.certificates:
         raise StatementError("the request has no certificate")
@@ -125,7 +125,7 @@ def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Valid
 
 
 def load_certificate(data: bytes) -> x509.Certificate:
-    """Parse an untrusted certificate; its problems are left to the verification.
+    """Parse an untrusted certificate. Warnings are suppressed, because the validation finds the problems.
 
     Raises:
         Exception: one of UNREADABLE.

@@ -1,4 +1,4 @@
-"""`ctd-decoder grants`: the command line of owners, with the work of each verb in `verbs`."""
+"""`ctd-decoder grants`: the command line of owners; `verbs` has the work of each verb."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ example:
 
 registries: logins and certificates are those of `ctd-decoder image`
 
-exit status: 0 done; 2 usage; 4 there is nothing to approve, deny or revoke; 5 an artifact is not what it should be;
-6 a keyprovider failed; 7 a registry or a file failed; 70 a defect of this program
+exit status: 0 done; 2 usage; 4 nothing to approve, deny or revoke; 5 an artifact is malformed or not signed by a
+trusted key; 6 a keyprovider failed; 7 a registry or a file failed; 70 a defect of this program
 """
 _VERBS = {
-    "list": "show who asks for keys",
+    "list": "show the nodes that ask for keys",
     "approve": "grant nodes access",
     "deny": "refuse nodes access",
     "revoke": "take access back from nodes that have not used it yet",
-    "log": "show what was decided",
+    "log": "show the decisions so far",
     "fingerprint": "print the fingerprint of a key or certificate",
     "wrap-key": "have a keyprovider encrypt a private key, for --key provider:NAME:FILE",
     "approver": "approve by rules until SIGTERM",
@@ -74,11 +74,11 @@ def parser() -> Parser:
 def _add_common(parser: ArgumentParser, needs_key: bool) -> None:
     add = parser.add_argument
     add("repository", metavar="REPO", help="the repository of the grants, HOST/NAME")
-    text = "IDs of keys and fingerprints of nodes, of which the others are left alone"
+    text = "only these IDs of keys and fingerprints of nodes"
     add("words", metavar="ID|FINGERPRINT", nargs="*", help=text)
     text = "the owner's private key: a file, a PKCS#11 key file, or provider:NAME:FILE"
     add("--key", default="", required=needs_key, metavar="KEY", help=text)
-    add("--password-file", default="", metavar="FILE", help="holds the password of an encrypted private key")
+    add("--password-file", default="", metavar="FILE", help="the file with the password of an encrypted private key")
     add("--requests", default="", metavar="REPO", help="the repository of the requests (default: REPO-requests)")
     add("--json", action="store_true", help="print the result as JSON")
     _add_access(parser)
@@ -88,7 +88,7 @@ def _add_access(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--insecure", action="store_true", help="accept any certificate of a registry, and plain HTTP")
     add("--creds", default="", metavar="USER:PASSWORD", help="the login at registries (default: that of docker login)")
-    add("--authfile", default="", metavar="FILE", help="where `skopeo login` and others store logins")
+    add("--authfile", default="", metavar="FILE", help="the file where `skopeo login` and others store logins")
 
 
 def _add_list(parser: ArgumentParser) -> None:
@@ -100,17 +100,17 @@ def _add_approve(parser: ArgumentParser) -> None:
     add = parser.add_argument
     text = "the public key of somebody who encrypts images (default: the owner's own key); may be repeated"
     add("--publisher", action="append", default=[], metavar="FILE", help=text)
-    text = f"how long the grants hold (default: {limits.GRANTS_DAYS})"
+    text = f"how many days the grants are valid (default: {limits.GRANTS_DAYS})"
     add("--days", type=int, default=limits.GRANTS_DAYS, metavar="N", help=text)
-    add("--no-expiry", action="store_true", help="let them hold without an end")
+    add("--no-expiry", action="store_true", help="grants without an end")
     add("--all", action="store_true", help="approve all requests that --ca and --name accept")
     text = "CA certificates; the certificate in a request must be from one of these"
     add("--ca", default="", metavar="FILE", help=text)
     text = "shell pattern that a name in the certificate must match; may be repeated"
     add("--name", action="append", default=[], metavar="PATTERN", help=text)
-    text = "a request as the message of a node has it; may be repeated"
+    text = "a request, copied from the message of a node; may be repeated"
     add("--request", action="append", default=[], metavar="TEXT", help=text)
-    text = "approve the nodes whose certificates or public keys are in this directory, whether they have asked or not"
+    text = "approve the nodes whose certificates or public keys are in this directory, even before they ask"
     add("--nodes", default="", metavar="DIR", help=text)
 
 
@@ -125,18 +125,18 @@ def _add_fingerprint(parser: ArgumentParser) -> None:
 def _add_wrap_key(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("--key", required=True, metavar="FILE", help="the private key")
-    add("--password-file", default="", metavar="FILE", help="holds the password of an encrypted private key")
+    add("--password-file", default="", metavar="FILE", help="the file with the password of an encrypted private key")
     text = "the keyprovider, as after provider: in a recipient; $OCICRYPT_KEYPROVIDER_CONFIG configures it"
     add("--provider", required=True, metavar="NAME[:PARAM]", help=text)
-    add("output", metavar="FILE", help="is written, and must not be there yet")
+    add("output", metavar="FILE", help="the file to write, which must not exist")
 
 
 def _add_approver(parser: ArgumentParser) -> None:
     parser.set_defaults(module="serving")
     add = parser.add_argument
-    add("--policy", required=True, metavar="FILE", help="the rules, JSON")
-    add("--dry-run", action="store_true", help="decide, and print the decisions, but write nothing")
-    add("--once", action="store_true", help="look once at all requests, and end")
+    add("--policy", required=True, metavar="FILE", help="the file with the rules, JSON")
+    add("--dry-run", action="store_true", help="print the decisions, but write nothing")
+    add("--once", action="store_true", help="decide once about all requests, and end")
     text = "serve metrics for Prometheus over HTTP, without TLS"
     add("--metrics", default="", metavar="HOST:PORT", help=text)
     _add_access(parser)

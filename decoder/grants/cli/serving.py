@@ -30,7 +30,7 @@ _PREFIX = "ctd_grants_"
 
 
 class RoundFailedError(DecoderError):
-    """A repository could not be read or written; the lines before say why."""
+    """A repository could not be read or written; the lines printed before have the reason."""
 
     status = 7
 
@@ -40,7 +40,7 @@ def run(parsed: Namespace) -> None:
 
     Raises:
         UsageError: the policy is malformed.
-        WrappingError: a keyprovider does not give the owner's key.
+        WrappingError: a keyprovider does not unwrap the owner's key.
         ListenError: the metrics cannot be served.
         RoundFailedError: with --once, something failed.
     """
@@ -64,10 +64,10 @@ def run(parsed: Namespace) -> None:
 
 
 class Rules:
-    """The policy and the owner's key, read again when their files have changed; what cannot be used changes nothing.
+    """The policy and the owner's key. They are read again when their files change; invalid files are ignored.
 
     Args:
-        path: of the policy.
+        path: the path of the policy.
 
     Raises:
         UsageError: the policy or the key cannot be used.
@@ -81,7 +81,7 @@ class Rules:
         self.key = open_own_key("key", self.policy.key, self.policy.password_file)
 
     def refresh(self) -> None:
-        """Read the policy, and the key if it is another one."""
+        """Read the policy again, and the key if it has changed."""
         try:
             policy = read_policy(self._path)
             if (signature := _signature(policy)) != self._signature:
@@ -93,7 +93,7 @@ class Rules:
 
 
 def _signature(policy: Policy) -> tuple[object, ...]:
-    """Return what differs once another key is to be used."""
+    """Return a value that changes when the key, its password or their files change."""
     files = []
     for path in (policy.key.rpartition(":")[2], policy.password_file):
         with suppress(OSError):
@@ -103,10 +103,10 @@ def _signature(policy: Policy) -> tuple[object, ...]:
 
 
 class Metrics:
-    """What Prometheus reads.
+    """The metrics for Prometheus.
 
     Args:
-        approver: counts.
+        approver: the approver, which counts its decisions.
     """
 
     def __init__(self, approver: Approver) -> None:
@@ -115,18 +115,21 @@ class Metrics:
         self._failed = 0
 
     def ended(self, went_well: bool) -> None:
-        """Take note of a round."""
+        """Count a round that has ended."""
         if went_well:
             self._last = time.time()
         else:
             self._failed += 1
 
     def serve(self, address: str) -> str:
-        """Serve them from another thread, and return where.
+        """Serve the metrics from another thread; return the address with its port.
+
+        Args:
+            address: HOST:PORT; without a host, all addresses of this machine.
 
         Raises:
             UsageError: the address is malformed.
-            ListenError: nobody can listen there.
+            ListenError: the address cannot be used.
             ImageError: prometheus-client is not installed.
         """
         try:
@@ -159,5 +162,5 @@ class Metrics:
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # nobody listens; the journal still does
+    with suppress(OSError):  # nobody reads standard error; the journal has the line, too
         os.write(2, f"{text}\n".encode(errors="replace"))

@@ -1,4 +1,4 @@
-"""The verbs of `ctd-decoder grants`, but for the approver."""
+"""The verbs of `ctd-decoder grants`, except the approver."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
     from decoder.keywrap.publickeys import PublicKeyObject
 
     Pair = tuple[str, PublicKeyObject]
-    """The ID of a key, and a node that shall have it."""
+    """The ID of a key, and the public key of a node that gets it."""
 
     Signers = tuple[OwnKey, Keys]
-    """The owner's key, and those of publishers."""
+    """The owner's key, and the keys of trusted publishers."""
 
-_KEPT = "who has the key already keeps it"
+_KEPT = "a node that has the key already keeps it"
 
 
 class NothingError(DecoderError):
-    """There is nothing to decide about."""
+    """Nothing fits the command line, so nothing was decided."""
 
     status = 4
 
 
 class SomeFailedError(DecoderError):
-    """Some nodes have got no grant.
+    """Some nodes have not got a grant.
 
     Attributes:
-        status: that of the first failure.
+        status: the exit status of the first failure.
     """
 
     def __init__(self, text: str, status: int) -> None:
@@ -72,7 +72,7 @@ def run(parsed: Namespace) -> None:
 
 
 def access_of(parsed: Namespace) -> Access:
-    """Collect how registries are reached.
+    """Return the settings for registries from the command line.
 
     Raises:
         UsageError: --creds is malformed.
@@ -95,7 +95,7 @@ def _list(parsed: Namespace) -> None:
         members = [listing.request_members(*pair) for pair in pairs]
         _show_json({"requests": members, "problems": found.problems, "unread": found.left})
         return
-    show("\n".join([listing.request_lines(*pair) for pair in pairs]) or "there is no request\n")
+    show("\n".join([listing.request_lines(*pair) for pair in pairs]) or "there are no requests\n")
     _show_problems(found)
 
 
@@ -124,11 +124,11 @@ def _approve(parsed: Namespace) -> None:
 
 
 def _pairs(parsed: Namespace) -> list[Pair]:
-    """Choose requests: those that were named, those that a CA and names accept, and those that were pasted."""
+    """Return the requests to approve: those that are named, that --ca and --name accept, or that --request holds."""
     if bool(parsed.all) != bool(parsed.ca) or bool(parsed.ca) != bool(parsed.name):
         raise UsageError("--all, --ca and --name need each other")
     if parsed.nodes and _wanted(parsed).nodes:
-        raise UsageError("--nodes is for the keys that IDs name: its nodes are those in the directory")
+        raise UsageError("--nodes takes the nodes from its directory: give only IDs of keys, and no fingerprints")
     if not (parsed.words or parsed.all or parsed.request or parsed.nodes):
         raise UsageError("name requests by ID or FINGERPRINT, or give --all with --ca and --name, --request or --nodes")
     chosen = [_pasted(text, parsed.repository) for text in parsed.request]
@@ -166,7 +166,7 @@ def _inventory(directory: str) -> list[PublicKeyObject]:
     """Read the public keys in a directory.
 
     Raises:
-        UsageError: it cannot be read, or a file in it is no public key.
+        UsageError: the directory cannot be read, or a file in it is not a public key.
     """
     try:
         paths = sorted(os.path.join(directory, name) for name in os.listdir(directory) if not name.startswith("."))
@@ -246,7 +246,7 @@ def _found(parsed: Namespace) -> Found:
 
 
 def _signers(parsed: Namespace) -> Signers:
-    """Read the owner's key and the publishers'."""
+    """Read the owner's key and the keys of publishers; by default the owner is the only publisher."""
     key = open_own_key("--key", parsed.key, parsed.password_file)
     publishers = keys.read_pinned("--publisher", getattr(parsed, "publisher", []))
     return key, publishers or {keys.fingerprint(key.public): key.public}
@@ -257,7 +257,7 @@ def _acting(parsed: Namespace, actions: str, signers: Signers) -> AbstractContex
 
 
 def _wanted(parsed: Namespace) -> Wanted:
-    """Tell IDs and fingerprints apart by their lengths."""
+    """Return the IDs and fingerprints on the command line; their lengths distinguish them."""
     ids, nodes = [], []
     for word in parsed.words:
         digits = word.removeprefix(keys.FINGERPRINT).lower()

@@ -67,7 +67,7 @@ def has_access(parties: Parties, key: FileKey | None = None, identifier: str = I
 
 
 def test_list(parties: Parties, options: list[str]) -> None:
-    assert done("list", parties.repository) == "there is no request\n"
+    assert done("list", parties.repository) == "there are no requests\n"
     certificate = client_certificate(parties.node.public, "worker-1", new_authority("node ca"))
     node = ask(parties, certificates=(certificate,), image="registry.example/app:1")
     output = done("list", parties.repository)
@@ -182,7 +182,7 @@ def test_a_failure_does_not_stop_the_others(parties: Parties, options: list[str]
 def test_publishers_are_pinned(parties: Parties, options: list[str]) -> None:
     node = ask(parties)
     ended = grants("approve", *options[:2], parties.repository, node)
-    assert (ended.status, "not a key that is trusted for that" in ended.errors) == (5, True)
+    assert (ended.status, "and that key is not trusted for this" in ended.errors) == (5, True)
     parties.put_sealed(signer=parties.owner)
     done("approve", *options[:2], parties.repository, node)  # whoever owns it has encrypted it
 
@@ -206,7 +206,7 @@ def test_revoke(parties: Parties, options: list[str], deletes: bool) -> None:
     parties.registry.deletes = deletes
     output = done("revoke", *options[:2], parties.repository, node)
     assert f"{ID} {node} revoked\n" in output
-    assert "who has the key already keeps it" in output
+    assert "a node that has the key already keeps it" in output
     assert ("does not delete the grant" in output) != deletes
     assert (old in parties.registry.manifests.values()) != deletes
     assert not has_access(parties)

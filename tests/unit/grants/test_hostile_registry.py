@@ -69,7 +69,7 @@ def test_a_foreign_grant(parties: Parties) -> None:
     grant = Grant(parties.repository, ID, parties.node_print, bytes(32), (LAYER,), "0" * 64, 1, after_days(1))
     signed = statements.build_grant(grant, stranger)
     parties.put(parties.grant_tag, keys.encrypt(signed, [parties.node.public]))
-    refused(parties, "not a key that is trusted for that")
+    refused(parties, "and that key is not trusted for this")
 
 
 def test_a_grant_for_somebody_else(parties: Parties) -> None:
@@ -218,7 +218,7 @@ def not_granted(parties: Parties, text: str) -> None:
     [
         ({"id": OTHER_ID}, "is about the key"),
         ({"repository": "other.example/app"}, "is about the repository"),
-        ({"owners": ("0" * 64,)}, "made for other owners"),
+        ({"owners": ("0" * 64,)}, "created for other owners"),
     ],
     ids=["of-another-image", "of-another-repository", "of-another-owner"],
 )
@@ -230,13 +230,13 @@ def test_sealed_keys_that_were_swapped(parties: Parties, changes: dict[str, Any]
 
 def test_a_sealed_key_of_an_attacker(parties: Parties) -> None:
     parties.put_sealed(parties.sealed(kek=bytes(32)), signer=new_key())
-    not_granted(parties, "not a key that is trusted for that")
+    not_granted(parties, "and that key is not trusted for this")
 
 
 def test_owners_are_no_publishers(parties: Parties) -> None:
     """Unless they are named as such: an owner's signature under a sealed key is not enough."""
     parties.put_sealed(signer=parties.owner)
-    not_granted(parties, "not a key that is trusted for that")
+    not_granted(parties, "and that key is not trusted for this")
 
 
 def test_sealed_keys_that_are_missing_or_damaged(parties: Parties) -> None:

@@ -115,7 +115,7 @@ def test_no_kind_passes_for_another(kind: str, other: str) -> None:
 def test_who_signs_counts(kind: str) -> None:
     data = BUILD[kind](KEY)
     if kind != "request":  # which carries its key
-        refused(parsers(new_key())[kind], data, "not a key that is trusted")
+        refused(parsers(new_key())[kind], data, "that key is not trusted")
     header, claims, _ = parts(data)
     refused(parsers(KEY)[kind], signed(header, claims, new_key()), "signature")
 
