@@ -41,7 +41,7 @@ def parse_message(data: bytes) -> Message:
     Raises:
         ValueError: it is malformed, not encrypted, encrypted to no public key, or without integrity protection.
     """
-    found = list(packets.split(data, limits.PGP_PACKETS))
+    found = list(packets.split_message(data, limits.PGP_PACKETS))
     if not found:
         raise ValueError("it is empty")
     session_keys = []

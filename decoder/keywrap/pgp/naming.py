@@ -15,7 +15,7 @@ _HIDDEN = KeyName("hidden recipient", is_unique=False)
 def key_names(message: bytes) -> list[KeyName]:
     """Name the recipients of a message that `message.parse_message` has checked."""
     names = []
-    for packet in packets.split(message, limits.PGP_PACKETS):
+    for packet in packets.split_message(message, limits.PGP_PACKETS):
         if _is_session_key(packet):
             key_id = parse_session_key(packet.body).key_id
             names.append(KeyName(key_id.hex().upper(), is_unique=True) if any(key_id) else _HIDDEN)
@@ -26,7 +26,7 @@ def keep_recipients(message: bytes, numbers: Collection[int]) -> bytes:
     """Return the message with only the recipients in `numbers`, which are positions in the result of `key_names`."""
     left = []
     number = 0
-    for packet in packets.split(message, limits.PGP_PACKETS):
+    for packet in packets.split_message(message, limits.PGP_PACKETS):
         is_kept = True
         if _is_session_key(packet):
             is_kept, number = number in numbers, number + 1

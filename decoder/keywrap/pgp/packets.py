@@ -61,6 +61,14 @@ def split(data: bytes, most: int) -> Iterator[Packet]:
         yield Packet(tag, body, data[start:at])
 
 
+def split_message(data: bytes, most: int) -> Iterator[Packet]:
+    """Split an encrypted message into packets; what follows the encrypted data is ignored, as the reference does."""
+    for packet in split(data, most):
+        yield packet
+        if packet.tag == SEIPD:
+            return
+
+
 def _body(data: bytes, at: int, partial: bool) -> tuple[bytes, int]:
     """Read a packet's content after its tag (RFC 9580 §4.2.1); return it and the next offset."""
     parts = []

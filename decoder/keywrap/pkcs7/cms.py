@@ -100,9 +100,8 @@ def parse_envelope(data: bytes) -> Envelope:
     """
     if len(data) > limits.CMS_BYTES:
         raise ValueError(f"it is longer than {limits.CMS_BYTES} bytes")
-    outermost = Reader(_without_pem(data, "CMS", "PKCS7"))
-    content_info = Reader(outermost.take(SEQUENCE).value)
-    outermost.end()
+    # What follows the message is ignored, as the reference does: files end with a newline.
+    content_info = Reader(Reader(_without_pem(data, "CMS", "PKCS7")).take(SEQUENCE).value)
     content_type = content_info.take(OID).value
     if content_type not in (ENVELOPED_DATA, AUTH_ENVELOPED_DATA):
         raise ValueError(f"its content type is {dotted(content_type)}, which is not enveloped data")

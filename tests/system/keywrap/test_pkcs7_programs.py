@@ -131,6 +131,17 @@ def test_the_reference_and_we_open_what_we_wrap() -> None:
         assert (result.status, result.plaintext) == (0, encrypted.plaintext), result.errors
 
 
+@pytest.mark.parametrize("more", [b"\n", b"\0\0", b"junk"])
+def test_the_reference_and_we_ignore_what_follows(more: bytes) -> None:
+    who = somebody()
+    wrapped = pkcs7.wrap(OPTIONS, [who.certificate]) + more
+    encrypted = layers.encrypted(b"the plain layer", {"pkcs7": [wrapped]})
+    parameters = {"privkeys": [pem(who.key)], "privkeys-passwords": [b""], "x509s": [who.certificate]}
+    assert_opens(wrapped, who)
+    result = run_decoder(payload_bytes(encrypted.descriptor, parameters), encrypted.ciphertext, program=REFERENCE)
+    assert (result.status, result.plaintext) == (0, encrypted.plaintext), result.errors
+
+
 def test_skopeo_opens_what_we_wrap(tmp_path: Path) -> None:
     who = somebody()
     plain = small_image(tmp_path / "image")

@@ -107,6 +107,17 @@ def test_refuses_damaged_content(rsa_secret: KeyMaterial, rsa_public: tuple[rsa.
         assert [refusal.rpartition(": ")[2] for refusal in refusals] == ["it does not open this wrapped key"]
 
 
+@pytest.mark.parametrize("more", [b"\n", b"\0", b"junk", writer.literal(b"x")])
+def test_what_follows_the_encrypted_data_is_ignored(
+    more: bytes, rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
+) -> None:
+    """The reference does not read on."""
+    message = writer.message(writer.literal(OPTIONS), *rsa_public)
+    assert unwrap(message + more, rsa_secret)[0] == OPTIONS
+    assert pgp.recipients(message + more, {}) == pgp.recipients(message, {})
+    assert pgp.keep(message + more, [0]) == message
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
