@@ -1,7 +1,7 @@
-"""Reading blobs and comparing their digests, and writing blobs under the digest of what was written.
+"""Reading blobs and checking their digests, and writing blobs under the digest of their content.
 
 Readers and writers fail with an ImageError that names the blob. A reader that is not a regular file, such as a
-registry's answer, may return less than was asked for.
+registry's response, may return fewer bytes than were asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Advance = Callable[[int], None]
 
 
 class Written(NamedTuple):
-    """A blob that was written: its digest and size, and the HMAC if it was encrypted."""
+    """A blob that was written: its digest, its size in bytes, and its 32-byte HMAC if it was encrypted."""
 
     digest: str
     size: int
@@ -41,15 +41,15 @@ class CheckedReader:
 
     Args:
         reader: the blob.
-        descriptor: its digest and size.
-        advance: called after every read.
-        beside: the reader passes every block to `digest`, in a thread of its own.
+        descriptor: the blob's digest and size.
+        advance: is called after every read.
+        beside: whether the caller passes every block to `digest` itself, in another thread.
 
     Attributes:
-        digest: of what was read, in the descriptor's algorithm.
+        digest: the digest of the bytes so far, in the descriptor's algorithm.
 
     Raises:
-        ImageError: the descriptor's digest is not one that is accepted.
+        ImageError: the descriptor's digest is not SHA-256 or SHA-512.
     """
 
     def __init__(self, reader: BlobReader, descriptor: Descriptor, advance: Advance, *, beside: bool = False) -> None:
@@ -61,10 +61,10 @@ class CheckedReader:
         self._left: int = descriptor["size"]
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read at most as much as fits; 0 at the end.
+        """Read at most as many bytes as fit, and return how many; 0 at the end.
 
         Raises:
-            DigestError: there is more than the descriptor says.
+            DigestError: the blob is longer than its descriptor says.
             ImageError: reading failed.
         """
         try:
@@ -85,10 +85,10 @@ class CheckedReader:
         raise NotImplementedError
 
     def check(self) -> None:
-        """Compare size and digest, once everything was read.
+        """Compare size and digest, after everything was read.
 
         Raises:
-            DigestError: one of them differs.
+            DigestError: the size or the digest differs.
         """
         if self._left:
             raise DigestError(f"{self._descriptor['digest']} ends {self._left} bytes early")
@@ -101,7 +101,7 @@ class Sink:
 
     Args:
         writer: takes the blob; None to write nothing.
-        digest: takes what is written, in this thread; None if it is digested elsewhere.
+        digest: gets all that is written; None if the digest is computed elsewhere.
     """
 
     def __init__(self, writer: BlobWriter | None, digest: RunningDigest | None = None) -> None:
@@ -131,12 +131,12 @@ def read_whole(source: BlobSource, descriptor: Descriptor, most: int) -> bytes:
     """Read a small blob, such as a manifest, and compare its digest.
 
     Args:
-        source: has it.
-        descriptor: its digest and size.
-        most: how many bytes it may have.
+        source: the source of the blob.
+        descriptor: the blob's digest and size.
+        most: the largest accepted size, in bytes.
 
     Raises:
-        DigestError: it is not what its descriptor says.
+        DigestError: its digest or size is wrong.
         ImageError: it is larger, or cannot be read.
     """
     if descriptor["size"] > most:
@@ -149,10 +149,10 @@ def read_whole(source: BlobSource, descriptor: Descriptor, most: int) -> bytes:
 
 
 def copy(source: BlobSource, target: ImageTarget, descriptor: Descriptor, advance: Advance = _ignore) -> None:
-    """Copy a blob as it is.
+    """Copy a blob unchanged.
 
     Raises:
-        DigestError: it is not what its descriptor says; nothing is visible at the target.
+        DigestError: its digest or size is wrong; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
     with (
@@ -170,14 +170,14 @@ def encrypt(
     """Encrypt a blob from one place to another.
 
     Args:
-        source: has the plain layer.
-        target: gets the encrypted one.
-        descriptor: of the plain layer.
-        options: the layer's key and nonce, both fresh.
-        advance: told of every read.
+        source: the source of the plain layer.
+        target: the destination of the encrypted layer.
+        descriptor: the descriptor of the plain layer.
+        options: a key and nonce that have never been used.
+        advance: is called after every read.
 
     Raises:
-        DigestError: the source is not what its descriptor says; nothing is visible at the target.
+        DigestError: the digest or size of the source is wrong; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
     with checked(source, descriptor, advance) as reader, target.create(descriptor["size"]) as writer:
@@ -196,15 +196,15 @@ def decrypt(
     """Decrypt a blob from one place to another.
 
     Args:
-        source: has the encrypted layer.
-        target: gets the plain one.
-        descriptor: of the encrypted layer.
-        key: opens it.
-        plain: the digest that the plain layer must have; "" if none is known.
-        advance: told of every read.
+        source: the source of the encrypted layer.
+        target: the destination of the plain layer.
+        descriptor: the descriptor of the encrypted layer.
+        key: the layer's key.
+        plain: the digest that the plain layer must have; "" if it is unknown.
+        advance: is called after every read.
 
     Raises:
-        DigestError: the source is not what its descriptor says; nothing is visible at the target.
+        DigestError: the digest or size of the source is wrong; nothing is visible at the target.
         LayerError: the HMAC or the plain layer's digest differs; nothing is visible at the target.
         ImageError: reading or writing failed.
     """
@@ -251,16 +251,16 @@ def verify_plain(target: ImageTarget, descriptor: Descriptor, advance: Advance =
 
 
 def verify(source: BlobSource, descriptor: Descriptor, opened: tuple[LayerKey, str] | None, advance: Advance) -> None:
-    """Read a blob and compare its digest; of an encrypted layer also the HMAC and the digest of the plain layer.
+    """Read a blob and check its digest; for an encrypted layer, also check the HMAC and the plain layer's digest.
 
     Args:
-        source: has it.
-        descriptor: its digest and size.
+        source: the source of the blob.
+        descriptor: the blob's digest and size.
         opened: the key and the plain layer's digest ("" if unknown) of an encrypted layer; None for any other blob.
-        advance: told of every read.
+        advance: is called after every read.
 
     Raises:
-        DigestError: it is not what its descriptor says.
+        DigestError: the digest or size is wrong.
         LayerError: the HMAC or the plain layer's digest differs.
         ImageError: reading failed.
     """
@@ -280,12 +280,12 @@ def verify(source: BlobSource, descriptor: Descriptor, opened: tuple[LayerKey, s
 def checked(
     source: BlobSource, descriptor: Descriptor, advance: Advance = _ignore, *, beside: bool = False
 ) -> Iterator[CheckedReader]:
-    """Open a blob to read it with its digest; the caller calls `check` at its end.
+    """Open a blob for reading; the caller calls `check` at its end.
 
     Raises:
         ImageError: it cannot be opened.
     """
-    split_digest(descriptor["digest"])  # before anything is opened under that name
+    split_digest(descriptor["digest"])  # checked first, because the digest may become a file name
     with source.open(descriptor) as blob:
         yield CheckedReader(blob, descriptor, advance, beside=beside)
 
@@ -319,7 +319,7 @@ class _Counted:
 
 
 def _plain_digest(plain: str) -> RunningDigest:
-    """Start a digest of the algorithm that private options name; these are untrusted, though authenticated."""
+    """Start a digest in the algorithm that private options name; their author need not be trusted."""
     return RunningDigest(split_digest(plain)[0]) if plain else RunningDigest()
 
 

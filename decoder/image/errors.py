@@ -1,4 +1,4 @@
-"""What can go wrong with the blobs of an image, beside the classes of `decoder.errors`."""
+"""Errors about the blobs of an image, besides those in `decoder.errors`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Manifests and indexes (image-spec, manifest.md and image-index.md): read as a tree, and written from the leaves up.
+"""Manifests and indexes (image-spec, manifest.md and image-index.md), read as a tree and written from the leaves up.
 
 Unknown members are kept. A Docker manifest that changes becomes an OCI manifest, because only OCI has media types for
 encrypted layers.
@@ -53,13 +53,13 @@ class Node:
     """A manifest or an index, with everything below it.
 
     Attributes:
-        descriptor: refers to it.
-        data: its bytes, whose digest the descriptor has.
+        descriptor: the descriptor that refers to it.
+        data: its bytes, whose digest is in the descriptor.
         value: its parsed JSON.
         platform: OS, architecture and variant, joined by slashes, printable; "" if they are unknown.
-        diff_ids: the digests of the uncompressed layers in the configuration, if it has them.
-        children: the manifests and indexes in an index.
-        others: what else it refers to: the configuration, or entries of an index that are neither.
+        diff_ids: the digests of the uncompressed layers, from the configuration; empty if it has none.
+        children: an index's manifests and indexes.
+        others: other descriptors: a manifest's configuration, or an index's entries that are not manifests.
         layers: the descriptors of a manifest's layers.
         changed: new descriptors of layers, by number.
         is_dropped: whether the new image omits it.
@@ -84,7 +84,7 @@ class Node:
 
     @property
     def is_image(self) -> bool:
-        """Whether it is a container image: other artifacts have no layers in tar archives."""
+        """Whether it is a container image; the layers of other artifacts are not tar archives."""
         types = [str(each["mediaType"]) for each in self.layers]
         return self.is_manifest and (not types or any(is_plain(each) or is_encrypted(each) for each in types))
 
@@ -128,11 +128,11 @@ def is_encrypted(media_type: str) -> bool:
 
 
 def load(source: ImageSource) -> Node:
-    """Read the manifests and configurations of an image, comparing every digest.
+    """Read the manifests and configurations of an image, and check their digests.
 
     Raises:
-        ImageError: one of them is malformed, or there are too many or too deep ones.
-        DigestError: one of them is not what its descriptor says.
+        ImageError: one of them is malformed, or there are too many, or they are nested too deeply.
+        DigestError: the digest or size of one of them is wrong.
     """
     return _Loader(source).load(check_descriptor(source.root()))
 
@@ -218,7 +218,7 @@ def check_descriptor(value: object) -> Descriptor:
         ImageError: one of them is absent or malformed.
     """
     if not isinstance(value, dict):
-        raise ImageError("a descriptor is absent or no JSON object")
+        raise ImageError("a descriptor is absent or not a JSON object")
     split_digest(value.get("digest"))
     size, annotations = value.get("size"), value.get("annotations") or {}
     if not isinstance(value.get("mediaType"), str) or type(size) is not int or size < 0:
@@ -245,10 +245,10 @@ def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
 
 
 def rebuild(node: Node) -> list[Node]:
-    """Rewrite every manifest and index in which something changed, the leaves first and `node` last.
+    """Rewrite every manifest and index that has changed, the leaves first and `node` last.
 
     Returns:
-        All manifests and indexes, each after those that it names.
+        All manifests and indexes, each after those that it refers to.
     """
     rebuilt: list[Node] = []
     children: list[Descriptor] = []
@@ -278,7 +278,7 @@ def _manifest_with_changes(node: Node) -> Node:
 
 
 def _index_of(node: Node, kept: list[Node], children: list[Descriptor]) -> Node:
-    """Rewrite an index; attestations are changed to name the new digest of the manifest that they describe."""
+    """Rewrite an index, and the entries of attestations, which name the digest of the manifest that they describe."""
     new = {old.descriptor["digest"]: each["digest"] for old, each in zip(kept, children, strict=True)}
     rest = iter(_with_gaps(node, children))
     manifests = []
@@ -302,7 +302,7 @@ def _with_gaps(node: Node, children: list[Descriptor]) -> list[Descriptor | None
 
 
 def _in_oci(descriptor: Descriptor, types: dict[str, str]) -> Descriptor:
-    """Return the OCI media type for one of Docker's; others stay the same."""
+    """Return a descriptor with OCI's media type instead of Docker's; others stay the same."""
     media_type = descriptor["mediaType"]
     if ".docker." not in media_type:
         return descriptor
@@ -342,7 +342,7 @@ def _descriptors(node: Node, name: str, most: int) -> list[Descriptor]:
 
 
 def _platform(value: object) -> str:
-    """Join the members of a platform, or those of the same names in a configuration (image-spec, config.md)."""
+    """Return a platform as text, from a descriptor's `platform` or from a configuration (image-spec, config.md)."""
     if not isinstance(value, dict):
         return ""
     parts = [value.get(name) or "" for name in ("os", "architecture", "variant")]

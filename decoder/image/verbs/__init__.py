@@ -1,1 +1,1 @@
-"""The work of the commands: one module for each verb."""
+"""The work of `ctd-decoder image`: one module for each verb, and what several of them need."""

@@ -1,4 +1,4 @@
-"""What the verbs that change an image share: their result, layers with the same blob, and opened keys."""
+"""Common parts of the verbs that change an image: their result, layers with the same blob, and opened keys."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decoder.layer.annotations import LayerKey
 
 
-# Offsets and digests of chunks within a zstd or gzip stream, which another stream does not have.
+# Annotations with offsets and digests of chunks in a compressed stream; they are wrong for another stream.
 _ABOUT_COMPRESSION = (
     "io.github.containers.zstd-chunked.",
     "io.containers.zstd-chunked.",
@@ -38,19 +38,19 @@ class LockedError(DecoderError):
 
 
 class Opened(NamedTuple):
-    """An encrypted layer that a key has opened: its own key, and the digest of the plain layer."""
+    """An encrypted layer that was opened: the layer's key, and the digest of the plain layer."""
 
     key: LayerKey
     plain: str
 
     @property
     def options(self) -> PrivateOptions:
-        """The private options, to be wrapped for other recipients."""
+        """The private options, for wrapping them to other recipients."""
         return PrivateOptions(self.key.symmetric_key, self.key.nonce, self.plain)
 
 
 class Outcome(NamedTuple):
-    """The result of a verb: the new image, and what was done to which layer."""
+    """The result of a verb: the descriptor of the new image, and one entry for each changed layer."""
 
     descriptor: Descriptor
     changes: list[dict[str, Any]]
@@ -60,8 +60,8 @@ class Group(NamedTuple):
     """Layers of one or more manifests that are the same blob, wrapped for the same recipients.
 
     Attributes:
-        layers: one or more.
-        recompressed: the descriptor of the blob that is encrypted instead, or None.
+        layers: the layers, at least one.
+        recompressed: the descriptor of the recompressed blob that is encrypted instead, or None.
     """
 
     layers: list[Layer]
@@ -77,14 +77,14 @@ class Group(NamedTuple):
         return ", ".join(each.describe() for each in self.layers)
 
     def change(self, media_type: str, digest: str, size: int, annotations: dict[str, str], action: str) -> list[Any]:
-        """Point the manifests to another blob, and return what was done.
+        """Point the manifests to another blob, and return an entry for each layer.
 
         Args:
-            media_type: of the new blob.
-            digest: of the new blob.
-            size: of the new blob, in bytes.
-            annotations: those about encryption; the others stay.
-            action: what was done, in the past tense.
+            media_type: the media type of the new blob.
+            digest: the digest of the new blob.
+            size: the size of the new blob, in bytes.
+            annotations: the new annotations about encryption; all other annotations stay.
+            action: the change in the past tense, such as `encrypted`.
         """
         for node, number in self.layers:
             kept = without_encryption(manifest.annotations_of(node.layers[number]))
@@ -128,15 +128,15 @@ def open_layer(
     """Open an encrypted layer's key as the decoder does.
 
     Args:
-        annotations: about its encryption.
-        descriptor: its media type, digest and size.
-        source: has the layer, which is read if only its HMAC can tell whether a key is the right one.
-        keys: those to try.
-        where: names the layer for a message.
+        annotations: the layer's annotations about encryption.
+        descriptor: the layer's media type, digest and size.
+        source: the source of the layer, which is read if only its HMAC can tell whether a key is the right one.
+        keys: the keys to try.
+        where: the name of the layer in messages.
 
     Raises:
-        LockedError: no key opens it or may be tried, or it opens to malformed options.
-        DigestError: the layer was read, and is not what its descriptor says.
+        LockedError: no key opens the layer, a rule denies it, or its wrapped key holds malformed options.
+        DigestError: the layer was read, and its digest or size is wrong.
         ImageError: the layer cannot be read.
     """
     try:
@@ -151,6 +151,6 @@ def open_layer(
 
 
 def note_if_nothing_changed(outcome: list[dict[str, Any]], progress: Progress) -> None:
-    """Report it if the image was only copied."""
+    """Add a remark if no layer was changed, so that the image was only copied."""
     if not outcome:
         progress.remark("no layer was changed; the image is copied as it is")

@@ -1,6 +1,6 @@
-"""`image check`: a gate for CI and admission. It fails closed: what it cannot judge does not pass.
+"""`image check`: a gate for CI and admission. It fails closed: whatever it cannot judge does not pass.
 
-Examples are an unknown encrypted type, malformed annotations, a manifest without layers, and a missing platform.
+Examples are an unknown encrypted media type, malformed annotations, a manifest without layers, and a missing platform.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _NUMBERS = re.compile(r"[0-9.,-]+")
 
 
 class CheckError(DecoderError):
-    """The image does not pass; the text has all reasons."""
+    """The image does not pass; the text lists all problems."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -43,11 +43,11 @@ class NotCheckedError(DecoderError):
 
 
 class Requirement(NamedTuple):
-    """Which layers must be encrypted.
+    """The layers that must be encrypted.
 
     Attributes:
         text: `all`, `any` or numbers, as the user wrote it.
-        ranges: the layers, if it is numbers.
+        ranges: the layers by number; empty for `all` and `any`.
     """
 
     text: str
@@ -58,10 +58,10 @@ class Request(NamedTuple):
     """What to check.
 
     Attributes:
-        keys: must open every encrypted layer; None to check only media types.
-        platforms: all of which must pass; none for every platform.
-        required: which layers must be encrypted; None if none need be.
-        verify: read every layer, and compare digests and HMACs.
+        keys: the keys that must open every encrypted layer; None to check only media types.
+        platforms: the platforms that must pass; empty for every platform of the image.
+        required: the layers that must be encrypted; None for no requirement.
+        verify: whether to read every layer, and check digests and HMACs.
     """
 
     keys: DecryptConfig | None
@@ -75,11 +75,11 @@ class Finding:
 
     Attributes:
         layer: the layer.
-        is_encrypted: whether its media type says that it is encrypted.
-        opened: its key; None if it is plain, locked, or no key was given.
-        is_verified: whether its content was read and is correct.
-        status: 0 if nothing is wrong; otherwise the exit status of the reason.
-        reason: what is wrong, or "".
+        is_encrypted: whether the media type is that of an encrypted layer.
+        opened: the layer's key; None if the layer is plain, no key opens it, or none was given.
+        is_verified: whether the content was read and is correct.
+        status: 0 if the layer passes; otherwise the exit status for the problem.
+        reason: the problem, or "".
     """
 
     def __init__(self, each: Layer) -> None:
@@ -95,7 +95,7 @@ class Finding:
         self.status, self.reason = status or error.status, str(error)
 
     def for_programs(self, with_keys: bool) -> dict[str, Any]:
-        """Return it as JSON members."""
+        """Return the members for --json."""
         return {
             "layer": self.layer.number,
             "platform": self.layer.node.platform,
@@ -113,7 +113,7 @@ class Report(NamedTuple):
 
     Attributes:
         findings: one for each layer.
-        problems: why the image does not pass; none if it does.
+        problems: the reasons why the image does not pass; empty if it does.
         status: the exit status, 0 if it passes.
     """
 
@@ -126,7 +126,7 @@ def parse_requirement(text: str) -> Requirement | None:
     """Parse `all`, `any`, or numbers and ranges of layers; "" requires nothing.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: the text has another form.
     """
     if text in ("", ALL, ANY):
         return Requirement(text, []) if text else None
@@ -136,12 +136,12 @@ def parse_requirement(text: str) -> Requirement | None:
 
 
 def check_image(source: ImageSource, request: Request, progress: Progress) -> Report:
-    """Check an image. Every provider is asked once for each distinct wrapped key.
+    """Check an image. A provider is asked only once for each distinct wrapped key.
 
     Args:
         source: the image.
         request: what to check.
-        progress: shows the reading of layers.
+        progress: shows the progress of reading layers.
 
     Raises:
         ImageError: the image cannot be read.
@@ -221,12 +221,12 @@ def _verifying_job(source: ImageSource, finding: Finding) -> Job[None]:
 
 
 def _unmet(nodes: list[Node], findings: list[Finding], required: Requirement | None) -> list[str]:
-    """Return the demands of --require-encrypted that are not met."""
+    """Return a line for each layer that --require-encrypted requires to be encrypted and is not."""
     if required is None:
         return []
     decodable = [each for each in findings if each.layer.descriptor["mediaType"] in DECODABLE]
     if required.text == ANY:
-        return [] if decodable else ["no layer is encrypted, and at least one must be (--require-encrypted any)"]
+        return [] if decodable else ["no layer is encrypted; at least one must be (--require-encrypted any)"]
     wanted = set(selection.choose_layers(nodes, required.ranges))
     plain = [each for each in findings if each.layer in wanted and each not in decodable]
     empty = [f"the manifest for {node.name} has no layers" for node in nodes if not node.layers]

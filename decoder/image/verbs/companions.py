@@ -1,4 +1,4 @@
-"""What concerns an image besides its layers: attestations, signatures, nodes without zstd, plain blobs left behind."""
+"""Checks around the layers of an image: attestations, signatures, compression, guests, and plain blobs left behind."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def consider(root: Node, source: ImageSource, *, keep: bool, progress: Progress)
         )
     if others := _referrers(source, _digests(root)):
         progress.remark(
-            f"not copied, for they are about the plain image: {', '.join(others)}; "
+            f"not copied, because they are about the plain image: {', '.join(others)}; "
             "sign the encrypted image after this (cosign, notation)"
         )
 
 
 def broken(root: Node, source: ImageSource) -> list[str]:
-    """Name what refers from outside to a digest that an image loses by its changes."""
+    """Return the artifacts, such as signatures, that refer to a digest which the changed image no longer has."""
     left = {node.descriptor["digest"] for node in rebuild(root)}
     return _referrers(source, [each for each in _digests(root) if each not in left])
 
 
 def _digests(root: Node) -> list[str]:
-    """Return the digests that signatures of an image are about: its own, and those of its manifests."""
+    """Return the digests that signatures may refer to: the image's own, and those of its manifests."""
     return [node.descriptor["digest"] for node in root.walk() if node.is_manifest or node is root]
 
 
@@ -85,13 +85,13 @@ def check_compression(plan: Plan, request: Request, progress: Progress) -> None:
     if zstd and _FOR_GUESTS in request.recipients.schemes:
         raise UsageError(
             f"{zstd[0].describe()}: it is compressed with zstd, which Confidential Containers (image-rs) cannot "
-            "unpack; --recompress gzip converts it"
+            "unpack; convert it with --recompress gzip"
         )
     if zstd:
         progress.remark(
             f"warning: {', '.join(each.describe() for each in zstd)}: compressed with zstd, which containerd's "
-            "default configuration does not decrypt; use the one that `ctd-decoder config containerd` prints on every "
-            "node, or convert the layers with --recompress gzip"
+            "default configuration does not decrypt; on every node, use the configuration that "
+            "`ctd-decoder config containerd` prints, or convert the layers with --recompress gzip"
         )
 
 
@@ -112,9 +112,9 @@ def check_encrypted_zstd(layers: Sequence[Group], recipients: Recipients, *, is_
 
 
 def check_guests(plan: Plan, request: Request, progress: Progress) -> None:
-    """Warn of recipients that keep guests of Confidential Containers from opening layers.
+    """Warn if another recipient hides the one for Confidential Containers from the guest.
 
-    image-rs reads only one keyprovider annotation of a layer, the first in alphabetical order.
+    image-rs reads only one keyprovider annotation of a layer: the first in alphabetical order.
     """
     schemes = set(request.recipients.schemes)
     for item in (item for each in plan.encrypted for item in wrapped_keys(each.descriptor["annotations"])):
@@ -122,13 +122,13 @@ def check_guests(plan: Plan, request: Request, progress: Progress) -> None:
     before = sorted(name for name in schemes if name.startswith(PROVIDER_PREFIX) and name < _FOR_GUESTS)
     if _FOR_GUESTS in schemes and before:
         progress.remark(
-            f"warning: guests of Confidential Containers (image-rs) look at the first keyprovider annotation alone, "
+            f"warning: guests of Confidential Containers (image-rs) read only the first keyprovider annotation, "
             f"{quoted(before[0])}, and will not find the one of provider:attestation-agent"
         )
 
 
 def tidy(target: ImageTarget, root: Node, encrypted: Iterable[Group], progress: Progress) -> None:
-    """Remove the plain blobs of an image that was encrypted in place, and report those that stay."""
+    """Remove the plain blobs of an image that was encrypted in place, and report those that cannot be removed."""
     layers = [each.descriptor["digest"] for group in encrypted for each in group.layers]
     manifests = [node.descriptor["digest"] for node in root.walk()]
     for text in target.forget(list(dict.fromkeys(layers)), manifests):

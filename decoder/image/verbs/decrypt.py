@@ -24,10 +24,10 @@ class Request(NamedTuple):
     """What to decrypt, and with which keys.
 
     Attributes:
-        keys: open the layers.
-        ranges: choose layers by number; none for all.
-        platforms: choose manifests; none for all.
-        verify: read every changed layer back.
+        keys: the keys to open the layers with.
+        ranges: the layers by number; empty for all.
+        platforms: the platforms of the manifests; empty for all.
+        verify: whether to read every changed layer back.
     """
 
     keys: DecryptConfig
@@ -37,18 +37,18 @@ class Request(NamedTuple):
 
 
 def decrypt_image(source: ImageSource, target: ImageTarget, request: Request, progress: Progress) -> Outcome:
-    """Write an image with chosen layers decrypted. Nothing is written before every layer is opened.
+    """Write an image with the chosen layers decrypted. Nothing is written before the keys of all layers are opened.
 
     Args:
         source: the image.
-        target: where to write it.
+        target: the destination.
         request: which layers, with which keys.
-        progress: shows the work, and what stays as it is.
+        progress: shows the progress, and remarks about layers that stay as they are.
 
     Raises:
         UsageError: a layer or platform does not exist.
         LockedError: no key opens a layer.
-        UnknownTypeError: an encrypted layer is of a type that the decoder does not know.
+        UnknownTypeError: an encrypted layer has a media type that the decoder does not know.
         DecoderError: reading, writing or verifying failed; the target's name is unchanged.
     """
     root = manifest.load(source)

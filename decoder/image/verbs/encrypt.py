@@ -30,17 +30,18 @@ Prepared = tuple[PrivateOptions, Wrapped]
 def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, progress: Progress) -> Outcome:
     """Write an image with its chosen layers encrypted.
 
-    An encrypted layer gets the recipients added; its blob stays. Nothing is written before every layer key is wrapped.
+    If a layer is encrypted already, the recipients are added to it and its blob stays. Nothing is written before the
+    keys of all layers are wrapped.
 
     Args:
         source: the image.
-        target: where to write it.
-        request: which layers, and to whom.
-        progress: shows the work, and what stays as it is.
+        target: the destination.
+        request: which layers, and for which recipients.
+        progress: shows the progress, and remarks about layers that stay as they are.
 
     Raises:
         UsageError: a layer or platform does not exist, cannot be encrypted, or a recipient cannot be used.
-        AlreadyEncryptedError: a layer is encrypted for others, and no key was given.
+        AlreadyEncryptedError: a layer is encrypted already, and no key was given to open it.
         LockedError: no key opens an encrypted layer.
         DecoderError: reading, writing or verifying failed; the target's name is unchanged.
     """
@@ -80,12 +81,12 @@ def encrypt_image(source: ImageSource, target: ImageTarget, request: Request, pr
 
 
 class _Encryption:
-    """The jobs.
+    """The jobs that encrypt layers.
 
     Args:
-        source: the image, and recompressed layers.
-        target: where to write.
-        request: to whom.
+        source: the image, with its recompressed layers.
+        target: the destination.
+        request: the recipients, and how to encrypt.
     """
 
     def __init__(self, source: Recompressed, target: ImageTarget, request: Request) -> None:
@@ -94,7 +95,7 @@ class _Encryption:
         self._request = request
 
     def recompressing_job(self, layers: Group) -> Job[Group]:
-        """Return the job that compresses a zstd layer as gzip, and leaves any other."""
+        """Return the job that converts a zstd layer to gzip; it returns other layers unchanged."""
 
         def job(work: Work) -> Group:
             if not layers.descriptor["mediaType"].endswith("zstd"):
@@ -108,7 +109,7 @@ class _Encryption:
         return job
 
     def wrapping_job(self, layers: Group) -> Job[Prepared]:
-        """Return the job that generates the key of a plain layer, and wraps it."""
+        """Return the job that generates a key for a plain layer, and wraps it."""
         return lambda _work: self._wrap(layers)
 
     def encrypting_job(self, layers: Group, prepared: Prepared) -> Job[list[Any]]:
@@ -121,7 +122,7 @@ class _Encryption:
             advance = work.advance(task.advance)
 
             def attempt() -> tuple[PrivateOptions, Wrapped, blobs.Written]:
-                # A part of the earlier attempt may be known to others, so every attempt has its own key and nonce.
+                # Every attempt has its own key and nonce, because others may have a part of an earlier ciphertext.
                 options, wrapped = unused.pop() if unused else self._wrap(layers)
                 return options, wrapped, blobs.encrypt(self._source, self._target, descriptor, options, advance)
 

@@ -31,12 +31,12 @@ def make_key_pair(name: str, kind: str) -> KeyPair:
 
     Raises:
         UsageError: one of the files exists.
-        ImageError: they cannot be written.
+        ImageError: a file cannot be written.
     """
     pair = KeyPair(f"{name}.key", f"{name}.pub")
     for path in pair:
         if os.path.lexists(path):
-            raise UsageError(f"{quoted(path)} exists, and is not replaced")
+            raise UsageError(f"{quoted(path)} exists and is not replaced: choose another NAME, or remove the file")
     key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
     key = ec.generate_private_key(_CURVES[kind]) if kind in _CURVES else rsa.generate_private_key(_EXPONENT, _RSA_BITS)
     private = key.private_bytes(

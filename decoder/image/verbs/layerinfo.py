@@ -1,4 +1,4 @@
-"""`image layerinfo`: list every layer, how it is encrypted, its recipients, and whether the given keys open it."""
+"""`image layerinfo`: list every layer with its encryption, its recipients, and whether the given keys open it."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ _RIGHT = ("#", "SIZE")
 
 
 class LayerInfo(NamedTuple):
-    """One layer.
+    """Information about one layer.
 
     Attributes:
-        number: from the bottom, which is 0.
-        descriptor: of the layer.
-        platform: of its manifest, or "".
-        schemes: in which its keys are wrapped; none if it is not encrypted.
-        recipients: by name.
-        opens: whether a key opens it; None if there is nothing to open, or no key was given.
-        reason: why none does, or "".
+        number: the layer's position in its manifest; 0 is the lowest layer.
+        descriptor: the layer's descriptor.
+        platform: the platform of its manifest, or "".
+        schemes: the schemes of its wrapped keys; empty if it is not encrypted.
+        recipients: the names of its recipients.
+        opens: whether a key opens it; None if it is not encrypted, or no key was given.
+        reason: the reason why no key opens it, or "".
     """
 
     number: int
@@ -44,7 +44,7 @@ class LayerInfo(NamedTuple):
     reason: str
 
     def for_programs(self) -> dict[str, object]:
-        """Return it as JSON members."""
+        """Return the members for --json."""
         return {
             "layer": self.number,
             "platform": self.platform,
@@ -61,17 +61,17 @@ class LayerInfo(NamedTuple):
 def layer_infos(
     source: ImageSource, platforms: Sequence[str], certificates: Sequence[bytes], keys: DecryptConfig | None
 ) -> list[LayerInfo]:
-    """List every layer of an image.
+    """Return information about every layer of an image.
 
     Args:
         source: the image.
-        platforms: of the manifests; none for all, and for artifacts that are not images.
-        certificates: recipients with one of these are named by its subject.
-        keys: whether these open the layers; None not to try.
+        platforms: the platforms of the manifests; empty for all manifests, and for artifacts that are not images.
+        certificates: certificates, whose subjects are used as names of recipients.
+        keys: the keys to try on the layers; None to try none.
 
     Raises:
-        UsageError: the image is not for a platform.
-        ImageError: it cannot be read.
+        UsageError: the image lacks one of the platforms.
+        ImageError: the image cannot be read.
     """
     root = manifest.load(source)
     nodes = selection.choose_images(root, platforms) if platforms else list(root.walk())
@@ -81,12 +81,12 @@ def layer_infos(
 
 
 def table(infos: Sequence[LayerInfo], with_keys: bool, width: int = 0) -> str:
-    """Write a table for people, one line for each layer.
+    """Return a table for people, with one line for each layer.
 
     Args:
         infos: the layers.
         with_keys: whether keys were tried.
-        width: of the terminal in characters: digests and recipients are cut short to fit; 0 for whole ones.
+        width: the terminal's width in characters; digests and recipients are shortened to fit. 0 shows them whole.
     """
     headings = _HEADINGS if with_keys else _HEADINGS[:-1]
     rows = [headings, *(_row(info, bool(width))[: len(headings)] for info in infos)]
@@ -123,7 +123,7 @@ def _info(each: Layer, subjects: names.Subjects, opener: Opener | None) -> Layer
 
 
 def _why_locked(each: Layer, opener: Opener) -> str:
-    """Return why no key opens a layer, "" if one does."""
+    """Return the reason why no key opens a layer; "" if a key opens it."""
     try:
         opener.open(each)
     except DecoderError as error:

@@ -1,4 +1,4 @@
-"""Opening many layers: each question is asked once, and a provider that failed slowly is not asked again."""
+"""Opening many layers: equal layers are opened once, and a keyprovider that failed slowly is not asked again."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from decoder.image.transport import BlobSource
     from decoder.keys.keyring import DecryptConfig
 
-_SLOW_SECONDS = 2.0
+_SLOW_SECONDS = 2.0  # a keyprovider that takes longer to fail is not asked again
 
 
 class UnknownTypeError(DecoderError):
-    """A layer calls itself encrypted, with a media type that the decoder does not know."""
+    """The media type of a layer ends with `+encrypted`, but the decoder does not know it."""
 
     status = 4
 
 
 class NotAskedError(DecoderError):
-    """A keyprovider failed slowly for another layer, and was not asked again."""
+    """A keyprovider failed slowly for another layer, and was not asked again for this one."""
 
     status = KeyProviderError.status
 
@@ -36,8 +36,8 @@ class Opener:
     """Opens layers with the same keys.
 
     Args:
-        keys: those to try.
-        source: has the layers.
+        keys: the keys to try.
+        source: the image, whose layers are read if only an HMAC can tell whether a key is the right one.
     """
 
     def __init__(self, keys: DecryptConfig, source: BlobSource) -> None:
@@ -47,14 +47,14 @@ class Opener:
         self._failed: dict[str, str] = {}
 
     def open(self, each: Layer) -> Opened:
-        """Open the key of an encrypted layer.
+        """Open the key of an encrypted layer; results and failures are remembered.
 
         Raises:
-            UnknownTypeError: the decoder does not know its media type.
-            NotAskedError: only a keyprovider could open it, and that failed before.
-            LockedError: no key opens it.
-            DigestError: it had to be read, and is not what its descriptor says.
-            ImageError: it had to be read, and cannot be.
+            UnknownTypeError: the decoder does not know the layer's media type.
+            NotAskedError: no other key opens the layer, and a keyprovider that failed slowly was not asked.
+            LockedError: no key opens the layer.
+            DigestError: the layer was read, and its digest or size is wrong.
+            ImageError: the layer had to be read, and cannot be read.
         """
         media_type = each.descriptor["mediaType"]
         if media_type not in DECODABLE:

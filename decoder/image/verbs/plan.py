@@ -1,4 +1,4 @@
-"""Which layers `encrypt` encrypts, which ones get other recipients, and what it must not leave in the clear."""
+"""The plan of `encrypt`: the layers to encrypt, those to get other recipients, and those that must not stay plain."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL = "all"
 
 
 class AlreadyEncryptedError(DecoderError):
-    """A layer is encrypted for others, and no key was given that could add a recipient."""
+    """A layer is encrypted already, and no key was given that could open it to add recipients."""
 
     status = 4
 
@@ -38,17 +38,17 @@ class Plan(NamedTuple):
 
 
 def plan(root: Node, source: ImageSource, request: Request, progress: Progress) -> Plan:
-    """Sort the selected layers, and refuse to leave one of them readable for others than the recipients.
+    """Decide about every selected layer. Unless the request allows it, none may stay readable for everybody.
 
     Args:
-        root: the image.
-        source: where it is.
-        request: which layers, and to whom.
-        progress: is told of each layer that stays as it is.
+        root: the image's manifests.
+        source: the image.
+        request: which layers, and for which recipients.
+        progress: gets a remark about each layer that stays as it is.
 
     Raises:
-        UsageError: a layer or platform is not there, a media type has no encrypted form, or nothing is selected.
-        AlreadyEncryptedError: a layer is encrypted, and no key was given.
+        UsageError: a layer or platform does not exist, a media type has no encrypted form, or nothing is selected.
+        AlreadyEncryptedError: a layer is encrypted already, and no key was given.
     """
     sorting = _Sorting(source, request, progress)
     if not request.platforms and not request.ranges:
@@ -87,7 +87,7 @@ class _Sorting:
             self.judge_without_form(each.describe(), media_type)
 
     def judge_without_form(self, what: str, media_type: str) -> None:
-        """Accept that something without an encrypted form stays as it is, if --allow-plain says so."""
+        """Decide about a layer or manifest without an encrypted form: it may stay plain if --allow-plain says so."""
         if not self._request.recipients or {media_type, ALL} & set(self._request.allow_plain):
             self._progress.remark(f"{what} stays as it is: {shown(media_type)} has no encrypted form")
             self._may_stay += 1
@@ -105,19 +105,19 @@ class _Sorting:
             raise UsageError(
                 "\n  ".join(
                     [
-                        "nothing was written, for these have no encrypted form and would be readable for everybody:",
+                        "nothing was written, because these have no encrypted form and would be readable by everybody:",
                         *_first(self._without_form),
-                        "choose others with --layer and --platform, or permit it with --allow-plain TYPE or "
+                        "choose others with --layer and --platform, or allow it with --allow-plain TYPE or "
                         f"--allow-plain {ALL}",
                     ]
                 )
             )
         if self._locked:
             raise AlreadyEncryptedError(
-                f"{', '.join(_first(self._locked))}: encrypted already; to add recipients, give a --key that opens them"
+                f"{', '.join(_first(self._locked))}: encrypted already; to add recipients, pass a --key that opens them"
             )
         if not self._plain and not self._encrypted and not self._may_stay:
-            raise UsageError("nothing was written: the image has no layer to encrypt among those that were chosen")
+            raise UsageError("nothing was written: the chosen part of the image has no layer to encrypt")
         return Plan(group(self._plain), group(self._encrypted))
 
     def _sort_plain(self, each: Layer) -> None:

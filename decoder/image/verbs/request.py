@@ -1,4 +1,4 @@
-"""What `image encrypt` is asked for."""
+"""The request of `image encrypt`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """What to encrypt, and to whom.
+    """What to encrypt, and for which recipients.
 
     Attributes:
-        recipients: get access to every chosen layer.
-        ranges: choose layers by number; none for all.
-        platforms: choose manifests; none for all.
-        base: its layers stay as they are; None for no such image.
-        keys: open layers that are encrypted already; None if none were given.
-        removed: whether a recipient is to be removed; None to remove nobody.
-        verify: read every changed layer back.
+        recipients: the recipients, who get access to every chosen layer.
+        ranges: the layers by number; empty for all.
+        platforms: the platforms of the manifests; empty for all.
+        base: a base image, whose layers stay as they are; or None.
+        keys: the keys to open layers that are encrypted already; None if none were given.
+        removed: returns whether to remove a recipient; None to remove nobody.
+        verify: whether to read every changed layer back.
         allow_plain: media types without an encrypted form that may stay plain, or `all`.
-        recompress: turn zstd layers into gzip.
-        keep_attestations: copy SBOMs and provenance of the image; they stay readable.
-        destination: where the image will be, `TRANSPORT:PLACE`.
+        recompress: whether to convert zstd layers to gzip.
+        keep_attestations: whether to copy SBOMs and provenance of the image, which stay readable.
+        destination: the destination of the image, `TRANSPORT:PLACE`.
     """
 
     recipients: Recipients

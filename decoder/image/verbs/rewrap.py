@@ -1,6 +1,6 @@
-"""`image rewrap`: change the recipients of many images. Their blobs stay, so only manifests are written.
+"""`image rewrap`: change the recipients of many images. Only manifests are written; the blobs stay.
 
-An image that has the recipients already is left alone, so an interrupted run is resumed by running it again.
+An image that has the recipients already is left unchanged. To resume an interrupted run, run the command again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANGED, WOULD_CHANGE, UNCHANGED, PLAIN, FAILED = "changed", "would change", "un
 
 
 class RewrapError(DecoderError):
-    """Images could not be changed; the text names them."""
+    """Some images could not be changed; the text names them."""
 
     def __init__(self, text: str, status: int) -> None:
         super().__init__(text)
@@ -38,11 +38,11 @@ class Request(NamedTuple):
     """What to change.
 
     Attributes:
-        recipients: to add.
-        keys: open the layers.
-        removed: whether a recipient is to be removed; None to remove nobody.
-        platforms: choose manifests; none for all.
-        dry_run: change nothing.
+        recipients: the recipients to add.
+        keys: the keys to open the layers with.
+        removed: returns whether to remove a recipient; None to remove nobody.
+        platforms: the platforms of the manifests; empty for all.
+        dry_run: whether to report changes without making them.
     """
 
     recipients: Recipients
@@ -53,14 +53,14 @@ class Request(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What happened to one image.
+    """The result for one image.
 
     Attributes:
-        image: `TRANSPORT:PLACE`.
-        action: one of the words above.
-        layers: how many layers changed.
-        digest: of the image afterwards, "" if it failed.
-        error: why it failed, or None.
+        image: the image, `TRANSPORT:PLACE`.
+        action: CHANGED, WOULD_CHANGE, UNCHANGED, PLAIN or FAILED.
+        layers: how many layers changed, or would change.
+        digest: the image's digest afterwards; "" if it failed.
+        error: the error, or None.
     """
 
     image: str
@@ -70,7 +70,7 @@ class Result(NamedTuple):
     error: DecoderError | None = None
 
     def for_programs(self) -> dict[str, Any]:
-        """Return it as JSON members."""
+        """Return the members for --json."""
         reason = str(self.error) if self.error else ""
         return {"image": self.image, "action": self.action, "layers": self.layers, "digest": self.digest} | {
             "reason": reason
@@ -78,10 +78,16 @@ class Result(NamedTuple):
 
 
 def rewrap_all(places: Sequence[str], options: transport.Options, request: Request, progress: Progress) -> list[Result]:
-    """Change the recipients of all images of some places, and go on after a failure.
+    """Change the recipients of all images at some places; continue after failures.
+
+    Args:
+        places: the places, `TRANSPORT:PLACE`; a repository stands for all of its tags.
+        options: the settings for transports.
+        request: what to change.
+        progress: shows the progress and remarks.
 
     Raises:
-        DecoderError: a place cannot be listed.
+        DecoderError: the images at a place cannot be listed.
     """
     results = []
     listed = [(place, transport.list_images(place, options)) for place in places]
@@ -100,10 +106,11 @@ def rewrap_all(places: Sequence[str], options: transport.Options, request: Reque
 
 
 def raise_for_failures(results: Sequence[Result]) -> None:
-    """Raise an error if an image failed.
+    """Raise an error if an image failed, or if there was none.
 
     Raises:
-        RewrapError: one did; the status is that of the first.
+        RewrapError: an image failed; the status is that of the first failure.
+        UsageError: there is no image.
     """
     failed = [each for each in results if each.error]
     if failed:
@@ -124,7 +131,7 @@ def _attempt(image: str, options: transport.Options, request: Request, progress:
 
 
 def _rewrap(image: str, options: transport.Options, request: Request, progress: Progress) -> Result:
-    request.recipients.forget()  # what an image that failed has left
+    request.recipients.forget()  # keys that a failed image before may have left
     with transport.open_source(image, options) as source:
         root = manifest.load(source)
         chosen = [
@@ -146,7 +153,7 @@ def _rewrap(image: str, options: transport.Options, request: Request, progress: 
             return Result(image, UNCHANGED, 0, digest)
         if broken := companions.broken(root, source):
             progress.remark(
-                f"warning: {image}: these are about the old digest, and must be made again: {', '.join(broken)}"
+                f"warning: {image}: these refer to the old digest and must be created again: {', '.join(broken)}"
             )
         if request.dry_run:
             return Result(image, WOULD_CHANGE, len(changes), digest)

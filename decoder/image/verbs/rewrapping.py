@@ -1,4 +1,4 @@
-"""Other recipients for layers that are encrypted already; their blobs stay."""
+"""Changing the recipients of layers that are encrypted already; their blobs stay."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
 
 STILL_OPEN = (
-    "removing a recipient does not revoke access: everybody who pulled the image before has a manifest that opens its "
-    "layers; to lock them out, decrypt the image and encrypt it again, which gives it new keys"
+    "removing a recipient does not revoke access: whoever pulled the image before has a manifest that opens its "
+    "layers; to lock them out, decrypt the image and encrypt it again, so that it gets new keys"
 )
 
 
@@ -31,10 +31,10 @@ class Rewrapping:
     """The jobs that change recipients.
 
     Args:
-        source: has the layers.
-        recipients: to add.
-        keys: open the layers, before and after.
-        removed: whether a recipient is to be removed; None to remove nobody.
+        source: the image.
+        recipients: the recipients to add.
+        keys: the keys, which must open the layers before and after the change.
+        removed: returns whether to remove a recipient; None to remove nobody.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Rewrapping:
         self._has_removed = False
 
     def job(self, layers: Group) -> Job[list[Any]]:
-        """Return the job that changes the recipients of a layer, which the keys must still open."""
+        """Return the job that changes the recipients of a layer; the keys must still open it afterwards."""
 
         def job(work: Work) -> list[Any]:
             where, descriptor = layers.describe(), layers.descriptor
@@ -75,10 +75,10 @@ class Rewrapping:
         return job
 
     def check_removed(self) -> None:
-        """Reject --remove-recipient if no layer had such a recipient: it may be misspelt.
+        """Check that at least one layer had a recipient to remove, because the option may be misspelt.
 
         Raises:
-            UsageError: no layer had one.
+            UsageError: no layer had such a recipient.
         """
         if self._removed and not self._has_removed:
             raise UsageError("--remove-recipient: no chosen layer has such a recipient; layerinfo lists their names")

@@ -130,7 +130,7 @@ def test_other_recipients(
     dry = done("rewrap", "--dry-run", name, "--recipient", new.recipient, *old.ours, *where, "--json").value
     assert [(each["action"], each["digest"]) for each in dry["images"]] == [("would change", digest)]
     ended = done("rewrap", name, "--recipient", new.recipient, *old.ours, *where)
-    (line,) = [line for line in ended.errors.splitlines() if "must be made again" in line]
+    (line,) = [line for line in ended.errors.splitlines() if "must be created again" in line]
     assert f"the image host.example:5000/secret:{digest.replace(':', '-')}.sig" in line
     assert [each for each in dry["remarks"] if each in line]
     collect(containerd, options.namespace, other_image(tmp_path / "garbage"))
@@ -139,7 +139,7 @@ def test_other_recipients(
     assert not left & {each["digest"] for each in layout.layers}
     removed = done("rewrap", name, "--remove-recipient", "jwe:", *new.ours, *where)
     assert "removing a recipient does not revoke access" in removed.errors
-    assert "must be made again" not in removed.errors
+    assert "must be created again" not in removed.errors
     assert image("check", name, *old.ours, *where).status == 4
     done("check", "--require-encrypted", "all", "--verify", name, *new.ours, *where)
 

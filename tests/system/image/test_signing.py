@@ -102,8 +102,8 @@ def test_signatures_of_the_encrypted_image(signer: Signer) -> None:
     added = ["--recipient", str(signer._directory / "ops-key.pub")]
     dry = done("rewrap", "--dry-run", place, *added, *signer.key, "--json").value
     ended = done("rewrap", place, *added, *signer.key)
-    (line,) = [line for line in ended.errors.splitlines() if "must be made again" in line]
-    (told,) = [remark for remark in dry["remarks"] if "must be made again" in remark]
+    (line,) = [line for line in ended.errors.splitlines() if "must be created again" in line]
+    (told,) = [remark for remark in dry["remarks"] if "must be created again" in remark]
     assert told in line
     assert line.count("sha256:") == 2
     assert "application/vnd.cncf.notary.signature" in line

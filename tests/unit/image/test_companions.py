@@ -60,7 +60,7 @@ def test_referrers_in_a_layout_are_named(small: Layout, target: Layout, recipien
     name = {"org.opencontainers.image.ref.name": "app"}
     layouts.write_index(small.directory, {**root, "annotations": name}, signature)
     ended = done("encrypt", oci(small, "app"), oci(target), *recipient)
-    assert f"not copied, for they are about the plain image: {signature['digest']}" in ended.errors
+    assert f"not copied, because they are about the plain image: {signature['digest']}" in ended.errors
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_guests_see_the_first_keyprovider_alone(
         oci(gzipped),
         oci(target),
     )
-    warning = f"look at the first keyprovider annotation alone, 'provider.{name}'"
+    warning = f"read only the first keyprovider annotation, 'provider.{name}'"
     assert (warning in ended.errors) == is_first
 
 
