@@ -1,7 +1,7 @@
-"""The names of an encrypted layer's recipients, as far as wrapped keys contain them, and removal of recipients.
+"""The recipients of an encrypted layer: their names, as far as wrapped keys contain them, and their removal.
 
 No wrapped key is opened here. Its authentication does not cover the recipients (RFC 7516 §5.1, RFC 5652 §6,
-RFC 9580 §5.1), so each can be removed, and the others still open it.
+RFC 9580 §5.1), so each can be removed, and the others can still open it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Identity = tuple[str, str]
 
 
 class Recipient(NamedTuple):
-    """Somebody who can open a wrapped key.
+    """A recipient of a wrapped key.
 
     Attributes:
-        scheme: `jwe`, …, or `provider.NAME`.
-        item: the number of the wrapped key in its annotation.
-        name: as in the wrapped key: key ID, certificate, URL of a key, or only its algorithm.
+        scheme: the scheme of the wrapped key: `jwe`, …, or `provider.NAME`.
+        item: the position of the wrapped key in its annotation.
+        name: the name in the wrapped key: a key ID, certificate, URL of a key, or only an algorithm.
     """
 
     scheme: str
@@ -42,7 +42,7 @@ class Recipient(NamedTuple):
 
 
 def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Recipient]:
-    """List the recipients of a layer; a malformed wrapped key counts as one recipient, and its name says so.
+    """Return the recipients of a layer. A malformed wrapped key counts as one recipient, named `malformed: …`.
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
@@ -52,7 +52,7 @@ def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Re
 
 
 def identities(annotations: Mapping[str, str]) -> frozenset[Identity]:
-    """Return the recipients of a layer whose names identify one key.
+    """Return the recipients of a layer whose names identify a single key.
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
@@ -68,7 +68,7 @@ def without(
 
     Raises:
         LayerError: there are more than WRAPPED_KEYS.
-        WrappedKeyError: a wrapped key is also for others, and has a form from which one cannot be removed.
+        WrappedKeyError: a wrapped key has other recipients, too, and its form cannot be rewritten.
     """
     left: dict[str, list[str]] = {}
     for item in wrapped_keys(annotations):
@@ -81,11 +81,11 @@ def without(
 
 
 def selector(text: str) -> Callable[[Recipient], bool]:
-    """Return a test for the recipients that --remove-recipient names.
+    """Return a function that tells whether --remove-recipient names a recipient.
 
     Args:
-        text: `SCHEME`, `SCHEME:NAME` or `provider:NAME[:KEY]`. NAME is what `layerinfo` prints of a recipient, or a
-            word of it, such as a key ID.
+        text: `SCHEME`, `SCHEME:NAME` or `provider:NAME[:KEY]`. NAME is a recipient's name as `layerinfo` prints it,
+            or a word of it, such as a key ID.
     """
     scheme, _, name = text.partition(":")
     if scheme == keywrap.PROVIDER:
@@ -101,7 +101,7 @@ def selector(text: str) -> Callable[[Recipient], bool]:
 
 
 def _names(item: WrappedKey, subjects: Subjects) -> list[KeyName]:
-    """Ask the scheme of a wrapped key."""
+    """Return the names of a wrapped key's recipients."""
     if not keywrap.is_supported(item.scheme):
         return [KeyName("scheme not supported", is_unique=False)]
     try:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from decoder.provider.keks import Keks
 
 _PROVIDER = "provider:"
-_NO_PARAMETER = b"Enabled"  # as clients write a keyprovider without a parameter
+_NO_PARAMETER = b"Enabled"  # the parameter that clients send for a keyprovider without one
 _WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
 
 
@@ -38,7 +38,7 @@ def read_keys(
     Args:
         keys: the values of --key. Keyproviders are asked only if one is named.
         certificates: the values of --dec-recipient, with or without `pkcs7:`.
-        provider_config: the file that configures keyproviders, "" for that of the environment.
+        provider_config: the keyprovider configuration, "" for the file that the environment names.
         image: the reference of the image whose layers are opened, for the audit of keyprovider servers; "" for none.
 
     Raises:
@@ -87,7 +87,7 @@ def _keks() -> Keks | None:
 
     try:
         return Keks(limits.KEK_SECONDS)
-    except OSError:  # this user cannot lock memory, so no key is kept and every layer is opened by itself
+    except OSError:  # this user cannot lock memory, so no key is kept: the key service is asked for every layer
         return None
 
 
@@ -125,7 +125,7 @@ def _is_pipe(path: str) -> bool:
 
 
 def _split_password(text: str) -> tuple[str, bytes]:
-    """Split a file from its password; messages do not quote the text, which may hold a password.
+    """Split a value of --key into the file and its password. Messages do not quote it, because it may hold a password.
 
     Raises:
         UsageError: the password cannot be read.
@@ -137,9 +137,9 @@ def _split_password(text: str) -> tuple[str, bytes]:
     if kind == "pass":
         return path, value.encode()
     if kind == "fd" and not value.isdecimal():
-        raise UsageError(f"--key {quoted(path)}: fd= needs the number of a descriptor")
+        raise UsageError(f"--key {quoted(path)}: fd= needs the number of a file descriptor")
     try:
-        # A password file is often /dev/stdin or a pipe of the shell's, so it need not be a regular one.
+        # A password file is often /dev/stdin or a pipe of the shell, so it need not be a regular file.
         with open(int(value) if kind == "fd" else value, "rb") as file:
             password = file.read(limits.PASSWORD_BYTES + 1)
     except OSError as error:

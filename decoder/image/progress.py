@@ -37,10 +37,10 @@ class Task(Protocol):
 
 
 class Progress:
-    """A line for each remark, and for each blob when it is finished.
+    """Progress as lines: one for each remark, and one for each blob when it is finished.
 
     Attributes:
-        remarks: what was left unchanged, and what else the user should know.
+        remarks: the remarks so far, such as layers that are left unchanged.
     """
 
     def __init__(self) -> None:
@@ -79,21 +79,21 @@ class Progress:
 
 
 class Quiet(Progress):
-    """Only remarks."""
+    """Progress that shows only remarks."""
 
     def finished(self, text: str) -> None:
         """Print nothing."""
 
 
 class JsonLines(Progress):
-    """A JSON object in each line, for programs: start, progress, phase, restart, done, remark."""
+    """Progress for programs, a JSON object in each line: start, progress, phase, restart, done, remark."""
 
     def task(self, label: str, size: int) -> Task:
         """Start a blob."""
         return _Events(self, label, size)
 
     def finished(self, text: str) -> None:
-        """Report something without a task of its own."""
+        """Report that a blob without a task is finished."""
         self.event(event="done", text=text)
 
     def event(self, **members: object) -> None:
@@ -106,7 +106,7 @@ class JsonLines(Progress):
 
 
 class Bars(Progress):
-    """A bar for each active blob, with the remaining time, and lines above the bars."""
+    """Progress as bars: one for each active blob, with the remaining time; remarks are lines above them."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -141,7 +141,7 @@ class Bars(Progress):
 
 
 def choose(mode: str, for_programs: bool) -> Progress:
-    """Choose how progress is shown.
+    """Return the kind of progress to show.
 
     Args:
         mode: one of MODES; `auto` is bars at a terminal if their library is installed, and lines elsewhere.
@@ -158,7 +158,7 @@ def choose(mode: str, for_programs: bool) -> Progress:
 
 
 def _write(line: str) -> None:
-    with suppress(OSError):  # standard error is closed, and the work goes on
+    with suppress(OSError):  # standard error is closed; the work goes on
         print(line, file=sys.stderr, flush=True)
 
 

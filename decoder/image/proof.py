@@ -1,4 +1,4 @@
-"""Keys that nothing but the HMAC of a whole layer can prove: the layer is read, and every failure is the same."""
+"""Proof of keys that only the HMAC of a whole layer can tell apart: the layer is read, and all failures look alike."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def prove(
     """Read an encrypted layer, and return the key that its HMAC proves, with the digest of the plain layer.
 
     Args:
-        source: has the layer.
-        descriptor: its digest and size.
-        public: its public options.
-        error: what was unwrapped, and what is raised unless one of that is the key.
+        source: the source of the layer.
+        descriptor: the layer's digest and size.
+        public: the layer's public options.
+        error: holds the candidates; it is raised if none of them is the layer's key.
 
     Raises:
-        UnprovenError: none is: the HMAC or the digest of the plain layer differs, or nothing was opened.
-        DigestError: the layer is not what its descriptor says.
-        ImageError: it cannot be read.
+        UnprovenError: no candidate is the key: the HMAC or the digest of the plain layer differs.
+        DigestError: the layer's digest or size is wrong.
+        ImageError: the layer cannot be read.
     """
     proofs = [_Proof(key, plain) for key, plain in keys_to_prove(public, error.unproven)]
     block = new_buffer(limits.BUFFER_BYTES)
@@ -49,7 +49,7 @@ def prove(
 
 
 class _Proof:
-    """What every key is put to, right or wrong, so that none takes another time."""
+    """The computation for one candidate. It is the same for right and wrong keys, so that its time reveals nothing."""
 
     def __init__(self, key: LayerKey, plain: str) -> None:
         self.key = key
@@ -70,5 +70,5 @@ class _Proof:
 def _algorithm(digest: str) -> str:
     try:
         return split_digest(digest)[0]
-    except ImageError:  # absent, or not a digest: nothing will be equal to it
+    except ImageError:  # absent, or not a digest, so that no digest is equal to it
         return "sha256"

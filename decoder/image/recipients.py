@@ -1,4 +1,4 @@
-"""Recipients on the command line, `PROTOCOL:VALUE`: reading them, checking them, wrapping to them."""
+"""Recipients on the command line, `PROTOCOL:VALUE`: they are read, checked, and wrapped to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SAMPLE = build_private_options(
 )
 
 Wrapped = dict[str, list[bytes]]
-"""Wrapped private options by scheme, as `build_annotations` takes them."""
+"""Wrapped private options by scheme, for `build_annotations`."""
 
 
 class WrapError(DecoderError):
@@ -36,7 +36,7 @@ class WrapError(DecoderError):
 
 
 class Keyring(NamedTuple):
-    """Where OpenPGP certificates are: a GnuPG home ("" for GnuPG's own choice), or a file if that is not ""."""
+    """The keyring with OpenPGP certificates: a file, or if `file` is "" a GnuPG home ("" for GnuPG's default)."""
 
     home: str = ""
     file: str = ""
@@ -45,7 +45,7 @@ class Keyring(NamedTuple):
         """Read all certificates.
 
         Raises:
-            UsageError: they cannot be read.
+            UsageError: the keyring cannot be read.
         """
         from decoder.keywrap.pgp.gnupg import gnupg_keyring
         from decoder.keywrap.pgp.keyring import check_keyring
@@ -67,12 +67,12 @@ class Keyring(NamedTuple):
 
 
 class Wrapping(NamedTuple):
-    """How keyproviders wrap, as `KeyProvider` takes it.
+    """The settings for wrapping with keyproviders; see `KeyProvider`.
 
     Attributes:
-        config_file: configures keyproviders, "" for that of the environment.
-        packet_format: what they write.
-        image: the reference of the image, or "".
+        config_file: the keyprovider configuration, "" for the file that the environment names.
+        packet_format: `new`, `old` or "".
+        image: the image's reference, or "".
     """
 
     config_file: str = ""
@@ -81,12 +81,12 @@ class Wrapping(NamedTuple):
 
 
 class _Named(NamedTuple):
-    """A recipient that was named.
+    """A recipient on the command line.
 
     Attributes:
-        text: names it, `PROTOCOL:VALUE`.
-        scheme: wraps to it.
-        material: what the scheme's `wrap` takes for it; nothing for a keyprovider without a parameter.
+        text: its name, `PROTOCOL:VALUE`.
+        scheme: the scheme that wraps to it.
+        material: the items for the scheme's `wrap`; empty for a keyprovider without a parameter.
     """
 
     text: str
@@ -100,12 +100,12 @@ class Recipients:
     Args:
         texts: `PROTOCOL:VALUE`.
         rules: which recipients are accepted; OpenPGP's keyring is only read for a recipient that is `pgp:`.
-        wrapping: how keyproviders wrap.
+        wrapping: the settings for keyproviders.
         broker: options of our own attestation-agent, which then wraps instead of the configured one; empty for none.
-        sealing: wraps for the recipient `provider:grants`.
+        sealing: wraps for the recipient `provider:grants`; None if there is no such recipient.
 
     Raises:
-        UsageError: a protocol is unknown, or a value cannot be used with it; the text says why.
+        UsageError: a protocol is unknown, or a value cannot be used with it; the text has the reason.
     """
 
     def __init__(
@@ -135,33 +135,33 @@ class Recipients:
 
     @property
     def warnings(self) -> list[str]:
-        """Problems of the keyproviders that have wrapped so far, or of their configuration."""
+        """Problems with the keyproviders that have wrapped so far, and with their configuration."""
         return [warning for provider in self._providers.values() for warning in provider.warnings]
 
     def check_publishing(self) -> None:
-        """Check that everything that `publish` will write can be written.
+        """Check that `publish` will be able to write, before the image is written.
 
         Raises:
-            ImageError: a registry does not take it.
+            ImageError: a registry does not accept it.
         """
         if self._sealing:
             self._sealing.check()
 
     def publish(self, image: str, descriptor: Mapping[str, Any]) -> None:
-        """Publish what recipients need beside the image, before the image itself; what is wrapped next is of another.
+        """Publish artifacts that recipients need, before the image is published; then start with another image.
 
         Args:
-            image: where the image will be, `TRANSPORT:PLACE`.
-            descriptor: of the image.
+            image: the image's destination, `TRANSPORT:PLACE`.
+            descriptor: the image's descriptor.
 
         Raises:
-            ImageError: a registry does not take it.
+            ImageError: a registry does not accept it.
         """
         if self._sealing:
             self._sealing.publish(image, descriptor)
 
     def forget(self) -> None:
-        """Begin with another image, because this one is not published."""
+        """Start with another image, because this one will not be published."""
         if self._sealing:
             self._sealing.forget()
 
@@ -179,7 +179,8 @@ class Recipients:
 
         Args:
             options: the private options.
-            present: those that it has, from `names.identities`; by name, because recipients are not authenticated.
+            present: the recipients that it has, from `names.identities`. Only names are compared, because recipients
+                are not authenticated.
 
         Returns:
             The wrapped keys, and the texts of the recipients that were left out.
@@ -198,7 +199,10 @@ class Recipients:
         return wrapped, [each.text for each in known]
 
     def _is_among(self, recipient: _Named, options: PrivateOptions, present: Set[names.Identity]) -> bool:
-        """Wrap to one recipient, to learn its name in wrapped keys; keyproviders are asked only once, later."""
+        """Check whether a layer has a recipient. A test value is wrapped to it, to learn its name in wrapped keys.
+
+        Keyproviders are left out here, so that they are asked only once, later.
+        """
         if recipient.scheme in self._providers:
             return False
         identities = names.identities(_annotations(self._wrap_to([recipient], options)))
@@ -221,7 +225,7 @@ class Recipients:
 
 
 def add_wrapped(annotations: Mapping[str, str], wrapped: Wrapped) -> dict[str, str]:
-    """Add wrapped keys to those that a layer has."""
+    """Return a layer's annotations with further wrapped keys added."""
     added = _annotations(wrapped)
     return {**annotations, **{name: ",".join(filter(None, (annotations.get(name), added[name]))) for name in added}}
 
@@ -239,7 +243,7 @@ def split_protocol(text: str, option: str = "--recipient") -> tuple[str, str]:
         hint = hint if separator else "; without one it must be a file with a public key, or an e-mail address"
         raise UsageError(f"{option} {quoted(text)} names no protocol; there are {FORMS}{hint}")
     if not value:
-        raise UsageError(f"{option} {quoted(text)} lacks its value; the forms are {FORMS}")
+        raise UsageError(f"{option} {quoted(text)} has no value; the forms are {FORMS}")
     return protocol, value
 
 
@@ -275,7 +279,7 @@ def _annotations(wrapped: Wrapped) -> dict[str, str]:
 
 def _providers(schemes: Set[str], wrapping: Wrapping, broker: Mapping[str, object] | None) -> dict[str, KeyProvider]:
     if broker and _ATTESTATION_AGENT not in schemes:
-        raise UsageError(f"--{next(iter(broker))} is for a --recipient provider:attestation-agent, and there is none")
+        raise UsageError(f"--{next(iter(broker))} needs a --recipient provider:attestation-agent")
     found = {}
     for scheme in schemes:
         if scheme.startswith(keywrap.PROVIDER_PREFIX):

@@ -23,10 +23,10 @@ _GZIP_WINDOW = 31  # zlib's number for gzip with the largest window
 
 
 class Recompressed:
-    """A source that also has recompressed layers, which are in unlinked temporary files.
+    """A source that also has recompressed layers, in unlinked temporary files.
 
     Args:
-        source: has all other blobs.
+        source: the source of all other blobs.
     """
 
     def __init__(self, source: ImageSource) -> None:
@@ -59,15 +59,15 @@ class Recompressed:
         """Compress a zstd layer as gzip.
 
         Args:
-            descriptor: of the layer.
-            diff_id: the digest of the uncompressed layer by the image's configuration, None if that has none.
-            advance: told of every read.
+            descriptor: the layer's descriptor.
+            diff_id: the digest of the uncompressed layer in the image's configuration, or None.
+            advance: is called after every read.
 
         Returns:
             The descriptor of the new blob.
 
         Raises:
-            DigestError: the layer differs from its descriptor, or its content from the diff ID.
+            DigestError: the layer's digest or size is wrong, or its content does not have the diff ID.
             ImageError: it is not zstd, or a file cannot be written.
         """
         file = self._stack.enter_context(TemporaryFile(buffering=limits.IMAGE_BUFFER_BYTES))  # noqa: SIM115 - the stack closes it
@@ -85,7 +85,7 @@ class Recompressed:
 
 
 def _convert(reader: CheckedReader, file: IO[bytes]) -> tuple[str, int, str]:
-    """Return the digest and size of the gzip stream, and the digest of what is in it."""
+    """Write the gzip stream; return its digest, its size, and the digest of its content."""
     content, digest, size = hashlib.sha256(), hashlib.sha256(), 0
     compressor = zlib.compressobj(wbits=_GZIP_WINDOW)
     with _unpacked(reader) as unpacked:
@@ -100,7 +100,7 @@ def _convert(reader: CheckedReader, file: IO[bytes]) -> tuple[str, int, str]:
 
 
 class _File:
-    """A blob as zstandard reads files."""
+    """A blob with the interface of files that zstandard reads."""
 
     def __init__(self, reader: CheckedReader) -> None:
         self._reader = reader

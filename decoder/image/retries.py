@@ -1,4 +1,4 @@
-"""Repeated writing after interruptions."""
+"""Repeating a write that was interrupted."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _Result = TypeVar("_Result")
 
 
 def again(work: Callable[[], _Result], task: Task) -> _Result:
-    """Run work that writes a blob; repeat all of it while it is interrupted, at most REGISTRY_ATTEMPTS times.
+    """Run work that writes a blob. If it is interrupted, repeat it from the start, up to REGISTRY_ATTEMPTS attempts.
 
     Args:
-        work: starts from the beginning each time.
+        work: writes the blob from the beginning.
         task: shows each repetition.
 
     Raises:
-        InterruptedWriteError: the last attempt was interrupted as well.
-        BaseException: what else the work raised.
+        InterruptedWriteError: the last attempt was interrupted, too.
+        BaseException: any other exception of the work.
     """
     for pause in pauses():
         try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _RANGE = re.compile(r"(-?\d{1,9})|(\d{1,9})-(\d{1,9})|(-?\d{1,9})?\.\.(-?\d{1,9})?")
 _PLATFORM = re.compile(r"[a-z0-9_.]+/[a-z0-9_.]+(/[a-z0-9_.]+)?")
-# Names as Go has them, which is what the image-spec uses.
+# Go's names of architectures, which the image-spec uses.
 _MACHINES = {
     "x86_64": "amd64",
     "i686": "386",
@@ -29,7 +29,7 @@ _IMPLIED_VARIANTS = {"arm64": "v8", "arm": "v7", "amd64": "v1"}
 
 
 class LayerRange(NamedTuple):
-    """Layers from a number to a number, both included; negative ones count from the top, which is -1."""
+    """Layers from one number to another, both included. Negative numbers count from the top, which is -1."""
 
     text: str
     first: int
@@ -75,10 +75,10 @@ def parse_range(text: str) -> LayerRange:
 
 
 def parse_platforms(texts: Sequence[str]) -> list[str]:
-    """Parse `os/arch[/variant]`, several separated by commas too.
+    """Parse platforms, `os/arch[/variant]`; a text may hold several, separated by commas.
 
     Raises:
-        UsageError: one is something else.
+        UsageError: a platform has another form.
     """
     platforms = [platform for text in texts for platform in text.lower().split(",")]
     for platform in platforms:
@@ -88,7 +88,7 @@ def parse_platforms(texts: Sequence[str]) -> list[str]:
 
 
 def own_platform() -> str:
-    """Name the platform of this machine."""
+    """Return the platform of this machine."""
     machine = os.uname().machine
     return f"linux/{_MACHINES.get(machine, machine)}"
 
@@ -149,7 +149,7 @@ def choose_layers(images: Sequence[Node], ranges: Sequence[LayerRange]) -> list[
 
 
 def layers_of_base(node: Node, base: Node) -> int:
-    """Count the layers that an image has from its base, comparing their uncompressed content.
+    """Return how many layers an image has from its base, by the digests of their uncompressed content.
 
     Args:
         node: a manifest of the image.

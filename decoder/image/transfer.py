@@ -1,4 +1,4 @@
-"""Copying an image: changed layers, every other blob, the manifests, and finally the name."""
+"""Writing an image: changed layers, all other blobs, the manifests, and finally the name."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class _StoppedError(DecoderError):
 
 
 class Work:
-    """Parallel jobs, one for each core; the first failure ends the others.
+    """Runs jobs in parallel, one per core; the first failure stops the others.
 
     Args:
-        progress: shows each.
+        progress: shows the progress of each job.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -41,10 +41,10 @@ class Work:
         """Run jobs to their end.
 
         Returns:
-            Their results, in their order.
+            The results, in the order of the jobs.
 
         Raises:
-            DecoderError: what the first job to fail raised.
+            DecoderError: the error of the job that failed first.
         """
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             futures = [pool.submit(job, self) for job in jobs]
@@ -75,20 +75,20 @@ def _went_well(futures: list[Future[_Result]]) -> bool:
 
 
 def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job[None]]:
-    """Return the jobs that copy every blob which no change replaces and which the target does not have."""
+    """Return the jobs that copy every unchanged blob which the target does not have."""
     return [_copy_job(source, target, descriptor) for descriptor in _unchanged(root)]
 
 
 def publish(target: ImageTarget, root: Node, before: Callable[[Descriptor], None] | None = None) -> Descriptor:
-    """Write the manifests with their changes, and let the target's name refer to them.
+    """Write the changed manifests, and then let the target's name refer to them.
 
     Args:
-        target: where to write.
-        root: the image.
-        before: is called with the descriptor before anything has the name.
+        target: the destination.
+        root: the image's manifests.
+        before: is called with the descriptor just before the name is published.
 
     Returns:
-        The descriptor that the name now stands for.
+        The descriptor that the name refers to now.
     """
     nodes = manifest.rebuild(root)
     for node in nodes:

@@ -1,4 +1,4 @@
-"""Transports: what each can do as a source and as a destination, and how one is chosen."""
+"""Transports: the interfaces of sources and destinations, and the table that finds them by name."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from decoder.errors import UsageError, quoted
 
-COSIGN_TAGS = ("sig", "att", "sbom")  # the ends of the tags under which cosign puts what it says of an image
-# What skopeo reads or writes, and we do not.
+COSIGN_TAGS = ("sig", "att", "sbom")  # suffixes of the tags that cosign gives to signatures, attestations and SBOMs
+# Transports of skopeo that this program does not have.
 _OF_SKOPEO = ("ostree", "sif", "tarball")
 
 Descriptor = dict[str, Any]
-"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and its other members."""
+"""An OCI descriptor as parsed JSON: `mediaType`, `digest`, `size`, and its other members."""
 
-# Names as skopeo has them, with the module of each.
+# The transports by their names in skopeo, each with its module.
 TRANSPORTS = {
     "oci": "files.ocilayout",
     "oci-archive": "files.archive",
@@ -32,7 +32,7 @@ class BlobReader(Protocol):
     """A blob being read; the caller compares its digest, see `decoder.image.blobs`."""
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read at most as much as fits; 0 at the end."""
+        """Read at most as many bytes as fit, and return how many; 0 at the end."""
 
 
 class BlobWriter(Protocol):
@@ -49,17 +49,17 @@ class BlobSource(Protocol):
     """Blobs to read."""
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a blob for reading: may be called from several threads."""
+        """Open a blob for reading. May be called from several threads."""
 
 
 class ImageSource(BlobSource, Protocol):
     """An image to read."""
 
     def root(self) -> Descriptor:
-        """Resolve the reference: the descriptor of a manifest or an index."""
+        """Return the descriptor of the manifest or index that the reference names."""
 
     def referrers(self, digest: str) -> list[str]:
-        """Name artifacts outside the image that refer to a manifest: signatures, SBOMs (OCI 1.1 `subject`, cosign)."""
+        """Return the names of artifacts outside the image that refer to a manifest (OCI 1.1 `subject`, cosign)."""
 
 
 class ImageTarget(Protocol):
@@ -69,39 +69,40 @@ class ImageTarget(Protocol):
         """Check whether the whole blob exists already (a registry may mount it from another repository)."""
 
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
-        """Start a blob of `size` bytes: may be called from several threads."""
+        """Start a blob of `size` bytes. May be called from several threads."""
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a committed blob to read it back, before anything is published: may be called from several threads."""
+        """Open a committed blob to read it back, before the image is published. May be called from several threads."""
 
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
-        """Write a manifest or index, after everything that it names."""
+        """Write a manifest or index, after everything that it refers to."""
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Publish a manifest or index under the reference: the last step, which succeeds completely or not at all."""
+        """Let the reference name a manifest or index. This is the last step, and succeeds completely or not at all."""
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
-        """After `publish`: delete plain blobs if the image was encrypted in place, and nothing else refers to them.
+        """Delete plain blobs, after `publish`, if the image was encrypted in place and nothing else refers to them.
 
         Args:
             layers: the digests of the plain layers that were encrypted.
-            manifests: the digests of the manifests and indexes that named them.
+            manifests: the digests of the manifests and indexes that referred to them.
 
         Returns:
-            A line about each plain blob that stays.
+            A line about each plain blob that cannot be deleted.
         """
 
 
 class Options(NamedTuple):
-    """What transports need besides the reference.
+    """The settings for transports, besides the reference.
 
     Attributes:
-        tls_verify: whether a registry must speak TLS, with a certificate that is accepted.
-        namespace: of containerd.
-        address: containerd's socket.
-        login: the user and password for registries, ("", "") for those that `docker login` and others stored.
-        authfile: the file with stored logins, "" for the usual ones.
-        source: where a target's image comes from, `TRANSPORT:PLACE`: perhaps the same place, or one that has its blobs.
+        tls_verify: whether registries must use TLS with a valid certificate.
+        namespace: containerd's namespace.
+        address: the path of containerd's socket.
+        source: for a target, the place that the image comes from, `TRANSPORT:PLACE`. It may be the same place, or one
+            that has some of the blobs already.
+        login: user and password for registries, or ("", "") to use stored logins.
+        authfile: the file with stored logins, or "" for the usual files.
     """
 
     tls_verify: bool = True
@@ -135,10 +136,10 @@ def open_target(reference: str, options: Options) -> AbstractContextManager[Imag
 
 
 def list_images(place: str, options: Options) -> list[str]:
-    """List the images of a place that names none: all tags of a repository, all names of a layout.
+    """Return the images at a place: all tags of a repository, or all names in a layout.
 
     Returns:
-        `TRANSPORT:PLACE` of each; the place itself if it names an image, or its transport cannot list.
+        `TRANSPORT:PLACE` of each image; only the place itself if it names an image or cannot be listed.
     """
     module, name, rest = _split(place)
     found: list[str] | None = module.list_images(rest, options) if hasattr(module, "list_images") else None
@@ -154,7 +155,7 @@ def _split(reference: str, is_target: bool = False) -> tuple[Any, str, str]:
 
 
 def _hint(reference: str, name: str, is_target: bool) -> str:
-    """Return what to write instead: the nearest transport, or the command of skopeo that copies the image there."""
+    """Return advice about an unknown transport: the nearest name, or the skopeo command that copies the image."""
     from difflib import get_close_matches
 
     if name not in _OF_SKOPEO and (nearest := get_close_matches(name, TRANSPORTS, 1)):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from decoder.image.verbs.check import Report
 
-HELP = "check, for the exit status, whether an image is encrypted as required and keys open it"
+HELP = "check that an image is encrypted as required and that keys open it; the exit status has the result"
 EXAMPLE = """\
   ctd-decoder image check --require-encrypted all --key app.key docker://registry.example/app:1-enc
   ctd-decoder image check --require-encrypted -1 docker://registry.example/app:1-enc
@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add = parser.add_argument
     text = "fail unless all layers, any layer, or the layers with these numbers are encrypted, for every platform"
     add("--require-encrypted", default="", metavar="all|any|N,...", help=text)
-    add("--verify", action="store_true", help="read every layer, and compare its digest and its HMAC")
+    add("--verify", action="store_true", help="read every layer, and check its digest and its HMAC")
     options.add_keys(parser)
     options.add_platform(parser)
     options.add_common(parser)
@@ -38,8 +38,8 @@ def run(parsed: Namespace) -> None:
     """Check an image.
 
     Raises:
-        UsageError: there is nothing to check.
-        CheckError: it does not pass.
+        UsageError: no check was asked for.
+        CheckError: the image does not pass.
     """
     from decoder.image.verbs.check import Report, raise_for_problems
 
@@ -66,7 +66,7 @@ def _report(parsed: Namespace) -> tuple[Report, bool]:
     required = check.parse_requirement(parsed.require_encrypted)
     keys = options.keys(parsed)
     if keys is None and required is None and not parsed.verify:
-        raise UsageError("nothing to check: give --key, --require-encrypted or --verify")
+        raise UsageError("nothing to check: pass --key, --require-encrypted or --verify")
     request = check.Request(keys, options.platforms(parsed), required, parsed.verify)
     with ExitStack() as stack:
         progress = stack.enter_context(progresses.choose(parsed.progress, parsed.json))

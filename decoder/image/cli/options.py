@@ -1,4 +1,4 @@
-"""Options that verbs share, and parsing of their values."""
+"""The options that verbs share, and the parsing of their values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLACE = "the image, such as oci:DIR or docker://HOST/REPO:TAG"
 def add_destination(parser: ArgumentParser) -> None:
     """Add the destination, which is the source with --in-place."""
     add = parser.add_argument
-    add("destination", metavar="DST", nargs="?", default="", help="where to write it; `-` as FILE is standard output")
+    add("destination", metavar="DST", nargs="?", default="", help="the new image; `-` as FILE is standard output")
     add("--in-place", action="store_true", help="write to SRC")
     add("--digestfile", default="", metavar="FILE", help="write the digest of the new image to FILE")
     add("--no-verify", dest="verify", action="store_false", help="do not read back what was written")
@@ -47,20 +47,20 @@ def add_recipients(parser: ArgumentParser) -> None:
     """Add the options for recipients."""
     add = parser.add_argument
     text = (
-        "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE or provider:NAME[:PARAM]; of FILE and EMAIL "
-        "alone, the content decides; may be repeated"
+        "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE or provider:NAME[:PARAM]; without PROTOCOL, a "
+        "FILE is recognized by its content, and an EMAIL is for pgp; may be repeated"
     )
     add("--recipient", action="append", default=[], metavar="[PROTOCOL:]VALUE", help=text)
     text = "remove from an encrypted image: a scheme, or scheme:name as layerinfo prints it; may be repeated"
     add("--remove-recipient", action="append", default=[], metavar="SCHEME[:NAME]", help=text)
     add("--all-keys", action="store_true", help="encrypt to every key and certificate in a recipient's file")
-    add("--allow-weak-keys", action="store_true", help="encrypt to RSA keys of 1024 bits too (default: 2048)")
+    add("--allow-weak-keys", action="store_true", help="encrypt to RSA keys from 1024 bits (default: from 2048)")
     text = "encrypt to certificates that are expired, not yet valid, or not for key encipherment"
     add("--allow-expired", action="store_true", help=text)
     rings = parser.add_mutually_exclusive_group()
     rings.add_argument("--gpg-homedir", default="", metavar="DIR", help="the GnuPG home with the keys for pgp:")
     rings.add_argument("--gpg-keyring", default="", metavar="FILE", help="a file with the keys for pgp:")
-    text = "for provider: new wraps one key for all layers of the image, old each layer's options (default: new)"
+    text = "for provider: new: wrap one key for all layers of the image; old: wrap each layer's options (default: new)"
     add("--packet-format", default="", choices=("new", "old"), help=text)
     add("--kbs", default="", metavar="URL", help="for provider:attestation-agent: register the keys at this key broker")
     add("--kbs-auth-key", default="", metavar="FILE", help="the broker administrator's private key, Ed25519 or P-256")
@@ -70,7 +70,7 @@ def add_recipients(parser: ArgumentParser) -> None:
     add("--kbs-ca", default="", metavar="FILE", help="CA certificates for the key broker (default: the system's)")
     text = "for provider:grants: the public key of somebody who may grant nodes access; may be repeated"
     add("--grants-owner", action="append", default=[], metavar="FILE", help=text)
-    text = "for provider:grants: the private key that vouches for the layers, which owners know"
+    text = "for provider:grants: the publisher's private key, which signs the image's key for the owners"
     add("--sign-key", default="", metavar="FILE", help=text)
     add("--gpg-version", help=SUPPRESS)  # ctr-enc has it; every version exports alike
 
@@ -79,13 +79,13 @@ def add_keys(parser: ArgumentParser) -> None:
     """Add the keys that open layers."""
     add = parser.add_argument
     text = (
-        "opens layers: FILE[:PASSWORD|:pass=PASSWORD|:file=FILE|:fd=N] or provider:NAME[:PARAM]; FILE may be a pipe; "
-        "may be repeated"
+        "a key that opens layers: FILE[:PASSWORD|:pass=PASSWORD|:file=FILE|:fd=N] or provider:NAME[:PARAM]; FILE may "
+        "be a pipe; may be repeated"
     )
     add("--key", action="append", default=[], metavar="KEY", help=text)
-    text = "the certificate of a key, for PKCS#7; may be repeated"
+    text = "the file with the certificate of a key, for PKCS#7; may be repeated"
     add("--dec-recipient", action="append", default=[], metavar="CERT", help=text)
-    text = "configures keyproviders (default: $OCICRYPT_KEYPROVIDER_CONFIG)"
+    text = "the configuration of keyproviders (default: $OCICRYPT_KEYPROVIDER_CONFIG)"
     add("--keyprovider-config", default="", metavar="FILE", help=text)
 
 
@@ -101,15 +101,15 @@ def add_common(parser: ArgumentParser) -> None:
     """Add the options for output, progress and transports."""
     add = parser.add_argument
     add("--json", action="store_true", help="print the result as JSON")
-    text = "how progress is shown on standard error: auto, plain, json (a line for each event) or none"
+    text = "the progress on standard error: auto, plain, json (one line for each event) or none"
     add("--progress", choices=progresses.MODES, default=progresses.AUTO, metavar="MODE", help=text)
     text = "false: accept any certificate of a registry, and plain HTTP"
     add("--tls-verify", type=_truth, nargs="?", const=True, default=True, metavar="true|false", help=text)
     add("--creds", default="", metavar="USER:PASSWORD", help="the login at registries (default: that of docker login)")
-    add("--authfile", default="", metavar="FILE", help="where `skopeo login` and others store logins")
+    add("--authfile", default="", metavar="FILE", help="the file where `skopeo login` and others store logins")
     defaults = transport.Options()
-    add("--namespace", default=defaults.namespace, help="of containerd (default: %(default)s)")
-    add("--address", default=defaults.address, help="the socket of containerd (default: %(default)s)")
+    add("--namespace", default=defaults.namespace, help="containerd's namespace (default: %(default)s)")
+    add("--address", default=defaults.address, help="containerd's socket (default: %(default)s)")
 
 
 def source(stack: ExitStack, parsed: Namespace, reference: str) -> transport.ImageSource:
@@ -130,9 +130,9 @@ def destination(parsed: Namespace) -> str:
         UsageError: there is none, or there are two.
     """
     if parsed.in_place and parsed.destination:
-        raise UsageError("--in-place writes to SRC, and DST was given too")
+        raise UsageError("--in-place writes to SRC, so DST must not be given")
     if not parsed.in_place and not parsed.destination:
-        raise UsageError("no destination was given: DST, or --in-place to replace SRC")
+        raise UsageError("no destination was given: pass DST, or --in-place to replace SRC")
     return str(parsed.destination or parsed.source)
 
 
@@ -170,7 +170,7 @@ def keys(parsed: Namespace) -> DecryptConfig | None:
 
 
 def _claimed(parsed: Namespace) -> str:
-    """Return the reference that keyprovider servers may record: of a registry or of containerd, and no local path."""
+    """Return the reference for the audit of keyprovider servers: one of a registry or containerd, but no local path."""
     images = getattr(parsed, "places", None) or [getattr(parsed, "destination", "") or parsed.source, parsed.source]
     return next((reference(text) for text in images if reference(text)), "")
 
@@ -189,12 +189,12 @@ def required_keys(parsed: Namespace) -> DecryptConfig:
     """
     found = keys(parsed)
     if found is None:
-        raise UsageError("no key was given: --key FILE or --key provider:NAME")
+        raise UsageError("no key was given: pass --key FILE or --key provider:NAME")
     return found
 
 
 def recipients(parsed: Namespace, progress: Progress) -> Recipients:
-    """Read the recipients, and report which protocol was added to which of them."""
+    """Read the recipients; remark on each that was given without a protocol, with the protocol that is used."""
     read = cache(read_key)  # a pipe can be read once
     texts = []
     for text in parsed.recipient:
@@ -232,14 +232,14 @@ def check_named(parsed: Namespace) -> None:
         UsageError: none was.
     """
     if not parsed.recipient and not parsed.remove_recipient:
-        raise UsageError("no recipient was given: --recipient FILE, or --recipient PROTOCOL:VALUE")
+        raise UsageError("no recipient was given: pass --recipient FILE or --recipient PROTOCOL:VALUE")
 
 
 def _sealing(parsed: Namespace, recipients: list[str]) -> Sealing | None:
     """Build the provider for the recipient `provider:grants:HOST/REPO`; None if there is none.
 
     Raises:
-        UsageError: an option is missing or too much, or a key cannot be used.
+        UsageError: an option is missing or cannot be combined, or a key cannot be used.
     """
     if not any(text.split(":")[:2] == ["provider", "grants"] for text in recipients):
         if parsed.grants_owner or parsed.sign_key:

@@ -52,7 +52,7 @@ def assert_refused(source: str, target: Layout, recipient: list[str], status: in
             "jwe:FILE, pkcs7:FILE, pgp:EMAIL|KEYID|FINGERPRINT, pkcs11:FILE or provider:NAME",
         ),
         (["--recipient", "key.pem"], "names no protocol"),
-        (["--recipient", "jwe:"], "lacks its value"),
+        (["--recipient", "jwe:"], "has no value"),
         (["--recipient", "jwe:/nonexistent"], "No such file"),
         (["--recipient", "provider::x"], "names no keyprovider"),
         (["--recipient", "provider:absent"], "no keyprovider 'absent' is configured"),

@@ -171,7 +171,7 @@ def test_nothing_is_silently_not_done(
     before = files_below(encrypted.directory)
     twice = image("encrypt", oci(encrypted), oci(encrypted, "twice"), *recipient)
     assert (twice.status, twice.output) == (4, "")
-    assert "encrypted already; to add recipients, give a --key" in twice.errors
+    assert "encrypted already; to add recipients, pass a --key" in twice.errors
     assert files_below(encrypted.directory) == before
 
 

@@ -334,4 +334,4 @@ def test_options_of_image_encrypt_need_a_recipient(tmp_path: Path, monkeypatch: 
     options = ("--recipient", "provider:other", "--kbs", "https://kbs.example")
     result = image("encrypt", "oci:a", "oci:b", *options)
     assert (result.status, result.output) == (2, "")
-    assert "--kbs is for a --recipient provider:attestation-agent, and there is none" in result.errors
+    assert "--kbs needs a --recipient provider:attestation-agent" in result.errors
