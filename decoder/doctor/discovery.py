@@ -103,12 +103,13 @@ def _installed(named_file: str) -> Containerd:
 
 
 def _processes() -> list[int]:
+    """List the running containerds; one that has ended and was not waited for has no command line any more."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():
             try:
                 with open(f"/proc/{name}/comm") as file:
-                    if file.read().strip() == _NAME:
+                    if file.read().strip() == _NAME and process.command_line(int(name)):
                         found.append(int(name))
             except OSError:
                 continue
