@@ -184,15 +184,23 @@ class Containerd:
 
     def run_stock(self, image: str = IMAGE, namespace: str = "default") -> subprocess.CompletedProcess[str]:
         """Run a container with ctr, which has the image unpacked first unless it is."""
-        options = ["--rm", "--cgroup", f"/{_CGROUP}"]
-        return self.ctr("--namespace", namespace, "run", *options, image, "container")
+        command = ["ctr", "--address", SOCKET, "--namespace", namespace, "run"]
+        return self._run_whole(*command, "--rm", "--cgroup", f"/{_CGROUP}", image, "container")
 
     def run(self, layout: Layout, *options: str) -> subprocess.CompletedProcess[str]:
         """Import an image, and have imgcrypt's ctr unpack it, with a payload for each layer, and run a container."""
         imported = self.import_image(layout, "--no-unpack")
         assert imported.returncode == 0, imported.stderr
         command = [str(CTR_IMGCRYPT), "--address", SOCKET, "run", "--rm", "--cgroup", f"/{_CGROUP}"]
-        return self.execute(*command, *options, IMAGE, "container")
+        return self._run_whole(*command, *options, IMAGE, "container")
+
+    def _run_whole(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a container; again if ctr, which stops reading when the container ends, lost the end of its output."""
+        for _ in range(5):
+            result = self.execute(*command)
+            if result.returncode or result.stdout.endswith(images.LAST_WORD):
+                break
+        return result
 
     def ctr(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Debian's ctr."""

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 NAME = "greeting"
 GREETING = "hello from the last layer"
+LAST_WORD = "  /noise\n"  # of what the container prints
 TAR = "application/vnd.oci.image.layer.v1.tar"
 GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 DOCKER_GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -140,7 +141,7 @@ def rootfs_layers() -> tuple[bytes, ...]:
 
 def expected_output(greeting: str = GREETING) -> str:
     """Tell what the container prints."""
-    return f"{greeting}\n{hashlib.sha256(noise()).hexdigest()}  /noise\n"
+    return f"{greeting}\n{hashlib.sha256(noise()).hexdigest()}{LAST_WORD}"
 
 
 def script(greeting: str) -> bytes:
