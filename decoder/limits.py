@@ -74,7 +74,7 @@ HOLD_AFTER_SECONDS = 0.1  # after the status was collected, so that containerd c
 # Messages.
 QUOTED_CHARACTERS = 200  # of untrusted text
 REPORTED_ATTEMPTS = 64
-REPORTED_FILES = 8  # in the keys directory that are not keys, for each layer that is decrypted nevertheless
+REPORTED_FILES = 8  # in the keys directory, of those with a warning, for each layer that is decrypted nevertheless
 STANDARD_ERROR_BYTES = 16 * KIB  # one message, for any failure
 JOURNAL_BYTES = 4 * KIB
 JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS

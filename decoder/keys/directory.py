@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,7 +33,7 @@ def add_directory(keyring: Keyring, directory: str) -> None:
     if not os.path.lexists(directory):
         keyring.notes.remarks.append(f"the keys directory {quoted(directory)} does not exist")
         return
-    before = len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11)
+    before = _secrets(keyring)
     walk = _walk(keyring, directory, os.path.realpath(directory), set())
     paths = dict.fromkeys(islice(walk, limits.KEYS_DIRECTORY_FILES))
     credentials = os.environ.get("CREDENTIALS_DIRECTORY", "")
@@ -50,8 +51,11 @@ def add_directory(keyring: Keyring, directory: str) -> None:
         else:
             size += len(data)
             password = _password(keyring, path, path + _PASSWORD_SUFFIX in paths, credentials)
+            before_it = _secrets(keyring)
             keyring.add(name, data, password, path)
-    usable = len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11) - before
+            if _secrets(keyring) > before_it:
+                _warn_if_exposed(keyring, name, path)
+    usable = _secrets(keyring) - before
     counted = f"holds {usable} private {'key' if usable == 1 else 'keys'}"
     state = counted if usable else "holds no private key" if paths else _why_empty(directory)
     keyring.notes.remarks.append(f"the keys directory {quoted(directory)} {state}")
@@ -60,6 +64,29 @@ def add_directory(keyring: Keyring, directory: str) -> None:
             f"the rest of {quoted(directory)}",
             f"more than {limits.KEYS_DIRECTORY_FILES} files or {limits.KEYS_DIRECTORY_BYTES} bytes",
         )
+
+
+def _secrets(keyring: Keyring) -> int:
+    return len(keyring.private) + len(keyring.pgp) + len(keyring.pkcs11)
+
+
+def _warn_if_exposed(keyring: Keyring, name: str, path: str) -> None:
+    """Warn of a secret of another user, and of one that its mode and those of all directories above let others read."""
+    try:
+        status = os.stat(path)
+        if status.st_uid not in (0, os.geteuid()):
+            keyring.notes.exposed(name, f"belongs to the user {status.st_uid}, who can change it: chown")
+        is_open = status.st_mode & stat.S_IROTH
+        directory = os.path.realpath(path)
+        while is_open and directory != "/":
+            directory = os.path.dirname(directory)
+            is_open = os.stat(directory).st_mode & stat.S_IXOTH
+    except OSError as error:
+        keyring.notes.exposed(name, f"cannot be examined: {error.strerror}")
+        return
+    if is_open:
+        mode = stat.S_IMODE(status.st_mode)
+        keyring.notes.exposed(name, f"can be read by every user of this machine (mode {mode:04o}): chmod 600")
 
 
 def _why_empty(directory: str) -> str:
@@ -83,6 +110,8 @@ def _password(keyring: Keyring, path: str, is_beside: bool, credentials: str) ->
     try:
         # systemd protects credentials by their directory, not by the mode of each file.
         password = read_key_file(password_path, private=is_beside)
+        if is_beside:
+            _warn_if_exposed(keyring, quoted(os.path.basename(password_path)), password_path)
     except KeyFileError as error:
         keyring.notes.skip(quoted(os.path.basename(password_path)), error)
         return b""

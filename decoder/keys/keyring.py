@@ -30,19 +30,19 @@ class Notes:
     def __init__(self) -> None:
         self.remarks: list[str] = []
         self._problems: list[str] = []
-        self._skipped: list[str] = []
+        self._files: list[str] = []
 
     @property
     def warnings(self) -> list[str]:
-        """Problems of the configuration of keyproviders, and every file or payload entry that was skipped."""
-        return [*self._problems, *self._skipped]
+        """Problems of the configuration of keyproviders, and all about files and payload entries."""
+        return [*self._problems, *self._files]
 
     @property
     def brief_warnings(self) -> list[str]:
-        """The same to print for each layer that was decrypted: of skipped files the first few, and a count."""
-        more = len(self._skipped) - limits.REPORTED_FILES
-        rest = f"{more} more were skipped (ctd-decoder doctor lists them)"
-        return [*self._problems, *self._skipped[: limits.REPORTED_FILES], *([rest] if more > 0 else [])]
+        """The same to print for each layer that was decrypted: of files the first few, and a count."""
+        more = len(self._files) - limits.REPORTED_FILES
+        rest = f"and {more} more warnings about files (ctd-decoder doctor lists them)"
+        return [*self._problems, *self._files[: limits.REPORTED_FILES], *([rest] if more > 0 else [])]
 
     def warn(self, line: str) -> None:
         """Add a problem of the configuration, once."""
@@ -51,7 +51,11 @@ class Notes:
 
     def skip(self, name: str, reason: object) -> None:
         """Warn that a file or payload entry, which may hold a key, is not used."""
-        self._skipped.append(f"{name} was skipped: {reason}")
+        self._files.append(f"{name} was skipped: {reason}")
+
+    def exposed(self, name: str, reason: str) -> None:
+        """Warn that others can read or change a file that is used."""
+        self._files.append(f"{name} {reason}")
 
 
 class Keyring(KeyFile):

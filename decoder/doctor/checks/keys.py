@@ -54,7 +54,7 @@ def _examine(directory: str, place: str, keys: Keyring) -> Iterator[Finding]:
     for material in keys.certificates:
         yield _check_certificate(material, keys, subject)
     for warning in keys.notes.warnings:
-        if "chmod" not in warning:  # _check_files names the file
+        if "chmod" not in warning and "chown" not in warning:  # _check_files names the file
             yield Finding("warning", subject, warning, "remove the file, if it is not meant to be a key")
 
 

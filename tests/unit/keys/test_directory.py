@@ -53,7 +53,7 @@ def test_many_files_that_are_no_keys_take_a_few_lines(tmp_path: Path) -> None:
     first, *others, last = keys.notes.brief_warnings
     assert first == "the configuration is odd"
     assert [each[:4] for each in others] == [f"'{number:03}" for number in range(limits.REPORTED_FILES)]
-    assert last == "192 more were skipped (ctd-decoder doctor lists them)"
+    assert last == "and 192 more warnings about files (ctd-decoder doctor lists them)"
     result = run_layer(encrypted(b"a layer"), "--decryption-keys-path", str(tmp_path))
     assert result.plaintext == b"a layer"
     assert len(result.errors) < 3000
