@@ -31,6 +31,7 @@ _AGENT_SOCKET = "--agent-socket="  # only packaging/client passes it, before all
 _PKCS11_CHILD = "--pkcs11-child"  # only decoder/keywrap/pkcs11/token.py passes it
 _INSTALLER = "install-on-node"  # a link to the program in the Kubernetes image, which alone has the module
 _SIGNALLED = 128
+_SIGNALS = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
 _INTERRUPTED = 130
 _CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
@@ -68,13 +69,15 @@ def main() -> NoReturn:
 
 
 def _catch_signals() -> None:
-    """Make a layer fail visibly if SIGTERM or SIGHUP ends it; SIGINT raises KeyboardInterrupt."""
-    for number in (_signal.SIGTERM, _signal.SIGHUP):
-        if _signal.getsignal(number) == _signal.SIG_DFL:
+    """Make a layer fail visibly if a signal ends it. One that is ignored, as under nohup(1), stays so."""
+    for number in _SIGNALS:
+        if _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler):
             _signal.signal(number, lambda number, _: _fail(_SIGNALLED + number))
 
 
 def _fail(status: int) -> NoReturn:
+    for number in _SIGNALS:  # before any import, which a second call of this would find half done
+        _signal.signal(number, _signal.SIG_IGN)
     from decoder.node.ending import fail
 
     fail(status)
