@@ -244,22 +244,28 @@ def subject_of(source: ImageSource, descriptor: Descriptor) -> str:
     return str(subject.get("digest", "")) if isinstance(subject, dict) else ""
 
 
-def rebuild(node: Node) -> list[Node]:
+def rebuild(node: Node, renamed: dict[str, str] | None = None) -> list[Node]:
     """Rewrite every manifest and index that has changed, the leaves first and `node` last.
+
+    Args:
+        node: the root.
+        renamed: gets the new digest of every manifest and index below it, by the old one.
 
     Returns:
         All manifests and indexes, each after those that it refers to.
     """
+    renamed = {} if renamed is None else renamed
     rebuilt: list[Node] = []
     children: list[Descriptor] = []
     kept = [child for child in node.children if not child.is_dropped]
     for child in kept:
-        rebuilt += rebuild(child)
+        rebuilt += rebuild(child, renamed)
         children.append(rebuilt[-1].descriptor)
+        renamed[child.descriptor["digest"]] = children[-1]["digest"]
     if node.changed:
         rebuilt.append(_manifest_with_changes(node))
     elif [each.descriptor["digest"] for each in node.children] != [each["digest"] for each in children]:
-        rebuilt.append(_index_of(node, kept, children))
+        rebuilt.append(_index_of(node, children, renamed))
     else:
         rebuilt.append(node)
     return rebuilt
@@ -277,9 +283,8 @@ def _manifest_with_changes(node: Node) -> Node:
     return _written(node.descriptor, value)
 
 
-def _index_of(node: Node, kept: list[Node], children: list[Descriptor]) -> Node:
+def _index_of(node: Node, children: list[Descriptor], renamed: dict[str, str]) -> Node:
     """Rewrite an index, and the entries of attestations, which name the digest of the manifest that they describe."""
-    new = {old.descriptor["digest"]: each["digest"] for old, each in zip(kept, children, strict=True)}
     rest = iter(_with_gaps(node, children))
     manifests = []
     for old in node.value["manifests"]:
@@ -290,8 +295,8 @@ def _index_of(node: Node, kept: list[Node], children: list[Descriptor]) -> Node:
                 continue
             entry = described(old, child["mediaType"], child["digest"], child["size"])
         annotations = annotations_of(old)
-        if annotations.get(_ATTESTED) in new:
-            entry = {**entry, "annotations": {**annotations, _ATTESTED: new[annotations[_ATTESTED]]}}
+        if annotations.get(_ATTESTED) in renamed:
+            entry = {**entry, "annotations": {**annotations, _ATTESTED: renamed[annotations[_ATTESTED]]}}
         manifests.append(entry)
     return _written(node.descriptor, {**node.value, "manifests": manifests})
 

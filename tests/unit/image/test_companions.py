@@ -41,6 +41,20 @@ def test_attestations_are_kept_and_named(tmp_path: Path, target: Layout, recipie
         assert layouts.layers_of(back, new) == layouts.layers_of(source, old)
 
 
+def test_an_attestation_of_a_manifest_in_an_inner_index_names_its_new_digest(
+    tmp_path: Path, target: Layout, recipient: list[str]
+) -> None:
+    source = Layout(tmp_path / "source")
+    one = layouts.add_image(source, "amd64", [layouts.tar("one")])
+    inner = layouts.add_index(source, one)
+    layouts.publish(source, layouts.add_index(source, inner, layouts.add_attestation(source, one)))
+    done("encrypt", oci(source), oci(target), *recipient)
+    inside, attestation = layouts.manifests(target)
+    (new,) = target.read_json(inside)["manifests"]
+    assert new["digest"] != one["digest"]
+    assert attestation["annotations"][layouts.ATTESTED] == new["digest"]
+
+
 def test_attestations_are_dropped(tmp_path: Path, target: Layout, recipient: list[str], key: list[str]) -> None:
     source = layouts.recorded(tmp_path / "source")
     attestations = layouts.manifests(source)[2:]
