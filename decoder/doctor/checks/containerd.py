@@ -33,7 +33,7 @@ def check(node: Host) -> Iterator[Finding]:
         text = "it is not running, or not visible to this process; the installed files are checked"
         yield Finding("warning", _SUBJECT, text, f"start it: systemctl start {_service(containerd.distribution)}")
     if containerd.others:
-        text = f"{containerd.others} more run here; this one has the process ID {containerd.pid}"
+        text = f"others run here, too ({containerd.others}); this one has the process ID {containerd.pid}"
         yield Finding("note", _SUBJECT, text, "choose another by --containerd-config FILE")
 
 

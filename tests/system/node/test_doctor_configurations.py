@@ -288,7 +288,7 @@ def test_several_containerds(key: Path, tmp_path: Path) -> None:
     ):
         found = examine(containerd, "containerd")
         notes = [each for each in found if each["level"] == "note"]
-        assert [each["text"].startswith("1 more run here") for each in notes] == [True], found
+        assert [each["text"].startswith("others run here, too (1)") for each in notes] == [True], found
         file = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml"
         (finding,) = examine(containerd, "containerd", "--containerd-config", file)
         assert finding["text"].endswith("; k3s)"), finding
