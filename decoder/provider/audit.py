@@ -1,4 +1,4 @@
-"""A provider: a key service with its envelopes, and its audit, one line of JSON for each operation."""
+"""A provider: a key service, with envelopes and with an audit of one line of JSON for each operation."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Provider:
     """A key service that also opens envelopes, and records every operation in the audit.
 
     Args:
-        name: what the audit and envelopes call the provider.
-        service: does the work.
-        report: takes the lines that the journal gets.
+        name: the provider's name in the audit and in envelopes.
+        service: the key service.
+        report: is called with each line for the journal, too.
         keks: keeps opened key-encryption keys; by default none is kept.
-        identity: identifies the configuration and the credentials, on which an opened key depends.
-        observe: is told of each call of the service: the operation, the seconds that it took, and whether it succeeded.
+        identity: returns bytes that identify the configuration and the credentials, on which an opened key depends.
+        observe: is called after each call of the service, with the operation, its seconds, and whether it succeeded.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class Provider:
         """Wrap private options.
 
         Args:
-            options: as KeyService takes them.
-            parameters: as KeyService takes them.
+            options: the private options; see `KeyService.wrap`.
+            parameters: the key to use; see `KeyService.wrap`.
             seconds: how long it may take; CLOUD_KMS_SECONDS by default.
 
         Raises:
-            ProviderError: it failed, or the key may not be used.
+            ProviderError: the service failed, or the key may not be used.
         """
         return self.perform("wrap", options, parameters, seconds)
 
     def unwrap(self, annotation: bytes, parameters: Sequence[str], seconds: float | None = None) -> bytes:
-        """Unwrap private options; the arguments and errors are like those of `wrap`."""
+        """Unwrap private options; arguments and errors are like those of `wrap`."""
         return self.perform("unwrap", annotation, parameters, seconds)
 
     def perform(
         self, operation: Operation, data: bytes, parameters: Sequence[str], seconds: float | None = None
     ) -> bytes:
-        """Perform an operation; arguments and errors are those of `wrap`."""
+        """Perform an operation, and record it; arguments and errors are like those of `wrap`."""
         began = monotonic()
         keys: tuple[str, ...] = ()
         failure: BaseException | None = None
@@ -90,16 +90,19 @@ class Provider:
             self.record(operation, keys, failure, milliseconds=round((monotonic() - began) * 1000))
 
     def check(self, seconds: float) -> Checked | None:
-        """Check whether the keys exist, without using them; None if the service can only be asked to unwrap."""
+        """Check whether the keys exist, without using them; return None if the service has no such check."""
         from decoder.provider import CheckableService
 
         return self._service.check(seconds) if isinstance(self._service, CheckableService) else None
 
     def reach(self, seconds: float) -> None:
-        """Check whether keys can be used, without using them; services without such a check pass.
+        """Check that the service can be reached and has keys, without using one; services without a check pass.
+
+        Args:
+            seconds: how long it may take.
 
         Raises:
-            ProviderError: the service does not answer within so many seconds, or no key is there.
+            ProviderError: the service does not answer in time, or no key can be used.
         """
         from decoder.provider import ReachableService
 
@@ -128,8 +131,8 @@ class Provider:
             return self._wrapping(operation, data, parameters)
         if operation == "unwrap-kek":
             use = self._opening(data, parameters)
-            if use.check:  # which the receiver of the key could not perform
-                raise NoKekServiceError("this provider checks every layer, and gives no key-encryption key away")
+            if use.check:  # the receiver of the key could not perform this check
+                raise NoKekServiceError("this provider checks every layer, so it does not release key-encryption keys")
             return use
         if letter := envelope.parse(data):
             return self._opening_envelope(letter, parameters)
@@ -147,7 +150,7 @@ class Provider:
 
         def run(seconds: float) -> bytes:
             opened = use.run(seconds)
-            if is_kek(opened):  # the key of a whole image, although the request is for a layer
+            if is_kek(opened):  # it opens a whole image, but the request is for one layer
                 raise ProviderError("the wrapped key is a key-encryption key, not private options")
             return opened
 
@@ -201,9 +204,9 @@ class Provider:
         """Write the audit line of an operation.
 
         Args:
-            operation: what was asked for, or `handshake` for a client that was refused before it could ask.
+            operation: the operation, or `handshake` for a client that was refused before it could call.
             keys: the canonical names of its keys, as far as they are known.
-            error: why it failed, or None.
+            error: the failure, or None.
             more: further members of the line.
         """
         line: dict[str, object] = {
@@ -216,7 +219,7 @@ class Provider:
         if error:
             if isinstance(error, ProviderError):
                 line["reason"], cause = error.reason, str(error)
-            else:  # its text may hold a secret
+            else:  # the text of an unexpected exception may hold a secret
                 line["reason"], cause = "internal", type(error).__name__
             line["cause"] = ascii(cause)[1:-1][: limits.AUDITED_CAUSE_CHARACTERS]
         text = json.dumps({**line, **more})
@@ -226,5 +229,5 @@ class Provider:
 
 
 def _named(key: str) -> str:
-    """Name a key in one bounded printable line, without the query, where a PKCS#11 URI has its PIN (RFC 7512 §2.4)."""
+    """Return a key's name as one bounded printable line, without the query, which may hold a PIN (RFC 7512 §2.4)."""
     return ascii(key.partition("?")[0])[1:-1][: limits.QUOTED_CHARACTERS]

@@ -47,11 +47,11 @@ if TYPE_CHECKING:
     from decoder.provider.services.coco.kbs.register import Registrar
 
 OPTIONS = (
-    Option("source", f"where keys come from, in the order to try: {', '.join(KINDS)}", many=True),
+    Option("source", f"a source of keys, in the order to try: {', '.join(KINDS)}", many=True),
     Option("source-timeout", "KIND=SECONDS: how long a source of this kind may take (60; for files 8)", many=True),
     Option("keys", "the directory that a keypath must be below; a server without it reads no keypath", serving=""),
-    Option("allow-sample-key", "open images that were made with sample=true, whose key everybody knows", flag=True),
-    Option("allow-a256ctr", "open packets with A256CTR, which do not show whether they were changed", flag=True),
+    Option("allow-sample-key", "open images encrypted with sample=true, whose key is public", flag=True),
+    Option("allow-a256ctr", "open packets with A256CTR, which have no integrity protection", flag=True),
     *kbs.OPTIONS,
     *register.OPTIONS,
 )
@@ -66,8 +66,7 @@ class Allowed(NamedTuple):
 
     Attributes:
         sample_key: packets that the sample key opens.
-        a256ctr: packets without authentication. An attacker who can change such a packet can find the layer key by
-            trying which changes still open.
+        a256ctr: packets with A256CTR, which have no authentication, so that an attacker can change them.
     """
 
     sample_key: bool = False
@@ -75,7 +74,7 @@ class Allowed(NamedTuple):
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> AttestationAgent:
-    """Create the provider; no source and no broker is asked yet.
+    """Create the provider, without contacting a source or broker.
 
     Raises:
         UsageError: a source or another option is malformed, or contradicts another one.
@@ -92,14 +91,14 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> AttestationAgent:
 
 
 class AttestationAgent:
-    """Keys by their ids.
+    """The keys of Confidential Containers, by their IDs.
 
     Args:
-        sources: where they come from, to unwrap.
-        policy: which ids may be used.
-        directory: files of keys to wrap with are below it; "" for none, None for any.
-        registrar: registers keys to wrap with, or None.
-        allowed: unsafe packets that are opened.
+        sources: the sources of keys for unwrapping.
+        policy: which IDs may be used.
+        directory: the directory of key files for wrapping; "" to allow no file, None to allow any.
+        registrar: registers keys that were used for wrapping, or None.
+        allowed: the unsafe packets that are opened.
     """
 
     def __init__(
@@ -120,12 +119,12 @@ class AttestationAgent:
         """Prepare to encrypt private options as a key spec says; see `KeyService`."""
         named = list(dict.fromkeys(text for text in parameters if text not in NOTHING))
         if len(named) > 1:
-            raise ProviderError(f"it was given {len(named)} key specs, and wraps with one key")
+            raise ProviderError(f"{len(named)} key specs were given; pass only one")
         spec = parse_keyspec(named[0] if named else "")
         if spec.sample:
             journal.warn("a layer was encrypted with the sample key, which everybody knows")
             self._policy.check(str(_SAMPLE_KID))
-            iv = bytes(IV_BYTES[spec.algorithm])  # as other programs do; it protects nothing either way
+            iv = bytes(IV_BYTES[spec.algorithm])  # as other programs do; a public key protects nothing anyway
             sealed = build_packet(seal(_SAMPLE_KID, _SAMPLE_KEY, options, spec.algorithm, iv))
             return Use((str(_SAMPLE_KID),), lambda _seconds: sealed, waits=False)
         kid = spec.keyid or ResourceId(f"default/image-kek/{uuid4()}")
@@ -151,7 +150,7 @@ class AttestationAgent:
             if options := self._open_with_sample_key(packet):
                 return Use((packet.key_name,), lambda _seconds: options, waits=False)
         if not self._sources:
-            raise ProviderError(f"the key {quoted_name(packet)} can come from nowhere: no source is configured")
+            raise ProviderError(f"the key {quoted_name(packet)} cannot be fetched: no source is configured (source)")
         return Use((packet.key_name,), lambda _seconds: unwrap_first(self._sources, annotation, packet))
 
     def check(self, seconds: float) -> Checked:
@@ -169,7 +168,7 @@ class AttestationAgent:
         try:
             options = open_with(_SAMPLE_KEY, packet)
         except ProviderError:
-            return b""  # somebody's own key has this id
+            return b""  # another key with the same ID
         if not self._allowed.sample_key:
             raise ProviderError(
                 "the image was made with the sample key, which everybody knows (sample=true): encrypt it with a key of "
@@ -178,16 +177,16 @@ class AttestationAgent:
         return options
 
     def _key(self, spec: KeySpec, kid: ResourceId) -> bytes:
-        """Read or create the key, and store it elsewhere as well."""
+        """Read or create the key, and register it at the broker if one is configured."""
         if not spec.keypath and not self._registrar:
             raise ProviderError(
-                "a new key would be lost: give keypath=FILE (with create=true to make the file), or the options kbs "
+                "a new key would be lost: pass keypath=FILE (with create=true to create the file), or the options kbs "
                 "and kbs-auth-key to register it"
             )
         if not spec.keypath and spec.keyid:
             raise ProviderError(
-                f"a new key would take the place of the one that the broker may have as {kid}: give keypath=FILE "
-                "(with create=true to make the file), or leave keyid out for a new id"
+                f"a new key would replace the one that the broker may have as {kid}: pass keypath=FILE "
+                "(with create=true to create the file), or leave keyid out for a new ID"
             )
         key = read_key(spec.keypath, self._directory, spec.create) if spec.keypath else _new_key()
         if self._registrar:

@@ -1,4 +1,4 @@
-"""AWS KMS: private options encrypted by a symmetric key that does not leave it.
+"""AWS KMS: private options, encrypted by a symmetric key that never leaves the service.
 
 The annotation is JSON as other providers write it: `key_url` is `awskms://` and the key as it was named (ARN, ID or
 alias), `wrapped_key` is KMS's CiphertextBlob, `wrap_type` is `AWSKMS`, and `encryption_context_names`, if there is an
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("key", "key ARN, key ID, alias ARN or alias/NAME"),
-    Option("region", "of the key; without it, that of the key's ARN or of AWS's configuration"),
-    Option("profile", "in AWS's configuration files"),
-    Option("endpoint", "URL to ask in place of the region's"),
-    Option("encryption-context", "NAME=VALUE that unwrapping needs as well", many=True),
+    Option("region", "the key's region (default: that in the key's ARN, or in AWS's configuration)"),
+    Option("profile", "the profile in AWS's configuration files"),
+    Option("endpoint", "the URL of the service (default: that of the region)"),
+    Option("encryption-context", "NAME=VALUE, which unwrapping needs as well", many=True),
 )
 
 _SCHEME = "awskms://"
@@ -48,7 +48,7 @@ _ARN = re.compile(
     r"arn:aws[a-z-]{0,16}:kms:(?P<region>[a-z0-9-]{1,32}):[0-9]{12}:(key/[A-Za-z0-9-]{1,128}|alias/[A-Za-z0-9/_-]{1,250})"
 )
 _NAME = re.compile(r"[A-Za-z0-9-]{1,128}|alias/[A-Za-z0-9/_-]{1,250}")
-# Besides KMS's own, the errors whose messages are about keys and permissions; others' may hold what was sent.
+# Errors whose messages are about keys and permissions, besides KMS's own; others may hold data that was sent.
 _SAID = ("AccessDeniedException", "ExpiredTokenException", "ThrottlingException", "UnrecognizedClientException")
 
 
@@ -111,7 +111,7 @@ class AwsKms:
         return Use((key,), lambda seconds: self._service.call(key, "decrypt", request, seconds))
 
     def _check_context(self, members: dict[str, object]) -> None:
-        """Compare names, to say what is missing; the values are for KMS to compare."""
+        """Compare the names of the encryption context, for a clear message; KMS compares the values."""
         try:
             names = [wire.text_value(name) for name in wire.list_value(members.get("encryption_context_names"))]
         except ValueError as error:
@@ -122,11 +122,11 @@ class AwsKms:
 
 
 class _Service:
-    """AWS KMS's API: a call's region, time limit and errors."""
+    """AWS KMS's API, with the region, time limit and errors of a call."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         try:
-            session = import_module("botocore.session")  # boto3 would need more, and has nothing that is used here
+            session = import_module("botocore.session")  # boto3 would add nothing that is used here
             self._config = import_module("botocore.config").Config
             self._errors = import_module("botocore.exceptions")
         except ImportError as error:
@@ -135,10 +135,10 @@ class _Service:
         self._endpoint = options.get("endpoint", "")
         try:
             self._session: Any = session.Session(profile=options.get("profile") or None)
-            self._session.get_scoped_config()  # says whether there is such a profile
+            self._session.get_scoped_config()  # raises if the profile does not exist
         except self._errors.BotoCoreError as error:
             raise ProviderError(self._reason(error)) from error
-        self._lock = Lock()  # a session is not made for threads, its clients are
+        self._lock = Lock()  # a session is not thread-safe; its clients are
         self._client = lru_cache(maxsize=8)(self._connect)
 
     def call(self, key: str, operation: str, request: Mapping[str, object], seconds: float) -> bytes:
@@ -147,7 +147,7 @@ class _Service:
         Args:
             key: ARN, ID or alias.
             operation: `encrypt` or `decrypt`.
-            request: what the operation needs besides the key.
+            request: the arguments of the operation, besides the key.
             seconds: how long it may take.
 
         Returns:
@@ -198,7 +198,7 @@ class _Service:
         if not isinstance(result, bytes) or not 0 < len(result) <= limits.PROVIDER_WRAPPED_BYTES:
             raise ProviderError("AWS KMS's reply has no result, or one that is too long")
         if not _is_key(str(reply.get("KeyId", "")), key):
-            raise ProviderError("AWS KMS answered for another key than it was asked to use")
+            raise ProviderError("AWS KMS used another key than the requested one")
         return result
 
     def _connect(self, region: str) -> Any:
@@ -270,7 +270,7 @@ def _checked(name: str) -> str:
 
 
 def _is_key(arn: str, key: str) -> bool:
-    """Check whether KMS's answer is from the requested key; the ARN of an alias's key is unknown."""
+    """Check whether KMS has used the requested key. For an alias that cannot be checked."""
     if not _ARN.fullmatch(arn):
         return False
     return "alias/" in key or arn == key or arn.endswith(f":key/{key}")
@@ -287,7 +287,7 @@ def _parse_context(text: str) -> dict[str, str]:
 
 
 def _check_endpoint(endpoint: str) -> None:
-    """Check that an endpoint does not reveal private options to the network."""
+    """Check that an endpoint uses TLS, so that private options are not visible on the network."""
     if not endpoint:
         return
     try:
@@ -296,4 +296,4 @@ def _check_endpoint(endpoint: str) -> None:
     except ValueError:
         secure = False
     if not secure or url.username is not None:
-        raise UsageError("the option endpoint must be an https:// URL without a user (http:// on this machine alone)")
+        raise UsageError("the option endpoint must be an https:// URL without a user (http:// only on this machine)")

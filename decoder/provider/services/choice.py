@@ -1,4 +1,4 @@
-"""Choose the key of a request, and check that it may be used."""
+"""The choice of a request's key, and the check that it may be used."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from decoder.provider.errors import KeyRefusedError, ProviderError
 if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
 
-NOTHING = ("", "Enabled")  # what ocicrypt makes of `provider:NAME` without a value
+NOTHING = ("", "Enabled")  # the parameters that ocicrypt sends for `provider:NAME` without a value
 
 
 def key_to_wrap(parameters: Sequence[str], policy: KeyPolicy, read: Callable[[str], str], example: str) -> str:
-    """Choose the key to wrap with: the one that is named, or else the configured one.
+    """Return the key to wrap with: the one that the caller names, or else the configured one.
 
     Args:
-        parameters: those of the caller.
-        policy: what may be used.
+        parameters: the caller's parameters.
+        policy: which keys may be used.
         read: checks and normalizes the name of a key.
-        example: a key of this service, for the message that none is named.
+        example: the name of a key of this service, for a message.
 
     Raises:
-        ProviderError: there is no key, more than one, or one that is malformed or may not be used.
+        ProviderError: no key or more than one is named, or the key is malformed or may not be used.
     """
     named = list(dict.fromkeys(read(item) for item in parameters if item not in NOTHING))
     if len(named) > 1:
-        raise ProviderError(f"it was given {len(named)} keys, and wraps with one")
+        raise ProviderError(f"{len(named)} keys were named; name only one")
     key = named[0] if named else policy.configured
     if not key:
         raise ProviderError(
@@ -45,12 +45,12 @@ def check_key_to_unwrap(key: str, parameters: Sequence[str], policy: KeyPolicy, 
 
     Args:
         key: the normalized name in the annotation.
-        parameters: those of the caller; if any names a key, only such a key may be used.
-        policy: what may be used.
-        read: as above.
+        parameters: the caller's parameters; if they name keys, only those may be used.
+        policy: which keys may be used.
+        read: checks and normalizes the name of a key.
 
     Raises:
-        ProviderError: it may not be used, or a parameter is malformed.
+        ProviderError: the key may not be used, or a parameter is malformed.
     """
     policy.check(key)
     named = [read(item) for item in parameters if item not in NOTHING]

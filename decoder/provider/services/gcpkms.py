@@ -1,8 +1,9 @@
-"""Google Cloud KMS, with the annotations of the published provider for it (docs/formats.md §5).
+"""Google Cloud KMS, with annotations in the form of the published provider for it (docs/formats.md §5).
 
 The annotation is JSON: `key_url` is the key, `gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K`,
-`wrapped_key` what Cloud KMS makes of the private options without additional authenticated data, `wrap_type` is `AES`.
-The option `key` overrides the keys that a caller names, to wrap and to unwrap, as the published provider's kmsURI does.
+`wrapped_key` is Cloud KMS's ciphertext of the private options, without additional authenticated data, and `wrap_type`
+is `AES`. The option `key` overrides the keys that a caller names, for wrapping and unwrapping, like the published
+provider's kmsURI.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ _EXAMPLE = "gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K"
 
 OPTIONS = (
     Option("key", _EXAMPLE, also=("kmsURI",)),
-    Option("adc", "file with application default credentials; without it, where Google's libraries look for them"),
-    Option("endpoint", "HOST[:PORT] to ask in place of cloudkms.googleapis.com"),
+    Option("adc", "the file with application default credentials (default: Google's usual places)"),
+    Option("endpoint", "HOST[:PORT] of the service (default: cloudkms.googleapis.com)"),
     Option("ca-file", "PEM file of the CAs that the endpoint's certificate may be from"),
-    Option("grpcport", "[ADDRESS]:PORT where to serve, as --listen"),
+    Option("grpcport", "[ADDRESS]:PORT to listen on, like --listen"),
 )
 
 _WRAP_TYPE = "AES"
 _HOST = "cloudkms.googleapis.com"
 _DISTRUST = ("handshake", "CERTIFICATE_VERIFY_FAILED", "Hostname Verification")  # gRPC's messages about failures of TLS
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform", "https://www.googleapis.com/auth/cloudkms"]
-# What google-auth raises besides its own for files and replies with JSON of other types than it expects.
+# Exceptions of google-auth, besides its own, for files and replies whose JSON has unexpected types.
 _MALFORMED = (ValueError, TypeError, KeyError, AttributeError)
 _KEY = re.compile(
     r"gcpkms://(projects/[a-z0-9.:-]{1,128}/locations/[a-z0-9-]{1,64}"
     r"/keyRings/[A-Za-z0-9_-]{1,63}/cryptoKeys/[A-Za-z0-9_-]{1,63})"
 )
-# Private options are a few hundred bytes; a reply has the ciphertext and some names besides.
+# Private options have a few hundred bytes; a reply has the ciphertext and some names.
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", 2 * limits.PROVIDER_WRAPPED_BYTES),
-    # By itself gRPC would connect again after 120 seconds, when our time is long over.
+    # gRPC's default is to reconnect after up to 120 seconds, longer than our time limit.
     ("grpc.max_reconnect_backoff_ms", int(limits.PROVIDER_LONGEST_PAUSE_SECONDS * 1000)),
 )
 
@@ -101,12 +102,12 @@ class GoogleKms:
         return Use((wrapped.key_url,), lambda seconds: self._service.decrypt(name, wrapped.data, seconds))
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
-        """List the keys that a caller names, unless `key` overrides them; names from a file may have a line end."""
+        """Return the keys that a caller names, unless `key` overrides them. Names from files may end in a break."""
         return [] if self._policy.configured else [parameter.strip() for parameter in parameters]
 
 
 class _Service:
-    """Cloud KMS's API over gRPC: the two calls, their checksums, time limit and errors."""
+    """Cloud KMS's API over gRPC: the two calls, with checksums, time limit and errors."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         try:
@@ -133,11 +134,11 @@ class _Service:
         request = {"name": name, "plaintext": plaintext, "plaintext_crc32c": crc32c(plaintext)}
         reply = self._call("encrypt", request, seconds)
         if not reply.verified_plaintext_crc32c:
-            raise ProviderError("Cloud KMS did not verify the checksum of what it was to encrypt")
+            raise ProviderError("Cloud KMS did not verify the checksum of the plaintext")
         if reply.ciphertext_crc32c != crc32c(reply.ciphertext):
             raise ProviderError("Cloud KMS's reply is damaged: the checksum of its ciphertext is wrong")
         if not reply.name.startswith(f"{name}/cryptoKeyVersions/"):
-            raise ProviderError("Cloud KMS encrypted with another key than it was asked to")
+            raise ProviderError("Cloud KMS used another key than the requested one")
         if not 0 < len(reply.ciphertext) <= limits.PROVIDER_WRAPPED_BYTES:
             raise ProviderError(f"Cloud KMS's ciphertext has {len(reply.ciphertext)} bytes")
         return bytes(reply.ciphertext)
@@ -193,10 +194,10 @@ class _Service:
         return isinstance(error, self._errors.ResourceExhausted) and "larger than max" not in str(error)
 
     def _reason(self, error: Any, headers: Mapping[str, str]) -> str:
-        """Describe the service's answer, without the token, which is the only secret that its messages may hold."""
+        """Return the service's reason, without the token, which is the only secret that its messages may hold."""
         text = str(getattr(error, "message", "") or "")
         if "CERTIFICATE_VERIFY_FAILED" in text or "Hostname Verification" in text:
-            return "Cloud KMS: the TLS certificate of the endpoint is not one to trust; ca-file can name its CA"
+            return "Cloud KMS: the TLS certificate of the endpoint is not trusted; set ca-file to its CA"
         if isinstance(error, self._errors.DeadlineExceeded):
             return "Cloud KMS: no answer in time"
         for value in headers.values():
@@ -226,7 +227,7 @@ class _Service:
         _read(file)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it warns of files of unknown origin; the operator chose this one
+                warnings.simplefilter("ignore")  # about files of unknown origin; the operator chose this one
                 credentials, _ = self._auth.load_credentials_from_file(file)
         except (self._auth.exceptions.GoogleAuthError, *_MALFORMED) as error:
             raise ProviderError(f"the file {quoted(file)} does not hold Google credentials") from error
@@ -238,7 +239,7 @@ class _Service:
                 warnings.simplefilter("ignore")
                 credentials, _ = self._auth.default(request=request)
         except (self._auth.exceptions.GoogleAuthError, *_MALFORMED, OSError) as error:
-            raise ProviderError("there are no Google credentials; adc can name a file of them") from error
+            raise ProviderError("there are no Google credentials; set adc to a file with them") from error
         return self._with_scope(credentials)
 
     def _with_scope(self, credentials: Any) -> Any:
@@ -272,7 +273,7 @@ def _checked(key: str) -> str:
 
 
 def _resource(key: str) -> str:
-    """Return the API name of a key's URI; anything that could be another API path is rejected."""
+    """Return a key's name in the API; a URI that could lead to another path of the API is rejected."""
     match = _KEY.fullmatch(key)
     if match is None:
         raise ProviderError(f"the key {quoted(key)} is not {OPTIONS[0].help}")
@@ -293,7 +294,7 @@ def _read(file: str) -> bytes | None:
 
 
 def _oauth_reason(error: Exception) -> str:
-    """Describe why no token was issued: OAuth's error code and description (RFC 6749 §5.2), and nothing secret."""
+    """Return the reason why no token was issued: OAuth's error code and description (RFC 6749 §5.2), no secret."""
     text = str(error.args[0]) if error.args else ""
     if not re.match(r"[a-z_]{3,40}: ", text):
         return type(error).__name__

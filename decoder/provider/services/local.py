@@ -1,8 +1,8 @@
-"""Keys in local files: AES-256-GCM with a 32-byte key, or with one of a directory of them.
+"""Keys in local files: AES-256-GCM with a 32-byte key, or with several in a directory.
 
-An annotation is the JSON `{"key_url":"local://NAME","wrapped_key":…,"wrap_type":"AES"}`, NAME that of the key's file,
-`wrapped_key` base64 of the 12-byte nonce, the ciphertext and its 16-byte tag. The sample provider of ocicrypt's
-documentation (`simplecrypt`) writes the same with a `key_url` that names no key.
+An annotation is the JSON `{"key_url":"local://NAME","wrapped_key":…,"wrap_type":"AES"}`. NAME is the name of the key's
+file; `wrapped_key` is base64 of the 12-byte nonce, the ciphertext and the 16-byte tag. `simplecrypt`, the sample
+provider in ocicrypt's documentation, writes the same form with a `key_url` that names no key.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
 OPTIONS = (
-    Option("key", "a file of 32 bytes, the key; only its owner may read it"),
-    Option("keys", "a directory of such files instead: each is a key, and its name the key's name"),
+    Option("key", "a file of 32 bytes, the key; only its owner may be able to read it"),
+    Option("keys", "a directory of such files instead; the name of a file is the name of its key"),
 )
 
 _SCHEME = "local://"
@@ -38,10 +38,10 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> Local:
-    """Create the provider; a directory is read when its keys are needed.
+    """Create the provider. The keys of a directory are read when they are needed.
 
     Raises:
-        UsageError: there is not exactly one of `key` and `keys`.
+        UsageError: both or none of `key` and `keys` are given.
         ProviderError: the directory does not exist, or the file is not a key.
     """
     key, keys = options.get("key", ""), options.get("keys", "")
@@ -61,8 +61,8 @@ class Local:
     """The keys of a directory.
 
     Args:
-        directory: of the key files; links that lead out of it are ignored, except for the configured key.
-        policy: which of them may be used, by their URL.
+        directory: the directory of the key files; links out of it are rejected, except for the configured key.
+        policy: which keys may be used, by their URLs.
     """
 
     def __init__(self, directory: str, policy: KeyPolicy) -> None:
@@ -115,7 +115,7 @@ class Local:
         return Checked([read] if works else [], problems)
 
     def _urls(self) -> list[str]:
-        """List the keys of the directory that may be used, at most KEYS_DIRECTORY_FILES."""
+        """Return the URLs of the keys in the directory that may be used, at most KEYS_DIRECTORY_FILES."""
         urls = []
         for name in sorted(os.listdir(self._directory))[: limits.KEYS_DIRECTORY_FILES]:
             if name.startswith(".") or os.path.isdir(os.path.join(self._directory, name)):

@@ -1,7 +1,7 @@
-"""PKCS#11 tokens: private options wrapped as the scheme `pkcs11` does, whose JSON is the annotation.
+"""PKCS#11 tokens: private options wrapped in the form of the scheme `pkcs11`, whose JSON is the annotation.
 
-That names no key: to unwrap, the key files that the operator configured are tried. Parameters and policies name a key
-by the name of its file, so no caller can make this node open another one.
+The annotation names no key, so the configured key files are tried when unwrapping. Parameters and policies name a key
+by the name of its file, so that a caller cannot make this node use any other file.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("key", "a YAML key file, a public key or certificate to wrap only, or a directory of them"),
-    Option("config", "which modules may be loaded: a file as in OCICRYPT_CONFIG, and instead of it"),
+    Option("config", "the file with the modules that may be loaded (default: that of OCICRYPT_CONFIG)"),
 )
 
 _NAMES = 8  # of key files in a message
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
-    """Create the provider; no token is asked yet.
+    """Create the provider, without accessing a token.
 
     Raises:
-        UsageError: there is no key.
+        UsageError: no key is configured.
         ProviderError: the key file or directory, or the configuration, cannot be read.
     """
     place = options.get("key", "")
@@ -52,7 +52,7 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
 
 
 def _key_files(place: str) -> dict[str, str]:
-    """List the paths of key files by their names."""
+    """Return the paths of key files by their names."""
     if not os.path.isdir(place):
         paths = [place]
     else:
@@ -76,12 +76,12 @@ def _read(path: str) -> bytes:
 
 
 class TokenKeys:
-    """The keys on tokens that some key files point to.
+    """The keys on tokens that key files point to.
 
     Args:
-        paths: of the key files, by their names.
-        policy: which of them may be used.
-        config: the file that says which modules may be loaded, read each time; "" for the node's own.
+        paths: the paths of the key files, by their names.
+        policy: which key files may be used.
+        config: the file with the modules that may be loaded, which is read each time; "" for the node's own.
     """
 
     def __init__(self, paths: dict[str, str], policy: KeyPolicy, config: str) -> None:
@@ -150,11 +150,11 @@ class TokenKeys:
         return Checked(works, problems)
 
     def _allowed_modules(self) -> Pkcs11Config:
-        """Read which modules may be loaded, each time: the file may change while the provider runs."""
+        """Read the modules that may be loaded. This is done each time, because the file may change meanwhile."""
         return read_config(self._config) if self._config else node_config()
 
     def _named(self, parameters: Sequence[str]) -> list[str]:
-        """Check that the keys that the caller names are configured and allowed."""
+        """Return the keys that the caller names, if they are configured and allowed."""
         names = list(dict.fromkeys(item for item in parameters if item not in NOTHING))
         for name in names:
             if name not in self._paths:

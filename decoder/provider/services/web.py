@@ -1,4 +1,4 @@
-"""HTTP for the SDKs of key services: requests' session with bounds on time and size, and without redirects.
+"""HTTP for the SDKs of key services: a session of requests with bounds on time and size, and without redirects.
 
 The providers that need this module import it after their SDK.
 """
@@ -31,13 +31,13 @@ _CHUNK_BYTES = 64 * limits.KIB
 
 
 class Web:
-    """Connections to a service that are kept between operations; for several threads.
+    """Connections to a service that are kept between operations, for several threads.
 
     Args:
-        ca_file: certificates to accept instead of the system's, or "".
-        patient: try again when the service refuses or drops a connection, as during a restart.
-        final: a reply that contains one of these is never tried again.
-        http_by_proxy: send plain HTTP to a proxy of the environment, which then sees it.
+        ca_file: the CA certificates to trust instead of the system's, or "".
+        patient: whether to try again when the service refuses or drops a connection, as during a restart.
+        final: byte strings; a reply that contains one of them is final, even if its status asks to try again.
+        http_by_proxy: whether plain HTTP may go through a proxy of the environment, which can read it.
     """
 
     def __init__(
@@ -54,29 +54,29 @@ class Web:
 
         Args:
             seconds: how long it may take.
-            work: gets the session for its requests.
+            work: is called with a session for its requests.
 
         Raises:
-            ProviderError: it took longer.
-            BaseException: what the work raised.
+            ProviderError: the work did not end in time.
+            BaseException: the exception of the work.
         """
         session = Session(self, monotonic() + seconds)
         return within(seconds, lambda: work(session))
 
 
 class Session(requests.Session):
-    """The requests of one operation. Its failures are ProviderErrors that contain nothing of what was sent.
+    """The requests of one operation. Failures are ProviderErrors whose text contains no data that was sent.
 
-    It follows no redirect, because SDKs would send their token along. While the service is too busy (or unreachable, if
-    the Web is patient), it repeats a request with random pauses until its time is over. A reply is
-    at most PROVIDER_MESSAGE_BYTES.
+    Redirects are not followed, because SDKs would send their token along. While the service is busy (or unreachable, if
+    the Web is patient), a request is repeated with random pauses until the time is over. A reply may have at most
+    PROVIDER_MESSAGE_BYTES.
 
     Args:
-        web: keeps the connections.
-        deadline: when the operation must have ended, by time.monotonic().
+        web: the connections.
+        deadline: the end of the operation's time, by time.monotonic().
 
     Attributes:
-        failure: why the last request could not be completed, for SDKs that drop the reason; "" if it was completed.
+        failure: the reason why the last request failed, for SDKs that drop it; "" if it succeeded.
     """
 
     def __init__(self, web: Web, deadline: float) -> None:
@@ -84,7 +84,7 @@ class Session(requests.Session):
         for scheme in ("https://", "http://"):
             self.mount(scheme, web.adapter)
         self.verify = web.ca_file or True
-        self.auth = lambda request: request  # or else a password from ~/.netrc would replace the SDK's token
+        self.auth = lambda request: request  # without this, a password in ~/.netrc would replace the SDK's token
         self.failure = ""
         self._web = web
         self._deadline = deadline
@@ -93,7 +93,7 @@ class Session(requests.Session):
         """Leave the connections open: they belong to the Web."""
 
     def merge_environment_settings(self, url: Any, proxies: Any, stream: Any, verify: Any, cert: Any) -> Any:
-        """Send no plain HTTP to proxies, which would see its content, and prefer our CA file to the environment's."""
+        """Keep plain HTTP away from proxies, which could read it, and prefer our CA file to the environment's."""
         verify = self.verify if verify is None else verify
         settings = super().merge_environment_settings(url, proxies, stream, verify, cert)
         if urlsplit(url).scheme == "http" and not self._web.http_by_proxy:
@@ -104,7 +104,8 @@ class Session(requests.Session):
         """Send a request; repeat while the service is busy or cannot be reached.
 
         Raises:
-            ProviderError: it cannot be sent, its reply cannot be read or is too long, or the service stays busy.
+            ProviderError: the request cannot be sent, its reply cannot be read or is too long, or the service stays
+                busy.
         """
         try:
             return self._send_until_taken(request, **kwargs)
@@ -153,7 +154,7 @@ class Session(requests.Session):
         return response
 
     def _read(self, response: requests.Response, host: str) -> bytes:
-        """Read a body in pieces, so that the time limit also ends a slow one."""
+        """Read a body in pieces, so that the time limit also holds for a slow one."""
         body = b""
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             body += chunk
@@ -170,7 +171,7 @@ class Session(requests.Session):
 
 
 def _is_probe(asked: object) -> bool:
-    """Check whether an SDK is only probing a server, so that it waits for a short time."""
+    """Check whether an SDK only probes a server, which its short timeout shows."""
     return asked is not None and _seconds(asked)[0] < _CONNECT_SECONDS
 
 
@@ -186,7 +187,7 @@ def _translated(error: Exception, host: str, verify: object) -> ProviderError:
 
 
 def _timeouts(asked: object, remaining: float) -> tuple[float, float]:
-    """Bound the time to connect and to read; an SDK that asks for less gets less."""
+    """Return the time limits for connecting and reading: those that the SDK asks for, but not beyond our own."""
     connect, read = _seconds(asked)
     return min(_CONNECT_SECONDS, remaining, connect), min(remaining, read)
 

@@ -1,4 +1,4 @@
-"""The annotation of the published keyproviders: `key_url`, `wrapped_key` and `wrap_type` (docs/formats.md §5)."""
+"""The annotation in the form of published keyproviders: `key_url`, `wrapped_key`, `wrap_type` (docs/formats.md §5)."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from decoder.provider.errors import ProviderError
 
 
 class Wrapped(NamedTuple):
-    """Wrapped private options and the key that unwraps them.
+    """Wrapped private options, and the key that unwraps them.
 
     Attributes:
         key_url: the key, as a URL of its key service.
-        data: what the key service returned, at most PROVIDER_WRAPPED_BYTES.
-        members: the whole JSON object, for members that one provider adds.
+        data: the key service's ciphertext, at most PROVIDER_WRAPPED_BYTES.
+        members: the whole JSON object, which may have further members of one provider.
     """
 
     key_url: str
@@ -30,9 +30,9 @@ def build_annotation(key_url: str, data: bytes | str, wrap_type: str, **more: ob
 
     Args:
         key_url: the key.
-        data: what the key service returned: bytes, which become base64, or text, which stays as it is.
+        data: the key service's ciphertext: bytes, which are encoded to base64, or text, which is kept.
         wrap_type: the kind of annotation.
-        more: members of one provider's own.
+        more: further members of one provider.
     """
     text = data if isinstance(data, str) else wire.encode_base64(data)
     members = {"key_url": key_url, "wrapped_key": text, "wrap_type": wrap_type, **more}
@@ -59,7 +59,7 @@ def parse_annotation(annotation: bytes, wrap_type: str) -> Wrapped:
 
 
 def parse_members(annotation: bytes, wrap_type: str) -> dict[str, object]:
-    """Parse an annotation to its members, of which `key_url` and `wrap_type` are text.
+    """Return the members of an annotation; `key_url` and `wrap_type` have been checked to be text.
 
     Raises:
         ProviderError: it is malformed, of another type, or over PROVIDER_MESSAGE_BYTES.

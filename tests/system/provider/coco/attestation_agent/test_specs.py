@@ -39,7 +39,7 @@ def test_the_sample(algorithm: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "reason"),
     [
-        ("", "a new key would be lost: give keypath=FILE"),
+        ("", "a new key would be lost: pass keypath=FILE"),
         ("Enabled", "a new key would be lost"),
         ("sample=false", "a new key would be lost"),
         (f"keyid={KID}", "a new key would be lost"),
@@ -79,7 +79,7 @@ def test_key_files_of_other_lengths(keypath: Path, size: int) -> None:
 def test_several_key_specs(keypath: Path) -> None:
     spec = f"keyid={KID}::keypath={keypath}"
     assert agent().wrap(OPTIONS, [spec, "Enabled", spec])
-    with pytest.raises(ProviderError, match=r"^it was given 2 key specs, and wraps with one key$"):
+    with pytest.raises(ProviderError, match=r"^2 key specs were given; pass only one$"):
         agent().wrap(OPTIONS, [spec, f"keyid=kbs:///a/b/c::keypath={keypath}"])
 
 
@@ -101,7 +101,7 @@ def test_a_new_key_never_takes_anothers_place(tmp_path: Path) -> None:
     auth_key = tmp_path / "admin.pem"
     openssl("genpkey", "-algorithm", "ed25519", "-out", auth_key)
     auth_key.chmod(0o600)
-    with pytest.raises(ProviderError, match=f"^a new key would take the place of .* {KID}: give keypath=FILE"):
+    with pytest.raises(ProviderError, match=f"^a new key would replace .* {KID}: pass keypath=FILE"):
         wrapped(f"keyid={KID}", kbs=NOBODY_LISTENS, kbs_auth_key=str(auth_key))
     with pytest.raises(ProviderError, match=r"^the key kbs:///default/image-kek/[0-9a-f-]{36} is not registered at "):
         wrapped("Enabled", kbs=NOBODY_LISTENS, kbs_auth_key=str(auth_key))

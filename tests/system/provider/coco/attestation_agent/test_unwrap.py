@@ -99,7 +99,7 @@ def test_the_program_says_why_not(tmp_path: Path, keypath: Path) -> None:
 def test_what_unwraps_nothing(tmp_path: Path, keypath: Path) -> None:
     layer = layer_of(json.dumps(wrapped(f"keyid={KID}::keypath={keypath}")).encode())
     for entry, reason in (
-        ({"native": NAME}, f"the key {KID} can come from nowhere: no source is configured"),
+        ({"native": NAME}, f"the key {KID} cannot be fetched: no source is configured"),
         ({"native": NAME, "source": ["vault:x"]}, "its configuration: the source 'vault' is not one of repository:DIR"),
         ({"native": NAME, "source": ["repository:/"] * 17}, "its configuration: there are more than 16 sources"),
         ({"native": NAME, "sources": []}, "its configuration: the provider attestation-agent has no option 'sources'"),
