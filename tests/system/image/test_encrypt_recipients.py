@@ -147,3 +147,49 @@ def test_openpgp_keys_in_a_file(gzipped: Layout, target: Layout, gnupg: GnupgHom
     ring.write_bytes(b"")
     empty = image("encrypt", oci(gzipped), oci(target), "--recipient", f"pgp:{EMAIL}", "--gpg-keyring", ring)
     assert empty.status == 2
+
+
+@pytest.fixture(params=["pgp", "pkcs7", "pkcs11"])
+def two(
+    request: pytest.FixtureRequest, keys: dict[str, KeyPair], gnupg: GnupgHome, tmp_path: Path
+) -> tuple[str, list[str], list[list[str]]]:
+    """A scheme, options for two recipients of it, and those that open what is for each (without a token, none)."""
+    recipients, theirs = ["--gpg-homedir", str(gnupg.path)], []
+    for name in ("rsa2048", "rsa4096"):
+        file, pair, named = tmp_path / name, keys[name], f"{name}@example.com"
+        if request.param == "pgp":
+            gnupg.make_key(named, "rsa")
+            file.write_bytes(gnupg.secret(named))
+            theirs.append(["--key", str(file)])
+        elif request.param == "pkcs7":
+            run("openssl", "req", "-x509", "-new", "-key", pair.private, "-subj", f"/CN={name}", "-out", file)
+            theirs.append(["--key", str(pair.private), "--dec-recipient", str(file)])
+            named = str(file)
+        else:
+            named = str(pair.public)
+        recipients += ["--recipient", f"{request.param}:{named}"]
+    return request.param, recipients, theirs
+
+
+def test_one_of_two_recipients_of_a_scheme_is_removed(
+    two: tuple[str, list[str], list[list[str]]], gzipped: Layout, target: Layout, recipient: list[str], key: list[str]
+) -> None:
+    """Both are in one wrapped key; the other one still opens it."""
+    scheme, recipients, theirs = two
+    done("encrypt", oci(gzipped), oci(target), *recipient, *recipients, OCICRYPT_OAEP_HASHALG="sha1")
+    before = names(target, scheme)
+    assert len(before) == 2
+    wrapped = [each["annotations"][f"org.opencontainers.image.enc.keys.{scheme}"] for each in target.layers]
+    assert not any("," in text for text in wrapped)
+    for options in theirs:
+        done("check", oci(target), *options)
+    done("encrypt", oci(target), oci(target), "--remove-recipient", f"{scheme}:{before[0]}", *key)
+    assert names(target, scheme) == before[1:]
+    assert sorted(image("check", oci(target), *options).status for options in theirs) == [0, 4][: len(theirs)]
+    done("check", oci(target), *key)
+
+
+def names(layout: Layout, scheme: str) -> list[str]:
+    """Return the names of the first layer's recipients of a scheme."""
+    found = done("layerinfo", oci(layout), "--json").value["layers"][0]["recipients"]
+    return [each["name"] for each in found if each["scheme"] == scheme]
