@@ -4,7 +4,8 @@ from __future__ import annotations
 
 PRELOADED = (
     *("decoder.__main__", "decoder.decrypt", "decoder.keywrap.jwe", "queue"),
-    *("decoder.node.containerd.contentstore", "decoder.node.containerd.storeroot", "decoder.node.journal"),
+    *("decoder.node.containerd.contentstore", "decoder.node.containerd.storeroot"),
+    *("decoder.node.containerd.strictness", "decoder.node.journal", "decoder.node.journal.failures"),
     *("decoder.agent.processes.keeping", "decoder.agent.processes.rehearsal"),
 )
 

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
+from tests.support.layers import encrypted, pem, rsa_key
+from tests.support.processes import run_decoder
+from tests.support.store_parts import Store
 from tests.support.vectors import CASES, NAMES, run_case
 
 # The zygote's part, the worker's, and on standard error what the latter imported.
@@ -51,3 +54,16 @@ def test_local_keys(name: str, program: str, tmp_path: Path) -> None:
 def test_a_command(program: str, tmp_path: Path) -> None:
     config = configuration(tmp_path, {NAME: turning_command(tmp_path).entry})
     assert decrypt(config, program=program) == (0, PLAINTEXT, "")
+
+
+def test_a_look_up(program: str, tmp_path: Path) -> None:
+    """As containerd starts it by default: no payload, and a directory with the node's keys."""
+    store, layer, keys = Store(tmp_path / "root"), encrypted(PLAINTEXT), tmp_path / "keys"
+    store.add_image(layer)
+    keys.mkdir(0o700)
+    (keys / "key.pem").touch(0o600)
+    (keys / "key.pem").write_bytes(pem(rsa_key()))
+    arguments = ["--content-store", str(store.root), "--decryption-keys-path", str(keys)]
+    environment = {"STREAM_PROCESSOR_MEDIATYPE": layer.descriptor["mediaType"]}
+    result = run_decoder(None, layer.ciphertext, *arguments, program=program, environment=environment)
+    assert result == (0, PLAINTEXT, "")
