@@ -46,7 +46,10 @@ def parse_index(data: bytes, name: str) -> dict[str, Any]:
     entries = index.get("manifests")
     if not isinstance(entries, list):
         raise ImageError(f"{quoted(name)} has no list of manifests")
-    return {**index, "manifests": [check_descriptor(entry) for entry in entries]}
+    try:
+        return {**index, "manifests": [check_descriptor(entry) for entry in entries]}
+    except ImageError as error:
+        raise ImageError(f"{quoted(name)}: {error}") from error
 
 
 def find(index: dict[str, Any], reference: str, place: str) -> Descriptor:
