@@ -33,10 +33,10 @@ the layer's descriptor and keys) on descriptor 3.
   --content-store DIR         containerd's root directory, whose content store is searched for
                               the layer's descriptor if no payload comes (default: the root of
                               the containerd that started this program)
-  --strict-lookup             fail if an image there names the layer without a wrapped key of
-                              its own (default: warn in the journal); also "strict-lookup":
-                              true in the configuration of keyproviders
-  --require-payload           do not search there: fail if no payload comes
+  --strict-lookup             fail if an image in the content store names the layer without a
+                              wrapped key of its own (default: warn in the journal); also
+                              "strict-lookup": true in the configuration of keyproviders
+  --require-payload           fail if no payload comes, instead of searching the content store
   --no-agent                  do not use the agent, which keeps processes ready for the next
                               layers, and do not start one (also: CTD_DECODER_AGENT=off, in
                               the environment or in /etc/ctd-decoder/agent.env)
