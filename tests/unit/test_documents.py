@@ -1,6 +1,7 @@
 """The documents: what they point to exists, and the README stays short."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,18 @@ def test_every_message_of_a_client_was_seen() -> None:
     assert len(messages) > 10
     for cells in messages:
         assert _TEST.match(cells[-1]) or re.match(r"by hand, [a-z]+ \d+\.\d+", cells[-1]), cells
+
+
+def test_the_rooms_of_the_architecture_are_those_of_the_code() -> None:
+    """The table has every layer that import-linter knows, itself or the room that it is in, and no other room."""
+    named = {
+        name.replace("/", ".")
+        for cells in rows(ROOT / "docs/architecture.md", "content")
+        for name in re.findall(r"`([\w/]+)`", cells[0])
+    }
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {layer.removeprefix("decoder.") for line in contracts[0]["layers"] for layer in line.split(" : ")}
+    assert len(named) > 20
+    assert {layer for layer in layers if not {layer, layer.partition(".")[0]} & named} == set()
+    missing = {name for name in named if not list((ROOT / "decoder").glob(f"{name.replace('.', '/')}*"))}
+    assert missing == set()
