@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decoder.doctor.finding import Finding
     from decoder.doctor.host import Host
 
-# In the order in which they matter to a layer.
+# In the order in which they concern a layer.
 CHECKS = (
     "containerd",
     "configuration",
@@ -38,7 +38,7 @@ CHECKS = (
 
 _DESCRIPTION = """\
 Check whether this node can decrypt images: containerd and its configuration, this program, keys, keyproviders and the
-content store. With IMAGE, decrypt each encrypted layer of an image of containerd's, as containerd would, and discard
+content store. With IMAGE, decrypt each encrypted layer of an image in containerd, as containerd would, and discard
 the result. Nothing is changed. Key services are asked to decrypt a few bytes that are not a wrapped key, to see
 whether they can be reached, know the node and let it use its key.
 """
@@ -101,7 +101,7 @@ def _parser() -> Parser:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("image", nargs="?", default="", metavar="IMAGE", help="an image of containerd's, by its name")
+    parser.add_argument("image", nargs="?", default="", metavar="IMAGE", help="the name of an image in containerd")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--containerd-config", default="", metavar="FILE", help="containerd's configuration file")
     parser.add_argument(

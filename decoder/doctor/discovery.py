@@ -1,4 +1,4 @@
-"""Find the containerd of this node: the running one, or the installed one; k3s and RKE2 bring their own."""
+"""The containerd of this node: the running one, or else the installed one. k3s and RKE2 bring their own."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class Containerd(NamedTuple):
     """The containerd of this node.
 
     Attributes:
-        pid: its process, or 0 if it does not run.
-        others: how many more run here.
-        program: its path, or "" if there is none.
+        pid: its process number, or 0 if it is not running.
+        others: how many other containerds are running.
+        program: the path of the program, or "" if there is none.
         distribution: the product that contains it: `containerd`, `k3s` or `RKE2`.
-        file: its configuration file.
-        is_file_named: a command line names that file, so it must exist.
+        file: the path of its configuration file.
+        is_file_named: whether a command line names that file, so that it must exist.
         path: its PATH.
         directory: its working directory.
-        root: the root directory that its command line names, or "".
-        address: its socket.
-        is_rootless: it belongs to a user other than root, or runs in a user namespace.
-        prefix: prepended to a path to see containerd's mounts; "" if they are the same as those of this process.
+        root: the root directory on its command line, or "".
+        address: the socket on its command line, or "".
+        is_rootless: whether it belongs to a user other than root, or runs in a user namespace.
+        prefix: the prefix for paths to see containerd's mounts; "" if this process sees the same mounts.
     """
 
     pid: int
@@ -51,7 +51,7 @@ def find_containerd(named_file: str) -> Containerd:
     """Find the containerd of this node.
 
     Args:
-        named_file: its configuration file; "" to find that.
+        named_file: its configuration file, or "" to find it.
     """
     processes = [pid for pid in _processes() if not named_file or _file_of(pid) == named_file]
     if not processes:
@@ -77,7 +77,7 @@ def find_containerd(named_file: str) -> Containerd:
 
 
 def _installed(named_file: str) -> Containerd:
-    """Describe the containerd that would be started."""
+    """Return the installed containerd, which is not running."""
     program = shutil.which(_NAME) or shutil.which(_NAME, path=_SERVICE_PATH) or ""
     distribution, file = _NAME, DEFAULT_FILE
     for directory, name in _RANCHER.items():
@@ -103,7 +103,7 @@ def _installed(named_file: str) -> Containerd:
 
 
 def _processes() -> list[int]:
-    """List the running containerds; one that has ended and was not waited for has no command line any more."""
+    """Return the running containerds. Zombies are left out: they have no command line."""
     found = []
     for name in os.listdir("/proc"):
         if name.isdigit():

@@ -11,11 +11,12 @@ class Finding(NamedTuple):
     """One finding.
 
     Attributes:
-        level: error: something will fail, or keys are not safe. warning: something may. note: worth knowing.
-        subject: what was checked, in a few words.
-        text: what was found.
-        remedy: what to do, or "".
-        check: the check that found it, the name of its module.
+        level: `error`: something will fail, or keys are not safe; `warning`: something may fail; `note`: worth knowing;
+            `ok`.
+        subject: the subject of the check, in a few words.
+        text: the result.
+        remedy: advice about what to do, or "".
+        check: the name of the check's module.
     """
 
     level: Level

@@ -31,11 +31,11 @@ class Source(NamedTuple):
     """Containerd's configuration.
 
     Attributes:
-        in_file: what the file says; {} if there is none.
-        in_force: the configuration that containerd reports, or the file's content if containerd cannot be asked.
-        failure: why the file cannot be read, or "".
-        dump_failure: why containerd cannot report its configuration, or "".
-        is_absent: the file does not exist.
+        in_file: the content of the file; {} if it does not exist.
+        in_force: the configuration that containerd reports, or the file's content if containerd cannot report it.
+        failure: the reason why the file cannot be read, or "".
+        dump_failure: the reason why containerd cannot report its configuration, or "".
+        is_absent: whether the file does not exist.
     """
 
     in_file: Table
@@ -51,7 +51,7 @@ class Processor(NamedTuple):
     Attributes:
         table: its section of the configuration.
         arguments: its command line, parsed; the defaults if it cannot be parsed.
-        failure: why the command line cannot be parsed, or "".
+        failure: the reason why the command line cannot be parsed, or "".
     """
 
     table: Table
@@ -80,9 +80,9 @@ class Host:
     """The node.
 
     Args:
-        containerd_config: containerd's configuration file; "" to find it.
-        image: the image to try, or "".
-        namespace: containerd namespace of that image, or "" for any.
+        containerd_config: containerd's configuration file, or "" to find it.
+        image: the name of the image to try, or "".
+        namespace: containerd's namespace with that image, or "" for any.
     """
 
     def __init__(self, containerd_config: str = "", image: str = "", namespace: str = "") -> None:
@@ -97,7 +97,7 @@ class Host:
 
     @cached_property
     def version(self) -> tuple[tuple[int, ...], str]:
-        """Return containerd's version as three numbers, () if unknown, and what `--version` printed."""
+        """Return containerd's version as three numbers, () if unknown, and the output of `--version`."""
         if not self.containerd.program:
             return (), ""
         import re
@@ -166,7 +166,7 @@ class Host:
 
     @cached_property
     def keys(self) -> dict[str, Keyring]:
-        """Return what is in each keys directory."""
+        """Return the keys in each keys directory."""
         found = {}
         for directory in self.keys_directories:
             found[directory] = Keyring()
@@ -175,7 +175,7 @@ class Host:
 
     @cached_property
     def keyproviders(self) -> dict[str, ProviderConfig | str]:
-        """Return each configuration of keyproviders that exists, parsed, or why it cannot be read."""
+        """Return each existing keyprovider configuration: parsed, or the reason why it cannot be read."""
         found: dict[str, ProviderConfig | str] = {}
         for file in self.keyprovider_files:
             place = self.place(file)
@@ -188,7 +188,7 @@ class Host:
 
     @cached_property
     def path(self) -> str:
-        """Return the PATH on which containerd looks for programs: its `opt` plugin puts a directory before it."""
+        """Return the PATH that containerd searches for programs; its `opt` plugin adds a directory in front."""
         opt = table(table(self.configuration.in_force, "plugins"), _OPT_PLUGIN).get("path")
         is_disabled = _OPT_PLUGIN in texts(self.configuration.in_force, "disabled_plugins")
         before = [os.path.join(opt, "bin")] if isinstance(opt, str) and opt and not is_disabled else []
@@ -207,18 +207,18 @@ class Host:
         return self.containerd.address or (configured if isinstance(configured, str) and configured else _ADDRESS)
 
     def place(self, path: str) -> str:
-        """Return where this process finds a file of containerd's, which may see other mounts (rootless)."""
+        """Return the path by which this process sees a file of containerd, which may have other mounts (rootless)."""
         return self.containerd.prefix + path if os.path.isabs(path) else path
 
     def programs(self) -> list[str]:
-        """List the programs that the processors start, each once."""
+        """Return the programs that the processors start, each once."""
         return list(dict.fromkeys(each.program for each in self.processors.values())) or [PROGRAM]
 
     def find_program(self, name: str) -> tuple[str, str]:
         """Find a program as containerd's exec.LookPath does.
 
         Returns:
-            Its path, or "", and the relative entry of PATH where it was found, from which Go starts nothing.
+            Its path, or ""; and the relative entry of PATH where it was found, if any, because Go refuses to use those.
         """
         if "/" in name:
             place = self.place(name)
@@ -235,7 +235,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[
     """Run a program that only prints information, for DOCTOR_SECONDS at most.
 
     Returns:
-        Its standard output, and why it failed, or "".
+        Its standard output, and the reason of its failure or "".
     """
     try:
         result = subprocess.run(  # noqa: S603 - containerd, or what containerd is configured to run
@@ -255,7 +255,7 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[
 
 
 def which(name: str) -> str:
-    """Return a program on this process's own PATH, or ""."""
+    """Return the path of a program on this process's PATH, or ""."""
     return shutil.which(name) or ""
 
 

@@ -26,19 +26,19 @@ _ABSENT_VERSION = "0" * 32
 
 
 class UnreachableError(Exception):
-    """Why a provider cannot be used."""
+    """A provider cannot be used; the text has the reason."""
 
 
 class PartlyReachableError(UnreachableError):
-    """Why some keys or sources of a provider cannot be used, while others can."""
+    """Some keys or sources of a provider cannot be used, while others can; the text has the reasons."""
 
 
 class Probe(NamedTuple):
-    """How to ask one key service.
+    """The probe of one key service.
 
     Attributes:
-        members: builds the members of an annotation for one of its keys.
-        reached: builds the pattern of the errors that follow after all permissions were checked.
+        members: builds the members of an annotation for a key.
+        reached: builds a pattern for the errors that the service sends only after it has checked all permissions.
     """
 
     members: Callable[[str], Mapping[str, object]]
@@ -71,7 +71,7 @@ def _azure_version(key: str) -> str:
 
 
 def _azure_reached(key: str) -> str:
-    """A vault checks permissions before it looks for a version, so 404 is success if no version is configured."""
+    """Return the pattern. A vault checks permissions before the version, so 404 is a success without a version."""
     return r"answers HTTP 400\b" if _azure_version(key) else r"answers HTTP (400|404)\b"
 
 
@@ -135,6 +135,6 @@ def ask(native: NativeProvider) -> str:
         raise UnreachableError(str(error)) from error
     except UnreachableError:
         raise
-    except Exception as error:  # of a library; its text may hold a secret
+    except Exception as error:  # from a library: its text may hold a secret
         raise UnreachableError(f"it failed unexpectedly ({type(error).__name__})") from error
     raise UnreachableError("the key service opened bytes that are not a wrapped key")

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 _PART = re.compile(r'([\w-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))|([\w-]+)')
 _SCHEMES = ("bearer", "basic")
 _CLIENT = "ctd-decoder"
-_EARLY = 0.8  # of a token's time, after which a new one is requested
+_EARLY = 0.8  # the share of a token's time after which a new one is requested
 
 
 class Challenge(NamedTuple):
-    """What a registry asks for: the scheme in lower case, and its parameters (RFC 9110 §11.6.1)."""
+    """A challenge of a registry: the scheme in lower case, and its parameters (RFC 9110 §11.6.1)."""
 
     scheme: str
     parameters: dict[str, str]
 
 
 def parse_challenges(headers: list[str]) -> list[Challenge]:
-    """Read the challenges of a registry that are of a known scheme.
+    """Return the challenges of a registry that have a known scheme.
 
     Args:
-        headers: all that are called WWW-Authenticate.
+        headers: the values of all headers WWW-Authenticate.
     """
     challenges = []
     for header in headers:
@@ -62,10 +62,10 @@ class Authorization:
     """The Authorization header of requests to one registry; for several threads.
 
     Args:
-        web: requests tokens.
-        reference: names the registry, as `docker login` does, and the repository.
-        scopes: those of requested tokens.
-        check: raises an ImageError for an origin that secrets must not be sent to.
+        web: the connections for requesting tokens.
+        reference: the registry, by its name in `docker login`, and the repository.
+        scopes: the scopes of requested tokens.
+        check: raises an ImageError for an origin to which secrets must not be sent.
         logins: the logins for registries.
     """
 
@@ -85,7 +85,7 @@ class Authorization:
 
     @property
     def header(self) -> str:
-        """Return the header's value, with a valid token; "" if none was requested.
+        """Return the header's value, with a valid token; "" if the registry has not asked for authorization.
 
         Raises:
             ImageError: no token is issued.
@@ -96,17 +96,17 @@ class Authorization:
             return self._header
 
     def answer(self, headers: list[str], sent: str) -> bool:
-        """Answer a challenge.
+        """Answer a challenge: get a token, or use a password.
 
         Args:
-            headers: all that are called WWW-Authenticate.
-            sent: the Authorization of the request that was answered with them.
+            headers: the values of all headers WWW-Authenticate in the response.
+            sent: the Authorization of the request.
 
         Returns:
-            Whether the request may now be answered otherwise.
+            Whether the request is worth repeating, because the Authorization is another one now.
 
         Raises:
-            ImageError: no token is given.
+            ImageError: no token is issued.
         """
         challenge = next(iter(parse_challenges(headers)), None)
         with self._lock:
@@ -122,7 +122,7 @@ class Authorization:
             return self._header != sent
 
     def refusal(self) -> str:
-        """Describe which login the registry has refused, or where none was found, and what to do.
+        """Return a message about the login that the registry has refused, or where none was found, and what to do.
 
         Raises:
             ImageError: a login cannot be read.
@@ -136,7 +136,7 @@ class Authorization:
         self._renew_at = monotonic() + _EARLY * seconds
 
     def _ask(self, challenge: Challenge) -> tuple[str, float]:
-        """Request a token; return it and for how many seconds it is valid."""
+        """Request a token; return it, and how many seconds it is valid."""
         realm = challenge.parameters.get("realm", "")
         self._check(origin_of(realm))
         known = challenge.parameters.get("scope", "").split()
@@ -166,7 +166,7 @@ class Authorization:
         return self._send("POST", realm, {"Content-Type": "application/x-www-form-urlencoded"}, body)
 
     def _send(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> dict[str, object]:
-        """Send a request to the token service; no redirect is followed, because it would send a password elsewhere."""
+        """Send a request to the token service. Redirects are not followed, because they could leak a password."""
         place = origin_of(url)
         with with_retries(lambda: self._web.request(method, url, headers, body)) as response:
             if response.status in (400, 401, 403):
@@ -180,7 +180,7 @@ class Authorization:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
-            raise ImageError(f"{quoted(str(place))} replies with something other than a token for {self._host}")
+            raise ImageError(f"the reply of {quoted(str(place))} is not a token for {self._host}")
         return value
 
 

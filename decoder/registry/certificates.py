@@ -1,8 +1,8 @@
 """Certificates for one registry, stored as for docker and podman (containers-certs.d(5)).
 
-The directory HOST[:PORT] is named like the registry in references. It has `*.crt` of authorities that are accepted
-besides those of the system, and NAME.cert with NAME.key, which the registry may ask for. As in those programs, they
-also apply to hosts that the registry refers to, such as its token service.
+The directory HOST[:PORT] has the name of the registry in references. It has `*.crt`, authorities that are trusted
+besides the system's, and NAME.cert with NAME.key, a client certificate. As in those programs, they also apply to hosts
+that the registry refers to, such as its token service.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from decoder.errors import ImageError, KeyFileError, quoted
 from decoder.keys.file import read_key_file
 from decoder.node.authorities import trust_bundle
 
-# Only the first one that has a directory for the registry is used.
+# Only the first of these with a directory for the registry is used.
 _PLACES = ("~/.config/containers/certs.d", "/etc/containers/certs.d", "/etc/docker/certs.d")
 _AUTHORITY, _CERTIFICATE, _KEY = ".crt", ".cert", ".key"
 
@@ -23,8 +23,8 @@ def tls_context(host: str, verify: bool) -> ssl.SSLContext:
     """Build the SSLContext for a registry.
 
     Args:
-        host: of the registry, with its port if that was given.
-        verify: whether certificates are checked, with the authorities of the system or $SSL_CERT_FILE and these files.
+        host: the registry's host, with its port if that was given.
+        verify: whether to check certificates, with the authorities of the system or $SSL_CERT_FILE and of these files.
 
     Raises:
         ImageError: a file in the directory cannot be used, or a key or its certificate is missing.
@@ -55,7 +55,7 @@ def _add(context: ssl.SSLContext, directory: str, names: list[str]) -> None:
     for stem in sorted(stems[0] ^ stems[1]):
         raise ImageError(f"{quoted(directory)} needs both {quoted(stem + _CERTIFICATE)} and {quoted(stem + _KEY)}")
     if len(stems[0]) > 1:
-        raise ImageError(f"{quoted(directory)} has several client certificates, of which only one can be shown")
+        raise ImageError(f"{quoted(directory)} has several client certificates; only one can be used")
     for stem in stems[0]:
         _show(context, os.path.join(directory, stem))
 
@@ -72,7 +72,7 @@ def _trust(context: ssl.SSLContext, path: str) -> None:
 def _show(context: ssl.SSLContext, stem: str) -> None:
     certificate, key = stem + _CERTIFICATE, stem + _KEY
     try:
-        context.load_cert_chain(certificate, key, password="")  # or OpenSSL would ask for one at the terminal
+        context.load_cert_chain(certificate, key, password="")  # without "", OpenSSL would ask at the terminal
     except ssl.SSLError as error:
         raise ImageError(
             f"{quoted(certificate)} and {quoted(key)} are not a certificate and its unencrypted key"

@@ -1,4 +1,4 @@
-"""One repository of a registry: requests with authorization and retries, and its errors in words."""
+"""The client of one repository of a registry: requests with authorization and retries, and messages for failures."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _REDIRECTIONS = (301, 302, 303, 307, 308)
 
 
 class RegistryClient:
-    """A conversation with a registry about one repository; for several threads.
+    """A client for one repository of a registry, for several threads.
 
-    It speaks TLS; plain HTTP only with a registry on this machine, or if TLS is not to be verified, and only if the
-    registry does not speak TLS.
+    It uses TLS. If the registry does not, it uses plain HTTP, but only with a registry on this machine or without
+    `tls_verify`.
 
     Args:
-        reference: names registry and repository.
+        reference: the registry and the repository.
         tls_verify: whether TLS and a valid certificate are required.
-        scopes: of requested tokens, such as `repository:NAME:pull`.
+        scopes: the scopes of requested tokens, such as `repository:NAME:pull`.
         logins: the logins for registries.
 
     Raises:
@@ -48,10 +48,10 @@ class RegistryClient:
         self._authorization = Authorization(self._web, reference, scopes, self.check, logins)
 
     def __enter__(self) -> RegistryClient:
-        """Detect whether the registry uses TLS or plain HTTP, and which authorization.
+        """Find out whether the registry uses TLS or plain HTTP, and which authorization it wants.
 
         Raises:
-            ImageError: it cannot be reached, or is not a registry.
+            ImageError: the registry cannot be reached, or is not a registry.
         """
         with ExitStack() as stack:
             stack.callback(self.__exit__)
@@ -71,14 +71,14 @@ class RegistryClient:
         """Check that requests to this host are allowed.
 
         Raises:
-            ImageError: it uses plain HTTP, which was not allowed.
+            ImageError: it uses plain HTTP, which is not allowed.
         """
         if origin.scheme == "https" or not self._tls_verify or (origin.is_loopback and self._origin.is_loopback):
             return
         raise ImageError(f"{self.reference.host} refers to {origin} without TLS, which only --tls-verify=false allows")
 
     def url(self, path: str) -> str:
-        """Build the URL of something in the repository."""
+        """Return the URL of a path below the repository."""
         return f"{self._root}{self.reference.name}/{path}"
 
     def send(
@@ -89,22 +89,22 @@ class RegistryClient:
         body: bytes | None = None,
         seconds: float = limits.REGISTRY_IDLE_SECONDS,
     ) -> Response:
-        """Send a request that may be sent twice, and follow redirects.
+        """Send a request that may be repeated, and follow redirects.
 
         Args:
-            method: of HTTP.
-            url: from `url`, or a location that the registry gave.
-            headers: beside those which HTTP demands.
-            body: to send.
+            method: the HTTP method.
+            url: the result of `url`, or a location from the registry.
+            headers: headers besides those that HTTP requires.
+            body: the body, or None.
             seconds: how long the head of the reply may take.
 
         Raises:
-            ImageError: there is no conversation.
+            ImageError: no reply was received.
         """
         return with_retries(lambda: self._send_authorized(method, url, headers or {}, body, seconds))
 
     def begin(self, method: str, url: str, headers: Mapping[str, str], size: int) -> Sending:
-        """Begin a request; the caller then sends the body, whose size is known.
+        """Begin a request with a body of `size` bytes, which the caller sends.
 
         Raises:
             ImageError: the host cannot be reached.
@@ -121,11 +121,11 @@ class RegistryClient:
         """Return the URL in a reply's Location.
 
         Args:
-            response: has the Location.
-            url: of the request.
+            response: the reply.
+            url: the URL of the request.
 
         Raises:
-            ImageError: there is none, or requests to it are not allowed.
+            ImageError: the reply has no usable Location, or requests to it are not allowed.
         """
         given = response.headers.get("Location", "")
         try:
@@ -138,11 +138,11 @@ class RegistryClient:
         return target
 
     def failure(self, response: Response, what: str) -> ImageError:
-        """Return an error with the registry's own words.
+        """Return an error with the registry's own message.
 
         Args:
-            response: its body has not been read yet.
-            what: the failure.
+            response: the reply, whose body has not been read yet.
+            what: the failure in words, unless the status says it.
         """
         where = f"{self.reference.host}/{self.reference.name}"
         if response.status == 401:
@@ -204,9 +204,7 @@ class RegistryClient:
                 return response, secret
             with response:
                 url = self.location(response, url)
-        raise ImageError(
-            f"{self.reference.host} leads from one place to another, more than {limits.REGISTRY_REDIRECTS} times"
-        )
+        raise ImageError(f"{self.reference.host} redirects more than {limits.REGISTRY_REDIRECTS} times")
 
 
 def _challenges(response: Response) -> list[str]:

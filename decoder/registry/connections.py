@@ -1,4 +1,4 @@
-"""Connections of urllib3 to the hosts of one registry: pooled, or separate for an upload; direct or through a proxy."""
+"""Connections of urllib3 to the hosts of one registry: pooled, or single for an upload; direct or through a proxy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from decoder.registry.hosts import Origin
 
-_IDLE_CONNECTIONS = 64  # for one host; more than there are threads
+_IDLE_CONNECTIONS = 64  # per host; more than there are threads
 
 
 class _HeadInTime:
@@ -39,7 +39,7 @@ class _HeadInTime:
         sock.settimeout(self.timeout)
         with _deadline(sock, self.timeout or limits.REGISTRY_IDLE_SECONDS):
             response: BaseHTTPResponse = super().getresponse()  # type: ignore[misc]
-        if self.sock is sock:  # otherwise the reply is the last one on it, and owns it
+        if self.sock is sock:  # otherwise the connection closes after this reply, which owns the socket now
             sock.settimeout(limits.REGISTRY_IDLE_SECONDS)
         return response
 
@@ -134,7 +134,7 @@ def _deadline(sock: socket, seconds: float) -> Iterator[None]:
             raise
     finally:
         timer.cancel()
-    if is_late.is_set():  # then the failure is that the socket was shut down
+    if is_late.is_set():  # any other failure came from the shutdown
         raise TimeoutError
 
 
@@ -145,7 +145,7 @@ def _shut_down(sock: socket, is_late: Event) -> None:
 
 
 def _proxy(origin: Origin) -> str:
-    """Return the URL of the proxy for a host, or "" for none; plain HTTP is for nearby hosts and uses no proxy."""
+    """Return the URL of the proxy for a host, or "". Plain HTTP never uses a proxy, because it is for nearby hosts."""
     if origin.scheme != "https" or origin.is_loopback or proxy_bypass(str(origin)):
         return ""
     return _environment_proxy()

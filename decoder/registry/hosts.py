@@ -34,7 +34,7 @@ _KINDS = {"certificate": ImageError, "unknown": ImageError, "tls": NotTlsError, 
 
 
 class Origin(NamedTuple):
-    """Scheme, host and port of a URL (RFC 6454): secrets of one origin are not sent to another."""
+    """The scheme, host and port of a URL (RFC 6454). Secrets for one origin are not sent to another."""
 
     scheme: str
     host: str
@@ -71,7 +71,7 @@ def naming(host: str) -> Iterator[None]:
 
     Raises:
         UnreachableError: another attempt may succeed.
-        ImageError: another attempt fails too.
+        ImageError: another attempt would fail, too.
     """
     try:
         yield

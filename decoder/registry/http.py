@@ -1,7 +1,7 @@
-"""HTTP with registries on urllib3: its connections, TLS and proxies, with our bounds on time and size.
+"""HTTP with registries: connections, TLS and proxies of urllib3, with our own bounds on time and size.
 
-urllib3 pulls the body of a request from an iterator. Blobs are pushed while they are encrypted, so an upload has a
-connection of its own (`Sending`) and needs no second thread.
+urllib3 pulls the body of a request from an iterator. But blobs are pushed while they are encrypted, so an upload has
+its own connection (`Sending`), and needs no second thread.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _AGENT = {"User-Agent": f"ctd-decoder/{__version__}"}
 
 
 class Response:
-    """A reply whose body can still be read; closing it keeps the connection if all of the body was read.
+    """A reply whose body can still be read. If the whole body was read, closing it keeps the connection.
 
     Attributes:
         status: the HTTP status code (RFC 9110 §15).
-        headers: by name, in any case.
+        headers: the headers by name, in any letter case.
         host: the host that replied, for messages.
     """
 
@@ -53,11 +53,11 @@ class Response:
 
     @property
     def length(self) -> int | None:
-        """The number of bytes that remain to be read, if the reply says so."""
+        """The number of bytes that remain to be read; None if the reply does not say."""
         return self._response.length_remaining
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read what has arrived, at most as much as fits; 0 at the end.
+        """Read the bytes that have arrived, at most as many as fit; return how many, 0 at the end.
 
         Raises:
             UnreachableError: the connection was lost, or is too slow.
@@ -90,14 +90,14 @@ class Response:
     def close(self) -> None:
         """Return the connection to the pool, or close it if some of the body is unread."""
         if self.length == 0:
-            self._response.drain_conn()  # reads nothing, but lets the connection know that this was all
+            self._response.drain_conn()  # reads nothing, but tells the connection that the body is complete
         else:
             self._response.close()
         self._response.release_conn()
 
 
 class Sending:
-    """A request whose body the caller sends, on its own connection; only the caller can repeat it."""
+    """A request on its own connection, whose body the caller sends; only the caller can repeat it."""
 
     def __init__(self, origin: Origin, connection: Connection) -> None:
         self._origin = origin
@@ -151,17 +151,17 @@ class Web:
         body: bytes | None = None,
         seconds: float = limits.REGISTRY_IDLE_SECONDS,
     ) -> Response:
-        """Send a request once, follow no redirect, and read the head of the reply.
+        """Send a request once, without following redirects, and read the head of the reply.
 
         Args:
-            method: of HTTP.
-            url: absolute.
-            headers: beside those which HTTP demands.
-            body: to send.
-            seconds: how long the head may take.
+            method: the HTTP method.
+            url: the absolute URL.
+            headers: headers besides those that HTTP requires.
+            body: the body, or None.
+            seconds: how long the head of the reply may take.
 
         Raises:
-            UnreachableError: there is no connection, or it was lost.
+            UnreachableError: the host cannot be reached, or the connection was lost.
             ImageError: the certificate is not accepted.
         """
         origin = origin_of(url)
@@ -180,10 +180,10 @@ class Web:
         return Response(origin, reply)
 
     def begin(self, method: str, url: str, headers: Mapping[str, str], size: int) -> Sending:
-        """Begin a request whose body of `size` bytes the caller sends.
+        """Begin a request with a body of `size` bytes, which the caller sends.
 
         Raises:
-            UnreachableError: there is no connection, or it was lost.
+            UnreachableError: the host cannot be reached, or the connection was lost.
         """
         origin = origin_of(url)
         connection = self._connections.alone(origin)
@@ -192,7 +192,7 @@ class Web:
         try:
             with naming(str(origin)):
                 connection.connect()
-                connection.auto_open = 0  # a new connection would not have the beginning of the body
+                connection.auto_open = 0  # reconnecting would lose the part of the body that was sent
                 connection.sock.settimeout(limits.REGISTRY_IDLE_SECONDS)  # type: ignore[union-attr]  # it is connected
                 connection.request(method, target, headers=head, preload_content=False, decode_content=False)
         except BaseException:

@@ -1,9 +1,9 @@
 """Logins at registries, as `docker login`, `podman login` and `skopeo login` store them.
 
-They are in the file that $REGISTRY_AUTH_FILE names, or in the first of these that knows the registry, in the
+They are in the file that $REGISTRY_AUTH_FILE names, or else in the first of these files that knows the registry, in the
 order of containers-auth.json(5): $XDG_RUNTIME_DIR/containers/auth.json (/run/containers/UID/auth.json without that
-variable), $XDG_CONFIG_HOME/containers/auth.json (~/.config without it), $DOCKER_CONFIG/config.json (~/.docker without
-it). Each may name credential helpers.
+variable), $XDG_CONFIG_HOME/containers/auth.json (default: ~/.config), $DOCKER_CONFIG/config.json (default: ~/.docker).
+Each file may name credential helpers.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NOT_FOUND = b"credentials not found"
 
 
 class Login(NamedTuple):
-    """A login: a name and password, or an identity token that is exchanged for others."""
+    """A login: a name and password, or an identity token that can be exchanged for access tokens."""
 
     user: str
     password: str
@@ -41,9 +41,9 @@ class Logins:
     """The logins of the current user.
 
     Args:
-        authfile: the only file to read, "" for the usual ones.
-        given: a login for every registry, instead of those in files.
-        further: files that are read after the usual ones, such as the kubelet's, if this user may read them.
+        authfile: the only file to read, or "" for the usual files.
+        given: a login for every registry, instead of logins in files.
+        further: files to read after the usual ones, such as the kubelet's, if this user may read them.
     """
 
     def __init__(self, authfile: str = "", given: Login | None = None, further: Sequence[str] = ()) -> None:
@@ -56,10 +56,10 @@ class Logins:
         return self._given or find_login(host, repository, self._authfile, self._further)[0]
 
     def refusal(self, host: str, repository: str) -> str:
-        """Describe which login a registry has refused or, if there is none, which files were read; and what to do.
+        """Return a message about the login that a registry has refused, or the files that have none, and what to do.
 
         Raises:
-            ImageError: as `find_login` does.
+            ImageError: a file cannot be read or is malformed, or a helper fails.
         """
         if self._given:
             return "it refuses the login of --creds"
@@ -76,14 +76,14 @@ def find_login(
 ) -> tuple[Login | None, list[str]]:
     """Find the login for a repository.
 
-    In each file: a helper for the registry alone, then the helper for all, then the entry of the repository, of what it
-    is below (`podman login HOST/FOLDER`), or of the registry.
+    In each file, the order is: a helper for this registry, the helper for all registries, the entry of the repository,
+    of a folder that it is in (`podman login HOST/FOLDER`), and of the registry.
 
     Args:
-        host: as references have it, with its port if that was given.
-        repository: its name at the registry.
-        authfile: the only file to read, "" for the usual ones.
-        further: files that are read after the usual ones.
+        host: the registry's name in references, with its port if that was given.
+        repository: the repository's name at the registry.
+        authfile: the only file to read, or "" for the usual files.
+        further: files to read after the usual ones.
 
     Returns:
         The login, or None; and the files that were read, in order.
@@ -135,7 +135,7 @@ def _read(path: str, shown: str, is_ours: bool) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except PermissionError as error:
-        if not is_ours:  # the kubelet's are root's
+        if not is_ours:  # the kubelet's files belong to root
             return {}
         raise ImageError(f"{shown}: {error.strerror}") from error
     except OSError as error:
@@ -157,7 +157,7 @@ def _object(value: object) -> dict[str, Any]:
 
 
 def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
-    """Find an entry by the host, or by a URL with this host, as older versions of docker wrote them."""
+    """Return the entry of a host, which may be named by a URL, as older versions of docker did."""
     for name in (*names, *entries):
         if name in entries and (name in names or _host(name) in names) and (login := _entry(_object(entries[name]))):
             return login
@@ -165,7 +165,7 @@ def _stored(entries: dict[str, Any], names: tuple[str, ...]) -> Login | None:
 
 
 def _host(name: str) -> str:
-    """Return the host of a URL; other names may be repositories, whose logins are for nothing else."""
+    """Return the host of a URL, or "". Other names may be repositories, whose logins are not for the whole registry."""
     scheme, separator, rest = name.partition("://")
     return rest.partition("/")[0] if separator and scheme in ("http", "https") else ""
 
@@ -188,7 +188,7 @@ def _text(value: object) -> str:
 
 
 def _ask(helper: object, name: str) -> Login | None:
-    """Run docker-credential-HELPER: the registry on standard input, JSON on standard output."""
+    """Return the login from docker-credential-HELPER, which gets the registry and prints JSON."""
     if not isinstance(helper, str) or not _HELPER.fullmatch(helper):
         raise ValueError(f"{quoted(helper)} is not the name of a credential helper")
     program = f"docker-credential-{helper}"

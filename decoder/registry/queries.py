@@ -22,11 +22,11 @@ MANIFESTS = (OCI_MANIFEST, OCI_INDEX, DOCKER_MANIFEST, DOCKER_LIST)
 DIGEST_HEADER = "Docker-Content-Digest"
 
 Descriptor = dict[str, Any]
-"""An OCI descriptor as it stands in JSON: `mediaType`, `digest`, `size`, and its other members."""
+"""An OCI descriptor as parsed JSON: `mediaType`, `digest`, `size`, and its other members."""
 
 
 def tags(client: RegistryClient) -> list[str]:
-    """List the tags of a repository, from all pages.
+    """Return all tags of a repository, sorted.
 
     Raises:
         ImageError: there are more than REGISTRY_TAGS, or the registry does not list tags.
@@ -65,7 +65,7 @@ def _page(data: bytes) -> list[str]:
 
 
 def listed(client: RegistryClient, path: str) -> list[str]:
-    """Name the entries of an index of referrers (distribution-spec, Listing Referrers); none if there is none."""
+    """Return the entries of an index of referrers as text (distribution-spec, Listing Referrers); [] without one."""
     with client.send("GET", client.url(path), {"Accept": MANIFESTS[1]}) as response:
         if response.status != 200:
             return []
@@ -83,7 +83,7 @@ def has_tag(client: RegistryClient, tag: str) -> bool:
 
 
 def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
-    """Check whether the repository has a blob or manifest of that size.
+    """Check whether the repository has the blob or manifest with its size.
 
     Raises:
         ImageError: the registry denies the request.
@@ -92,12 +92,17 @@ def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
     headers = {"Accept": descriptor["mediaType"]} if is_manifest(descriptor) else {}
     with client.send("HEAD", url, headers) as response:
         if response.status in (401, 403):
-            raise client.failure(response, "it does not let us look for blobs")
+            raise client.failure(response, "it does not allow checking for blobs")
         return response.status == 200 and response.headers.get("Content-Length") in (None, str(descriptor["size"]))
 
 
 def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descriptor]:
-    """Get a manifest or an index by its tag or digest."""
+    """Get a manifest or an index by its tag or digest; return its bytes and descriptor.
+
+    Raises:
+        ImageError: it does not exist, or is not an image.
+        DigestError: it is damaged.
+    """
     url = client.url(f"manifests/{version}")
     with client.send("GET", url, {"Accept": ", ".join(MANIFESTS)}) as response:
         if response.status != 200:
@@ -114,7 +119,7 @@ def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descripto
 
 
 def _media_type(data: bytes) -> str:
-    """Return the media type inside the manifest, because the digest covers that one."""
+    """Return the media type in the manifest itself, which its digest covers; "" if it has none."""
     try:
         value = json.loads(data)["mediaType"]
     except (ValueError, LookupError, TypeError, RecursionError):
@@ -123,17 +128,17 @@ def _media_type(data: bytes) -> str:
 
 
 def _digest(data: bytes, like: str) -> str:
-    """Compute a digest, with the algorithm of another, SHA-256 if that is ""."""
+    """Return the digest of data in the algorithm of another digest; in SHA-256 if that is ""."""
     digest = RunningDigest(split_digest(like)[0]) if like else RunningDigest()
     digest.update(memoryview(data))
     return digest.digest()
 
 
 def compare(response: Response, digest: str) -> None:
-    """Compare the digest that a registry computed with ours.
+    """Check that a registry has computed the expected digest.
 
     Raises:
-        DigestError: they differ.
+        DigestError: its digest differs.
     """
     said = response.headers.get(DIGEST_HEADER, digest)
     if said != digest and said.partition(":")[0] == digest.partition(":")[0]:
@@ -141,7 +146,7 @@ def compare(response: Response, digest: str) -> None:
 
 
 def is_manifest(descriptor: Descriptor) -> bool:
-    """Check whether a descriptor is of a manifest or index, and not of a blob."""
+    """Check whether a descriptor refers to a manifest or index, and not to a blob."""
     return descriptor["mediaType"] in MANIFESTS
 
 

@@ -1,4 +1,4 @@
-"""References to images in registries, as docker and skopeo have them (distribution's reference grammar)."""
+"""References to images in registries, in the form of docker and skopeo (distribution's reference grammar)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Reference(NamedTuple):
     """An image in a registry.
 
     Attributes:
-        host: with its port if that was given.
-        name: of the repository.
-        tag: "" if there is a digest.
-        digest: of a manifest or index, "" if there is a tag.
+        host: the registry's host, with its port if that was given.
+        name: the repository's name.
+        tag: the tag, or "" if there is a digest.
+        digest: the digest of a manifest or index, or "" if there is a tag.
     """
 
     host: str
@@ -34,7 +34,7 @@ class Reference(NamedTuple):
 
     @property
     def api_host(self) -> str:
-        """Where the registry answers."""
+        """The host of the registry's API, with its port if that was given."""
         return _DEFAULT_API_HOST if self.host == _DEFAULT_HOST else self.host
 
     @property
@@ -60,7 +60,7 @@ def parse_reference(place: str) -> Reference:
     host, name = _split_host(named)
     name, colon, tag = name.partition(":")
     if at and colon:
-        raise UsageError(f"{quoted('docker:' + place)} has a tag and a digest: give one of them")
+        raise UsageError(f"{quoted('docker:' + place)} has a tag and a digest: use only one of them")
     is_known = _HOST.fullmatch(host) and _NAME.fullmatch(name) and (not colon or _TAG.fullmatch(tag))
     if not is_known or (at and not _is_digest(digest)):
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Repeated requests: after which failures, and after which pauses."""
+"""Repeating requests: the failures after which to repeat, and the pauses."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def pauses() -> Iterator[float]:
 
 
 def with_retries(attempt: Callable[[], Response]) -> Response:
-    """Send a request that may be sent twice; repeat it after growing pauses while the host is busy or drops it.
+    """Send a request that may be repeated, with growing pauses while the host is busy or cannot be reached.
 
     Args:
-        attempt: sends it once.
+        attempt: sends the request once.
 
     Returns:
-        The reply, which may still say that the host is busy.
+        The reply; after the last attempt it may still say that the host is busy.
 
     Raises:
-        UnreachableError: the last attempt had no reply either.
+        UnreachableError: the last attempt got no reply, either.
     """
     for pause in pauses():
         try:

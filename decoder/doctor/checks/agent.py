@@ -1,4 +1,4 @@
-"""Check the resident agent, which saves most of a small layer's time; layers are decrypted without it as well."""
+"""Check the resident agent, which saves most of a small layer's time. Layers are decrypted without it, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Try an image of containerd's: decrypt each of its encrypted layers as containerd would, and discard the result."""
+"""Try an image in containerd: decrypt each of its encrypted layers as containerd would, and discard the result."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def check(node: Host) -> Iterator[Finding]:
 
 
 def _encrypted_layers(source: ImageSource) -> list[tuple[int, dict[str, Any]]]:
-    """List the encrypted layers of the manifest for this machine, or of all manifests if none is for it."""
+    """Return the encrypted layers of the manifests for this machine, or of all manifests if none is for it."""
     manifests = list(_manifests(source, source.root(), 0))
     own = [value for platform, value in manifests if selection.matches(platform, [selection.own_platform()])]
     return [
@@ -63,7 +63,7 @@ def _encrypted_layers(source: ImageSource) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _manifests(source: ImageSource, descriptor: Mapping[str, Any], depth: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the platform and the content of each manifest; a pull leaves those for other machines out."""
+    """Yield the platform and the content of each manifest that was pulled; those for other machines may be absent."""
     if depth > limits.IMAGE_INDEX_DEPTH:
         return
     try:
@@ -111,7 +111,7 @@ def _run(command: list[str], payload: bytes, blob: BinaryIO, environment: dict[s
     """Run a decoder as containerd does, with the payload on descriptor 3.
 
     Returns:
-        Why it failed, in one line, or "".
+        The reason of the failure in one line, or "".
     """
     with TemporaryFile() as file:
         file.write(payload)

@@ -42,7 +42,7 @@ def check(node: Host) -> Iterator[Finding]:
             else:
                 yield Finding("note", subject, "there is no such file, so no keyprovider is used")
         elif isinstance(parsed, str):
-            text = f"it cannot be read, and no keyprovider is used until it can: {parsed}"
+            text = f"it cannot be read, so no keyprovider is used: {parsed}"
             yield Finding("error", subject, text, "correct the file")
         else:
             yield from _check_file(file, node.place(file), subject)
@@ -90,7 +90,7 @@ def _reach(provider: config.Configured, node: Host) -> Finding:
 
 
 def _expiry(file: str, node: Host, subject: str) -> Finding | None:
-    """Check when the certificate expires that the server gets to see."""
+    """Check when our client certificate for the server expires."""
     try:
         end = earliest_end(read_key_file(node.place(file)))
     except (KeyFileError, *UNREADABLE) as error:

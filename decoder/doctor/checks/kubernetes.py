@@ -1,4 +1,4 @@
-"""Check that what Kubernetes pulls is decrypted: containerd's CRI plugin."""
+"""Check containerd's CRI plugin: are the images that Kubernetes pulls decrypted?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WITHOUT_DECRYPTION = (((2, 0, 0), (2, 0, 12)), ((2, 1, 0), (2, 1, 7)), ((2, 2, 
 
 
 def check(node: Host) -> Iterator[Finding]:
-    """Check the CRI plugin's settings, and what its version does."""
+    """Check the CRI plugin's settings, and known problems of its version."""
     if node.configuration.failure or not node.version[0]:
         return
     version, names = node.version[0], set(CRI_PLUGINS.values())

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 class Download:
-    """A download of a blob or manifest, which is resumed after the connection was lost."""
+    """A download of a blob or manifest; if the connection is lost, it is resumed.
+
+    Args:
+        client: the client of the repository.
+        descriptor: the digest and size of the blob.
+
+    Raises:
+        ImageError: the blob does not exist, or the registry fails.
+    """
 
     def __init__(self, client: RegistryClient, descriptor: Descriptor) -> None:
         self._client = client
@@ -30,7 +38,7 @@ class Download:
             raise failure
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read at most as much as fits; 0 at the end."""
+        """Read at most as many bytes as fit, and return how many; 0 at the end."""
         while True:
             try:
                 count = self._response.readinto(buffer)

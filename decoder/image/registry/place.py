@@ -26,13 +26,13 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
     """Open an image of a registry for reading.
 
     Args:
-        name: of the transport.
+        name: the transport's name.
         place: `//HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]`.
-        options: whether TLS is verified.
+        options: the settings for registries.
 
     Raises:
         UsageError: the reference is malformed.
-        ImageError: there is no such registry.
+        ImageError: the registry cannot be used.
     """
     del name
     reference = parse_reference(place)
@@ -45,13 +45,13 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget
     """Open a repository for writing an image to it.
 
     Args:
-        name: of the transport.
+        name: the transport's name.
         place: `//HOST[:PORT]/REPOSITORY[:TAG|@DIGEST]`.
-        options: whether TLS is verified, and where the image comes from.
+        options: the settings for registries, and the source of the image.
 
     Raises:
         UsageError: the reference is malformed.
-        ImageError: there is no such registry.
+        ImageError: the registry cannot be used.
     """
     reference = parse_reference(place)
     other = _mountable(reference, options.source)
@@ -79,7 +79,7 @@ def _client(reference: Reference, options: Options, scopes: list[str]) -> Regist
 
 
 def _mountable(reference: Reference, origin: str) -> str:
-    """Return the repository of the same registry that the image comes from, "" if there is none."""
+    """Return the source's repository if it is another one of the same registry, whose blobs can be mounted; or ""."""
     transport, _, place = origin.partition(":")
     if transport != "docker":
         return ""
@@ -106,7 +106,7 @@ class _Source(_Blobs):
         return get_manifest(self._client, self._reference.version)[1]
 
     def referrers(self, digest: str) -> list[str]:
-        """Name artifacts that refer to a manifest: from the referrers API or its fallback tag, and cosign's tags."""
+        """Return artifacts that refer to a manifest, from the referrers API or its fallback tag and cosign's tags."""
         fallback = digest.replace(":", "-")
         found = listed(self._client, f"referrers/{digest}") or listed(self._client, f"manifests/{fallback}")
         names = [f"{fallback}.{end}" for end in COSIGN_TAGS]
@@ -120,7 +120,7 @@ class _Target(_Blobs):
         self._in_place = in_place
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
-        """Report the plain image, which registries keep under its digest."""
+        """Return a line about the plain image, which a registry keeps under its digest."""
         if not layers or not self._in_place:
             return []
         where = f"{self._reference.host}/{self._reference.name}@{manifests[0]}"
@@ -136,11 +136,11 @@ class _Target(_Blobs):
         self._put(data, descriptor, descriptor["digest"])
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Publish the tag, for what has been uploaded so far."""
+        """Let the tag name the image."""
         digest = descriptor["digest"]
         if self._reference.digest:
             if self._reference.digest != digest:
-                raise ImageError(f"{self._reference}: what was written has another digest, {digest}")
+                raise ImageError(f"{self._reference}: the new image has another digest, {digest}: use a tag")
             return
         data, _ = get_manifest(self._client, digest)
         self._put(data, descriptor, self._reference.tag)
@@ -159,6 +159,6 @@ class _Target(_Blobs):
         wish = urlencode({"mount": descriptor["digest"], "from": self._other}, safe=":/")
         url = self._client.url(f"blobs/uploads/?{wish}")
         with self._client.send("POST", url) as response:
-            if response.status == 202:  # it wants the bytes
+            if response.status == 202:  # it did not mount the blob, but began an upload
                 self._client.drop(self._client.location(response, url))
             return response.status == 201

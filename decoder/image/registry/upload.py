@@ -57,7 +57,7 @@ class Upload:
         """Send all bytes."""
         self._left -= len(data)
         if self._left < 0:
-            raise ImageError(f"{self._client.reference}: a blob is longer than the {self._size} bytes it was to have")
+            raise ImageError(f"{self._client.reference}: a blob is longer than its {self._size} bytes")
         try:
             self._sending.send(data)
         except UnreachableError as error:
@@ -65,9 +65,9 @@ class Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """Finish the upload; the registry accepts it only if what it received has this digest."""
+        """Finish the upload; the registry accepts it only if the blob has this digest."""
         if self._left or size != self._size:
-            raise ImageError(f"{self._client.reference}: a blob is shorter than the {self._size} bytes it was to have")
+            raise ImageError(f"{self._client.reference}: a blob is shorter than its {self._size} bytes")
         try:
             self._finish(limits.REGISTRY_COMMIT_SECONDS)
         except UnreachableError as error:
@@ -103,7 +103,7 @@ class Upload:
             raise InterruptedWriteError(str(failure))
 
     def _refused(self, error: UnreachableError) -> ImageError:
-        """Return why the connection ended, if the registry sent a reason first."""
+        """Return the error for a lost connection: the registry's reason, if it sent one before."""
         try:
             self._finish(limits.REGISTRY_CONNECT_SECONDS)
         except InterruptedWriteError as interruption:

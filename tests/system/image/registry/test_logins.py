@@ -223,7 +223,7 @@ def test_no_token(how: str, home: Path, registry: Registry) -> None:
                 "refused": f"issues no token for {proxy.host} .HTTP 403.: it refuses the login from",
                 "no token": f"issues no token for {proxy.host}",
                 "elsewhere": f"{proxy.host} refers to registry.example:80 without TLS",
-                "not JSON": "replies with something other than a token",
+                "not JSON": "is not a token",
             }
             with pytest.raises(ImageError, match=messages[how]):
                 pull(f"docker://{proxy.host}/known:tag")

@@ -110,11 +110,11 @@ def test_a_wrong_digest_is_refused(registry: Registry) -> None:
 
 def test_a_wrong_size_is_refused(registry: Registry, layout: Layout) -> None:
     with transport.open_target(f"docker://{registry.host}/known", Options()) as target:
-        with pytest.raises(ImageError, match="longer than the 3 bytes"), target.create(3) as writer:
+        with pytest.raises(ImageError, match="longer than its 3 bytes"), target.create(3) as writer:
             writer.write(memoryview(b"four"))
         with target.create(5) as writer:
             writer.write(memoryview(b"four"))
-            with pytest.raises(ImageError, match="shorter than the 5 bytes"):
+            with pytest.raises(ImageError, match="shorter than its 5 bytes"):
                 writer.commit(images.digest_of(b"four"), 4)
         descriptor = {**layout.layers[0], "size": 7}
         assert not target.has(descriptor)
@@ -133,7 +133,7 @@ def test_publishing_under_a_digest(registry: Registry, layout: Layout) -> None:
     (root,) = json.loads((layout.directory / "index.json").read_bytes())["manifests"]
     push(layout, f"docker://{registry.host}/known@{root['digest']}")
     other = images.digest_of(b"another")
-    with pytest.raises(ImageError, match=f"known@{other}: what was written has another digest, {root['digest']}"):
+    with pytest.raises(ImageError, match=f"known@{other}: the new image has another digest, {root['digest']}"):
         push(layout, f"docker://{registry.host}/known@{other}")
 
 
