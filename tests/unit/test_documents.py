@@ -73,6 +73,15 @@ def rows(document: Path, last: str) -> list[list[str]]:
     return found
 
 
+def test_paths_that_are_named_exist() -> None:
+    """Documents name files and rooms, with or without their suffix."""
+    folders = "decoder|docs|packaging|config|bench|tests|requirements"
+    named = [(doc, path) for doc in DOCUMENTS for path in re.findall(rf"`((?:{folders})/[\w./-]+)`", doc.read_text())]
+    assert len(named) > 50
+    missing = [(doc.name, path) for doc, path in named if not list(ROOT.glob(f"{path.rstrip('/')}*"))]
+    assert missing == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_tests_that_are_named_exist(document: Path) -> None:
     wrong = []
