@@ -11,7 +11,7 @@ from bench.figures import Figure, size_text
 from bench.layers import IMAGE_BYTES, SMALL_BYTES, make_layer, schemes
 from bench.programs import GIB, MIB, PACKAGE, PIP, PIP_WARM, WARM, Bench, Layer, Run, run, stop_agent
 
-_SETTLING_SECONDS = 1.0  # then the agent that the turn before has left behind has its workers ready
+_SETTLING_SECONDS = 0.6  # then the agent that the turn before has left behind has its workers ready
 _LARGE_BYTES = 256 * MIB  # more is shown of these layers, and the length of their plaintext is compared instead of it
 _BLOCK = bytes(256 * 1024)  # stays in the processor's cache
 

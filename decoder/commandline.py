@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from argparse import ArgumentError, ArgumentParser, RawDescriptionHelpFormatter
+from contextlib import suppress
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, NoReturn
 
@@ -119,3 +120,9 @@ def show(text: str) -> None:
         sys.stdout.flush()
     except OSError as error:
         raise StreamError("standard output", error) from error
+
+
+def say(text: str) -> None:
+    """Write a line to standard error at once: what a server tells. If nobody reads it, the server goes on."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode(errors="replace"))

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from decoder.commandline import say
 from decoder.errors import DecoderError, ImageError, UsageError, quoted
 from decoder.extras import missing
 from decoder.grants.approval.approver import Approver
@@ -45,7 +46,7 @@ def run(parsed: Namespace) -> None:
         RoundFailedError: with --once, something failed.
     """
     rules = Rules(parsed.policy)
-    approver = Approver(access_of(parsed), _say, parsed.dry_run)
+    approver = Approver(access_of(parsed), say, parsed.dry_run)
     if parsed.once:
         if not approver.round(rules.policy, rules.key):
             raise RoundFailedError("a repository could not be read or written")
@@ -55,12 +56,12 @@ def run(parsed: Namespace) -> None:
         signal.signal(number, lambda *_: stopping.set())
     metrics = Metrics(approver)
     if parsed.metrics:
-        _say(f"ctd-decoder: metrics at http://{metrics.serve(parsed.metrics)}/metrics")
+        say(f"ctd-decoder: metrics at http://{metrics.serve(parsed.metrics)}/metrics")
     while not stopping.is_set():
         rules.refresh()
         metrics.ended(went_well=approver.round(rules.policy, rules.key))
         stopping.wait(rules.policy.interval * random.uniform(0.8, 1.2))  # noqa: S311 - so that replicas take turns
-    _say("ctd-decoder: stopped")
+    say("ctd-decoder: stopped")
 
 
 class Rules:
@@ -89,7 +90,7 @@ class Rules:
                 self._signature = signature
             self.policy = policy
         except DecoderError as error:
-            _say(f"ctd-decoder: warning: the policy cannot be used; the earlier one stays: {error}")
+            say(f"ctd-decoder: warning: the policy cannot be used; the earlier one stays: {error}")
 
 
 def _signature(policy: Policy) -> tuple[object, ...]:
@@ -159,8 +160,3 @@ class Metrics:
         yield GaugeMetricFamily(f"{_PREFIX}requests_waiting", "Requests that wait for a person", self._approver.waiting)
         yield CounterMetricFamily(f"{_PREFIX}failed_rounds", "Rounds with a registry that failed", self._failed)
         yield GaugeMetricFamily(f"{_PREFIX}last_good_round_timestamp_seconds", "The last other round", self._last)
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # nobody reads standard error; the journal has the line, too
-        os.write(2, f"{text}\n".encode(errors="replace"))

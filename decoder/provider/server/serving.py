@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from decoder import limits
+from decoder import commandline, limits
 from decoder.errors import UsageError
 from decoder.extras import missing
 from decoder.provider import create
@@ -94,7 +92,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
     count = _processes(parsed, listening.is_unix(address))
 
     def say(text: str) -> None:
-        _write_line(f"ctd-decoder: {name}: {text}")
+        commandline.say(f"ctd-decoder: {name}: {text}")
 
     with (
         watch.listener(parsed.metrics, say) as probes,
@@ -108,7 +106,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
         def work(child: processes.Child | None = None) -> None:
             number = child.number if child else 0
             row = tally.rows[number]
-            service = Service(create(name, options, _write_line, _keks(kept), _observer(row)), parsed.provider_name)
+            service = Service(create(name, options, commandline.say, _keks(kept), _observer(row)), parsed.provider_name)
             door = server.Door(sockets[number], security, rates)
             ready = child.tell_ready if child else listens
             server.serve(service, door, say, watch.Counted(tally, row, probes), ready, child)
@@ -148,7 +146,7 @@ def _keks(file: int) -> Keks | None:
     try:
         return sharedkeks.SharedKeks(limits.KEK_SECONDS, file)
     except OSError as error:
-        _write_line(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
+        commandline.say(f"warning: key-encryption keys are not kept: their memory cannot be locked: {error.strerror}")
         return None
 
 
@@ -161,8 +159,3 @@ def _address(parsed: Namespace) -> str:
     host, _, port = parsed.grpcport.rpartition(":")
     is_protected = parsed.tls_cert or parsed.insecure
     return parsed.grpcport if host or is_protected else f"{_LOOPBACK}:{port}"
-
-
-def _write_line(text: str) -> None:
-    with suppress(OSError):  # nobody reads standard error; the journal has the line, too
-        os.write(2, f"{text}\n".encode(errors="replace"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from bench import __main__ as program
 from bench import decoders, documents
 from bench.figures import HEADER, Figure, read_figures, write_figures
 from bench.layers import SMALL_BYTES, make_layer
@@ -73,6 +75,24 @@ def test_documents_show_the_figures_and_keep_what_was_not_measured(tmp_path: Pat
     assert document.read_text() == text
 
 
+def test_a_part_replaces_its_own_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = {"layers": figure("layers", "one", 0.5), "size": figure("size", "two", 3.0)}
+    parts = {name: partial(lambda name, _: iter([measured[name]]), name) for name in measured}
+    monkeypatch.setattr(program, "_PARTS", parts)
+    (tmp_path / "RESULTS.md").write_text("<!-- table: layers -->\n\n- x\n\n<!-- table: size -->\n\n- x\n")
+    program._measure(["size", "layers"], SMALLEST, tmp_path)
+    measured["size"] = figure("size", "three", 1.0)
+    program._measure(["size"], SMALLEST, tmp_path)
+    kept = read_figures(tmp_path / "figures.json")
+    assert [each.what for each in kept] == ["one", "three"]
+    assert all("cores" in each.machine for each in kept)
+    tables = (tmp_path / "RESULTS.md").read_text().split("<!-- table: size -->")
+    assert [(kept[0].row() in table, kept[1].row() in table, "two" in table) for table in tables] == [
+        (True, False, False),
+        (False, True, False),
+    ]
+
+
 def test_the_documents_of_the_project_show_its_figures(tmp_path: Path) -> None:
     """`python -m bench --into bench` writes them; nobody copies numbers by hand."""
     figures = read_figures(BENCH / "figures.json")
@@ -85,9 +105,9 @@ def test_the_documents_of_the_project_show_its_figures(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "message"),
+    ("command", "message"),
     [("false", "ended with status 1"), ("cat", "something else"), ("nothing", "cannot be started")],
 )
-def test_a_program_that_does_not_decrypt_has_no_figures(program: str, message: str) -> None:
+def test_a_program_that_does_not_decrypt_has_no_figures(command: str, message: str) -> None:
     with pytest.raises(RunError, match=message):
-        run(Path("/bin", program), make_layer(SMALL_BYTES), check_bytes=True)
+        run(Path("/bin", command), make_layer(SMALL_BYTES), check_bytes=True)
