@@ -93,6 +93,6 @@ def _push(directory: Path, reference: str, sizes: Sequence[int]) -> str:
     copy = ["skopeo", "--insecure-policy", "copy", "--quiet", "--dest-tls-verify=false"]
     recipient = ["--encryption-key", f"jwe:{directory}/key.pub"]
     for options, target in ((recipient, reference), ([], reference + _PLAIN_TAG)):
-        subprocess.run([*copy, *options, f"oci:{source}:x", f"docker://{target}"], check=True, timeout=SECONDS)
+        subprocess.run([*copy, *options, f"oci:{source}:x", f"docker://{target}"], check=True, timeout=5 * SECONDS)
     shutil.rmtree(source)
     return reference
