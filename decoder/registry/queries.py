@@ -58,10 +58,9 @@ def tag_pages(client: RegistryClient) -> Iterator[list[str]]:
 
 def _page(data: bytes) -> list[str]:
     try:
-        tags = json.loads(data)["tags"] or []
+        return [tag for tag in json.loads(data)["tags"] or [] if isinstance(tag, str) and is_tag(tag)]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ImageError("the registry does not list tags as the distribution-spec says") from error
-    return [tag for tag in tags if isinstance(tag, str) and is_tag(tag)]
 
 
 def listed(client: RegistryClient, path: str) -> list[str]:
