@@ -1,7 +1,7 @@
-"""`oci-archive:FILE[:REF]`, an OCI layout in a tar file, and `docker-archive:FILE[:NAME]`, as `docker save` writes it.
+"""`oci-archive:FILE[:REF]`, an OCI layout in a tar file, and `docker-archive:FILE[:NAME]`, the form of `docker save`.
 
-An archive is written to a file without a name, in which parallel blobs have separate ranges. The finished file gets its
-name in one step, and replaces an older file; if the destination is a pipe, it gets a copy at the end.
+An archive is written to an unnamed file, in which parallel blobs have separate ranges. The finished file gets its name
+in one step, and replaces an older file. If the destination is a pipe, the archive is copied to it at the end.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ArchiveTarg
     """Open an archive for writing: a file, a pipe or standard output (`-`).
 
     Raises:
-        ImageError: it cannot be written.
+        ImageError: the archive cannot be written.
         UsageError: the source is in the same file, with other images that would be lost.
     """
     path, reference = split_place(name, "FILE", place)
@@ -76,7 +76,11 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ArchiveTarg
 
 
 def _image_in(path: str, source: str) -> Descriptor | None:
-    """Return the entry of an image if it is in this archive and alone there; None if it is elsewhere."""
+    """Return the index entry of an image if it is the only one in this archive; None if it is in another place.
+
+    Raises:
+        UsageError: the archive has other images, too.
+    """
     transport, _, place = source.partition(":")
     if transport != "oci-archive":
         return None
@@ -92,14 +96,14 @@ def _image_in(path: str, source: str) -> Descriptor | None:
     found = find(index, reference, path)
     if any(entry["digest"] != found["digest"] for entry in index["manifests"]):
         raise UsageError(
-            f"{quoted(path)} holds other images too, which would be lost, for an archive is written as a whole; name "
+            f"{quoted(path)} holds other images, which would be lost, because an archive is written as a whole; name "
             "another file as the destination"
         )
     return found
 
 
 def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None]]:
-    """Return a file to write the archive to, and a function that delivers it."""
+    """Return a file for the archive, and a function that moves or copies it to its destination."""
     if os.path.isdir(path):
         raise ImageError(f"{quoted(path)} is a directory")
     if path in (STANDARD, "/dev/stdout") or _is_stream(path):
@@ -112,7 +116,7 @@ def _open_output(stack: ExitStack, path: str) -> tuple[FileIO, Callable[[], None
 
 
 def _is_stream(path: str) -> bool:
-    """Check whether the path is not a file but, say, a named pipe, which is written to and not replaced."""
+    """Check whether a path is not a file but, for example, a named pipe, which is written to and not replaced."""
     try:
         return not stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -158,11 +162,11 @@ class ArchiveTarget:
     """An OCI archive being written.
 
     Args:
-        path: names it in messages.
-        reference: the name of the image in its index, "" for none.
-        file: receives the archive.
-        finish: delivers the file when it is complete.
-        former: the image's entry in the archive that is replaced, whose names it keeps; None if there is none.
+        path: the archive's name in messages.
+        reference: the name of the image in the index, or "".
+        file: the file to write the archive to.
+        finish: moves or copies the complete file to its destination.
+        former: the image's entry in the archive that is replaced, whose names are kept; or None.
     """
 
     def __init__(
@@ -248,7 +252,7 @@ class ArchiveTarget:
 
 
 class DockerArchiveTarget(ArchiveTarget):
-    """An archive that `docker load` reads: an OCI layout with a `manifest.json`, as newer dockers save it."""
+    """An archive for `docker load`: an OCI layout with a `manifest.json`, as newer versions of docker save it."""
 
     def __init__(self, path: str, reference: str, file: FileIO, finish: Callable[[], None]) -> None:
         super().__init__(path, "", file, finish)
@@ -269,11 +273,13 @@ class DockerArchiveTarget(ArchiveTarget):
         images = [value for value in self._manifests.values() if _is_docker_image(value)]
         if len(images) != 1:
             raise UsageError(
-                f"{_DOCKER}: holds an image for one platform, and this one has {len(images)}: use oci-archive:"
+                f"{_DOCKER}: can hold only one platform, but the image has {len(images)}: use oci-archive:"
             )
         (image,) = images
         if any(is_encrypted(each["mediaType"]) for each in image["layers"]):
-            raise UsageError(f"{_DOCKER}: cannot hold encrypted layers, for it has no annotations: use oci-archive:")
+            raise UsageError(
+                f"{_DOCKER}: cannot hold encrypted layers, because it has no annotations: use oci-archive:"
+            )
         entry = {
             "Config": _name(image["config"]["digest"]),
             "RepoTags": [self._name if ":" in self._name else f"{self._name}:latest"] if self._name else None,

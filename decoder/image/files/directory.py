@@ -50,7 +50,7 @@ def open_target(_name: str, place: str, _options: Options) -> Iterator[Directory
 
     Raises:
         UsageError: no directory is named.
-        ImageError: it cannot be written, or holds something else.
+        ImageError: it cannot be written, or has other content.
     """
     with suppress(OSError):
         os.makedirs(place, exist_ok=True)
@@ -103,7 +103,7 @@ class DirectorySource(_Files):
     """An image in a directory."""
 
     def root(self) -> Descriptor:
-        """Build the descriptor of `manifest.json`, whose media type is in it, or follows from its members.
+        """Return the descriptor of `manifest.json`; its media type is in the file, or follows from its members.
 
         Raises:
             ImageError: it is absent, too long or not JSON.
@@ -125,7 +125,7 @@ class DirectorySource(_Files):
 
 
 class DirectoryTarget(_Files):
-    """A directory being written; what it had before is deleted at the end."""
+    """A directory being written; blobs and manifests of the earlier image are deleted at the end."""
 
     def __init__(self, directory: str, folder: int) -> None:
         super().__init__(directory, folder)

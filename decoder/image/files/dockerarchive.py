@@ -1,7 +1,7 @@
 """`docker-archive:FILE[:NAME]`: the output of `docker save`, read as an OCI image with a generated manifest.
 
 The archive's `manifest.json` names configuration and layers without digests. The digests of uncompressed layers are in
-the configuration, and are compared when a layer is read.
+the configuration, and are checked when a layer is read.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class DockerArchive:
     """An image in an archive of `docker save`.
 
     Args:
-        archive: its content.
-        path: its name in messages.
-        name: one of its `RepoTags`; "" if there is only one image.
+        archive: the archive's content.
+        path: the archive's name in messages.
+        name: one of the image's `RepoTags`; "" if there is only one image.
 
     Raises:
         ImageError: it is malformed, or does not have that image.

@@ -1,4 +1,4 @@
-"""The index of an OCI image layout (image-spec, image-layout.md), and the references in places."""
+"""The index of an OCI image layout (image-spec, image-layout.md), and references to its images."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _IMAGE_NAME = "io.containerd.image.name"  # written by ctr and nerdctl, with the
 
 
 def split_place(transport: str, what: str, place: str) -> tuple[str, str]:
-    """Split a place from the reference in it, at the first colon, as skopeo does.
+    """Split PLACE[:REF] at the first colon, as skopeo does.
 
     Raises:
-        UsageError: there is no place, or nothing after the colon.
+        UsageError: the place or the reference is empty.
     """
     path, colon, reference = place.partition(":")
     if not path or (colon and not reference):
@@ -53,10 +53,10 @@ def parse_index(data: bytes, name: str) -> dict[str, Any]:
 
 
 def find(index: dict[str, Any], reference: str, place: str) -> Descriptor:
-    """Find the image with a reference, or the only one.
+    """Return the entry of the image with a reference; for "" that of the only image.
 
     Raises:
-        ImageError: there is none, or more than one.
+        ImageError: no image fits, or more than one.
     """
     entries: list[Descriptor] = index["manifests"]
     names = [entry_name(entry) for entry in entries]
@@ -70,22 +70,22 @@ def find(index: dict[str, Any], reference: str, place: str) -> Descriptor:
 
 
 def entry_name(entry: Descriptor) -> str:
-    """Return the name of an entry, "" if it has none."""
+    """Return the name of an entry, or ""."""
     return annotations_of(entry).get(_REFERENCE, "")
 
 
 def has_name(entry: Descriptor, reference: str) -> bool:
-    """Check whether an entry has a name, of its own or as containerd writes it; "" stands for no name of its own."""
+    """Check whether an entry has a name, in OCI's annotation or in containerd's; "" fits entries without OCI's."""
     return reference == entry_name(entry) or (bool(reference) and annotations_of(entry).get(_IMAGE_NAME) == reference)
 
 
 def named(descriptor: Descriptor, reference: str, replaced: Descriptor | None = None) -> Descriptor:
-    """Return a descriptor for the index that has this name instead of its own.
+    """Return an image's descriptor as an entry of the index, with a new name.
 
     Args:
-        descriptor: of the image.
-        reference: the name, "" for none.
-        replaced: an entry that it replaces, all of whose names it gets.
+        descriptor: the image's descriptor.
+        reference: the name, or "".
+        replaced: the entry that it replaces, whose names it gets instead; or None.
     """
     kept = {name: text for name, text in annotations_of(descriptor).items() if name not in (_REFERENCE, _IMAGE_NAME)}
     names = {_REFERENCE: reference} if reference else {}

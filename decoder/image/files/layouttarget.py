@@ -46,12 +46,12 @@ class LayoutTarget:
     """A layout being written.
 
     Args:
-        directory: of the layout; it is created if it does not exist.
-        reference: the name of the image in the index, "" for none.
-        replaced: the reference of the source image if it is in the same layout; None if it is not.
+        directory: the layout's directory; it is created if it does not exist.
+        reference: the name of the image in the index, or "".
+        replaced: the reference of the source image if it is in the same layout; otherwise None.
 
     Raises:
-        ImageError: the directory cannot be written, or holds something else.
+        ImageError: the directory cannot be written, or has other content.
     """
 
     def __init__(self, directory: str, reference: str, replaced: str | None = None) -> None:
@@ -115,7 +115,7 @@ class LayoutTarget:
             raise ImageError(f"writing {descriptor['digest']}: {error.strerror}") from error
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add the image to the index, and remove an older one of that name."""
+        """Add the image to the index, and remove an older image with that name."""
         try:
             fcntl.flock(self._root, fcntl.LOCK_EX)  # held until the directory is closed
             index = self._index()
@@ -133,14 +133,14 @@ class LayoutTarget:
             raise ImageError(f"the index of {quoted(self._directory)}: {error.strerror}") from error
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
-        """Delete blobs of the image if it was plain in this layout, unless something in it still refers to them.
+        """Delete the blobs of the plain image in this layout, unless another image in it refers to them.
 
-        That is an image that was encrypted in place, or one that had the name before: anything else that nothing refers
-        to may be of another program that has not finished yet.
+        The plain image is one that was encrypted in place, or one that had the name before. Other blobs are never
+        deleted, because another program may still be writing their image.
 
         Args:
             layers: the digests of the plain layers.
-            manifests: the digests of the manifests and indexes that named them.
+            manifests: the digests of the manifests and indexes that referred to them.
 
         Returns:
             A line for each plain layer that stays.
@@ -220,7 +220,7 @@ class LayoutTarget:
         except FileNotFoundError:
             pass
         except OSError as error:
-            raise ImageError(f"deleting {digest}, which is plain: {error.strerror}") from error
+            raise ImageError(f"the plain blob {digest} cannot be deleted: {error.strerror}") from error
 
     def _failure(self, error: OSError) -> ImageError:
         return ImageError(f"{quoted(self._directory)}: {error.strerror}")

@@ -39,7 +39,7 @@ def open_target(_name: str, place: str, options: Options) -> Iterator[LayoutTarg
 
 
 def list_images(place: str, _options: Options) -> list[str] | None:
-    """List the images in a layout by name; None if the place names one, or the layout has one without a name."""
+    """Return the images in a layout by name; None if the place names one, or if an image has no name."""
     directory, reference = split_place("oci", "DIR", place)
     if reference:
         return None
@@ -51,7 +51,7 @@ class LayoutSource:
     """An image in a layout.
 
     Args:
-        directory: of the layout.
+        directory: the layout's directory.
         reference: the name of the image; "" if there is only one.
     """
 
@@ -74,7 +74,7 @@ class LayoutSource:
             yield file
 
     def referrers(self, digest: str) -> list[str]:
-        """Name the entries of the index whose manifest has this subject (image-spec, manifest.md)."""
+        """Return the entries of the index whose manifest has this subject, as text (image-spec, manifest.md)."""
         return [
             f"{entry['digest']} ({quoted(entry_name(entry) or entry.get('artifactType') or 'an artifact')})"
             for entry in self._index()["manifests"]

@@ -1,4 +1,4 @@
-"""References from the entries of an image layout's index."""
+"""The blobs that the entries of an image layout's index refer to."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class References:
     """The digests of everything that is reachable from the entries of an index.
 
     Args:
-        blobs: has the manifests.
-        entries: of the index.
+        blobs: the store with the manifests.
+        entries: the entries of the index.
 
     Raises:
-        ImageError: a manifest is absent or malformed, or there are too many, so the references are unknown.
+        ImageError: a manifest is absent or malformed, or there are too many, so that the references are unknown.
     """
 
     def __init__(self, blobs: Blobs, entries: list[Descriptor]) -> None:

@@ -1,4 +1,4 @@
-"""Regular files to read. Anything else under their names could block, or lead elsewhere."""
+"""Opening regular files. Other kinds of files are rejected, because they could block, or lead to another place."""
 
 from __future__ import annotations
 

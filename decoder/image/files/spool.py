@@ -1,4 +1,4 @@
-"""Archives from a pipe, or compressed: they are copied to a file first, because blobs are read in any order."""
+"""Archives that come from a pipe or are compressed. They are copied to a file, because blobs are read in any order."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def spooled(stream: Readable, name: str) -> Iterator[FileIO]:
     """Copy a stream, which may be gzip, to an unlinked temporary file.
 
     Args:
-        stream: to read to its end.
-        name: for messages.
+        stream: the stream, which is read to its end.
+        name: the stream's name in messages.
 
     Raises:
         ImageError: it is damaged, or compressed other than with gzip.
