@@ -93,12 +93,13 @@ def test_json_is_read_as_the_standard_library_reads_it(text: bytes) -> None:
 
 
 def test_the_same_where_json_has_not_been_imported_before() -> None:
+    """The environment is empty, because a measurement of coverage that it starts would import json."""
     program = (
         f"from decoder.formats.wire import parse_json\n{inspect.getsource(outcome)}\nprint(outcome(eval(sys.argv[1])))"
     )
     for text in (b"[1,]", b'"a\nb"', b'"\\x"', b"[1]"):
         command = [sys.executable, "-c", f"import sys; assert 'json' not in sys.modules\n{program}", repr(text)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT, env={})
         assert done.stdout == outcome(text) + "\n"
 
 
