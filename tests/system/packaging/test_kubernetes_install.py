@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -48,7 +48,12 @@ def installed(node: Path) -> str:
 
 
 def files(directory: Path) -> dict[str, str]:
-    return {str(path.relative_to(directory)): path.read_text() for path in directory.rglob("*") if path.is_file()}
+    """Read the files below a directory, but for those that are removed meanwhile."""
+    found = {}
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError, IsADirectoryError):
+            found[str(path.relative_to(directory))] = path.read_text()
+    return found
 
 
 def test_the_tree_before_stays_for_decoders_that_run(tree: Path, tmp_path: Path) -> None:
