@@ -58,11 +58,11 @@ def main() -> NoReturn:
         os._exit(_guarded(lambda: _run("install_on_node", [])))
     if argv == [_PKCS11_CHILD]:
         os._exit(_guarded(lambda: _run("decoder.keywrap.pkcs11.child", [])))
-    kept = _leave_agent(argv.pop(0)) if argv and argv[0].startswith(_AGENT_SOCKET) else None
     if argv and argv[0] in COMMANDS:
         status = _guarded(lambda: _run_command(argv))
     else:
         _catch_signals()
+        kept = _leave_agent(argv.pop(0)) if argv and argv[0].startswith(_AGENT_SOCKET) else None
         if status := decode(argv, kept):
             _fail(status)
     os._exit(status)  # everything is written; tearing the interpreter down takes another 1 ms

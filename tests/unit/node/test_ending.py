@@ -102,3 +102,16 @@ def test_a_signal_is_a_failure_that_cannot_be_missed(number: signal.Signals) -> 
     assert process.stdout.read(1) is None  # but somebody holds standard output
     assert process.wait(120) == 128 + number
     process.communicate()
+
+
+def test_a_signal_while_the_agent_is_started_is_one_too() -> None:
+    """That is before the layer: the first decoder of an image starts it."""
+    program = (
+        "import os, sys, decoder.agent.birth as birth, decoder.__main__ as m\n"
+        "birth.leave_agent = lambda _: os.kill(os.getpid(), 15)\n"
+        "sys.argv[1:] = ['--agent-socket=4,5,name']; m.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, capture_output=True, timeout=SECONDS, check=False
+    )
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, b"")
