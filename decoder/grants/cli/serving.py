@@ -138,7 +138,7 @@ class Metrics:
         except ImportError as error:
             raise ImageError(missing("metrics", error)) from error
         host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal() or int(port) > 65535:
+        if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
             raise UsageError(f"--metrics {quoted(address)} is not HOST:PORT")
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)

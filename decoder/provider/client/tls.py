@@ -220,7 +220,7 @@ def _endpoint(address: str) -> tuple[str, int | None]:
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
         host, port = address, str(_DEFAULT_PORT)
-    if not port.isdecimal() or int(port) > 0xFFFF:
+    if not port.isdecimal() or len(port) > 5 or int(port) > 0xFFFF:
         raise ProviderError(f"its address {quoted(address)} has a port that is not a number up to 65535")
     return host.strip("[]"), int(port)
 

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -20,7 +20,7 @@ from decoder.errors import UsageError
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.approval.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
 from decoder.grants.approval.policy import read_policy
-from decoder.grants.cli.serving import Rules
+from decoder.grants.cli.serving import Metrics, Rules
 from decoder.grants.owner import after_days
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
 from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key, write_private
@@ -364,3 +364,9 @@ def test_once(parties: Parties, write: Write) -> None:
     assert grant_of(parties, node).kek == KEK
     command[-1] = str(write(repositories=["127.0.0.1:1/x"]))
     assert run_program(command, 60).returncode == 7
+
+
+@pytest.mark.parametrize("port", ["", "x", "65536", "1" * 5000])  # int() raises ValueError for thousands of digits
+def test_a_port_of_metrics_that_is_none(port: str) -> None:
+    with pytest.raises(UsageError, match="is not HOST:PORT"):
+        Metrics(cast("Any", None)).serve(f"127.0.0.1:{port}")

@@ -294,6 +294,7 @@ def test_wrapping_says_how_it_is_done(parties: Parties, entry: dict[str, Any], t
         ({"key": "/missing"}, "the key '/missing'"),
         ({"wait": "1000"}, "the option wait is a number of seconds up to 450"),
         ({"wait": "-1"}, "the option wait is a number of seconds up to 450"),
+        ({"wait": "1" * 5000}, "the option wait is a number of seconds up to 450"),
         ({"requests": "host.example/x:tag"}, "only a repository is needed"),
         ({"certificate": "/missing"}, "the certificate '/missing'"),
         ({"name": "x" * 1000}, "the name is longer than"),

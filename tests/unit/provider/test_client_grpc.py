@@ -248,6 +248,12 @@ def test_an_address_that_is_none(tmp_path: Path) -> None:
         assert "has a port that is not a number" in told or address.startswith("http")
 
 
+def test_a_port_of_thousands_of_digits(tmp_path: Path) -> None:
+    address = "localhost:" + "1" * 5000  # int() raises ValueError for so many
+    with pytest.raises(ProviderFailedError, match="has a port that is not a number"):
+        unwrap(configuration(tmp_path, entry(address, {}, timeout=SHORT_SECONDS)))
+
+
 def test_the_server_does_not_answer(certificates: Certificates, tmp_path: Path) -> None:
     def sleep(request: bytes, context: grpc.ServicerContext) -> bytes:
         time.sleep(2 * SECONDS)

@@ -179,7 +179,12 @@ def issue_end(path: Path) -> float:
 
 @pytest.mark.parametrize(
     ("address", "status", "text"),
-    [("nowhere", 2, "is not HOST:PORT"), ("unix:///run/x", 2, "is not HOST:PORT"), ("192.0.2.1:0", 7, "--metrics")],
+    [
+        ("nowhere", 2, "is not HOST:PORT"),
+        ("unix:///run/x", 2, "is not HOST:PORT"),
+        (f"127.0.0.1:{'1' * 5000}", 2, "is not HOST:PORT"),
+        ("192.0.2.1:0", 7, "--metrics"),
+    ],
 )
 def test_addresses_that_do_not_do(local: tuple[str, ...], address: str, status: int, text: str) -> None:
     refused = execute("serve", *local, "--listen", "127.0.0.1:0", "--metrics", address)

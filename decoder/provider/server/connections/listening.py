@@ -122,7 +122,13 @@ def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
         UsageError: the address has another form.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535 or host.startswith("unix:"):
+    if (
+        not colon
+        or not (port.isascii() and port.isdigit())
+        or len(port) > 5
+        or int(port) > 65535
+        or host.startswith("unix:")
+    ):
         kinds = "neither HOST:PORT nor unix:///path" if option == "--listen" else "not HOST:PORT"
         raise UsageError(f"{option} {quoted(address)} is {kinds}")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -1,7 +1,8 @@
-"""The service of the provider `grants`, apart from its options: it needs the client of registries."""
+"""The service of the provider `grants`; only this module, not the one with its options, needs the registry client."""
 
 from __future__ import annotations
 
+import re
 import socket
 from _thread import allocate_lock
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
 
 _REMEMBERED = 256  # images
+_SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)  # int() raises ValueError for thousands of digits
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> Grants:
@@ -57,9 +59,9 @@ class Grants:
     """The grants of this node.
 
     Args:
-        node: fetches them.
-        policy: which repositories may be asked, by `grants://HOST/REPO`.
-        owners: how many owners are configured.
+        node: fetches and checks grants.
+        policy: the repositories that may be asked, as keys `grants://HOST/REPO`.
+        owners: the number of configured owners, for `check`.
     """
 
     def __init__(self, node: Node, policy: KeyPolicy, owners: int) -> None:
@@ -100,7 +102,7 @@ class Grants:
         return grant
 
     def _check(self, place: Place, options: bytes, seconds: float) -> None:
-        """Check that the layer is one that the publisher encrypted: other nodes have the same key."""
+        """Check that the grant lists the layer: other nodes have the same key, and could encrypt other layers."""
         with self._lock:
             grant = self._seen.get(place)
         if grant is None:  # the key was kept from another time
@@ -115,7 +117,7 @@ class Grants:
 
 
 def _image_of(place: Place) -> str:
-    """Name the image that a node has with an annotation about this place, "" if containerd's store does not tell."""
+    """Return the name of the image in containerd's store whose annotation names this place; "" if none is found."""
     beginning = envelope.seal(envelope.new_kek(), PROVIDER, build_place(place), b"").partition(b'"iv"')[0]
     text = wire.encode_base64(
         beginning[: len(beginning) // 3 * 3]
@@ -135,7 +137,7 @@ def _owner(text: str) -> Owner:
 
 
 def _certificates(path: str, key_path: str) -> tuple[bytes, ...]:
-    """Read certificates; those that stand in a file with the key are optional."""
+    """Read the node's certificates from their own file, which must have some, or else from the key file."""
     try:
         blocks = pem.split(read_key_file(path or key_path))
         found = tuple(block.data() for block in blocks if block.label.endswith("CERTIFICATE"))
@@ -150,6 +152,6 @@ def _certificates(path: str, key_path: str) -> tuple[bytes, ...]:
 
 
 def _wait(text: str) -> float:
-    if not text.isascii() or not text.isdecimal() or int(text) > limits.GRANTS_WAIT_SECONDS:
+    if not _SECONDS.fullmatch(text) or int(text) > limits.GRANTS_WAIT_SECONDS:
         raise UsageError(f"the option wait is a number of seconds up to {limits.GRANTS_WAIT_SECONDS:.0f}")
     return float(text)
