@@ -1,7 +1,7 @@
-"""What the library `cryptography` raises for X.509 certificates that it cannot read, or not all of.
+"""The exceptions that the library `cryptography` raises for X.509 certificates that it cannot parse.
 
-It parses a certificate part by part, when somebody asks for it: one that was loaded may still have a key of an unknown
-kind, malformed extensions or names.
+The library parses the parts of a certificate only when they are accessed, so a certificate that was loaded may still
+have a key of an unknown kind, or malformed extensions or names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When certificates expire."""
+"""The expiry of X.509 certificates."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 def earliest_end(chain: bytes) -> datetime:
-    """Return when the first of some certificates expires.
+    """Return the earliest time at which one of several certificates expires.
 
     Args:
-        chain: one or more certificates, PEM.
+        chain: one or more certificates in PEM.
 
     Raises:
-        ValueError: it has something else, or a certificate that cannot be read (`certificates.UNREADABLE`).
+        ValueError: the text is not PEM, or a certificate cannot be parsed; also the others of
+            `certificates.UNREADABLE`.
     """
     return min(each.not_valid_after_utc for each in x509.load_pem_x509_certificates(chain))

@@ -25,7 +25,7 @@ _SOCKET_PATH_BYTES = 107  # unix(7)
 
 
 class ContainerdError(ImageError):
-    """A call failed; `code` is gRPC's name of the reason."""
+    """A call failed; `code` is the name of its gRPC status, for example NOT_FOUND."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -36,8 +36,8 @@ class Stream:
     """A call with a stream of replies, which a thread receives ahead of the caller.
 
     Args:
-        replies: the call.
-        failure: turns what it raises into an ImageError.
+        replies: the call of grpcio, an iterator of replies.
+        failure: turns a grpc.RpcError of the call into an ImageError.
     """
 
     def __init__(self, replies: Any, failure: Callable[[Any], ImageError]) -> None:
@@ -52,7 +52,7 @@ class Stream:
         """Return the next reply, or None at the end and after it.
 
         Raises:
-            ImageError: the call failed, or nothing came for CONTAINERD_SECONDS.
+            ImageError: the call failed, or no reply came for CONTAINERD_SECONDS.
         """
         if self._has_ended:
             return None
@@ -66,7 +66,7 @@ class Stream:
         return None if reply is None else _parsed(reply)
 
     def close(self) -> None:
-        """End the call, wherever it is."""
+        """Cancel the call if it has not ended."""
         self._is_closed.set()
         self._replies.cancel()
 
@@ -90,17 +90,17 @@ class Stream:
 
 
 class ContainerdClient:
-    """A connection to containerd, for one namespace; for several threads.
+    """A connection to containerd for one namespace, which several threads may use.
 
     Args:
-        address: the path of its socket.
-        namespace: whose images they are.
+        address: the path of its socket, with or without `unix://`.
+        namespace: the containerd namespace of all calls.
 
     Attributes:
-        lease: the ID of the lease that holds what is written; "" if there is none.
+        lease: the ID of the lease that protects written content from garbage collection; "" if there is none.
 
     Raises:
-        ImageError: grpcio is not installed, there is no such socket, or the namespace cannot be one.
+        ImageError: grpcio is not installed, the socket does not exist, or the name of the namespace is invalid.
     """
 
     def __init__(self, address: str, namespace: str) -> None:
@@ -133,10 +133,10 @@ class ContainerdClient:
 
         Args:
             method: such as `images.v1.Images/Get`.
-            request: its fields.
+            request: the fields of the request by their protobuf numbers.
 
         Raises:
-            ContainerdError: it failed, or took longer than CONTAINERD_SECONDS.
+            ContainerdError: the call failed, or took longer than CONTAINERD_SECONDS.
         """
         stub = self._channel.unary_unary(_SERVICES + method)
         with self._failing():
@@ -182,7 +182,7 @@ def _load() -> Any:
 
 
 def _check_socket(path: str) -> None:
-    """Check the address first, because grpcio would try it for a while."""
+    """Check the address first, because grpcio would try to connect for some time before it reports an error."""
     try:
         is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
     except OSError as error:

@@ -63,7 +63,7 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget
 
 @contextmanager
 def _leased(place: str, options: Options) -> Iterator[ContainerdClient]:
-    """Connect, with a lease that ends with the context, or by itself if this process was killed."""
+    """Connect, and hold a lease until the context ends; the lease expires by itself if this process is killed."""
     if not place or len(place) > _NAME_CHARACTERS or not place.isprintable() or " " in place:
         raise UsageError(f"{quoted('containerd:' + place)} is not of the form containerd:IMAGE")
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=limits.CONTAINERD_LEASE_SECONDS)
@@ -81,7 +81,7 @@ def _leased(place: str, options: Options) -> Iterator[ContainerdClient]:
 
 
 class _Blobs:
-    """Blobs of containerd, to read."""
+    """The blobs in containerd's content store, for reading."""
 
     def __init__(self, client: ContainerdClient, name: str) -> None:
         self._client = client
@@ -110,7 +110,7 @@ class _Source(_Blobs):
         return descriptor
 
     def referrers(self, digest: str) -> list[str]:
-        """Name the images whose tags say that they are about it: containerd has no other way from an image to them."""
+        """Return the names of the image's signatures and attestations, by their tags: containerd lists no referrers."""
         last = self._name.rpartition("/")[2]
         repository = self._name.removesuffix(last) + last.partition("@")[0].partition(":")[0]
         fallback = f"{repository}:{digest.replace(':', '-')}"
@@ -158,7 +158,7 @@ class _Target(_Blobs):
             self._client.call(_IMAGES + "Update", {1: image, 2: messages.build({1: "target"})})
 
     def forget(self, _layers: list[str], _manifests: list[str]) -> list[str]:
-        """Return nothing: containerd deletes by itself what no image refers to."""
+        """Return nothing: containerd itself deletes the blobs to which no image refers."""
         return []
 
 
@@ -236,7 +236,7 @@ class _Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """Finish the blob; containerd accepts it only if what it received has this digest and size."""
+        """Finish the blob; containerd accepts it only if the bytes that it received have this digest and size."""
         split_digest(digest)
         if size != self._size or self._offset != size:
             raise ImageError(f"{self._offset} bytes of a blob were written, of which there were to be {self._size}")
@@ -255,7 +255,7 @@ class _Upload:
         self._is_committed = True
 
     def _send(self, fields: dict[int, Value]) -> None:
-        """Send a request, and receive replies so that only few are outstanding."""
+        """Send a request, and receive replies until only a few are outstanding."""
         self._requests.put(messages.build({**fields, 2: self._name, 3: self._size}))
         self._ahead += 1
         if self._ahead > limits.CONTAINERD_WRITES_AHEAD:
@@ -286,7 +286,7 @@ def _hold(client: ContainerdClient, digest: str) -> None:
 
 
 def _labels(data: bytes) -> dict[str, str]:
-    """Return the labels by which a manifest or index keeps what it refers to."""
+    """Return the labels by which a manifest or index protects its blobs from garbage collection."""
     value: dict[str, Any] = json.loads(data)
     named = [
         value.get("config"),
@@ -296,7 +296,7 @@ def _labels(data: bytes) -> dict[str, str]:
 
 
 def _label(client: ContainerdClient, digest: str, labels: dict[str, str]) -> None:
-    """Add labels to an existing blob; containerd's own labels for the same references stay."""
+    """Add labels to an existing blob; labels that containerd has set for the same references stay."""
     info = messages.build({1: digest, 5: labels})
     mask = b"".join(messages.build({1: f"labels.{name}"}) for name in labels)
     client.call(_CONTENT + "Update", {1: info, 2: mask})

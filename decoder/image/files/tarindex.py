@@ -28,7 +28,7 @@ class Section:
         self._left = place.size
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Read at most as much as fits; 0 at the end."""
+        """Read into the buffer, and return how many bytes were read; 0 at the end."""
         count = os.preadv(self._descriptor, [buffer[: self._left]], self._at) if self._left else 0
         self._at += count
         self._left -= count
@@ -36,7 +36,7 @@ class Section:
 
 
 class TarIndex:
-    """The regular files of an archive by name, and its links; of files with the same name the last counts.
+    """The regular files and links of an archive, by name; the last of several files with the same name counts.
 
     Args:
         file: the archive, a regular file.
@@ -67,7 +67,7 @@ class TarIndex:
         """Open a file in the archive.
 
         Raises:
-            ImageError: it is not there.
+            ImageError: the archive has no such file.
         """
         return Section(self._descriptor, self.place(name))
 
@@ -75,7 +75,7 @@ class TarIndex:
         """Find a file in the archive.
 
         Raises:
-            ImageError: it is not there.
+            ImageError: the archive has no such file.
         """
         place = self._places.get(self._resolve(name))
         if place is None:
@@ -85,8 +85,12 @@ class TarIndex:
     def read(self, name: str, most: int) -> bytes:
         """Read a small file in the archive.
 
+        Args:
+            name: its name, normalized.
+            most: the largest size to accept, in bytes.
+
         Raises:
-            ImageError: it is not there, larger, or cut short.
+            ImageError: the archive has no such file, or the file is larger.
         """
         place = self.place(name)
         if place.size > most:
@@ -99,7 +103,7 @@ class TarIndex:
             count += 1
             if count > limits.ARCHIVE_ENTRIES:
                 raise ImageError(f"{quoted(self._path)} has more than {limits.ARCHIVE_ENTRIES} entries")
-            archive.members = []  # type: ignore[attr-defined]  # or they are all kept
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep every entry in memory
             name = self._checked(entry.name)
             if entry.isreg() and not entry.issparse():
                 self._places[name] = Place(entry.offset_data, entry.size)

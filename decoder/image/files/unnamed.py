@@ -1,4 +1,7 @@
-"""Files without a name (open(2), O_TMPFILE), which disappear unless they get one; links are never followed."""
+"""Files without a name (open(2), O_TMPFILE), which the kernel deletes unless they are given one.
+
+Symbolic links in the place of a name are replaced, never followed.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def unnamed_file(directory: int) -> Iterator[tuple[FileIO, GiveName]]:
         The file, to write and read, and the function that names it.
 
     Raises:
-        OSError: it cannot be created.
+        OSError: the file cannot be created.
     """
     hidden = ""
     try:
@@ -89,7 +92,7 @@ def new_blob(folder: int, directory: str, name_blob: Callable[[str, GiveName], N
         name_blob: takes the digest of the complete blob, and names its file.
 
     Raises:
-        ImageError: no file can be created there.
+        ImageError: a file cannot be created there.
     """
     with ExitStack() as stack:
         try:
@@ -100,7 +103,7 @@ def new_blob(folder: int, directory: str, name_blob: Callable[[str, GiveName], N
 
 
 def _link(descriptor: int, place: int, name: str) -> None:
-    """Name an unnamed file; os.link follows symbolic links only if it is given a descriptor."""
+    """Give an unnamed file a name; os.link follows the link in /proc only if it is also given a descriptor."""
     os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, dst_dir_fd=place, follow_symlinks=True)
 
 

@@ -1,1 +1,1 @@
-"""Images in other programs: docker's daemon, and the storage of podman and skopeo; read-only."""
+"""Images that other programs hold (docker's daemon, the storage of podman and skopeo), for reading only."""

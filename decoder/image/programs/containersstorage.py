@@ -22,11 +22,11 @@ _PROGRAMS = ("skopeo", "podman")
 
 @contextmanager
 def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource]:
-    """Export an image with skopeo or podman to a temporary archive, and open that.
+    """Export an image with skopeo or podman to a temporary archive, and open the archive.
 
     Raises:
-        UsageError: no image is named.
-        ImageError: neither program is installed, or it failed.
+        UsageError: `place` is not the name of an image.
+        ImageError: neither program is installed, or the program failed.
     """
     if not place or place.startswith("-"):
         raise UsageError(f"{name}:{place} is not of the form {name}:NAME")
@@ -43,7 +43,7 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
 
 @contextmanager
 def open_target(name: str, place: str, _options: Options) -> Iterator[ImageTarget]:
-    """Reject writing: that storage holds unpacked layers, which cannot be encrypted.
+    """Reject writing: the storage holds unpacked layers, which cannot be encrypted.
 
     Raises:
         UsageError: always.

@@ -27,11 +27,11 @@ _UNIX = "unix://"
 
 @contextmanager
 def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSource]:
-    """Export an image from the daemon to a temporary file, and open that.
+    """Export an image from the daemon to a temporary archive, and open the archive.
 
     Raises:
-        UsageError: no image is named, or $DOCKER_HOST is not a socket.
-        ImageError: there is no daemon, or it does not have the image.
+        UsageError: `place` is not the name of an image, or $DOCKER_HOST is not a socket.
+        ImageError: the daemon does not answer, or does not have the image.
     """
     if not place or place.startswith("-"):
         raise UsageError(f"{name}:{place} is not of the form {name}:NAME[:TAG]")

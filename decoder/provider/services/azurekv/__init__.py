@@ -69,7 +69,7 @@ class _Wrapped(NamedTuple):
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> AzureKeyVault:
-    """Create the provider; neither a vault nor a token service is asked yet.
+    """Create the provider, without contacting a vault or a token service.
 
     Credentials are what azure-identity finds on a server: a client secret or certificate in AZURE_… variables, a
     workload identity, or a managed identity.
@@ -172,7 +172,7 @@ def _parse(text: str) -> _Key:
 
 
 def _used_version(key_id: str, asked: _Key) -> str:
-    """Return the version that the vault has used, if it belongs to the requested key."""
+    """Return the version that the vault used, and check that it belongs to the requested key."""
     used = _parse(key_id)
     if (used.authority, used.name.lower()) != (asked.authority, asked.name.lower()) or not used.version:
         raise ProviderError("the vault used another key than it was asked to")

@@ -1,4 +1,4 @@
-"""Key Vault's wrapKey and unwrapKey through the Azure SDK: authentication, one request, and what its errors mean."""
+"""Key Vault's wrapKey and unwrapKey through the Azure SDK: authentication, one request, and its errors as messages."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ def get(url: str, target: str, seconds: float) -> bytes:
     """Send a GET request; no redirect is followed, and plain HTTP uses no proxy.
 
     Args:
-        url: of the server, as `base_url` returns it.
-        target: path and query, with a slash at its start.
-        seconds: how long this may take.
+        url: the URL of the server, as `base_url` returns it.
+        target: the path, which starts with a slash, and the query.
+        seconds: the time limit.
 
     Returns:
         At most PROVIDER_MESSAGE_BYTES.
@@ -41,11 +41,11 @@ def get(url: str, target: str, seconds: float) -> bytes:
 
 
 def reach(url: str, seconds: float, ca_file: str = "") -> None:
-    """Check that a server answers; the content does not matter.
+    """Check that a server answers, with any status and content.
 
     Args:
-        url: of the server, as `base_url` returns it.
-        seconds: how long this may take.
+        url: the URL of the server, as `base_url` returns it.
+        seconds: the time limit.
         ca_file: the certificates to accept, instead of the system's.
 
     Raises:

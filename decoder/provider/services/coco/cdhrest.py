@@ -31,7 +31,7 @@ class CdhRest:
         self._url = url
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return the name of the source for messages."""
         return f"cdh-rest:{self._url}"
 
     def reach(self, seconds: float) -> None:
@@ -39,7 +39,7 @@ class CdhRest:
         reach(self._url, seconds)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
-        """Fetch a resource, only of the plugin `resource`; see `KeySource`."""
+        """Fetch a resource of the plugin `resource`, the only one that this interface offers; see `KeySource`."""
         if resource.plugin != PLUGIN or resource.query:
             raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
         try:

@@ -19,7 +19,7 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
 
     Args:
         where: the host and the port, such as 127.0.0.1:50000.
-        options: none of them matters here.
+        options: ignored.
 
     Raises:
         UsageError: it is not HOST:PORT on the loopback interface.
@@ -42,7 +42,7 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
 
     Args:
         where: the path of the socket, such as /run/confidential-containers/cdh.sock, or `unix://` and the path.
-        options: none of them matters here.
+        options: ignored.
 
     Raises:
         UsageError: it is not an absolute path.
@@ -67,8 +67,8 @@ class CdhUnwrap:
     """An `UnwrapSource`.
 
     Args:
-        name: of the source.
-        ask: sends the JSON of a request, and returns that of the reply.
+        name: the name of the source for messages.
+        ask: sends a request in JSON within a number of seconds, and returns the reply in JSON.
         reach: connects without sending anything.
     """
 
@@ -78,11 +78,11 @@ class CdhUnwrap:
         self._reach = reach
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return the name of the source for messages."""
         return self._name
 
     def reach(self, seconds: float) -> None:
-        """Check that the hub can be connected to; see `Reachable`."""
+        """Check that the hub accepts a connection; see `Reachable`."""
         self._reach(seconds)
 
     def unwrap(self, packet: bytes, seconds: float) -> bytes:

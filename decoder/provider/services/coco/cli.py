@@ -33,7 +33,7 @@ example: ctd-decoder keyprovider attestation-agent register --keyid kbs:///defau
 
 
 class RegistrationError(DecoderError):
-    """A key cannot be read, or a broker or its store did not accept it."""
+    """A key cannot be read, or a broker or its local store did not accept the key."""
 
     status = 6
 
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     """Run `ctd-decoder coco`.
 
     Args:
-        arguments: those after `coco`.
+        arguments: the arguments after `coco`.
 
     Returns:
         The exit status, 0.
@@ -62,10 +62,10 @@ def register(arguments: list[str]) -> int:
     """Run `ctd-decoder keyprovider attestation-agent`.
 
     Args:
-        arguments: those after `attestation-agent`.
+        arguments: the arguments after `attestation-agent`.
 
     Returns:
-        The exit status, 0: the key is stored everywhere where it was to be stored.
+        The exit status, 0: the key is stored in every requested place.
 
     Raises:
         UsageError: the command line cannot be understood.

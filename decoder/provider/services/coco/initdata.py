@@ -1,7 +1,8 @@
 """initdata: the configuration that a guest of Confidential Containers gets at its start, such as its key broker.
 
-The form is that of the initdata specification: TOML whose `data` holds the configuration files of the guest's agents.
-A pod carries it as an annotation, base64 of the TOML; current versions of Kata Containers compress it with gzip first.
+The initdata specification defines the format: TOML whose `data` holds the configuration files of the guest's agents.
+A pod carries the TOML in base64 as an annotation; for current versions of Kata Containers it is first compressed with
+gzip.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def build_annotation(initdata: str, compressed: bool) -> str:
 
 
 def _read_certificates(path: str) -> str:
-    """Read certificates, and serialize them again, so that nothing else in the file gets into the TOML."""
+    """Read certificates, and serialize them again, so that other text of the file does not get into the TOML."""
     try:
         found = x509.load_pem_x509_certificates(read_key_file(path))
     except KeyFileError as error:

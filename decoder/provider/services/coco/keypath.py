@@ -60,7 +60,7 @@ def write_new(path: str, data: bytes) -> None:
     """Write a file that only its owner may read; it appears complete, and never replaces another file.
 
     Raises:
-        FileExistsError: there is a file of this name.
+        FileExistsError: a file of this name exists.
         OSError: the file cannot be written.
     """
     directory = os.path.dirname(path) or "."

@@ -1,4 +1,4 @@
-"""Key specs: what follows `provider:attestation-agent:` when an image is encrypted, `NAME=VALUE::NAME=VALUE`."""
+"""Key specs, `NAME=VALUE::NAME=VALUE`: the text after `provider:attestation-agent:` when an image is encrypted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMES = ("keyid", "keypath", "algorithm", "sample", "create")
 
 
 class KeySpec(NamedTuple):
-    """How to wrap.
+    """A parsed key spec: the key and the algorithm that wrap private options.
 
     Attributes:
         keyid: the id of the key; None for a new, unique id.
@@ -37,7 +37,7 @@ def parse_keyspec(text: str) -> KeySpec:
     """Read a key spec.
 
     Args:
-        text: "" has no members.
+        text: the key spec; "" for one without members.
 
     Raises:
         ProviderError: a member is unknown, malformed or repeated, or members contradict each other.

@@ -22,20 +22,20 @@ def create(where: str, options: Mapping[str, str]) -> Offline:
     """Create the source.
 
     Args:
-        where: the files, joined by commas; those of the environment's OFFLINE_FS_KBC_EXTRA_FILE_PATH come after them.
+        where: the files, separated by commas; the files in $OFFLINE_FS_KBC_EXTRA_FILE_PATH come after them.
         options: ignored.
     """
     return Offline(where)
 
 
 class Offline:
-    """A `KeySource`: objects `{"repository/type/tag": base64}`; of several files, the last one with it counts."""
+    """A `KeySource` of JSON objects `{"repository/type/tag": base64}`; the last file that has a resource counts."""
 
     def __init__(self, files: str) -> None:
         self._files = files
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return the name of the source for messages."""
         return f"offline:{self._files}"
 
     def reach(self, seconds: float) -> None:
@@ -44,7 +44,7 @@ class Offline:
             _read(file)
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
-        """Look a resource up; see `KeySource`."""
+        """Look up a resource; see `KeySource`."""
         if resource.plugin != PLUGIN:
             raise ProviderError(f"it only has resources of the plugin {PLUGIN}")
         resources = {name: (file, value) for file in self._all_files() for name, value in _read(file).items()}

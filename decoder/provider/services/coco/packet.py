@@ -35,18 +35,21 @@ _NOT_OPENED = "the packet was not wrapped with this key, or was changed"
 
 
 class NotOpenedError(ProviderError):
-    """A packet without integrity protection does not open. Registries must not learn that."""
+    """The result of decrypting a packet without integrity protection is not private options.
+
+    `sources.unwrap_first` hides this error, because a registry that changed the packet must not learn of it.
+    """
 
 
 class Packet(NamedTuple):
     """Wrapped private options.
 
     Attributes:
-        kid: the key.
+        kid: the id of the key.
         wrapped_data: the ciphertext, with the 16-byte tag of A256GCM at its end.
-        iv: as long as IV_BYTES says.
+        iv: the initialization vector, as long as IV_BYTES says.
         wrap_type: one of IV_BYTES.
-        version: of the packet, "" in version 1.
+        version: the version member of the packet, "" in version 1, which has none.
     """
 
     kid: ResourceId
@@ -57,7 +60,7 @@ class Packet(NamedTuple):
 
     @property
     def key_name(self) -> str:
-        """Name the key, for policies and messages."""
+        """The name of the key in policies and messages."""
         return str(self.kid)
 
 
@@ -74,7 +77,7 @@ class HubPacket(NamedTuple):
 
     @property
     def key_name(self) -> str:
-        """Name the key, for policies and messages: `PROVIDER:KID`, which is never the name of a broker's key."""
+        """The name of the key in policies and messages: `PROVIDER:KID`, which is never the name of a broker's key."""
         return f"{self.provider}:{self.kid}"
 
 
@@ -97,8 +100,8 @@ def open_with(key: bytes, packet: Packet) -> bytes:
     """Decrypt private options.
 
     Raises:
-        NotOpenedError: it is a packet with A256CTR, which has no tag, and the result is not private options.
-        ProviderError: the key does not have 32 bytes, or is not the right one.
+        NotOpenedError: the packet uses A256CTR, which has no tag, and the result is not private options.
+        ProviderError: the key does not have 32 bytes, or did not wrap this packet.
     """
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
         raise ProviderError(f"it has {len(key)} bytes, not the {limits.SYMMETRIC_KEY_BYTES} of a key")
@@ -127,7 +130,7 @@ def build_packet(packet: Packet) -> bytes:
 
 
 def parse_packet(annotation: bytes) -> Packet | HubPacket:
-    """Parse a packet of either version, with what old images have: other names of algorithms, integers for base64.
+    """Parse a packet of either version; old images name algorithms otherwise, and have integers instead of base64.
 
     Args:
         annotation: from a registry, at most PROVIDER_ANNOTATION_BYTES.

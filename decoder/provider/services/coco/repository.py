@@ -1,7 +1,7 @@
 r"""Source `repository:DIR`: the directory in which a key broker on this machine keeps its resources.
 
-Up to trustee 0.18 a resource is the file `repository/type/tag` below it, since then `repository\x2Ftype\x2Ftag`, with
-the four characters in place of each slash (docs/formats.md §6).
+Brokers up to trustee 0.18 keep a resource in the file `repository/type/tag` below it, later ones in the file
+`repository\x2Ftype\x2Ftag`, where four characters replace each slash (docs/formats.md §6).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Repository:
         self._directory = directory
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return the name of the source for messages."""
         return f"repository:{self._directory}"
 
     def reach(self, seconds: float) -> None:
@@ -80,7 +80,7 @@ def write_key(directory: str, resource: ResourceId, key: bytes, is_flat: bool) -
         is_flat: write the flat file that current brokers read, or else the path that older ones read.
 
     Returns:
-        The file.
+        The path of the file.
 
     Raises:
         ProviderError: the store has another key of this name already, or cannot be written to.

@@ -1,4 +1,4 @@
-"""Where image keys come from: sources named `KIND:WHERE`, tried in the order in which they are given.
+"""The sources of image keys, named `KIND:WHERE` and tried in the order in which they are given.
 
 The module of a kind has a function that takes WHERE and the options of the provider, and returns a source.
 """
@@ -40,20 +40,20 @@ class KeySource(Protocol):
     """A source that returns resources. The texts of its errors name neither the source nor the resource."""
 
     def describe(self) -> str:
-        """Name it for a message, `KIND:WHERE`; there is no secret in it."""
+        """Return the name of the source for messages, `KIND:WHERE`, which contains no secret."""
 
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource.
 
         Args:
             resource: its id.
-            seconds: how long this may take.
+            seconds: the time limit.
 
         Returns:
             Its bytes, at most COCO_RESOURCE_BYTES; the caller checks that they are a key.
 
         Raises:
-            ProviderError: it does not exist, is larger, or is denied to us.
+            ProviderError: the resource does not exist or is larger, or the source denies access to it.
         """
 
 
@@ -62,17 +62,17 @@ class UnwrapSource(Protocol):
     """A source that unwraps packets with keys that it does not reveal. Its errors are like those of a KeySource."""
 
     def describe(self) -> str:
-        """Name it for a message, `KIND:WHERE`; there is no secret in it."""
+        """Return the name of the source for messages, `KIND:WHERE`, which contains no secret."""
 
     def unwrap(self, packet: bytes, seconds: float) -> bytes:
         """Unwrap private options.
 
         Args:
             packet: the annotation as the image has it.
-            seconds: how long this may take.
+            seconds: the time limit.
 
         Raises:
-            ProviderError: it did not unwrap them.
+            ProviderError: the source did not unwrap them.
         """
 
 
@@ -84,10 +84,10 @@ class Reachable(Protocol):
         """Check that the source can be reached.
 
         Args:
-            seconds: how long each request may take.
+            seconds: the time limit of each request.
 
         Raises:
-            ProviderError: it cannot be reached.
+            ProviderError: the source cannot be reached.
         """
 
 
@@ -95,7 +95,7 @@ Source = KeySource | UnwrapSource
 
 
 class TimedSource(NamedTuple):
-    """A source, and how many seconds it gets for one packet."""
+    """A source, and its time limit for one packet, in seconds."""
 
     source: Source
     seconds: float
@@ -105,7 +105,7 @@ def parse_sources(options: Mapping[str, str]) -> list[TimedSource]:
     """Create the sources that the provider's options name, in their order, without any request.
 
     Args:
-        options: those of the provider. `source` has a line `KIND:WHERE` for each source, `source-timeout` lines
+        options: the options of the provider. `source` has a line `KIND:WHERE` for each source, `source-timeout` lines
             `KIND=SECONDS`.
 
     Raises:
@@ -160,11 +160,11 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
         packet: the same, parsed.
 
     Returns:
-        The private options. For a packet with A256CTR that the key of a source does not open: random ones, because a
-        failure must look like a changed packet until the layer's HMAC is checked (`keywrap.unproven`).
+        The private options. If a source's key does not open a packet with A256CTR, they are random, because this
+        failure must look like that of a changed packet until the layer's HMAC is checked (`keywrap.unproven`).
 
     Raises:
-        ProviderError: no source could; the text has the reason of each.
+        ProviderError: every source failed; the message has the reason of each.
     """
     if isinstance(packet, HubPacket):
         sources = [timed for timed in sources if isinstance(timed.source, UnwrapSource)]
@@ -191,7 +191,7 @@ def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:
 
     Args:
         sources: those to check.
-        seconds: how long each request may take.
+        seconds: the time limit of each request.
     """
     checked = Checked([], [])
     for source in (timed.source for timed in sources):

@@ -48,7 +48,7 @@ class _Key(NamedTuple):
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> OpenBao:
-    """Create the provider; the server is asked later.
+    """Create the provider, without contacting the server.
 
     Raises:
         UsageError: an option is missing, contradicts another one, or is malformed.
@@ -142,7 +142,7 @@ class OpenBao:
         return self._read(wire.text_value(wire.member(members, "key_url"))), ciphertext
 
     def _ask(self, seconds: float, call: Callable[[hvac.Client], object]) -> object:
-        """Log in and call; once more if the server does not accept a token from an earlier login."""
+        """Log in and call; if the server rejects a token from an earlier login, log in and call once more."""
         from hvac.exceptions import Forbidden
 
         def work(session: Session) -> object:
@@ -177,7 +177,7 @@ def _parse(text: str, mount: str) -> _Key:
 
 
 def _result(reply: object, name: str) -> str:
-    """Return one text from the data of a reply; if that is not JSON, hvac returns its response object."""
+    """Return one string from the data of a reply; for a reply that is not JSON, hvac returns a response object."""
     try:
         return wire.text_value(wire.object_value(wire.object_value(reply)["data"])[name])
     except (ValueError, KeyError) as error:

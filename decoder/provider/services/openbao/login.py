@@ -1,4 +1,4 @@
-"""An OpenBao or Vault server: where it is, how to log in to it, and what its errors mean."""
+"""An OpenBao or Vault server: its address, the ways to log in, and the translation of hvac's errors."""
 
 from __future__ import annotations
 
@@ -47,17 +47,17 @@ class Login(Protocol):
     """A way to get a token."""
 
     def __call__(self, client: hvac.Client) -> float:
-        """Set the token of the client, and return for how many seconds it may be kept."""
+        """Set the client's token, and return how many seconds it may be used again; 0.0 for a single use."""
 
 
 class Server(NamedTuple):
-    """Where the server is and how to log in.
+    """The address of a server and the way to log in.
 
     Attributes:
-        address: the base URL.
-        host: its host and port, for messages.
-        namespace: or "".
-        ca_file: or "".
+        address: the base URL, without a slash at the end.
+        host: the host and port of the address, for messages.
+        namespace: the namespace of every request, or "".
+        ca_file: the path of the certificates to accept, in PEM, or "" for the system's.
         login: gets a token.
     """
 
@@ -68,7 +68,7 @@ class Server(NamedTuple):
     login: Login
 
     def client(self, session: Session) -> hvac.Client:
-        """Build a client without a token, not even from the places where hvac looks."""
+        """Build a client without a token; hvac would otherwise take one from the environment or ~/.vault-token."""
         import hvac
 
         namespace = self.namespace or None
@@ -81,7 +81,7 @@ def is_path(text: str) -> bool:
 
 
 def server_of(options: Mapping[str, str]) -> Server:
-    """Read where the server is and how to log in.
+    """Read the server's address and the way to log in from the options, or else from the environment.
 
     Raises:
         UsageError: an option is missing, contradicts another one, or is malformed.
@@ -172,7 +172,7 @@ def _credential(path: str, option: str) -> str:
 
 
 def _lifetime(reply: object) -> float:
-    """Return two thirds of a token's lease, for which it is kept; hvac has read the token from the same reply."""
+    """Return two thirds of a token's lease in seconds: the token is used again for that long."""
     auth = reply["auth"] if isinstance(reply, dict) else {}
     seconds = auth.get("lease_duration")
     return seconds * 2 / 3 if type(seconds) is int and 0 < seconds < 1 << 31 else 0.0
@@ -206,10 +206,11 @@ class CachedLogin:
 
 
 def translated(work: Callable[[], _Result], host: str) -> _Result:
-    """Run work with hvac, and turn what it raises into ProviderErrors.
+    """Run a function that uses hvac, and turn its exceptions into ProviderErrors.
 
     Raises:
-        ProviderError: with the service's own words, as far as they are its documented list of errors.
+        ProviderError: the server rejected the request (the message quotes the documented `errors` of its reply),
+            or the reply is malformed.
     """
     from hvac.exceptions import VaultError
 

@@ -65,5 +65,5 @@ def test_no_token(answer: Answer | None, text: str) -> None:
 
 
 def test_tokens_come_from_this_machine_or_over_tls() -> None:
-    with pytest.raises(UsageError, match=r"the URL of the attestation agent .* is not https"):
+    with pytest.raises(UsageError, match=r"the URL of the attestation agent .* must begin with https://"):
         fetch_token("http://agent.example:8006", SECONDS)

@@ -21,7 +21,7 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
 
     Args:
         url: of the agent's REST server, such as http://127.0.0.1:8006.
-        seconds: how long this may take.
+        seconds: the time limit.
 
     Returns:
         The token, a JWT, and the private key of the guest in PEM (EC as PKCS#8, RSA as PKCS#1).

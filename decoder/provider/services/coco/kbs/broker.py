@@ -74,8 +74,8 @@ class Conversation:
     """Requests to a broker that share its cookie.
 
     Args:
-        url: of the broker, as `base_url` returns it.
-        session: makes the requests, within its time limit.
+        url: the URL of the broker, as `base_url` returns it.
+        session: sends the requests, within its time limit.
     """
 
     def __init__(self, url: str, session: Session) -> None:
@@ -90,8 +90,8 @@ class Conversation:
         """Get a resource as the broker encrypted it.
 
         Args:
-            resource: to get.
-            token: of an attestation; without one, the session identifies the client.
+            resource: the id of the resource.
+            token: the token of an attestation; without one, the session identifies the client.
             cookie: the session of an earlier conversation, or "".
 
         Raises:
@@ -107,9 +107,9 @@ class Conversation:
         """Store a resource.
 
         Args:
-            resource: to store.
+            resource: the id of the resource.
             data: its content.
-            token: of an administrator.
+            token: the token of an administrator, or "".
 
         Raises:
             RefusedError: the broker answered with an error.
@@ -125,7 +125,7 @@ class Conversation:
 
         Args:
             name: `auth` or `attest`.
-            members: of the request.
+            members: the members of the request.
 
         Raises:
             RefusedError: the broker answered with an error.

@@ -1,6 +1,6 @@
 """The handshake that attests with a key broker in the background (docs/formats.md §8), with the sample attester.
 
-That attester proves nothing. Brokers for development and tests accept it, if their policy says so.
+The sample attester proves nothing. Brokers for development and tests accept it if their policy allows it.
 """
 
 from __future__ import annotations
@@ -64,5 +64,8 @@ def _read_challenge(challenge: dict[str, object], offered: list[str]) -> tuple[s
 
 
 def _canonical(value: object) -> bytes:
-    """Serialize as RFC 8785 for objects of texts, whose ASCII member names have the same order in UTF-8 and UTF-16."""
+    """Serialize an object of strings as RFC 8785 requires.
+
+    Member names are ASCII, so sorting them by code points gives the order in UTF-16 that RFC 8785 requires.
+    """
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()

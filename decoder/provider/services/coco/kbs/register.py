@@ -50,7 +50,7 @@ class Registrar:
     """Registers keys at one broker.
 
     Args:
-        options: those of OPTIONS and of `kbs`.
+        options: the values of OPTIONS and `kbs`.
 
     Raises:
         UsageError: `kbs` is missing, options contradict each other, the URL or a claim is malformed.
@@ -145,7 +145,7 @@ def _read_token(path: str) -> str:
 
 
 def _read_claims(text: str) -> dict[str, str | list[str]]:
-    """Read the lines of `kbs-claim`; of several values for one name only `aud` takes more than the last."""
+    """Read the lines of `kbs-claim`; `aud` may have several values, and for other names the last value counts."""
     given: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, separator, value = line.partition("=")
@@ -162,7 +162,7 @@ def _read_claims(text: str) -> dict[str, str | list[str]]:
 
 
 def _read_key(path: str) -> tuple[JWK, str]:
-    """Read the administrator's key, and return it with the algorithm that it signs with (RFC 7518, RFC 8037)."""
+    """Read the administrator's key, and return it with its signature algorithm (RFC 7518, RFC 8037)."""
     from jwcrypto.common import JWException
     from jwcrypto.jwk import JWK
 

@@ -54,11 +54,11 @@ class Attested(NamedTuple):
 
 
 def create(where: str, options: Mapping[str, str]) -> Kbs:
-    """Create the source; the broker is asked later.
+    """Create the source, without contacting the broker.
 
     Args:
         where: the URL of the broker.
-        options: those of OPTIONS.
+        options: the values of OPTIONS.
 
     Raises:
         UsageError: the URL is malformed, or an option is missing, unknown or contradicts another one.
@@ -82,7 +82,7 @@ class Kbs:
     """The resources of one broker. An attestation is used for all keys until the broker requires a new one.
 
     Args:
-        url: of the broker, as `base_url` returns it.
+        url: the URL of the broker, as `base_url` returns it.
         options: as `create` has checked them.
 
     Raises:
@@ -101,7 +101,7 @@ class Kbs:
         self._attested: Attested | None = None
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return the name of the source for messages."""
         return f"kbs:{self._url}"
 
     def reach(self, seconds: float) -> None:
@@ -151,7 +151,7 @@ class Kbs:
         raise refused
 
     def _attestations(self, conversation: Conversation, deadline: float) -> Iterator[Attested]:
-        """Yield attestations: the one used before, then that in files, then a new one."""
+        """Yield attestations: first the one used before, then the one in files, then a new one."""
         if self._attested:
             yield self._attested
             self._attested = None

@@ -1,4 +1,4 @@
-"""What a key broker returns for a resource: a JWE to the key of the TEE (docs/formats.md §8; RFC 7516 §7.2.2).
+"""The reply of a key broker for a resource: a JWE to the key of the TEE (docs/formats.md §8; RFC 7516 §7.2.2).
 
 Its protected header names ECDH-ES+A256KW on P-256 or P-521, or RSA-OAEP-256, and A256GCM; everything else, RSA1_5 too,
 is rejected before the key is used.
