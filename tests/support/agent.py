@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -243,7 +244,8 @@ def state_of(process: int) -> str:
 def kill(*processes: int, number: int = signal.SIGKILL) -> None:
     for process in processes:
         if is_running(process):
-            os.kill(process, number)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(process, number)
 
 
 def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = SECONDS) -> None:

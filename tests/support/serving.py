@@ -148,7 +148,8 @@ class Server:
     @property
     def audit(self) -> list[dict[str, str]]:
         """The lines of its audit."""
-        return [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
+        whole, _, _ = self.log.rpartition("\n")  # the last line may just be written
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     @property
     def target(self) -> str:

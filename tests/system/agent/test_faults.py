@@ -33,6 +33,8 @@ from tests.support.layers import encrypted
 from tests.support.program import PLAINTEXT, run_layer
 
 ENDED_EARLY = "ctd-decoder: error: the agent ended before the layer did\n"
+# However busy the machine is, standard output is held open until the status was collected.
+HOLDING = "from decoder import limits\nlimits.HOLD_SECONDS = 600\n"
 
 
 def test_no_agent_and_one_that_is_gone(place: Place) -> None:
@@ -90,7 +92,7 @@ def test_the_worker_is_killed_during_a_layer(place: Place) -> None:
         assert running.process.wait(120) == 70
         collected = time.monotonic()
         reader.join(120)
-        assert collected < ended[0] < collected + limits.HOLD_SECONDS
+        assert collected < ended[0]
         running.process.communicate()
         assert works(place)
 
@@ -106,7 +108,7 @@ def test_the_zygote_is_killed_during_a_layer(place: Place) -> None:
 
 def test_the_client_is_killed(place: Place) -> None:
     """The worker ends, too, but keeps standard output open until the client's end could be seen."""
-    with Agent(place) as agent:
+    with Agent(place, before=HOLDING) as agent:
         for _ in range(5):
             running, _ = begin(place.client)
             worker = worker_of(agent, running.process.pid)
@@ -146,7 +148,7 @@ def test_a_late_signal_for_the_request_ends_nothing(place: Place) -> None:
 
 def test_a_damaged_layer_is_held_until_its_status_was_collected(place: Place) -> None:
     layer = encrypted(bytes(20_000))
-    with Agent(place):
+    with Agent(place, before=HOLDING):
         running = Running(place.client, layer)
         running.stdin.write(layer.ciphertext[:-1])
         running.stdin.close()

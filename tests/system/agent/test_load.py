@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from decoder import limits
 from tests.support.agent import MIB, Agent, Place, Running, wait_until, works
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.processes import payload_bytes
@@ -88,15 +89,15 @@ def decrypt_many(place: Place, payload: Path, ciphertext: Path, count: int) -> N
         list(pool.map(decrypt_share, range(SIDE_BY_SIDE)))  # raises what they raise
 
 
-def usage(agent: Agent) -> tuple[int, int, int]:
-    """Return the memory of the zygote in KiB, the number of its descriptors and of its processes, once all is quiet."""
+def usage(agent: Agent) -> tuple[int, int]:
+    """Return the memory of the zygote in KiB, and the number of its descriptors, once it has only spare workers."""
     counts: list[int] = []
 
     def is_quiet() -> bool:
         counts.append(len(agent.children))
-        return len(set(counts[-50:])) == 1 and len(counts) > 50
+        return counts[-50:] == [limits.AGENT_SPARE_WORKERS] * 50
 
     wait_until(is_quiet)
     status = Path(f"/proc/{agent.process.pid}/status").read_text()
     resident = int(status.partition("VmRSS:")[2].split()[0])
-    return resident, len(os.listdir(f"/proc/{agent.process.pid}/fd")), counts[-1]
+    return resident, len(os.listdir(f"/proc/{agent.process.pid}/fd"))

@@ -64,12 +64,19 @@ def decrypt(layer: Layer, keys: Path, program: str) -> Result:
 
 def shift(agent: Agent) -> set[int]:
     """Return the workers that wait, once all of them do."""
-    wait_until(lambda: len(agent.children) == limits.AGENT_SPARE_WORKERS)
-    return set(agent.children)
+    workers: set[int] = set()
+
+    def are_complete() -> bool:
+        workers.clear()
+        workers.update(agent.children)
+        return len(workers) == limits.AGENT_SPARE_WORKERS
+
+    wait_until(are_complete)
+    return workers
 
 
 def wait_for_others(agent: Agent, workers: set[int]) -> None:
-    wait_until(lambda: not workers & set(agent.children) and len(agent.children) == limits.AGENT_SPARE_WORKERS)
+    wait_until(lambda: not workers & shift(agent))
 
 
 def cpu_seconds(agent: Agent) -> float:

@@ -96,11 +96,19 @@ def test_calls_of_connections_that_wait_to_be_accepted_are_answered(local: tuple
         os.kill(server.process.pid, signal.SIGSTOP)
         channels = [stack.enter_context(grpc.insecure_channel(server.target, OWN)) for _ in range(20)]
         calls = [method_of(channel, METHOD).future(message(WRAP), timeout=60) for channel in channels]
+        wait_for(lambda: connections_to(server.target) == 20)
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         os.kill(server.process.pid, signal.SIGCONT)
         assert all(call.result() for call in calls)
     assert len(server.audit) == 20
+
+
+def connections_to(target: str) -> int:
+    """Count the clients' ends of connections to a server on 127.0.0.1 (proc(5), /proc/net/tcp)."""
+    ends = [line.split()[2:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    port = f":{int(target.rpartition(':')[2]):04X}"
+    return sum(remote.endswith(port) and state == "01" for remote, state in ends)
 
 
 def test_a_connection_that_does_not_heed_does_not_hold_up_the_end(local: tuple[str, ...], tmp_path: Path) -> None:
