@@ -105,10 +105,10 @@ def test_calls_of_connections_that_wait_to_be_accepted_are_answered(local: tuple
 
 
 def connections_to(target: str) -> int:
-    """Count the clients' ends of connections to a server on 127.0.0.1 (proc(5), /proc/net/tcp)."""
-    ends = [line.split()[2:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    """Count the server's ends of connections to it, those that wait to be accepted, too (proc(5), /proc/net/tcp)."""
+    ends = [line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     port = f":{int(target.rpartition(':')[2]):04X}"
-    return sum(remote.endswith(port) and state == "01" for remote, state in ends)
+    return sum(local.endswith(port) and state == "01" for local, _, state in ends)
 
 
 def test_a_connection_that_does_not_heed_does_not_hold_up_the_end(local: tuple[str, ...], tmp_path: Path) -> None:
