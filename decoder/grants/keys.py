@@ -113,8 +113,11 @@ class FileKey:
 def algorithms(key: PublicKeyObject) -> tuple[str, ...]:
     """Return the algorithms that are accepted for a key's signatures; a key in a file signs with the first.
 
+    Args:
+        key: the key; the readers of keys accept no other curves than P-256, P-384 and P-521.
+
     Raises:
-        KeyFileError: the key is too small, or on a curve that is not supported.
+        KeyFileError: the key is too small.
     """
     if isinstance(key, rsa.RSAPublicKey):
         if key.key_size < limits.RECIPIENT_RSA_BITS:
@@ -122,8 +125,6 @@ def algorithms(key: PublicKeyObject) -> tuple[str, ...]:
                 f"its RSA key has {key.key_size} bits; at least {limits.RECIPIENT_RSA_BITS} are required"
             )
         return _OF_RSA
-    if key.curve.name not in _OF_CURVES:
-        raise KeyFileError(f"its curve {quoted(key.curve.name)} is not supported")
     return (_OF_CURVES[key.curve.name][0],)
 
 

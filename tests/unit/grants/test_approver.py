@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -16,7 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder import limits
-from decoder.errors import UsageError
+from decoder.errors import ImageError, UsageError
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.approval.approver import APPROVED, BURIED, FAILED, LIMITED, RENEWED, WAITING, Approver, read_state
 from decoder.grants.approval.policy import read_policy
@@ -277,6 +280,10 @@ def test_replicas_do_not_conflict(parties: Parties, write: Write, tmp_path: Path
     assert [grant_of(parties, node).kek for node in nodes] == [KEK] * 4
 
 
+def rule_with(authorities: str) -> dict[str, Any]:
+    return {"repositories": ["*"], "names": ["*"], "ca": authorities}
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -291,6 +298,8 @@ def test_replicas_do_not_conflict(parties: Parties, write: Write, tmp_path: Path
         ({"repositories": ["a b"]}, "is not a reference"),
         ({"repositories": "x"}, "repositories: JSON string where an array belongs"),
         ({"publishers": ["/missing"]}, "publishers '/missing'"),
+        ({"rules": [rule_with("/missing")]}, "ca '/missing' has no certificates of CAs in PEM form: No such file"),
+        ({"rules": [rule_with(os.devnull)]}, f"ca '{os.devnull}' has no certificates of CAs in PEM form: "),
     ],
 )
 def test_policies_that_cannot_be_used(write: Write, changes: dict[str, Any], text: str) -> None:
@@ -370,3 +379,28 @@ def test_once(parties: Parties, write: Write) -> None:
 def test_a_port_of_metrics_that_is_none(port: str) -> None:
     with pytest.raises(UsageError, match="is not HOST:PORT"):
         Metrics(cast("Any", None)).serve(f"127.0.0.1:{port}")
+
+
+def test_a_failed_round_is_counted(parties: Parties, write: Write) -> None:
+    run = Run(write(repositories=["127.0.0.1:1/x"]), parties)
+    metrics = Metrics(run.approver)
+    metrics.ended(went_well=run.round())
+    found = {metric.name: metric.samples[0].value for metric in metrics.collect() if metric.samples}
+    assert (found["ctd_grants_failed_rounds"], found["ctd_grants_last_good_round_timestamp_seconds"]) == (1, 0)
+
+
+def test_addresses_for_metrics_that_cannot_be_used(write: Write) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = f"127.0.0.1:{taken.getsockname()[1]}"
+        for address, status, problem in (
+            ("9090", 2, "--metrics '9090' is not HOST:PORT"),
+            (used, 7, f"cannot listen on --metrics '{used}': Address already in use"),
+        ):
+            ended = run_program(["grants", "approver", "--policy", str(write()), "--metrics", address], 60)
+            assert (ended.returncode, problem in ended.stderr.decode()) == (status, True), ended.stderr
+
+
+def test_prometheus_client_is_not_installed(parties: Parties, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    with pytest.raises(ImageError, match="the Python module prometheus_client is not installed: "):
+        Metrics(Run(write(), parties).approver).serve("127.0.0.1:0")

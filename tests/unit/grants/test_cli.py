@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
+from decoder import limits
 from decoder.grants import artifacts, keys, statements
+from decoder.grants.cli import main
 from decoder.grants.statements import Request
 from decoder.provider.errors import ProviderError
 from tests.support.grants import ID, KEK, NAME, Parties, new_key, write_private
 from tests.support.image import Ended, decoded
-from tests.support.layers import public_pem
-from tests.support.processes import run_program
+from tests.support.layers import pem, public_pem
+from tests.support.processes import ROOT, run_program
 from tests.support.x509_certificates import client_certificate, new_authority
 
 if TYPE_CHECKING:
@@ -150,6 +153,22 @@ def test_approve_an_inventory(parties: Parties, options: list[str], tmp_path: Pa
     assert grants("approve", *options, "--nodes", nodes, parties.repository).status == 2
 
 
+def test_inventories_that_cannot_be_used(parties: Parties, options: list[str], tmp_path: Path) -> None:
+    for name, files in (("empty", [".hidden"]), ("many", list(map(str, range(4097))))):
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+    for name, problem in (
+        ("missing", "No such file or directory"),
+        ("publisher.pub", "Not a directory"),
+        ("empty", "it is empty"),
+        ("many", "it has more than 4096 files"),
+    ):
+        ended = grants("approve", *options, "--nodes", tmp_path / name, parties.repository)
+        assert (ended.status, ended.output) == (2, "")
+        assert f"--nodes '{tmp_path / name}': {problem}" in ended.errors
+
+
 def test_how_long_a_grant_holds(parties: Parties, options: list[str]) -> None:
     node = ask(parties)
 
@@ -185,6 +204,17 @@ def test_publishers_are_pinned(parties: Parties, options: list[str]) -> None:
     assert (ended.status, "and that key is not trusted for this" in ended.errors) == (5, True)
     parties.put_sealed(signer=parties.owner)
     done("approve", *options[:2], parties.repository, node)  # whoever owns it has encrypted it
+
+
+def test_deny_in_json(parties: Parties, options: list[str]) -> None:
+    node = ask(parties)
+    found = json.loads(done("deny", "--json", *options[:2], parties.repository, node))
+    assert found == {"schemaVersion": 1, "denied": [{"id": ID, "fingerprint": node}], "remarks": []}
+
+
+def test_the_age_of_a_request_from_the_future(parties: Parties) -> None:
+    ask(parties, made=int(time.time()) + 7200)
+    assert "age          from the future\n" in done("list", parties.repository)
 
 
 def test_deny(parties: Parties, options: list[str]) -> None:
@@ -243,6 +273,18 @@ def test_problems_are_shown(parties: Parties) -> None:
     assert "1 artifacts are not requests: request-" in output
 
 
+def test_more_requests_than_one_command_reads(
+    parties: Parties, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(limits, "GRANTS_LISTED", 2)
+    for number in range(5):
+        parties.put(artifacts.request_tag(ID, f"{number:064x}"), b"junk", REQUESTS)
+    assert main(["list", parties.repository]) == 0
+    output = capfd.readouterr().out
+    assert "2 artifacts are not requests: request-" in output
+    assert output.endswith("3 more requests were not read: name an ID or a fingerprint\n")
+
+
 def test_encrypted_keys(parties: Parties, options: list[str], tmp_path: Path) -> None:
     node = ask(parties)
     password = BestAvailableEncryption(b"secret")
@@ -261,6 +303,24 @@ def test_fingerprint(parties: Parties, tmp_path: Path) -> None:
     for name in ("node.key", "node.pub"):
         assert done("fingerprint", tmp_path / name) == f"{keys.FINGERPRINT}{parties.node_print}\n"
     assert grants("fingerprint", tmp_path / "missing").status == 2
+
+
+def test_private_keys_that_cannot_be_used(parties: Parties, tmp_path: Path) -> None:
+    vectors = ROOT / "tests/vectors/keys"
+    two = tmp_path / "two.key"
+    two.write_bytes((vectors / "rsa4096.pem").read_bytes() + (vectors / "ec-prime256v1.pem").read_bytes())
+    odd = tmp_path / "odd.key"
+    odd.write_bytes(pem(ec.generate_private_key(ec.SECP256K1())))
+    (tmp_path / "password").write_bytes(b"x" * 4097)
+    cases: list[tuple[list[str | Path], str]] = [
+        (["--key", two], f"--key '{two}': it holds 2 RSA or EC private keys; exactly one is needed"),
+        (["--key", vectors / "pgp-rsa.asc"], "it holds 0 RSA or EC private keys; exactly one is needed"),
+        (["--key", odd], f"--key '{odd}': its curve secp256k1 is not supported (P-256, P-384, P-521 are)"),
+        (["--key", two, "--password-file", tmp_path / "password"], "password': the password is longer than 4096 bytes"),
+    ]
+    for arguments, problem in cases:
+        ended = grants("log", *arguments, parties.repository)
+        assert (ended.status, problem in ended.errors) == (2, True), ended.errors
 
 
 def test_registries_that_cannot_be_reached(options: list[str]) -> None:

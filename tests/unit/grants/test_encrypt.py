@@ -8,17 +8,20 @@ from typing import Any
 
 import pytest
 
+from decoder import limits
+from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.place import parse_place
+from decoder.grants.sealing import Sealing
 from decoder.grants.statements import ID as ID_FORM
-from decoder.layer.annotations import KEYS_PREFIX
+from decoder.layer.annotations import KEYS_PREFIX, PrivateOptions, build_private_options
 from decoder.provider import envelope
 from tests.support import layouts
-from tests.support.grants import NAME, Parties, believed, new_key, write_private
+from tests.support.grants import ACCESS, NAME, Parties, believed, new_key, write_private
 from tests.support.image import Ended, done, image, oci
 from tests.support.images import Layout, digest_of
-from tests.support.layers import pem, public_pem, rsa_key
+from tests.support.layers import pem, private_options, public_pem, rsa_key
 from tests.support.loopback import Answer, Asked
 
 ANNOTATION = KEYS_PREFIX + "provider.grants"
@@ -224,3 +227,32 @@ def test_options_that_cannot_be_used(
     failed = image("encrypt", oci(small), f"docker://{parties.repository}:1", *given)
     assert (failed.status, text in failed.errors) == (2, True), failed.errors
     assert parties.registry.manifests == {}
+
+
+def test_owners_and_layers_are_bounded(parties: Parties, files: dict[str, Path], tmp_path: Path) -> None:
+    owners = [tmp_path / f"{number}.pub" for number in range(limits.GRANTS_OWNERS + 1)]
+    for path in owners:
+        path.write_bytes(public_pem(new_key()._private))
+    with pytest.raises(UsageError, match="--grants-owner: an image has at most 16 owners"):
+        Sealing(list(map(str, owners)), str(files["publisher.key"]), ACCESS)
+    sealing = Sealing([str(files["owner.pub"])], str(files["publisher.key"]), ACCESS)
+    for number in range(limits.GRANTS_LAYERS + 1):
+        options = PrivateOptions(bytes(32), bytes(16), f"sha256:{number:064x}")
+        sealing.wrap(build_private_options(options), [parties.repository.encode()])
+    for refuse in (sealing.check, lambda: sealing.publish(f"docker://{parties.repository}:1", {})):
+        with pytest.raises(UsageError, match="the image has 901 layers; grants allow at most 900"):
+            refuse()
+    assert parties.registry.tags(NAME) == []
+
+
+@pytest.mark.parametrize("image_name", ["docker://", "docker://a b/c:1", "oci:/directory:1"])
+def test_an_image_elsewhere_is_no_subject(parties: Parties, files: dict[str, Path], image_name: str) -> None:
+    """The sealed key is published, but refers to no image."""
+    sealing = Sealing([str(files["owner.pub"])], str(files["publisher.key"]), ACCESS)
+    sealing.publish(image_name, {})  # nothing was wrapped
+    assert parties.registry.tags(NAME) == []
+    sealing.check()
+    sealing.wrap(private_options(), [parties.repository.encode()])
+    sealing.publish(image_name, {"digest": "x"})
+    (tag,) = parties.registry.tags(NAME)
+    assert "subject" not in manifest(parties, tag)

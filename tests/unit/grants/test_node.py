@@ -337,6 +337,12 @@ def test_annotations_that_name_no_place(members: dict[str, object]) -> None:
         parse_place(json.dumps(members).encode())
 
 
+def test_annotations_are_bounded() -> None:
+    long = json.dumps({"key_url": "grants://registry.example/app", "wrap_type": "grants/1", "id": ID, "x": "x" * 2**17})
+    with pytest.raises(ProviderError, match="the annotation is longer than 131072 bytes"):
+        parse_place(long.encode())
+
+
 def test_annotations_that_name_a_place() -> None:
     place = Place("registry.example:5000/team/app", ID)
     assert parse_place(build_place(place)) == place

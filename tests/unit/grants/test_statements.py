@@ -219,3 +219,15 @@ def test_a_sealed_key_has_room_for_as_many_layers_as_are_allowed() -> None:
     encrypted = keys.encrypt(data, [owner.public for owner in owners])
     assert len(encrypted) <= limits.GRANTS_ARTIFACT_BYTES
     assert owners[-1].open(encrypted) == data
+
+
+@pytest.mark.parametrize("digest", ["x", "sha256:", "md5:" + "0" * 32, "sha256:" + "G" * 64, "sha256:" + "0" * 63])
+@pytest.mark.parametrize("kind", ["sealed-key", "grant"])
+def test_layers_have_digests(kind: str, digest: str) -> None:
+    header, claims, _ = parts(BUILD[kind](KEY))
+    refused(parsers(KEY)[kind], signed(header, {**claims, "layers": [LAYER, digest]}, KEY), "its layers are malformed")
+
+
+def test_a_key_to_open_with() -> None:
+    refused(KEY.open, keys.encrypt(b"x", [new_key().public]), "it is not encrypted to this key")
+    refused(KEY.open, b"junk", "")
