@@ -69,11 +69,11 @@ def test_throttling_passes(answers: Answers) -> None:
 
 
 def test_throttling_without_end(answers: Answers, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 2.0)
+    monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 3.0)
     answers.answer = fail("ThrottlingException", "Rate exceeded")
     message = message_of(lambda: provider_of(answers).unwrap(make_annotation(ARN), []))
     assert "ThrottlingException: 'Rate exceeded'" in message
-    assert len(answers.requests) > 2
+    assert len(answers.requests) > 1  # it was tried again
 
 
 @pytest.mark.parametrize(("kind", "status"), [("x", 503), ("x", 429), ("KMSInternalException", 500)])
