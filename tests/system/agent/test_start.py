@@ -110,7 +110,7 @@ def test_the_first_layer_connects_for_all(place: Place, tmp_path: Path) -> None:
 
 def test_a_provider_that_fails_at_the_first_layer(place: Place, tmp_path: Path) -> None:
     """The message is that of a layer without an agent. Whether the time or the connection ends first is chance."""
-    config = configuration(tmp_path, {NAME: {"grpc": f"unix://{tmp_path}/nobody", "timeout": 2}})
+    config = configuration(tmp_path, {NAME: {"grpc": f"unix://{tmp_path}/nobody", "timeout": 5}})
     result = decrypt(config, program=place.client)
     cold = decrypt(config, program=PROGRAM, environment=OFF)
     beginnings = [each.errors.partition("nobody'): ")[0] for each in (result, cold)]
