@@ -11,22 +11,13 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from decoder.doctor.checks import keys as doctor
-from decoder.doctor.host import Host
+from tests.support.doctor_node import KeysNode
 from tests.support.layers import encrypted, pem, rsa_key
 from tests.support.program import run_layer
 
 PLAINTEXT = b"a layer"
 SOMEBODY = 4711
 CERTIFICATE = Path(__file__).parents[2] / "vectors/keys/cert1.pem"
-
-
-class Node(Host):
-    """A node with one keys directory, and no keyprovider."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__()
-        self.keys_directories = [str(directory)]
-        self.keyprovider_files = {}
 
 
 @pytest.fixture
@@ -48,7 +39,7 @@ def warnings(directory: Path) -> str:
 
 
 def findings(directory: Path) -> list[str]:
-    return [finding.text for finding in doctor.check(Node(directory)) if finding.level in ("warning", "error")]
+    return [finding.text for finding in doctor.check(KeysNode(directory)) if finding.level in ("warning", "error")]
 
 
 def test_a_key_that_every_user_can_read(directory: Path) -> None:
