@@ -14,6 +14,7 @@ from decoder.errors import ImageError
 from decoder.grants import artifacts, keys, statements
 from decoder.grants.errors import StatementError
 from decoder.grants.owner import Wanted, after_days, find_requests
+from decoder.grants.place import build_place
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request, Tombstone
 from decoder.layer.annotations import PrivateOptions, build_private_options
 from decoder.provider.errors import KeyRefusedError, ProviderError
@@ -200,6 +201,19 @@ def test_layers_that_the_publisher_has_not_encrypted(parties: Parties) -> None:
                 use.check(options, 5)
     with pytest.raises(ProviderError, match="malformed"):
         use.check(b"{}", 5)
+
+
+def test_the_key_of_a_grant_that_was_kept(parties: Parties) -> None:
+    """Its layers are still compared with those of the grant, which is fetched again."""
+    parties.grant()
+    service = Grants(parties.client(), KeyPolicy("", ()), 1)
+    assert service.check(1) == (["the node's key can be used; 1 owners are believed"], [])
+    use = service.unwrap(build_place(parties.place), [])
+    assert use.check
+    use.check(build_private_options(PrivateOptions(bytes(32), bytes(16), LAYER)), 5)
+    other = build_private_options(PrivateOptions(bytes(32), bytes(16), f"sha256:{'2' * 64}"))
+    with pytest.raises(ProviderError, match="not one of those"):
+        use.check(other, 5)
 
 
 # The owner.

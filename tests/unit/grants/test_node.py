@@ -30,12 +30,14 @@ from tests.support.grants import ID, KEK, LAYER, NAME, Parties, new_key, write_p
 from tests.support.layers import encrypted, pem, private_options, public_pem, rsa_key
 from tests.support.loopback import Answer, Asked
 from tests.support.memory_registry import MemoryRegistry
+from tests.support.processes import ROOT
 from tests.support.serving import Server, execute, request_of, result_of
 from tests.support.x509_certificates import client_certificate, new_authority
 
 if TYPE_CHECKING:
     from decoder.keywrap.unproven import Unproven
 
+PUBLIC = ROOT / "tests/vectors/keys/rsa2048.pub.pem"
 OPTIONS = build_private_options(PrivateOptions(bytes(32), bytes(16), LAYER))
 REQUESTS = artifacts.requests_of(NAME)
 
@@ -297,6 +299,7 @@ def test_wrapping_says_how_it_is_done(parties: Parties, entry: dict[str, Any], t
         ({"wait": "1" * 5000}, "the option wait is a number of seconds up to 450"),
         ({"requests": "host.example/x:tag"}, "only a repository is needed"),
         ({"certificate": "/missing"}, "the certificate '/missing'"),
+        ({"certificate": str(PUBLIC)}, f"the certificate '{PUBLIC}': it holds none in PEM form"),
         ({"name": "x" * 1000}, "the name is longer than"),
     ],
 )
@@ -304,6 +307,13 @@ def test_options_that_cannot_be_used(entry: dict[str, Any], changes: dict[str, A
     options = {name: value for name, value in {**entry, **changes}.items() if name != "native"}
     with pytest.raises((UsageError, ProviderError), match=text):
         create("grants", options)
+
+
+def test_a_request_has_room_for_few_certificates(entry: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "chain.pem"
+    path.write_bytes((ROOT / "tests/vectors/keys/cert1.pem").read_bytes() * 5)
+    with pytest.raises(ProviderError, match="a request has room for 4 certificates of 4096 bytes each"):
+        create("grants", {"key": entry["key"], "owner": entry["owner"], "certificate": str(path)})
 
 
 def test_a_key_that_others_can_read(entry: dict[str, Any]) -> None:

@@ -8,16 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder import limits
 from decoder.errors import ProviderFailedError
 from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
+from tests.support.certificates import key_of
 from tests.support.client_parts import (
     NAME,
     PLAINTEXT,
@@ -30,7 +36,7 @@ from tests.support.client_parts import (
     turn,
     unwrap,
 )
-from tests.support.layers import encrypted, private_options
+from tests.support.layers import encrypted, pem, private_options
 
 LOCAL = ("localhost", "127.0.0.1")
 SECONDS = 4  # more than a busy machine needs to import grpcio, less than anybody wants to wait
@@ -173,7 +179,7 @@ def test_another_server_name(certificates: Certificates, tmp_path: Path) -> None
         assert unwrap(configuration(tmp_path, entry(server.address, files))) == private_options()
 
 
-@pytest.mark.parametrize("names", [LOCAL, ("kms.test",), ("*.kms.test",), ("192.0.2.1",), ("spiffe://kms",)])
+@pytest.mark.parametrize("names", [LOCAL, ("kms.test",), ("*.kms.test",), ("192.0.2.1",), ("spiffe://kms",), ()])
 def test_insecure_skip_verify(names: str, certificates: Certificates, tmp_path: Path) -> None:
     with serving(certificate=certificates.issue(*names, authority="others")) as server:
         config_file = configuration(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
@@ -195,6 +201,18 @@ def test_insecure_skip_verify_does_not_pardon_the_past(certificates: Certificate
     with serving(certificate=certificates.issue(*LOCAL, days=-1)) as server:
         reason = cause(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
     assert reason == "its certificate has expired; insecure-skip-verify does not accept that"
+
+
+def test_insecure_skip_verify_needs_a_name(certificates: Certificates, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1, now, now + timedelta(1))
+    path = tmp_path / "nameless.pem"
+    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    key_of(path).write_bytes(pem(key))
+    with serving(certificate=path) as server:
+        reason = cause(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
+    assert reason == "its certificate has no name"
 
 
 def test_insecure_skip_verify_of_a_server_that_is_down(tmp_path: Path) -> None:

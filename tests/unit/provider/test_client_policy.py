@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
+import threading
 from pathlib import Path
 from time import sleep
 
@@ -13,9 +16,9 @@ from decoder.provider.errors import ClientRefusedError
 from decoder.provider.patterns import matches
 from decoder.provider.server.clients import clientpolicy
 from decoder.provider.server.clients.clientpolicy import PolicyError, Rate
-from decoder.provider.server.clients.peer import Peer
+from decoder.provider.server.clients.peer import Peer, of_tls
 from decoder.provider.server.clients.rates import Rates
-from tests.support.certificates import Issued, issue
+from tests.support.certificates import Issued, issue, key_of
 
 
 @pytest.mark.parametrize(
@@ -120,6 +123,32 @@ def test_an_authority_of_the_same_name_with_another_key_is_another_one(parties: 
         rules.about(peer)
 
 
+def test_the_names_of_a_certificate_are_bounded(parties: Parties, tmp_path: Path) -> None:
+    authority = parties.directory / "root.pem"
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.verify_mode = ssl.CERT_REQUIRED
+    theirs.load_verify_locations(authority)
+    theirs.load_cert_chain(authority, key_of(authority))
+    for count in (64, 65):
+        names = [f"n{number}.example" for number in range(count)]
+        leaf = issue("node", parties.issued["root"], names).write(tmp_path / "leaf.pem")
+        ours = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        ours.check_hostname, ours.verify_mode = False, ssl.CERT_NONE
+        ours.load_cert_chain(leaf, key_of(leaf))
+        left, right = socket.socketpair()
+        client = ours.wrap_socket(left, do_handshake_on_connect=False)
+        thread = threading.Thread(target=client.do_handshake)
+        thread.start()
+        with theirs.wrap_socket(right, server_side=True) as server:
+            if count == 64:
+                assert of_tls(Peer("unix:"), server).names == tuple(f"dns:{name}" for name in names)
+            else:
+                with pytest.raises(ValueError, match="its certificate has more than 64 names"):
+                    of_tls(Peer("unix:"), server)
+            thread.join()
+        client.close()
+
+
 def test_keys_and_operations(tmp_path: Path) -> None:
     rules = policy(
         tmp_path,
@@ -184,7 +213,10 @@ RULE = '[[rule]]\nclient = "uid:0"\nunwrap = "local://*"\n'
         (RULE + "burst = 1", "rate is NUMBER/s"),
         (RULE + 'rate = "1/m"\nburst = 0', "burst is a number"),
         (RULE + 'rate = "1/m"\nburst = true', "burst is a number"),
+        (RULE * 1025, "it has more than 1024 rules"),
+        (RULE + "#" * 2**20, "it is longer than 1048576 bytes"),
     ],
+    ids=lambda value: value[:40],
 )
 def test_what_is_not_a_policy(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "policy.toml"
@@ -226,3 +258,11 @@ def test_a_thousand_clients_do_not_share_entries_and_old_ones_make_room(monkeypa
         few.allows(str(number), Rate(100, 1))
     sleep(0.02)
     assert few.allows("late", Rate(100, 1))
+
+
+def test_no_client_passes_because_many_others_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decoder.limits.CLIENT_RATES", 4)
+    rates, rate = Rates(), Rate(0.001, 1)
+    for number in range(100):
+        rates.allows(str(number), rate)
+    assert not any(rates.allows(f"late {number}", rate) for number in range(100))

@@ -194,3 +194,25 @@ def test_needs_a_key_or_a_directory(key: Path, keys: Path) -> None:
     for options in ({}, {"key": key, "keys": keys}):
         with pytest.raises(UsageError, match="one of the options"):
             local(**options)
+
+
+def test_a_directory_that_is_removed(keys: Path) -> None:
+    provider = local(keys=keys)
+    works = provider.check(1)
+    assert works is not None
+    assert works == (["3 keys of 32 bytes can be read"], [])
+    keys.rename(keys.with_name("other"))
+    assert provider.check(1) == ([], [f"the directory '{keys}': No such file or directory"])
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"key": 7}, "the option key of the provider local must be a string"),
+        ({"key": ["/a"]}, "the option key of the provider local must be a string"),
+        ({"allow-key": ["a", 7]}, "the option allow-key of the provider local must be a string"),
+    ],
+)
+def test_options_of_another_type(options: dict[str, object], problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        create("local", options)

@@ -156,3 +156,14 @@ def test_secrets_stay_out_of_logs(
     assert cloud.tokens
     assert not any(secret in shown for secret in (SECRET, *cloud.tokens))
     assert capfd.readouterr() == ("", "")
+
+
+def test_another_version_than_the_one_that_was_asked_for(cloud: Cloud) -> None:
+    named = provider(cloud, key=f"{KEY}/{'0' * 32}")
+    reply = {"kid": f"{KEY}/{'1' * 32}", "value": "AAAA"}
+    honest = cloud.vault.answer
+    cloud.vault.answer = lambda asked: (
+        answer if (answer := honest(asked)) and answer.status == 401 else json_answer(reply)
+    )
+    told = failure(cloud, named.wrap, private_options(), [])
+    assert told == "the vault used another version of the key than it was asked to"

@@ -119,6 +119,10 @@ def test_no_key_takes_the_place_of_another(tmp_path: Path, key: Path) -> None:
     assert (done.status, done.output) == (6, "")
     assert "holds another key, which images may need" in done.errors
     assert (tmp_path / FLAT).read_bytes() == bytes(range(32))
+    (tmp_path / FLAT).unlink()
+    (tmp_path / FLAT).mkdir()  # it cannot be compared
+    done = register("--keypath", key, "--repository", tmp_path)
+    assert (done.status, "holds another key, which images may need" in done.errors) == (6, True)
 
 
 def test_makes_a_key(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from decoder import limits
 from decoder.errors import UsageError
 from decoder.keywrap.kid import ResourceId
+from decoder.layer.annotations import parse_private_options
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import offline, repository
 from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
@@ -263,3 +264,20 @@ def test_a_packet_is_unwrapped_as_the_image_has_it() -> None:
     packet = annotation()[:-1] + b', "more": 1}'
     assert unwrap(Noting(OPTIONS), packet=packet) == OPTIONS
     assert seen == [packet]
+
+
+def test_files_hold_resources_of_one_plugin(tmp_path: Path) -> None:
+    """`register` and the sources of files know no other plugin than `resource`."""
+    other = ResourceId("a/b/c", "pkcs11")
+    source = offline.create(offline_file(tmp_path / "resources.json", {"a/b/c": b64encode(KEY).decode()}), {})
+    assert isinstance(source, KeySource)
+    with pytest.raises(ProviderError, match="it only has resources of the plugin resource"):
+        source.key(other, 1)
+
+
+def test_a_hub_that_opens_a_packet_to_something_else() -> None:
+    """The mode CTR does not show a wrong key, so the failure shows only when the layer's HMAC is checked."""
+    hub = Unwrapping(b"{}")
+    first, second = (unwrap(hub, packet=annotation("A256CTR")) for _ in range(2))
+    assert parse_private_options(first) != parse_private_options(second)
+    assert failure(hub).startswith("it unwrapped the packet to malformed private options: ")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -153,3 +154,22 @@ def test_a_command_says_one_thing(google: Google) -> None:
 )
 def test_crc32c(data: bytes, expected: int) -> None:
     assert crc32c(data) == expected
+
+
+def test_a_file_that_is_too_long(google: Google, tmp_path: Path) -> None:
+    file = tmp_path / "adc.json"
+    file.write_bytes(b" " * (limits.PROVIDER_FILE_BYTES + 1))
+    for option in ("adc", "ca-file"):
+        told = message_of(google, partial(create, "gcpkms", google.options(**{option: str(file)})))
+        assert told == f"the file '{file}' is longer than {limits.PROVIDER_FILE_BYTES} bytes"
+
+
+def test_the_login_of_gcloud(google: Google, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing else is set, the library finds the file that `gcloud auth application-default login` writes."""
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "project1")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    (tmp_path / "application_default_credentials.json").write_bytes(google.account.file.read_bytes())
+    options = {name: value for name, value in google.options(key=URI).items() if name != "adc"}
+    provider = create("gcpkms", options)
+    assert provider.unwrap(provider.wrap(OPTIONS, []), []) == OPTIONS
