@@ -111,7 +111,7 @@ REPLIES: dict[str, tuple[Callable[[bytes], bytes | None], str]] = {
     "the end": (lambda ours: b"", "it ended the connection before its reply"),
     "cut in the header": (lambda ours: ours[:9], "it ended the connection before its reply"),
     "cut in the message": (lambda ours: ours[:-1], "it ended the connection before its reply"),
-    "4 GiB": (lambda _: HEADER.pack(2**32 - 1, 1, 2, 0), "is too large; the limit is 4194304"),
+    "4 GiB": (lambda _: HEADER.pack(2**32 - 1, 1, 2, 0), "a message of 4294967295 bytes is too large; the limit"),
     "4 GiB of another stream": (lambda _: HEADER.pack(2**32 - 1, 3, 2, 0), "a message of 4294967295 bytes is"),
     "a byte too many": (lambda _: HEADER.pack(4194305, 1, 2, 0), "a message of 4194305 bytes is too large"),
     "less than it says": (lambda _: HEADER.pack(4194304, 1, 2, 0), "it ended the connection before its reply"),
