@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,19 +15,35 @@ from tests.support.environment import forget
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget(monkeypatch, "http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+    forget(monkeypatch)
 
 
-def test_a_server_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def listening() -> Iterator[str]:
+    """The address of a server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-        reach_url(f"https://{address}/path", 5)
-        for proxy in (address, f"http://{address}"):
-            monkeypatch.setenv("https_proxy", proxy)
-            reach_url("https://kms.invalid/path", 5)
-        monkeypatch.setenv("no_proxy", "kms.invalid")
-        with pytest.raises(ProviderError, match="no connection: "):
-            reach_url("https://kms.invalid/path", 5)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """An address that nobody else takes, and that refuses connections."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def test_a_server_is_reached_directly_or_through_a_proxy(
+    listening: str, refusing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reach_url(f"https://{listening}/path", 5)
+    for proxy in (listening, f"http://{listening}"):
+        monkeypatch.setenv("https_proxy", proxy)
+        reach_url(f"https://{refusing}/path", 5)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    reach_url(f"https://{listening}/path", 5)
+    with pytest.raises(ProviderError, match="no connection: Connection refused"):
+        reach_url(f"https://{refusing}/path", 5)
 
 
 @pytest.mark.parametrize("url", ["https://127.0.0.1:65536", "https://127.0.0.1:x"])
@@ -35,10 +52,8 @@ def test_a_port_that_is_none(url: str) -> None:
         reach_url(url, 1)
 
 
-def test_nobody_listens(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+def test_nobody_listens(refusing: str, tmp_path: Path) -> None:
     with pytest.raises(ProviderError, match="no connection: Connection refused"):
-        reach_url(f"http://{address}", 5)
+        reach_url(f"http://{refusing}", 5)
     with pytest.raises(ProviderError, match="no connection: No such file or directory"):
         reach_socket(str(tmp_path / "none"), 5)
