@@ -23,6 +23,8 @@ from decoder import limits
 from decoder.errors import ProviderFailedError
 from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
+from decoder.provider.client import tls
+from decoder.provider.errors import ProviderError
 from tests.support.certificates import key_of
 from tests.support.client_parts import (
     NAME,
@@ -256,6 +258,28 @@ def test_grpcio_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     text = cause(tmp_path, entry("127.0.0.1:1"))
     assert text.startswith("the Python module grpc is not installed: ")
     assert "-m pip install 'ctd-decoder[grpc] @ " in text
+
+
+@pytest.mark.parametrize(
+    ("address", "endpoint"),
+    [
+        ("kms.example", ("kms.example", 443)),
+        ("dns:///kms.example", ("kms.example", 443)),
+        ("dns:kms.example:8443", ("kms.example", 8443)),
+        ("[::1]", ("::1", 443)),
+        ("ipv6:[::1]:8443", ("::1", 8443)),
+        ("unix:///run/kms.sock", ("/run/kms.sock", None)),
+        ("unix:kms.sock", ("kms.sock", None)),
+    ],
+)
+def test_the_handshake_is_with_the_server_that_grpc_means(address: str, endpoint: tuple[str, int | None]) -> None:
+    """As in gRPC's naming of servers, without a port it is 443."""
+    assert tls._endpoint(address) == endpoint
+
+
+def test_a_certificate_that_cannot_be_read() -> None:
+    with pytest.raises(ProviderError, match="its certificate cannot be read"):
+        tls._name_in(b"junk")
 
 
 def test_an_address_that_is_none(tmp_path: Path) -> None:
