@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.keypairs import make_pairs
+from tests.support import keypairs
+from tests.support.certificates import issue, key_of
 from tests.support.loopback import Loopback, json_answer
 from tests.support.processes import PROGRAM
 
@@ -54,18 +55,16 @@ def registry() -> Iterator[Loopback]:
 @pytest.fixture(scope="module")
 def given(registry: Loopback, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     directory = tmp_path_factory.mktemp("given")
-    pair = make_pairs(directory)["p256"]
-    certificate = directory / "cert.pem"
-    subject: list[str | Path] = ["openssl", "req", "-x509", "-key", pair.private, "-subj", "/CN=x", "-out", certificate]
-    subprocess.run(subject, check=True, capture_output=True, timeout=60)
+    certificate = issue("x").write(directory / "cert.pem")
+    public = keypairs.generate(directory)["p256"].public
     (directory / "keys").mkdir()
     (directory / "keys/a").touch(0o600)
     (directory / "keys/a").write_bytes(bytes(32))
     (directory / "malformed").touch(0o600)
     (directory / "malformed").write_text("neither a key nor JSON\n")
     return {
-        "KEY": str(pair.private),
-        "PUBLIC": str(pair.public),
+        "KEY": str(key_of(certificate)),
+        "PUBLIC": str(public),
         "CERT": str(certificate),
         "REGISTRY/app": f"127.0.0.1:{registry.port}/app",
         "DIR": str(directory / "keys"),
