@@ -27,6 +27,7 @@ _HELPER = re.compile(r"[A-Za-z0-9._-]+")
 _TOKEN_USER = "<token>"  # noqa: S105 - the user name in helpers if the secret is an identity token
 _DOCKER_HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
 _NOT_FOUND = b"credentials not found"
+_ROOTS = "/run/containers/"  # where root has run podman, others may not even look in there
 
 
 class Login(NamedTuple):
@@ -100,7 +101,8 @@ def find_login(
     for number, path in enumerate(paths, 1):
         shown = f"--authfile {quoted(path)}" if authfile else quoted(path)
         try:
-            if login := _in_file(_read(path, shown, path not in further), names, folders):
+            is_ours = path not in further and not path.startswith(_ROOTS)
+            if login := _in_file(_read(path, shown, is_ours), names, folders):
                 return login, paths[:number]
         except ValueError as error:
             raise ImageError(f"{shown}: {error}") from error
@@ -113,7 +115,7 @@ def _paths() -> list[str]:
         return [path]
     runtime = variable("XDG_RUNTIME_DIR")
     return [
-        f"{runtime}/containers/auth.json" if runtime else f"/run/containers/{os.getuid()}/auth.json",
+        f"{runtime}/containers/auth.json" if runtime else f"{_ROOTS}{os.getuid()}/auth.json",
         f"{variable('XDG_CONFIG_HOME') or f'{home}/.config'}/containers/auth.json",
         f"{variable('DOCKER_CONFIG') or f'{home}/.docker'}/config.json",
     ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
+import pytest
 from google.protobuf.wrappers_pb2 import BytesValue  # a message with one field, bytes number 1, like the service's
 
+from decoder.errors import ProviderFailedError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import KeyProvider
 from tests.support import certificates
@@ -204,3 +207,27 @@ def serving(
         yield ServerParts(address if address.startswith("unix:") else f"127.0.0.1:{port}", messages)
     finally:
         server.stop(None).wait()
+
+
+LOCAL = ("localhost", "127.0.0.1")
+NO_CERTIFICATE = "it ends the connection after the TLS handshake, as one does that wants a certificate of ours"
+
+
+def grpc_entry(address: str, tls: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """Write the entry of a gRPC server for a keyprovider configuration."""
+    return {NAME: {"grpc": address, **({} if tls is None else {"grpc-tls": tls}), **more}}
+
+
+def cause(directory: Path, providers: dict[str, Any]) -> str:
+    """Unwrap with a gRPC server, which fails, and return the reason."""
+    with pytest.raises(ProviderFailedError) as failure:
+        unwrap(configuration(directory, providers))
+    prefix = f"the keyprovider '{NAME}' (gRPC at {providers[NAME]['grpc']!r}): "
+    assert str(failure.value).startswith(prefix)
+    return str(failure.value).removeprefix(prefix)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from decoder.grants import artifacts, keys, statements
+from decoder.grants.approval.approver import Approver
+from decoder.grants.approval.policy import read_policy
 from decoder.grants.artifacts import Access
 from decoder.grants.keys import FileKey
 from decoder.grants.node import Identity, Node
@@ -119,3 +121,20 @@ def write_private(path: Path, key: FileKey) -> Path:
     path.write_bytes(pem(key._private))
     os.chmod(path, 0o600)
     return path
+
+
+class Run:
+    """An approver, and what it said."""
+
+    def __init__(self, policy: Path, parties: Parties, dry_run: bool = False) -> None:
+        self.lines: list[dict[str, Any]] = []
+        self._parties = parties
+        self.policy = policy
+        self.approver = Approver(ACCESS, lambda text: self.lines.append(json.loads(text)), dry_run)
+
+    def round(self) -> bool:
+        return self.approver.round(read_policy(str(self.policy)), self._parties.owner)
+
+    @property
+    def decisions(self) -> dict[str, int]:
+        return {name: count for name, count in self.approver.counts.items() if count}

@@ -8,43 +8,36 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder import limits
-from decoder.errors import ProviderFailedError
 from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
-from decoder.provider.client import tls
-from decoder.provider.errors import ProviderError
-from tests.support.certificates import key_of
 from tests.support.client_parts import (
+    LOCAL,
     NAME,
+    NO_CERTIFICATE,
     PLAINTEXT,
     Certificates,
+    cause,
     configuration,
     decrypt,
+    free_port,
+    grpc_entry,
     reply,
     serving,
     tls_files,
     turn,
     unwrap,
 )
-from tests.support.layers import encrypted, pem, private_options
+from tests.support.layers import encrypted, private_options
 
-LOCAL = ("localhost", "127.0.0.1")
 SECONDS = 4  # more than a busy machine needs to import grpcio, less than anybody wants to wait
 SHORT_SECONDS = 1  # where grpcio has been imported and the time limit is what is waited for
 QUICK_SECONDS = 30.0
-NO_CERTIFICATE = "it ends the connection after the TLS handshake, as one does that wants a certificate of ours"
 
 
 @pytest.fixture(scope="module")
@@ -64,22 +57,9 @@ def quickly() -> Iterator[None]:
     assert time.monotonic() - started < QUICK_SECONDS
 
 
-def entry(address: str, tls: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    return {NAME: {"grpc": address, **({} if tls is None else {"grpc-tls": tls}), **more}}
-
-
-def cause(directory: Path, providers: dict[str, Any]) -> str:
-    """Tell why unwrapping failed."""
-    with pytest.raises(ProviderFailedError) as failure:
-        unwrap(configuration(directory, providers))
-    prefix = f"the keyprovider '{NAME}' (gRPC at {providers[NAME]['grpc']!r}): "
-    assert str(failure.value).startswith(prefix)
-    return str(failure.value).removeprefix(prefix)
-
-
 def test_a_server_opens_the_layer(tmp_path: Path) -> None:
     with serving() as server:
-        config_file = configuration(tmp_path, entry(server.address))
+        config_file = configuration(tmp_path, grpc_entry(server.address))
         result = decrypt(config_file, parameters={"privkeys": [b"canary"], NAME: [b"own"]})
     assert (result.status, result.plaintext) == (0, PLAINTEXT)
     (request,) = server.requests()
@@ -89,12 +69,12 @@ def test_a_server_opens_the_layer(tmp_path: Path) -> None:
 
 def test_over_a_unix_socket(tmp_path: Path) -> None:
     with serving(f"unix://{tmp_path}/socket") as server:
-        assert decrypt(configuration(tmp_path, entry(server.address))) == (0, PLAINTEXT, "")
+        assert decrypt(configuration(tmp_path, grpc_entry(server.address))) == (0, PLAINTEXT, "")
 
 
 def test_what_we_wrap_we_open(tmp_path: Path) -> None:
     with serving() as server:
-        config_file = configuration(tmp_path, entry(server.address))
+        config_file = configuration(tmp_path, grpc_entry(server.address))
         annotation = KeyProvider(NAME, config_file).wrap(private_options(), [b"the key"])
         layer = encrypted(PLAINTEXT, {f"provider.{NAME}": [annotation]})
         assert decrypt(config_file, layer) == (0, PLAINTEXT, "")
@@ -107,18 +87,20 @@ def test_what_we_wrap_we_open(tmp_path: Path) -> None:
 
 def test_integers(tmp_path: Path) -> None:
     with serving(answer=lambda *_: reply(private_options(), integers=True).encode()) as server:
-        assert decrypt(configuration(tmp_path, entry(server.address))) == (0, PLAINTEXT, "")
+        assert decrypt(configuration(tmp_path, grpc_entry(server.address))) == (0, PLAINTEXT, "")
 
 
 def test_tls(certificates: Certificates, local: Path, tmp_path: Path) -> None:
     with serving(certificate=local) as server:
-        config_file = configuration(tmp_path, entry(server.address, tls_files(root_ca_file=certificates.authority())))
+        config_file = configuration(
+            tmp_path, grpc_entry(server.address, tls_files(root_ca_file=certificates.authority()))
+        )
         assert decrypt(config_file) == (0, PLAINTEXT, "")
 
 
 def test_the_systems_authorities(certificates: Certificates, local: Path, tmp_path: Path) -> None:
     with serving(certificate=local) as server:
-        config_file = configuration(tmp_path, entry(server.address, {}))
+        config_file = configuration(tmp_path, grpc_entry(server.address, {}))
         result = decrypt(config_file)
         assert (result.status, "it is not from a trusted authority" in result.errors) == (6, True)
         trusting = {"SSL_CERT_FILE": str(certificates.authority())}
@@ -128,10 +110,10 @@ def test_the_systems_authorities(certificates: Certificates, local: Path, tmp_pa
 def test_tls_over_a_unix_socket(certificates: Certificates, local: Path, tmp_path: Path) -> None:
     authority = certificates.authority()
     with serving(f"unix://{tmp_path}/socket", certificate=local) as server:
-        config_file = configuration(tmp_path, entry(server.address, tls_files(root_ca_file=authority)))
+        config_file = configuration(tmp_path, grpc_entry(server.address, tls_files(root_ca_file=authority)))
         assert unwrap(config_file) == private_options()
         other = tls_files(root_ca_file=authority, server_name="other")
-        assert cause(tmp_path, entry(server.address, other)).startswith(
+        assert cause(tmp_path, grpc_entry(server.address, other)).startswith(
             "its certificate is not accepted for 'other': it is for another"
         )
 
@@ -141,10 +123,10 @@ def test_mutual_tls(certificates: Certificates, local: Path, tmp_path: Path) -> 
     theirs = certificates.issue("node", authority="others")
     with serving(certificate=local, client_authority=authority) as server:
         files = tls_files(root_ca_file=authority, certificate=ours)
-        assert decrypt(configuration(tmp_path, entry(server.address, files))) == (0, PLAINTEXT, "")
+        assert decrypt(configuration(tmp_path, grpc_entry(server.address, files))) == (0, PLAINTEXT, "")
         for refused in (tls_files(root_ca_file=authority), tls_files(root_ca_file=authority, certificate=theirs)):
-            assert cause(tmp_path, entry(server.address, refused)).startswith(NO_CERTIFICATE)
-            result = decrypt(configuration(tmp_path, entry(server.address, refused)))
+            assert cause(tmp_path, grpc_entry(server.address, refused)).startswith(NO_CERTIFICATE)
+            result = decrypt(configuration(tmp_path, grpc_entry(server.address, refused)))
             assert (result.status, result.plaintext) == (6, b"")
             assert NO_CERTIFICATE in result.errors
     assert len(server.messages) == 1
@@ -168,7 +150,7 @@ def test_whom_not_to_trust(certificates: Certificates, local: Path, tmp_path: Pa
     ]
     for certificate, files, text in cases:
         with serving(certificate=certificate) as server:
-            result = decrypt(configuration(tmp_path, entry(server.address, files)))
+            result = decrypt(configuration(tmp_path, grpc_entry(server.address, files)))
         assert (result.status, result.plaintext, server.messages) == (6, b"", [])
         assert f"(gRPC at '{server.address}'): {text}" in result.errors
         assert result.errors.startswith("ctd-decoder: error: no key opens this layer\n  org.opencontainers")
@@ -178,56 +160,15 @@ def test_whom_not_to_trust(certificates: Certificates, local: Path, tmp_path: Pa
 def test_another_server_name(certificates: Certificates, tmp_path: Path) -> None:
     with serving(certificate=certificates.issue("kms.test")) as server:
         files = tls_files(root_ca_file=certificates.authority(), server_name="kms.test")
-        assert unwrap(configuration(tmp_path, entry(server.address, files))) == private_options()
-
-
-@pytest.mark.parametrize("names", [LOCAL, ("kms.test",), ("*.kms.test",), ("192.0.2.1",), ("spiffe://kms",), ()])
-def test_insecure_skip_verify(names: str, certificates: Certificates, tmp_path: Path) -> None:
-    with serving(certificate=certificates.issue(*names, authority="others")) as server:
-        config_file = configuration(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
-        assert unwrap(config_file) == private_options()
-
-
-def test_insecure_skip_verify_with_a_client_certificate(
-    certificates: Certificates, local: Path, tmp_path: Path
-) -> None:
-    ours = certificates.issue("node")
-    with serving(certificate=local, client_authority=certificates.authority()) as server:
-        files = tls_files(insecure_skip_verify=True, certificate=ours)
-        assert unwrap(configuration(tmp_path, entry(server.address, files))) == private_options()
-        missing = entry(server.address, tls_files(insecure_skip_verify=True))
-        assert cause(tmp_path, missing).startswith(NO_CERTIFICATE)
-
-
-def test_insecure_skip_verify_does_not_pardon_the_past(certificates: Certificates, tmp_path: Path) -> None:
-    with serving(certificate=certificates.issue(*LOCAL, days=-1)) as server:
-        reason = cause(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
-    assert reason == "its certificate has expired; insecure-skip-verify does not accept that"
-
-
-def test_insecure_skip_verify_needs_a_name(certificates: Certificates, tmp_path: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(x509.Name([]), x509.Name([]), key.public_key(), 1, now, now + timedelta(1))
-    path = tmp_path / "nameless.pem"
-    path.write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    key_of(path).write_bytes(pem(key))
-    with serving(certificate=path) as server:
-        reason = cause(tmp_path, entry(server.address, tls_files(insecure_skip_verify=True)))
-    assert reason == "its certificate has no name"
-
-
-def test_insecure_skip_verify_of_a_server_that_is_down(tmp_path: Path) -> None:
-    reason = cause(tmp_path, entry(f"127.0.0.1:{free_port()}", tls_files(insecure_skip_verify=True)))
-    assert reason == "it cannot be reached: Connection refused"
+        assert unwrap(configuration(tmp_path, grpc_entry(server.address, files))) == private_options()
 
 
 def test_tls_with_a_plain_server_and_the_reverse(certificates: Certificates, local: Path, tmp_path: Path) -> None:
     for files in (tls_files(root_ca_file=certificates.authority()), tls_files(insecure_skip_verify=True)):
         with serving() as server:
-            assert "it does not speak TLS" in cause(tmp_path, entry(server.address, files))
+            assert "it does not speak TLS" in cause(tmp_path, grpc_entry(server.address, files))
     with serving(certificate=local) as server:
-        assert cause(tmp_path, entry(server.address, timeout=SECONDS)).startswith("it cannot be reached: ")
+        assert cause(tmp_path, grpc_entry(server.address, timeout=SECONDS)).startswith("it cannot be reached: ")
 
 
 def test_files_that_cannot_be_used(certificates: Certificates, local: Path, tmp_path: Path) -> None:
@@ -242,58 +183,22 @@ def test_files_that_cannot_be_used(certificates: Certificates, local: Path, tmp_
         (mixed, "are not a matching certificate and key in PEM"),
     ]
     for files, text in cases:
-        assert text in cause(tmp_path, entry("127.0.0.1:1", files))
+        assert text in cause(tmp_path, grpc_entry("127.0.0.1:1", files))
 
 
 def test_the_server_is_down(tmp_path: Path) -> None:
-    result = decrypt(configuration(tmp_path, entry(f"127.0.0.1:{free_port()}", timeout=SECONDS)))
+    result = decrypt(configuration(tmp_path, grpc_entry(f"127.0.0.1:{free_port()}", timeout=SECONDS)))
     assert (result.status, len(result.errors.splitlines())) == (6, 2)
     assert "it cannot be reached: " in result.errors
     assert "Connection refused" in result.errors
-    assert "No such file or directory" in cause(tmp_path, entry(f"unix://{tmp_path}/none", timeout=SECONDS))
+    assert "No such file or directory" in cause(tmp_path, grpc_entry(f"unix://{tmp_path}/none", timeout=SECONDS))
 
 
 def test_grpcio_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "grpc", None)
-    text = cause(tmp_path, entry("127.0.0.1:1"))
+    text = cause(tmp_path, grpc_entry("127.0.0.1:1"))
     assert text.startswith("the Python module grpc is not installed: ")
     assert "-m pip install 'ctd-decoder[grpc] @ " in text
-
-
-@pytest.mark.parametrize(
-    ("address", "endpoint"),
-    [
-        ("kms.example", ("kms.example", 443)),
-        ("dns:///kms.example", ("kms.example", 443)),
-        ("dns:kms.example:8443", ("kms.example", 8443)),
-        ("[::1]", ("::1", 443)),
-        ("ipv6:[::1]:8443", ("::1", 8443)),
-        ("unix:///run/kms.sock", ("/run/kms.sock", None)),
-        ("unix:kms.sock", ("kms.sock", None)),
-    ],
-)
-def test_the_handshake_is_with_the_server_that_grpc_means(address: str, endpoint: tuple[str, int | None]) -> None:
-    """As in gRPC's naming of servers, without a port it is 443."""
-    assert tls._endpoint(address) == endpoint
-
-
-def test_a_certificate_that_cannot_be_read() -> None:
-    with pytest.raises(ProviderError, match="its certificate cannot be read"):
-        tls._name_in(b"junk")
-
-
-def test_an_address_that_is_none(tmp_path: Path) -> None:
-    for address in ("http://localhost:1", "localhost:port", "localhost:70000"):
-        told = cause(tmp_path, entry(address, timeout=SHORT_SECONDS))
-        assert told.startswith(("it cannot be reached", "no answer"))
-        told = cause(tmp_path, entry(address, {}, timeout=SHORT_SECONDS))
-        assert "has a port that is not a number" in told or address.startswith("http")
-
-
-def test_a_port_of_thousands_of_digits(tmp_path: Path) -> None:
-    address = "localhost:" + "1" * 5000  # int() raises ValueError for so many
-    with pytest.raises(ProviderFailedError, match="has a port that is not a number"):
-        unwrap(configuration(tmp_path, entry(address, {}, timeout=SHORT_SECONDS)))
 
 
 def test_the_server_does_not_answer(certificates: Certificates, tmp_path: Path) -> None:
@@ -302,7 +207,7 @@ def test_the_server_does_not_answer(certificates: Certificates, tmp_path: Path) 
         return turn(request, context)
 
     with serving(answer=sleep) as server:
-        result = decrypt(configuration(tmp_path, entry(server.address, timeout=SECONDS)))
+        result = decrypt(configuration(tmp_path, grpc_entry(server.address, timeout=SECONDS)))
     assert (result.status, f"no answer within {SECONDS} seconds" in result.errors) == (6, True)
 
 
@@ -312,7 +217,7 @@ def test_nobody_accepts(certificates: Certificates, tmp_path: Path) -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         for files in (None, tls_files(root_ca_file=certificates.authority()), tls_files(insecure_skip_verify=True)):
             started = time.monotonic()
-            reason = cause(tmp_path, entry(address, files, timeout=SHORT_SECONDS))
+            reason = cause(tmp_path, grpc_entry(address, files, timeout=SHORT_SECONDS))
             assert "no answer within 1 seconds" in reason or "timed out" in reason
             assert time.monotonic() - started < 8 * SHORT_SECONDS
 
@@ -335,12 +240,12 @@ def aborting(code: grpc.StatusCode, text: str, times: int = 1000, trailers: tupl
 
 def test_the_servers_own_errors(tmp_path: Path) -> None:
     with serving(answer=aborting(grpc.StatusCode.INTERNAL, "no access\x1b[1m\nto the key")) as server:
-        result = decrypt(configuration(tmp_path, entry(server.address)))
+        result = decrypt(configuration(tmp_path, grpc_entry(server.address)))
         assert result.status == 6
         assert r"it answered INTERNAL: 'no access\x1b[1m\nto the key'" in result.errors
         assert len(server.messages) == 1
     with serving(answer=aborting(grpc.StatusCode.PERMISSION_DENIED, "no" * limits.PROVIDER_ERROR_BYTES)) as server:
-        reason = cause(tmp_path, entry(server.address))
+        reason = cause(tmp_path, grpc_entry(server.address))
     assert reason.startswith("it answered PERMISSION_DENIED: ")
     assert len(reason) < limits.PROVIDER_ERROR_BYTES + 100
 
@@ -358,23 +263,23 @@ def test_what_may_pass_is_tried_again(
     tmp_path: Path, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, str], ...]
 ) -> None:
     with serving(answer=aborting(code, text, 4, trailers)) as server:
-        assert unwrap(configuration(tmp_path, entry(server.address, timeout=60))) == private_options()
+        assert unwrap(configuration(tmp_path, grpc_entry(server.address, timeout=60))) == private_options()
         assert len(server.messages) == 5
     with serving(answer=aborting(code, text, trailers=trailers)) as server:
-        assert text in cause(tmp_path, entry(server.address, timeout=2))
+        assert text in cause(tmp_path, grpc_entry(server.address, timeout=2))
         assert len(server.messages) > 1
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.PERMISSION_DENIED])
 def test_what_does_not_pass_is_not_tried_again(tmp_path: Path, code: grpc.StatusCode) -> None:
     with serving(answer=aborting(code, "no")) as server:
-        assert "no" in cause(tmp_path, entry(server.address))
+        assert "no" in cause(tmp_path, grpc_entry(server.address))
         assert len(server.messages) == 1
 
 
 def test_a_server_that_comes_later_is_waited_for(tmp_path: Path) -> None:
     path = tmp_path / "later.sock"
-    config = configuration(tmp_path, entry(f"unix://{path}", timeout=60))
+    config = configuration(tmp_path, grpc_entry(f"unix://{path}", timeout=60))
     with ThreadPoolExecutor() as pool:
         asked = pool.submit(unwrap, config)
         time.sleep(2)
@@ -394,12 +299,12 @@ def test_replies_that_are_none(tmp_path: Path) -> None:
     ]
     for answer, raw, text in cases:
         with serving(answer=lambda *_, answer=answer: answer, raw=raw) as server:
-            assert cause(tmp_path, entry(server.address)).startswith(text)
+            assert cause(tmp_path, grpc_entry(server.address)).startswith(text)
 
 
 def test_the_wrong_key(tmp_path: Path) -> None:
     with serving(answer=lambda *_: reply(private_options(symmetric_key=bytes(32))).encode()) as server:
-        result = decrypt(configuration(tmp_path, entry(server.address)))
+        result = decrypt(configuration(tmp_path, grpc_entry(server.address)))
     assert (result.status, "its HMAC differs" in result.errors) == (5, True)
 
 
@@ -408,7 +313,7 @@ def test_another_service(tmp_path: Path) -> None:
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:
-        assert cause(tmp_path, entry(f"127.0.0.1:{port}")).startswith("it answered UNIMPLEMENTED: ")
+        assert cause(tmp_path, grpc_entry(f"127.0.0.1:{port}")).startswith("it answered UNIMPLEMENTED: ")
     finally:
         server.stop(None).wait()
 
@@ -417,19 +322,14 @@ def test_another_service(tmp_path: Path) -> None:
 def test_no_proxy_is_used(variable: str, tmp_path: Path) -> None:
     nowhere = {variable: f"http://127.0.0.1:{free_port()}", "no_proxy": "", "no_grpc_proxy": ""}
     with serving() as server:
-        result = decrypt(configuration(tmp_path, entry(server.address)), environment=nowhere)
+        result = decrypt(configuration(tmp_path, grpc_entry(server.address)), environment=nowhere)
     assert result == (0, PLAINTEXT, "")
 
 
 def test_the_command_does_not_see_how_grpc_was_silenced(tmp_path: Path) -> None:
     """A provider that is asked after a server was."""
     providers = {
-        **entry(f"127.0.0.1:{free_port()}", timeout=SECONDS),
+        **grpc_entry(f"127.0.0.1:{free_port()}", timeout=SECONDS),
         "next": {"cmd": {"path": "/bin/sh", "args": ["-c", "echo [$GRPC_VERBOSITY] >&2; exit 1"]}, "aliases": [NAME]},
     }
     assert "saying '[]'" in decrypt(configuration(tmp_path, providers)).errors
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])

@@ -8,6 +8,7 @@ import pytest
 
 from decoder import limits
 from decoder.errors import ImageError
+from decoder.registry import login
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import origin_of
 from decoder.registry.login import find_login
@@ -37,6 +38,16 @@ def test_login_file(content: bytes | None, reason: str, tmp_path: Path) -> None:
     with pytest.raises(ImageError) as raised:
         find_login(HOST, "team/image", str(path))
     assert str(raised.value) == f"--authfile '{path}'{':' if content is None else ''} {reason}"
+
+
+def test_a_directory_that_is_closed_to_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where root has run podman: that is no failure of a user who has no login there."""
+    for variable in ("REGISTRY_AUTH_FILE", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "DOCKER_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(login, "_ROOTS", f"{tmp_path}/closed/")
+    (tmp_path / "closed").mkdir(0o000)
+    assert find_login(HOST, "team/image")[0] is None
 
 
 @pytest.mark.parametrize("url", ["https://[::1", "https://host:port/", "ftp://host/", "https:///path", ""])
