@@ -6,6 +6,7 @@ usage: python -P fork_server.py DESCRIPTOR [CONFIGURATION-OF-COVERAGE]
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import pkgutil
@@ -134,4 +135,5 @@ if __name__ == "__main__":
         import_module(library)
     measured = _measured(sys.argv[2]) if sys.argv[2:] else None
     _prepare()
+    gc.freeze()  # or the forks would copy the memory in which the garbage collector keeps notes
     serve(socket.socket(fileno=int(sys.argv[1])), measured)
