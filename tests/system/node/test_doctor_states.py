@@ -83,7 +83,7 @@ def test_a_keyprovider_file_that_is_named(content: str, key: Path, tmp_path: Pat
         == {
             "": [("error", "there is no such file, but --keyprovider-config names it")],
             '{"key-providers": {}}': [("ok", "no keyprovider is configured")],
-            '{"key-providers": {]}': [("error", "it cannot be read, and no keyprovider is used until it can")],
+            '{"key-providers": {]}': [("error", "it cannot be read, so no keyprovider is used")],
             '{"key-provider": {}}': [
                 ("warning", "the field 'key-provider' is ignored"),
                 ("ok", "no keyprovider is configured"),

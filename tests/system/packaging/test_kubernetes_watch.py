@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -56,11 +56,15 @@ class Node:
 
     @property
     def errors(self) -> list[str]:
-        return self._errors.read_text().splitlines()
+        """Its lines about the Secret, and about nothing else, such as a volume that just changes."""
+        return [line for line in self._errors.read_text().splitlines(keepends=True) if "is not watched" in line]
 
     def has(self, **files: str) -> bool:
         expected = {name.replace("_", "."): text for name, text in files.items()}
-        found = {path.name: path.read_text() for path in self.place.glob("*.*") if path.name[0] != "."}
+        found = {}
+        for path in self.place.glob("[!.]*.*"):
+            with suppress(FileNotFoundError):  # it is just replaced or removed
+                found[path.name] = path.read_text()
         return found == expected
 
 

@@ -82,7 +82,7 @@ def test_only_allowed_keys_are_asked_for(bao: BaoServer, as_root: None) -> None:
     assert "does not match any allow-key" in failure(allowing.unwrap, wrapped, [])
     assert "does not match any allow-key" in failure(allowing.wrap, b"options", ["openbao://team/keys/layers"])
     assert "is not one that was asked for" in failure(create("openbao", nobody).unwrap, annotation(), ["other"])
-    assert "it was given 2 keys" in failure(create("openbao", nobody).wrap, b"options", ["layers", "other"])
+    assert "2 keys were named" in failure(create("openbao", nobody).wrap, b"options", ["layers", "other"])
     allowed = provider(bao, key="layers", allow_key=["openbao://team/*/layers"])
     assert allowed.unwrap(wrapped, []) == b"options"
 
