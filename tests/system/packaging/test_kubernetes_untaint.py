@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import ssl
 import subprocess
 import sys
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import celpy
@@ -19,12 +16,13 @@ from celpy.adapter import json_to_cel
 
 from tests.support.certificates import issue
 from tests.support.kubernetes import MANIFESTS, render
+from tests.support.kubernetes_server import Handler, KubernetesServer
 
 _TAINT = "ctd-decoder/not-ready"
 _OTHERS = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]
 
 
-class ApiServer:
+class ApiServer(KubernetesServer):
     """Has one node, and applies JSON patches to its taints (RFC 6902, as far as `test` and `remove`).
 
     Args:
@@ -42,18 +40,13 @@ class ApiServer:
         self.taints = taints
         self.allowed = True
         self.before_patch = before_patch
-        self.directory = directory
-        authority = issue("authority")
-        authority.write(directory / "ca.crt")
-        (directory / "token").write_text("secret-token\n")
-        certificate = issue("api", authority, ["127.0.0.1"]).write(directory / "api.pem")
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
+        class Patching(Handler):
+            def do_GET(self) -> None:  # noqa: N802 - the base class names it so
                 self._answer(*server.get(self.path, self.headers["Authorization"]))
 
-            def do_PATCH(self) -> None:
+            def do_PATCH(self) -> None:  # noqa: N802 - likewise
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.headers["Content-Type"] == "application/json-patch+json"
                 self._answer(*server.patch(json.loads(body)))
@@ -65,21 +58,7 @@ class ApiServer:
                 self.end_headers()
                 self.wfile.write(content)
 
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True)
-
-    def __enter__(self) -> ApiServer:
-        Thread(target=self.http.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.http.shutdown()
-        self.http.server_close()
+        super().__init__(directory, Patching)
 
     def get(self, path: str, authorization: str) -> tuple[int, dict[str, Any]]:
         if not self.allowed or authorization != "Bearer secret-token":
@@ -117,8 +96,7 @@ class ApiServer:
             ],
             env={
                 **os.environ,
-                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-                "KUBERNETES_SERVICE_PORT": str(self.http.server_port),
+                **self.environment,
             },
             capture_output=True,
             text=True,
