@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from decoder.layer.annotations import ENCRYPTED, OCI_TAR
-from tests.support.layers import Layer, encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, ROOT, payload_bytes, run_decoder
+from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
+from tests.support.program.processes import PROGRAM, ROOT, payload_bytes, run_decoder
 
 DEMO = ROOT / "build" / "demo"
 

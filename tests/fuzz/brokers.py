@@ -21,8 +21,8 @@ from decoder.provider.services.coco.kbs.broker import Conversation
 from decoder.provider.services.coco.kbs.handshake import attest_sample
 from decoder.provider.services.coco.kbs.teekey import open_reply
 from decoder.provider.services.coco.packet import build_packet, seal
-from tests.support import kbs_server
-from tests.support.layers import ec_key, pem, private_options
+from tests.support.coco import kbs_server
+from tests.support.keywrap.layers import ec_key, pem, private_options
 
 _END = b"\0\0"  # between the answers to several requests
 _RESOURCE = parse_kid("kbs:///default/image_key/nginx")

@@ -17,9 +17,9 @@ from decoder.keywrap.recipient import RecipientRules
 from decoder.provider.client import tls
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.clients import peer
-from tests.support.certificates import issue
-from tests.support.pkcs7_parts import pem_of
-from tests.support.vectors import VECTORS
+from tests.support.keywrap.pkcs7_parts import pem_of
+from tests.support.keywrap.vectors import VECTORS
+from tests.support.network.certificates import issue
 
 _RULES = RecipientRules(bytes)  # no key ring of GnuPG
 

@@ -15,8 +15,8 @@ from decoder.grants.errors import StatementError
 from decoder.grants.place import Place, build_place, parse_place
 from decoder.grants.statements import DENIED, Request, Tombstone
 from decoder.provider.errors import ProviderError
-from tests.support.grants import ID, believed, new_key
-from tests.support.x509_certificates import Authority, client_certificate, new_authority
+from tests.support.image.grants import ID, believed, new_key
+from tests.support.network.x509_certificates import Authority, client_certificate, new_authority
 
 _REPOSITORY = "registry.example/app"
 _MANIFEST = b'{"schemaVersion":2,"layers":[{"digest":"sha256:%s"}],"subject":{"digest":"sha256:%s","size":1}}'

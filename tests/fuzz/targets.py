@@ -33,10 +33,10 @@ from decoder.registry.auth import parse_challenges
 from decoder.registry.reference import parse_reference
 from tests.fuzz import brokers, certificates, grants, wrapped
 from tests.fuzz.answers import AnyAnswer
-from tests.support import layouts
-from tests.support.images import GZIP, Layout
-from tests.support.processes import payload_bytes
-from tests.support.vectors import CASES, COCO_PACKETS, VECTORS
+from tests.support.image import layouts
+from tests.support.image.images import GZIP, Layout
+from tests.support.keywrap.vectors import CASES, COCO_PACKETS, VECTORS
+from tests.support.program.processes import payload_bytes
 
 
 class Target(NamedTuple):

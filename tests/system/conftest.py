@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images, keypairs
+from tests.support.image import images
+from tests.support.keys import keypairs
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 
 @pytest.fixture(scope="session")

@@ -15,14 +15,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwcrypto.jwk import JWK
 
 from decoder.formats import wire
-from tests.support import images
-from tests.support.containerd import SOCKET, Containerd
-from tests.support.images import Layout
-from tests.support.kbs_server import KbsServer, issue_token
-from tests.support.layers import ec_key, pem
-from tests.support.loopback import Authority
-from tests.support.processes import PROGRAM
-from tests.support.serving import write_key
+from tests.support.coco.kbs_server import KbsServer, issue_token
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keywrap.layers import ec_key, pem
+from tests.support.network.loopback import Authority
+from tests.support.node.containerd import SOCKET, Containerd
+from tests.support.program.processes import PROGRAM
+from tests.support.provider.serving import write_key
 
 CONFIGURATION = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"  # fixed by containerd's default configuration
 ANNOTATION = "org.opencontainers.image.enc.keys.provider.attestation-agent"

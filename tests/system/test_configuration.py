@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.containerd import CONFIGURATION, Containerd
-from tests.support.processes import PROGRAM, ROOT
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.node.containerd import CONFIGURATION, Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM, ROOT
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import KeyPair
 
 TAR = "io.containerd.ocicrypt.decoder.v1.tar"
 GZIP = "io.containerd.ocicrypt.decoder.v1.tar.gzip"

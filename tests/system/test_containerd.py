@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.containerd import KEYS_DIRECTORY, Containerd
-from tests.support.processes import payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.node.containerd import KEYS_DIRECTORY, Containerd
+from tests.support.program.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 MEDIA_TYPES = [images.TAR, images.GZIP]
 ALL_LAYERS = [f"--decryption-keys-path {KEYS_DIRECTORY}"] * 3

@@ -18,16 +18,17 @@ import pytest
 
 from decoder import limits
 from decoder.formats import wire
-from tests.support import cri, images
-from tests.support.containerd import CONFIGURATION, Containerd
-from tests.support.dockerregistry import Registry, registry_with
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM
-from tests.support.roots import SUITES, Suite
-from tests.support.tampering import HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.image.tampering import HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
+from tests.support.node import cri
+from tests.support.node.containerd import CONFIGURATION, Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM
+from tests.support.registry.dockerregistry import Registry, registry_with
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 MANY_LAYERS = 21
 NO_KEY = "ctd-decoder: error: no key opens this layer"

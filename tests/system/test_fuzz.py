@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.fuzz.targets import TARGETS
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 SECONDS = 60
 

@@ -12,15 +12,15 @@ import pytest
 
 from decoder.grants import artifacts, keys
 from decoder.grants.keys import read_public_key
-from tests.support import layouts
-from tests.support.encrypting import provider_config
-from tests.support.grants import ACCESS, new_key, write_private
-from tests.support.image import Ended, done, image, oci
-from tests.support.images import Layout
-from tests.support.layers import public_pem
-from tests.support.memory_registry import MemoryRegistry
-from tests.support.pkcs11_tokens import TokenStore, softhsm
-from tests.support.processes import PROGRAM
+from tests.support.image import layouts
+from tests.support.image.command import Ended, done, image, oci
+from tests.support.image.encrypting import provider_config
+from tests.support.image.grants import ACCESS, new_key, write_private
+from tests.support.image.images import Layout
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.layers import public_pem
+from tests.support.program.processes import PROGRAM
+from tests.support.registry.memory_registry import MemoryRegistry
 
 
 @pytest.fixture(scope="module")

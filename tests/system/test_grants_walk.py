@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import cri, images, registries
-from tests.support.containerd import Containerd, ctr_finds_it
-from tests.support.image import run
-from tests.support.images import GZIP
-from tests.support.processes import ROOT
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.command import run
+from tests.support.image.images import GZIP
+from tests.support.node import cri
+from tests.support.node.containerd import Containerd, ctr_finds_it
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import ROOT
+from tests.support.registry import registries
 
 PAGE = (ROOT / "docs/grants.md").read_text()
 HOST = "localhost:5000"  # as the page has it

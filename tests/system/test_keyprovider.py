@@ -10,11 +10,11 @@ import pytest
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer import annotations as layer
 from decoder.layer import stream
-from tests.support import images
-from tests.support.client_parts import NAME, CommandParts, configuration, serving, shell, turning_command
-from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.support.images import Layout
-from tests.support.layers import MemoryFile, sink_of, source_of
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keywrap.layers import MemoryFile, sink_of, source_of
+from tests.support.node.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.provider.client_parts import NAME, CommandParts, configuration, serving, shell, turning_command
 
 CONFIGURATION = "/etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"  # fixed by containerd's default configuration
 PLAIN = images.GZIP

@@ -15,15 +15,15 @@ from decoder.keywrap import load
 from decoder.layer import annotations as layer
 from decoder.layer import stream
 from decoder.layer.annotations import PrivateOptions
-from tests.support import images
-from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.support.images import Layout
-from tests.support.layers import MemoryFile, sink_of, source_of
-from tests.support.pgp_home import GnupgHome
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keys.pgp_home import GnupgHome
+from tests.support.keywrap.layers import MemoryFile, sink_of, source_of
+from tests.support.node.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 EMAIL = "images@example.com"
 TARGET = "localhost/image:encrypted"

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support import images
-from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.support.images import Layout
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
-from tests.support.serving import Server, configure, write_command, write_key
-from tests.support.skopeo import run_skopeo
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.node.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.provider.serving import Server, configure, write_command, write_key
+from tests.support.registry.skopeo import run_skopeo
 
 ANNOTATION = "org.opencontainers.image.enc.keys.provider.{}"
 FORMS = ("command", "tcp", "unix")

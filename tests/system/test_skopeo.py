@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.processes import Result, payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.program.processes import Result, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 EVERY_KEY = ["rsa2048", "rsa4096", "p256", "p384", "p521"]
 

@@ -20,14 +20,14 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from decoder import limits
-from tests.support import images
-from tests.support.containerd import FORGETTING, Containerd
-from tests.support.images import Layout
-from tests.support.processes import payload_bytes, run_decoder
-from tests.support.tampering import FORGED_GREETING, HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.image.tampering import FORGED_GREETING, HMAC_MESSAGE, WRAPPED_KEYS, Target, flip, replace_last_layer
+from tests.support.node.containerd import FORGETTING, Containerd
+from tests.support.program.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 OLD_GREETING = "hello from the layer below"
 KEY = "p256"

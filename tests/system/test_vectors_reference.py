@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import REFERENCE
-from tests.support.vectors import CASES, NAMES, run_case
+from tests.support.keywrap.vectors import CASES, NAMES, run_case
+from tests.support.program.processes import REFERENCE
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import images, registries
-from tests.support.containerd import KEYS_DIRECTORY, Containerd, ctr_finds_it
-from tests.support.images import GZIP, Layout
-from tests.support.processes import PROGRAM, ROOT
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.images import GZIP, Layout
+from tests.support.node.containerd import KEYS_DIRECTORY, Containerd, ctr_finds_it
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM, ROOT
+from tests.support.registry import registries
 
 PAGE = (ROOT / "docs/walk.md").read_text()
 HOST = "localhost:5000"  # as the page has it

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forked, processes
+from tests.support.program import forked, processes
 
 _MEASURES = "COVERAGE_PROCESS_START"
 _CONFIGURATION = str(Path(__file__).with_name("coverage.toml"))

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from decoder import api
-from tests.support import layers
-from tests.support.images import Layout
-from tests.support.layouts import add_image, publish, tar
+from tests.support.image.images import Layout
+from tests.support.image.layouts import add_image, publish, tar
+from tests.support.keywrap import layers
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.layers import Layer, encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, payload_bytes
+from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
+from tests.support.program.processes import PROGRAM, payload_bytes
 
 Ends = tuple[int, int]  # the program's and ours
 

@@ -11,7 +11,7 @@ import pytest
 
 from decoder import extras
 from decoder.provider import PROVIDERS
-from tests.support.processes import without_modules
+from tests.support.program.processes import without_modules
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 TESTS = ROOT / "tests"
 LINES = 400

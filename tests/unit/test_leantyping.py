@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 _PREPARED = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from decoder import leantyping; import typing\n"
 _IS_LEAN = "assert type(typing).__name__ == '_Typing' and 're' not in sys.modules, sorted(sys.modules)\n"

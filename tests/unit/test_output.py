@@ -8,8 +8,8 @@ import subprocess
 import pytest
 
 from decoder import arguments
-from tests.support.image import Ended, decoded
-from tests.support.processes import PROGRAM, run_program
+from tests.support.image.command import Ended, decoded
+from tests.support.program.processes import PROGRAM, run_program
 
 COMMANDS = [
     (),

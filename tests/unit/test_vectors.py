@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.support.vectors import CASES, NAMES, run_case
+from tests.support.keywrap.vectors import CASES, NAMES, run_case
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.agent import Agent, Place
+from tests.support.program.agent import Agent, Place
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support import client_program
+from tests.support.program import client_program
 
 if TYPE_CHECKING:
-    from tests.support.agent import Place
+    from tests.support.program.agent import Place
 
 
 def test_a_client_that_was_compiled_for_another_place(place: Place, tmp_path: Path) -> None:

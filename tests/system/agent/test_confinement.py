@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from decoder.agent.status import ask
-from tests.support.agent import Agent, Place, works
-from tests.support.client_parts import script
-from tests.support.layers import encrypted
-from tests.support.program import PLAINTEXT, run_layer
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.agent import Agent, Place, works
+from tests.support.program.onelayer import PLAINTEXT, run_layer
+from tests.support.provider.client_parts import script
 
 # Load a seccomp filter that allows everything (seccomp(2)), and start a program.
 _FILTERED = f"""\

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.support.agent import (
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.agent import (
     MIB,
     OTHER_USER,
     Agent,
@@ -29,8 +30,7 @@ from tests.support.agent import (
     worker_of,
     works,
 )
-from tests.support.layers import encrypted
-from tests.support.program import PLAINTEXT, run_layer
+from tests.support.program.onelayer import PLAINTEXT, run_layer
 
 ENDED_EARLY = "ctd-decoder: error: the agent ended before the layer did\n"
 # However busy the machine is, standard output is held open until the status was collected.

@@ -18,13 +18,14 @@ from decoder import provider
 from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.annotations import KEYS_PREFIX
-from tests.support import aws_server, gcp_server, loopback
-from tests.support.agent import NOTING, Agent, Place
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, shell, turn
-from tests.support.layers import Layer, encrypted, private_options
-from tests.support.processes import PROGRAM
-from tests.support.serving import write_key
-from tests.support.transit import Transit
+from tests.support.keywrap.layers import Layer, encrypted, private_options
+from tests.support.network import loopback
+from tests.support.program.agent import NOTING, Agent, Place
+from tests.support.program.processes import PROGRAM
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, shell, turn
+from tests.support.provider.serving import write_key
+from tests.support.services import aws_server, gcp_server
+from tests.support.services.transit import Transit
 
 LAYERS = 5
 LAYERS_OF_AN_IMAGE = 21

@@ -17,9 +17,9 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.agent import Agent, Place, children_of, kill
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, payload_bytes
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.program.agent import Agent, Place, children_of, kill
+from tests.support.program.processes import PROGRAM, payload_bytes
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 ROUNDS = 200

@@ -13,8 +13,8 @@ import pytest
 
 import decoder
 from decoder import limits
-from tests.support.agent import MIB, Agent, Place, begin, kill, wait_until, works
-from tests.support.processes import PROGRAM
+from tests.support.program.agent import MIB, Agent, Place, begin, kill, wait_until, works
+from tests.support.program.processes import PROGRAM
 
 
 def agent(*arguments: str) -> tuple[int, str, str]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.agent import MIB, Agent, Place, Running, wait_until, works
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import payload_bytes
-from tests.support.program import run_layer
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.program.agent import MIB, Agent, Place, Running, wait_until, works
+from tests.support.program.onelayer import run_layer
+from tests.support.program.processes import payload_bytes
 
 pytestmark = pytest.mark.usefixtures("unmeasured")
 CLIENTS = 64

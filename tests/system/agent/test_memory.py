@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agent import NOTING, Agent, Place, wait_until, works
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
+from tests.support.program.agent import NOTING, Agent, Place, wait_until, works
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
 
 IDLE_KIB = 25 * 1024
 MODULE = "decoder.provider.client.command"

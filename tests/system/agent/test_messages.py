@@ -13,7 +13,7 @@ import msgpack  # type: ignore[import-untyped]
 import pytest
 
 from decoder import limits
-from tests.support.agent import OTHER_USER, Agent, Place, works
+from tests.support.program.agent import OTHER_USER, Agent, Place, works
 
 READY = b"\0\0\0\4\x93\2\0\0"
 

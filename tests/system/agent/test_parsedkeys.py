@@ -16,11 +16,11 @@ import pytest
 from decoder import limits
 from decoder.agent.notices import Notices
 from decoder.agent.processes.parsedkeys import ParsedKeys
-from tests.support.agent import Agent, Place, wait_until
-from tests.support.layers import Layer, ec_key, encrypted, pem, private_options, rsa_key
-from tests.support.pgp_home import GnupgHome
-from tests.support.processes import PROGRAM, Result
-from tests.support.program import run_layer
+from tests.support.keys.pgp_home import GnupgHome
+from tests.support.keywrap.layers import Layer, ec_key, encrypted, pem, private_options, rsa_key
+from tests.support.program.agent import Agent, Place, wait_until
+from tests.support.program.onelayer import run_layer
+from tests.support.program.processes import PROGRAM, Result
 
 PASSPHRASE = "correct"
 ITERATIONS = 2_000_000  # of PBKDF2

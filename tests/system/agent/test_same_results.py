@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.support.agent import Agent, Place, wait_until
-from tests.support.client_parts import decrypt, script, turning_command
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder
-from tests.support.program import PLAINTEXT, run_layer
-from tests.support.vectors import CASES, NAMES, run_case
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.keywrap.vectors import CASES, NAMES, run_case
+from tests.support.program.agent import Agent, Place, wait_until
+from tests.support.program.onelayer import PLAINTEXT, run_layer
+from tests.support.program.processes import PROGRAM, Result, payload_bytes, run_decoder
+from tests.support.provider.client_parts import decrypt, script, turning_command
 
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.agent import (
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.program.agent import (
     MIB,
     Agent,
     Place,
@@ -23,9 +24,8 @@ from tests.support.agent import (
     worker_of,
     works,
 )
-from tests.support.client_parts import script
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.program import PLAINTEXT, run_layer
+from tests.support.program.onelayer import PLAINTEXT, run_layer
+from tests.support.provider.client_parts import script
 
 pytestmark = pytest.mark.usefixtures("unmeasured")  # measuring leaves modules behind, as some layers do
 # However busy the machine is, a worker waits for its next layer, and for threads to end, until the test is over.

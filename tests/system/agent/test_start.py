@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.agent.status import Status, ask
-from tests.support.agent import OTHER_USER, Place, Running, children_of, is_running, kill, wait_until, works
-from tests.support.client_parts import NAME, configuration, decrypt, script, serving, turn
-from tests.support.layers import encrypted
-from tests.support.processes import PROGRAM
-from tests.support.program import PLAINTEXT, run_layer
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.agent import OTHER_USER, Place, Running, children_of, is_running, kill, wait_until, works
+from tests.support.program.onelayer import PLAINTEXT, run_layer
+from tests.support.program.processes import PROGRAM
+from tests.support.provider.client_parts import NAME, configuration, decrypt, script, serving, turn
 
 if TYPE_CHECKING:
     import grpc

@@ -9,9 +9,9 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from decoder.formats.expiry import earliest_end
-from tests.support.agent import Agent, Place, wait_until, works
-from tests.support.client_parts import NAME, Certificates, configuration, decrypt, serving, tls_files
-from tests.support.processes import ROOT
+from tests.support.program.agent import Agent, Place, wait_until, works
+from tests.support.program.processes import ROOT
+from tests.support.provider.client_parts import NAME, Certificates, configuration, decrypt, serving, tls_files
 
 PROMTOOL = ROOT / ".cache/prometheus-trixie/usr/bin/promtool"
 

@@ -14,7 +14,7 @@ from bench.figures import HEADER, Figure, read_figures, write_figures
 from bench.layers import SMALL_BYTES, make_layer
 from bench.plot import draw
 from bench.programs import PACKAGE, REFERENCE, Bench, RunError, run
-from tests.support import processes
+from tests.support.program import processes
 
 SMALLEST = Bench({REFERENCE: Path(processes.REFERENCE), "pip": Path(processes.PROGRAM)}, SMALL_BYTES, 2)
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.image import run
-from tests.support.images import Layout
-from tests.support.parties import EMAIL, Party
-from tests.support.pgp_home import GnupgHome
+from tests.support.image import images
+from tests.support.image.command import run
+from tests.support.image.images import Layout
+from tests.support.keys.parties import EMAIL, Party
+from tests.support.keys.pgp_home import GnupgHome
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import layouts
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM, ROOT
+from tests.support.image import layouts
+from tests.support.image.images import Layout
+from tests.support.program.processes import PROGRAM, ROOT
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 ACTION = ROOT / ".github/actions/encrypt-image/encrypt"
 # A new environment gets the program that is installed here, so that the test needs no network.

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images, layouts
-from tests.support.image import blobs, done, image, oci, run
-from tests.support.images import Layout, digest_of
+from tests.support.image import images, layouts
+from tests.support.image.command import blobs, done, image, oci, run
+from tests.support.image.images import Layout, digest_of
 
 if TYPE_CHECKING:
-    from tests.support.parties import Party
+    from tests.support.keys.parties import Party
 
 
 def test_skopeo_and_tar_read_what_ours_packs(

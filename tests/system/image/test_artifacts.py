@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.image import done, image
-from tests.support.processes import ROOT
+from tests.support.image.command import done, image
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 ORAS = ROOT / ".cache/oci-tools/usr/bin/oras"
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {

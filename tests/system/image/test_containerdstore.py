@@ -15,15 +15,16 @@ import pytest
 from decoder.errors import DigestError, ImageError
 from decoder.image import transport
 from decoder.image.transport import Options
-from tests.support import images, registries
-from tests.support.containerd import Containerd
-from tests.support.image import done, image, oci
-from tests.support.registries import pull, push
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.command import done, image, oci
+from tests.support.node.containerd import Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.registry import registries
+from tests.support.registry.registries import pull, push
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.parties import Party
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 

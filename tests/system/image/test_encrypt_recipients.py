@@ -10,14 +10,14 @@ import pytest
 from jwcrypto.jwk import JWK
 
 from decoder.image.selection import own_platform
-from tests.support.encrypting import provider_config
-from tests.support.image import done, files_below, image, oci, run
-from tests.support.parties import EMAIL, Party
+from tests.support.image.command import done, files_below, image, oci, run
+from tests.support.image.encrypting import provider_config
+from tests.support.keys.parties import EMAIL, Party
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import KeyPair
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import KeyPair
+    from tests.support.keys.pgp_home import GnupgHome
 
 
 @pytest.fixture

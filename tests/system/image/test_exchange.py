@@ -12,16 +12,16 @@ import pytest
 from jwcrypto.jwk import JWK
 
 from decoder.layer import annotations as layer
-from tests.support import images
-from tests.support.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
-from tests.support.image import blobs, done, oci, run
-from tests.support.images import Layout
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.image.command import blobs, done, oci, run
+from tests.support.image.images import Layout
+from tests.support.node.containerd import CTR_IMGCRYPT, IMAGE, SOCKET, Containerd
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
-    from tests.support.parties import Party
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.keys.keypairs import KeyPair
+    from tests.support.keys.parties import Party
+    from tests.support.keys.pgp_home import GnupgHome
 
 PROTOCOLS = ["jwe", "pkcs7", "pgp"]
 DOCKER = images.DOCKER_GZIP

@@ -10,13 +10,13 @@ import pytest
 
 from decoder import limits
 from decoder.image.progress import Bars
-from tests.support.faults import Asked, Fault, FaultyRegistry
-from tests.support.image import blobs, done, image, oci
-from tests.support.registries import Registry, serving
+from tests.support.image.command import blobs, done, image, oci
+from tests.support.registry.faults import Asked, Fault, FaultyRegistry
+from tests.support.registry.registries import Registry, serving
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.parties import Party
 
 CUT_BYTES = 1000
 

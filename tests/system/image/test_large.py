@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import layouts, processes
-from tests.support.image import SECONDS, blobs, done, files_below, oci, run
-from tests.support.images import GZIP, Layout, digest_of
+from tests.support.image import layouts
+from tests.support.image.command import SECONDS, blobs, done, files_below, oci, run
+from tests.support.image.images import GZIP, Layout, digest_of
+from tests.support.program import processes
 
 if TYPE_CHECKING:
-    from tests.support.parties import Party
+    from tests.support.keys.parties import Party
 
 MIB = 1024 * 1024
 LARGE_BYTES = 256 * MIB

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import processes
-from tests.support.image import blobs, done, image, oci, run
-from tests.support.images import Layout
-from tests.support.layerinfos import names_of
-from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.image.command import blobs, done, image, oci, run
+from tests.support.image.images import Layout
+from tests.support.image.layerinfos import names_of
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.program import processes
 
 if TYPE_CHECKING:
-    from tests.support.parties import Party
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.keys.parties import Party
+    from tests.support.keys.pgp_home import GnupgHome
 
 # Wraps by writing the private options into the annotation, beside the name of a key.
 PROVIDER = """\

@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.support import processes
-from tests.support.image import SECONDS, done, image
-from tests.support.registries import PASSWORD, USER, Registry, htpasswd, make_certificate, push, serving, skopeo
+from tests.support.image.command import SECONDS, done, image
+from tests.support.program import processes
+from tests.support.registry.registries import (
+    PASSWORD,
+    USER,
+    Registry,
+    htpasswd,
+    make_certificate,
+    push,
+    serving,
+    skopeo,
+)
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 ANYBODY = "--tls-verify=false"
 # Where logins are, in skopeo's order, relative to the home directory of the test.

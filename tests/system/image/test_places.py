@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import dockerd, processes
-from tests.support.image import SECONDS, blobs, done, image, oci, run
-from tests.support.images import NAME
-from tests.support.registries import skopeo
+from tests.support.image.command import SECONDS, blobs, done, image, oci, run
+from tests.support.image.images import NAME
+from tests.support.node import dockerd
+from tests.support.program import processes
+from tests.support.registry.registries import skopeo
 
 if TYPE_CHECKING:
-    from tests.support.dockerd import Docker
-    from tests.support.images import Layout
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.parties import Party
+    from tests.support.node.dockerd import Docker
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,24 @@ import pytest
 
 from decoder.image import transport
 from decoder.image.transport import Options
-from tests.support import images, layouts, registries
-from tests.support.image import done, image, oci
-from tests.support.registries import PASSWORD, USER, Registry, htpasswd, make_certificate, push, serving, skopeo
+from tests.support.image import images, layouts
+from tests.support.image.command import done, image, oci
+from tests.support.registry import registries
+from tests.support.registry.registries import (
+    PASSWORD,
+    USER,
+    Registry,
+    htpasswd,
+    make_certificate,
+    push,
+    serving,
+    skopeo,
+)
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import KeyPair
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import KeyPair
+    from tests.support.keys.parties import Party
 
 EMPTY = "application/vnd.oci.empty.v1+json"
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import layouts, registries
-from tests.support.image import done
-from tests.support.processes import PROGRAM, ROOT
+from tests.support.image import layouts
+from tests.support.image.command import done
+from tests.support.program.processes import PROGRAM, ROOT
+from tests.support.registry import registries
 
 if TYPE_CHECKING:
-    from tests.support.registries import Registry
+    from tests.support.registry.registries import Registry
 
 BLOCKS = re.findall(r"^```sh\n(.*?)```", (ROOT / "docs/images.md").read_text(), re.MULTILINE | re.DOTALL)
 TOOLS = ROOT / ".cache/oci-tools/usr/bin"

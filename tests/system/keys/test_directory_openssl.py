@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decoder.keys.keyring import Keyring
-from tests.support.layers import pem, rsa_key
+from tests.support.keywrap.layers import pem, rsa_key
 
 RSA = pem(rsa_key())
 

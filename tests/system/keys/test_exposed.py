@@ -11,9 +11,9 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from decoder.doctor.checks import keys as doctor
-from tests.support.doctor_node import KeysNode
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.program import run_layer
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.node.doctor_node import KeysNode
+from tests.support.program.onelayer import run_layer
 
 PLAINTEXT = b"a layer"
 SOMEBODY = 4711

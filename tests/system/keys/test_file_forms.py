@@ -14,8 +14,8 @@ from decoder.keys.directory import add_directory
 from decoder.keys.file import recognise
 from decoder.keys.keyring import Keyring
 from decoder.keys.privatekey import fingerprint
-from tests.support.layers import ec_key, pem, rsa_key
-from tests.support.processes import ROOT
+from tests.support.keywrap.layers import ec_key, pem, rsa_key
+from tests.support.program.processes import ROOT
 
 PASSWORD = b"correct horse"
 

@@ -10,8 +10,8 @@ import pytest
 from decoder.errors import KeyFileError
 from decoder.keys.file import recognise
 from decoder.keywrap import jwe
-from tests.support.layers import encrypted, private_options
-from tests.support.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.program.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
 
 PASSWORD = "correct horse"
 _LEGACY = ["-provider", "legacy", "-provider", "default"]

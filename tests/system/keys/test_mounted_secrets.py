@@ -13,13 +13,13 @@ import pytest
 
 from decoder.keywrap import jwe
 from decoder.keywrap.keyprovider import KeyProvider
-from tests.support.bao_server import BaoServer
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt
-from tests.support.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
-from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
-from tests.support.pkcs11_tokens import TokenStore, softhsm
-from tests.support.processes import Result, payload_bytes, run_decoder
-from tests.support.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of, wait_for
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.kubernetes.mounted_secrets import TLS_FILES, Volume, certificates
+from tests.support.program.processes import Result, payload_bytes, run_decoder
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt
+from tests.support.provider.serving import KEYPROVIDER, Server, ask, openssl, request_of, result_of, wait_for
+from tests.support.services.bao_server import BaoServer
 
 USER = 65532  # any but root
 _SECONDS = 120

@@ -24,13 +24,13 @@ from jwcrypto.jwk import JWK
 
 from decoder.formats import wire
 from decoder.layer.annotations import parse_private_options
-from tests.support.any_recipient import Trial
-from tests.support.layers import encrypted
-from tests.support.pgp_home import GnupgHome
-from tests.support.pkcs11_parts import write_config
-from tests.support.pkcs11_tokens import TokenStore, softhsm
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
-from tests.support.x509_certificates import certificate
+from tests.support.image.any_recipient import Trial
+from tests.support.keys.pgp_home import GnupgHome
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.layers import encrypted
+from tests.support.keywrap.pkcs11_parts import write_config
+from tests.support.network.x509_certificates import certificate
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from jwcrypto.jwk import JWK
 
 from decoder.keywrap import jwe
-from tests.support import layers
-from tests.support.jwe_cases import public_jwk
-from tests.support.layers import ec_key, public_pem, rsa_key
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.keywrap import layers
+from tests.support.keywrap.jwe_cases import public_jwk
+from tests.support.keywrap.layers import ec_key, public_pem, rsa_key
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 
 @pytest.mark.parametrize("kid", [None, "image", "else"])

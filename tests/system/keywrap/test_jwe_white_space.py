@@ -11,8 +11,8 @@ from jwcrypto.jwe import JWE
 from jwcrypto.jwk import JWK
 
 from decoder.layer.annotations import KEYS_PREFIX
-from tests.support.layers import encrypted, pem, private_options, rsa_key
-from tests.support.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
+from tests.support.keywrap.layers import encrypted, pem, private_options, rsa_key
+from tests.support.program.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
 
 _PROTECTED = {"alg": "RSA-OAEP", "enc": "A256GCM"}
 

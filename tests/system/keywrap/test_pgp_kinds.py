@@ -14,8 +14,8 @@ from decoder.keywrap import pgp
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.secretkey import find_secret_keys
 from decoder.keywrap.recipient import RecipientRules
-from tests.support.image import image
-from tests.support.pgp_home import GnupgHome
+from tests.support.image.command import image
+from tests.support.keys.pgp_home import GnupgHome
 
 OPTIONS = b"private options"
 WHO = "somebody@example.com"

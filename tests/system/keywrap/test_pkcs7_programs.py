@@ -12,10 +12,11 @@ from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
 from decoder.layer import annotations as layer
-from tests.support import images, layers
-from tests.support import pkcs7_writer as writer
-from tests.support.layers import ec_key, pem
-from tests.support.pkcs7_parts import (
+from tests.support.image import images
+from tests.support.keywrap import layers
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.layers import ec_key, pem
+from tests.support.keywrap.pkcs7_parts import (
     NO_KEY,
     OPTIONS,
     Somebody,
@@ -24,7 +25,7 @@ from tests.support.pkcs7_parts import (
     somebody,
     unwrap,
 )
-from tests.support.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
+from tests.support.program.processes import PROGRAM, REFERENCE, payload_bytes, run_decoder
 
 LONG_OPTIONS = layers.private_options(digest="sha256:" + "0" * 20_000)
 

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 from decoder.node.containerd.configuration import snippet
-from tests.support import layers
-from tests.support.processes import PROGRAM, ROOT
-from tests.support.roots import SUITES
+from tests.support.keywrap import layers
+from tests.support.node.roots import SUITES
+from tests.support.program.processes import PROGRAM, ROOT
 
 _RUN = "import sys; from decoder.doctor import main; sys.exit(main(sys.argv[1:]))"
 _SECONDS = 60

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.support import images, rancher
-from tests.support.containerd import CONFIGURATION, KEYS_DIRECTORY, Containerd
-from tests.support.processes import PROGRAM
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.node import rancher
+from tests.support.node.containerd import CONFIGURATION, KEYS_DIRECTORY, Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 OLD, MIDDLE, NEW = SUITES
 _KEYS = f'["--decryption-keys-path", "{KEYS_DIRECTORY}"]'

@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from decoder.doctor.checks import keys, sources
-from tests.support.doctor_node import KeysNode
-from tests.support.pgp_home import GnupgHome
-from tests.support.pkcs11_parts import write_config
-from tests.support.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keys.pgp_home import GnupgHome
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.pkcs11_parts import write_config
+from tests.support.node.doctor_node import KeysNode
 
 if TYPE_CHECKING:
     from decoder.doctor.finding import Finding

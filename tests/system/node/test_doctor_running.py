@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.containerd import CONFIGURATION, IMAGE, KEYS_DIRECTORY, Containerd
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM, REFERENCE
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.node.containerd import CONFIGURATION, IMAGE, KEYS_DIRECTORY, Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM, REFERENCE
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 Findings = list[dict[str, str]]
 

@@ -9,18 +9,18 @@ import grpc
 import pytest
 
 from decoder.doctor.checks import keyproviders
-from tests.support.aws_server import REGION, kms_client, running_answers, running_moto, use_test_account
-from tests.support.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
-from tests.support.bao_server import BaoServer
-from tests.support.certificates import key_of
-from tests.support.client_parts import Certificates, tls_files
-from tests.support.doctor_node import Node, examine
-from tests.support.environment import forget
-from tests.support.gcp_server import KEY as GOOGLE_KEY
-from tests.support.gcp_server import running_google
-from tests.support.pkcs11_parts import write_config
-from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
-from tests.support.serving import Server, write_key
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keywrap.pkcs11_parts import write_config
+from tests.support.network.certificates import key_of
+from tests.support.node.doctor_node import Node, examine
+from tests.support.program.environment import forget
+from tests.support.provider.client_parts import Certificates, tls_files
+from tests.support.provider.serving import Server, write_key
+from tests.support.services.aws_server import REGION, kms_client, running_answers, running_moto, use_test_account
+from tests.support.services.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
+from tests.support.services.bao_server import BaoServer
+from tests.support.services.gcp_server import KEY as GOOGLE_KEY
+from tests.support.services.gcp_server import running_google
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images
-from tests.support.agent import Agent, Place, works
-from tests.support.containerd import CONFIGURATION, IMAGE, KEYS_DIRECTORY, Containerd
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM
-from tests.support.serving import write_key
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.node.containerd import CONFIGURATION, IMAGE, KEYS_DIRECTORY, Containerd
+from tests.support.program.agent import Agent, Place, works
+from tests.support.program.processes import PROGRAM
+from tests.support.provider.serving import write_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 Findings = list[dict[str, str]]
 LISTENS = re.compile(rb":([0-9]{4,5})\b")

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support import images, journald
-from tests.support.containerd import Containerd
-from tests.support.image import done, oci
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM
-from tests.support.roots import SUITES, Suite
-from tests.support.serving import write_key
+from tests.support.image import images
+from tests.support.image.command import done, oci
+from tests.support.image.images import Layout
+from tests.support.node import journald
+from tests.support.node.containerd import Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM
+from tests.support.provider.serving import write_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 KEY = "p256"
 LAYER_BYTES = 1024 * 1024

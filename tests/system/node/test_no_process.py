@@ -18,9 +18,9 @@ from typing import IO
 
 import pytest
 
-from tests.support.agent import Place, wait_until
-from tests.support.layers import Layer, encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, payload_bytes
+from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
+from tests.support.program.agent import Place, wait_until
+from tests.support.program.processes import PROGRAM, payload_bytes
 
 SECONDS = 60.0
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
@@ -175,9 +175,9 @@ def test_one_thread_is_enough(user: int) -> None:
 
 def test_a_provider_needs_no_thread(user: int, tmp_path: Path) -> None:
     from decoder.keywrap.keyprovider import KeyProvider
-    from tests.support.client_parts import configuration
-    from tests.support.layers import private_options
-    from tests.support.serving import write_key
+    from tests.support.keywrap.layers import private_options
+    from tests.support.provider.client_parts import configuration
+    from tests.support.provider.serving import write_key
 
     entry = {"local": {"native": "local", "key": str(write_key(tmp_path / "key"))}}
     config = configuration(tmp_path, entry)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import doctor
-from tests.support import images
-from tests.support.containerd import CONFIGURATION, Containerd
-from tests.support.images import Layout
-from tests.support.processes import PROGRAM, REFERENCE, ROOT
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.node.containerd import CONFIGURATION, Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.processes import PROGRAM, REFERENCE, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.keypairs import Encrypt, KeyPair
+    from tests.support.keys.keypairs import Encrypt, KeyPair
 
 PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 OURS = f'#!/bin/sh\nexec {shlex.quote(str(PROGRAM))} "$@"\n'

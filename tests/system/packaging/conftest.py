@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import layers
-from tests.support.packages import Built, build, make_image
-from tests.support.processes import payload_bytes
+from tests.support.keywrap import layers
+from tests.support.packaging.packages import Built, build, make_image
+from tests.support.program.processes import payload_bytes
 
 
 @pytest.fixture(scope="session")

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import images
-from tests.support.agent import wait_until
-from tests.support.containerd import Containerd
-from tests.support.dockerregistry import Registry, registry_with
-from tests.support.images import Layout
-from tests.support.layers import pem, public_pem, rsa_key
-from tests.support.processes import PROGRAM
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keywrap.layers import pem, public_pem, rsa_key
+from tests.support.node.containerd import Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.agent import wait_until
+from tests.support.program.processes import PROGRAM
+from tests.support.registry.dockerregistry import Registry, registry_with
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 LAYERS = 21
 COLD = 3  # layers that begin before the agent is there; containerd unpacks up to three at a time

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import __version__
-from tests.support.packages import check_with, unpack_tree
+from tests.support.packaging.packages import check_with, unpack_tree
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 SECONDS = 600
 _WRAPPER = """#!/bin/sh

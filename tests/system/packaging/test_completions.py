@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 _SECONDS = 60
 _WORDS = {

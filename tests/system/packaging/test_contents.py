@@ -11,8 +11,8 @@ import pytest
 from reference import man
 
 from decoder.arguments import USAGE
-from tests.support.packages import Built, build
-from tests.support.processes import ROOT
+from tests.support.packaging.packages import Built, build
+from tests.support.program.processes import ROOT
 
 _GLIBC = (2, 28)
 _CORE_BYTES = 60 * 1000 * 1000

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import clean_roots
-from tests.support.agent import is_running, wait_until
-from tests.support.machines import KEYS, PROGRAM, Machine
-from tests.support.processes import ROOT
+from tests.support.packaging import clean_roots
+from tests.support.packaging.machines import KEYS, PROGRAM, Machine
+from tests.support.program.agent import is_running, wait_until
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 _CONFIGURATION = "etc/containerd/ocicrypt/ocicrypt_keyprovider.conf"
 _IMGCRYPT = ROOT / ".cache/imgcrypt/usr/bin/ctd-decoder"

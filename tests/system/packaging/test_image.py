@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from decoder import __version__
-from tests.support import images
-from tests.support.containerd import Containerd
-from tests.support.layers import pem, public_pem, rsa_key
-from tests.support.packages import make_image
-from tests.support.processes import ROOT
+from tests.support.image import images
+from tests.support.keywrap.layers import pem, public_pem, rsa_key
+from tests.support.node.containerd import Containerd
+from tests.support.packaging.packages import make_image
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 SHELL = f"{__version__}-shell"
 USER = "65532:65532"

@@ -6,10 +6,10 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support.packages import check_with
+from tests.support.packaging.packages import check_with
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 _TESTS = (
     "tests/system/test_containerd.py",

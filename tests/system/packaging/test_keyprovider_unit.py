@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tests.support import images
-from tests.support.agent import wait_until
-from tests.support.processes import ROOT
-from tests.support.systemd import booted
+from tests.support.image import images
+from tests.support.node.systemd import booted
+from tests.support.program.agent import wait_until
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 SECTION = (ROOT / "docs/server.md").read_text().partition("## As a systemd service")[2].partition("\n## ")[0]
 (COMMANDS,) = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)

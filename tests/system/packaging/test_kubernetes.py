@@ -11,8 +11,8 @@ import pytest
 
 from decoder.grants.cli import parser as grants_parser
 from decoder.provider.server.clients import clientpolicy
-from tests.support.certificates import issue
-from tests.support.kubernetes import Objects, pod_of, render
+from tests.support.kubernetes.manifests import Objects, pod_of, render
+from tests.support.network.certificates import issue
 
 OLDEST = "1.30"  # the first that has lifecycle.preStop.sleep without a feature gate
 # What `kubectl apply -k` is given, and the components that may be added to it.

@@ -17,14 +17,15 @@ import grpc
 import pytest
 
 from decoder import __version__
-from tests.support import images, roots
-from tests.support.containerd import IMAGE, Containerd
-from tests.support.kubernetes import pod_of, render, run
-from tests.support.layers import pem, private_options, public_pem, rsa_key
-from tests.support.mounted_secrets import TLS_FILES, Volume, certificates
-from tests.support.processes import PROGRAM, ROOT
-from tests.support.serving import ask, message, method_of, request_of, result_of, wait_for
-from tests.support.watch_server import WatchServer, event
+from tests.support.image import images
+from tests.support.keywrap.layers import pem, private_options, public_pem, rsa_key
+from tests.support.kubernetes.manifests import pod_of, render, run
+from tests.support.kubernetes.mounted_secrets import TLS_FILES, Volume, certificates
+from tests.support.kubernetes.watch_server import WatchServer, event
+from tests.support.node import roots
+from tests.support.node.containerd import IMAGE, Containerd
+from tests.support.program.processes import PROGRAM, ROOT
+from tests.support.provider.serving import ask, message, method_of, request_of, result_of, wait_for
 
 _SECONDS = 120
 # containerd's, that a manifest's `drop: [ALL]` takes away.

@@ -12,9 +12,9 @@ from typing import IO
 
 import pytest
 
-from tests.support.kubernetes import MANIFESTS, run
-from tests.support.mounted_secrets import Volume
-from tests.support.serving import wait_for
+from tests.support.kubernetes.manifests import MANIFESTS, run
+from tests.support.kubernetes.mounted_secrets import Volume
+from tests.support.provider.serving import wait_for
 
 INSTALL = MANIFESTS / "install_on_node.py"
 

@@ -14,9 +14,9 @@ import celpy
 import pytest
 from celpy.adapter import json_to_cel
 
-from tests.support.certificates import issue
-from tests.support.kubernetes import MANIFESTS, render
-from tests.support.kubernetes_server import Handler, KubernetesServer
+from tests.support.kubernetes.api_server import Handler, KubernetesServer
+from tests.support.kubernetes.manifests import MANIFESTS, render
+from tests.support.network.certificates import issue
 
 _TAINT = "ctd-decoder/not-ready"
 _OTHERS = [{"key": "node.kubernetes.io/not-ready", "effect": "NoSchedule"}, {"key": "gpu", "effect": "NoExecute"}]

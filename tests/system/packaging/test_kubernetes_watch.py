@@ -14,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.certificates import issue
-from tests.support.kubernetes import MANIFESTS
-from tests.support.mounted_secrets import Volume
-from tests.support.serving import wait_for
-from tests.support.watch_server import NAME, NAMESPACE, WatchServer, event
+from tests.support.kubernetes.manifests import MANIFESTS
+from tests.support.kubernetes.mounted_secrets import Volume
+from tests.support.kubernetes.watch_server import NAME, NAMESPACE, WatchServer, event
+from tests.support.network.certificates import issue
+from tests.support.provider.serving import wait_for
 
 _START = (
     f"import sys; sys.path.insert(0, {str(MANIFESTS)!r})\n"

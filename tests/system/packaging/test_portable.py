@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import clean_roots
-from tests.support.machines import KEYS
-from tests.support.packages import unpack_tree
-from tests.support.processes import ROOT
+from tests.support.packaging import clean_roots
+from tests.support.packaging.machines import KEYS
+from tests.support.packaging.packages import unpack_tree
+from tests.support.program.processes import ROOT
 
 INSTALLED = "/opt/containerd/bin/ctd-decoder"
 MUSL = Path("/usr/lib/x86_64-linux-musl/libc.so")

@@ -17,24 +17,24 @@ from decoder.grants.place import build_place
 from decoder.layer.annotations import parse_private_options
 from decoder.provider import PROVIDERS, envelope
 from decoder.provider.client import protocol
-from tests.support.aws_server import ACCESS_KEY, REGION, SECRET_KEY, kms_client, running_moto
-from tests.support.azure_cloud import CLIENT, SECRET, TENANT, Cloud
-from tests.support.azurekv_parts import KEY as AZURE_KEY
-from tests.support.bao_server import ROOT_TOKEN, BaoServer
-from tests.support.cdh_server import Hub
-from tests.support.client_parts import PLAINTEXT, configuration
-from tests.support.environment import forget
-from tests.support.gcp_server import running_google
-from tests.support.gcpkms_parts import URI as GOOGLE_KEY
-from tests.support.grants import KEK, Parties, new_key, write_private
-from tests.support.layers import encrypted, private_options, public_pem
-from tests.support.memory_registry import MemoryRegistry
-from tests.support.pkcs11_tokens import TokenStore, softhsm
-from tests.support.processes import payload_bytes, run_decoder
-from tests.support.serving import SAMPLE_KEY, Server, write_key
+from tests.support.coco.cdh_server import Hub
+from tests.support.image.grants import KEK, Parties, new_key, write_private
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.layers import encrypted, private_options, public_pem
+from tests.support.program.environment import forget
+from tests.support.program.processes import payload_bytes, run_decoder
+from tests.support.provider.client_parts import PLAINTEXT, configuration
+from tests.support.provider.serving import SAMPLE_KEY, Server, write_key
+from tests.support.registry.memory_registry import MemoryRegistry
+from tests.support.services.aws_server import ACCESS_KEY, REGION, SECRET_KEY, kms_client, running_moto
+from tests.support.services.azure_cloud import CLIENT, SECRET, TENANT, Cloud
+from tests.support.services.azurekv_parts import KEY as AZURE_KEY
+from tests.support.services.bao_server import ROOT_TOKEN, BaoServer
+from tests.support.services.gcp_server import running_google
+from tests.support.services.gcpkms_parts import URI as GOOGLE_KEY
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 OPTIONS = private_options()
 _UNPACK = {"deb": "dpkg-deb --extract {package} {root}", "rpm": "cd {root} && rpm2cpio {package} | cpio -idm --quiet"}

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 _ADDRESS = "packages@example.org"
 

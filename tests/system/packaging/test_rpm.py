@@ -6,11 +6,11 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.support import clean_roots
-from tests.support.machines import KEYS, Machine
+from tests.support.packaging import clean_roots
+from tests.support.packaging.machines import KEYS, Machine
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 
 def test_it_is_installed_used_and_erased(built: Built, layer_files: Path, tmp_path: Path) -> None:

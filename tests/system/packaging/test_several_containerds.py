@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import images, rancher
-from tests.support.agent import wait_until
-from tests.support.containerd import Containerd
-from tests.support.images import Layout
-from tests.support.layers import pem, public_pem, rsa_key
-from tests.support.processes import PROGRAM
-from tests.support.roots import SUITES, Suite
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keywrap.layers import pem, public_pem, rsa_key
+from tests.support.node import rancher
+from tests.support.node.containerd import Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.program.agent import wait_until
+from tests.support.program.processes import PROGRAM
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 LAYERS = 8
 COLD = 3  # layers that begin before the agent is there, with each containerd

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import wheels
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import payload_bytes, run_decoder
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.packaging import wheels
+from tests.support.program.processes import payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 _LAYER = encrypted(bytes(246))
 _PAYLOAD = payload_bytes(_LAYER.descriptor, {"privkeys": [pem(rsa_key())], "privkeys-passwords": [b""]})

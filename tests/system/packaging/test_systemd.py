@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import images
-from tests.support.agent import wait_until
-from tests.support.images import Layout
-from tests.support.layers import pem, public_pem, rsa_key
-from tests.support.processes import PROGRAM
-from tests.support.systemd import Booted, booted
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.keywrap.layers import pem, public_pem, rsa_key
+from tests.support.node.systemd import Booted, booted
+from tests.support.program.agent import wait_until
+from tests.support.program.processes import PROGRAM
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 LAYERS = 5
 UNIT = "containerd.service"

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import __version__
-from tests.support import clean_roots, layers, packages
-from tests.support.machines import KEYS, PROGRAM, Machine
-from tests.support.processes import payload_bytes
+from tests.support.keywrap import layers
+from tests.support.packaging import clean_roots, packages
+from tests.support.packaging.machines import KEYS, PROGRAM, Machine
+from tests.support.program.processes import payload_bytes
 
 if TYPE_CHECKING:
-    from tests.support.packages import Built
+    from tests.support.packaging.packages import Built
 
 _HALF = 4 * 1024 * 1024
 _IN_FLIGHT = f"""

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from decoder.agent.status import ask
-from tests.support.agent import wait_until
-from tests.support.layers import encrypted
-from tests.support.program import PLAINTEXT, run_layer
-from tests.support.wheels import SECONDS, build, find, install, pip
+from tests.support.keywrap.layers import encrypted
+from tests.support.packaging.wheels import SECONDS, build, find, install, pip
+from tests.support.program.agent import wait_until
+from tests.support.program.onelayer import PLAINTEXT, run_layer
 
 PURE = "py3-none-any"
 PLATFORMS = "py3-none-manylinux2014_{0}.manylinux_2_17_{0}.musllinux_1_1_{0}"

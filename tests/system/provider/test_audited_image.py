@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images, registries
-from tests.support.client_parts import NAME, configuration
-from tests.support.containerd import Containerd
-from tests.support.image import done, oci
-from tests.support.images import Layout
-from tests.support.roots import SUITES, Suite
-from tests.support.serving import Server, write_key
+from tests.support.image import images
+from tests.support.image.command import done, oci
+from tests.support.image.images import Layout
+from tests.support.node.containerd import Containerd
+from tests.support.node.roots import SUITES, Suite
+from tests.support.provider.client_parts import NAME, configuration
+from tests.support.provider.serving import Server, write_key
+from tests.support.registry import registries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

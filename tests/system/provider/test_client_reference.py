@@ -13,9 +13,9 @@ from decoder.keywrap.keyprovider import KeyProvider
 from decoder.provider.client import command
 from decoder.provider.client.config import CommandProvider
 from decoder.provider.errors import ProviderError
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, turning_command
-from tests.support.layers import encrypted, pem, private_options, rsa_key
-from tests.support.processes import REFERENCE
+from tests.support.keywrap.layers import encrypted, pem, private_options, rsa_key
+from tests.support.program.processes import REFERENCE
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, serving, turning_command
 
 SECONDS = 120.0
 

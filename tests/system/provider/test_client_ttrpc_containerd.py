@@ -11,9 +11,9 @@ import pytest
 
 from decoder.provider.client import ttrpc as ttrpcclient
 from decoder.provider.errors import ProviderError
-from tests.support.client_parts import configuration, decrypt
-from tests.support.serving import wait_for
-from tests.support.ttrpc_client import entry
+from tests.support.network.ttrpc_client import entry
+from tests.support.provider.client_parts import configuration, decrypt
+from tests.support.provider.serving import wait_for
 
 _STOP_SECONDS = 120
 

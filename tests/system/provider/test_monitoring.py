@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.support.processes import ROOT
-from tests.support.serving import Server, ask, request_of, write_key
+from tests.support.program.processes import ROOT
+from tests.support.provider.serving import Server, ask, request_of, write_key
 
 PROGRAMS = ROOT / ".cache/prometheus-trixie/usr/bin"
 RULES = ROOT / "config/monitoring/keyprovider.rules.yml"

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support import images
-from tests.support.aws_server import REGION, kms_client, running_moto, use_test_account
-from tests.support.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
-from tests.support.bao_server import ROOT_TOKEN, BaoServer
-from tests.support.client_parts import NAME, configuration
-from tests.support.image import done, oci
-from tests.support.loopback import Answer, Asked, Loopback
-from tests.support.pkcs11_tokens import TokenStore, softhsm
-from tests.support.serving import Server
+from tests.support.image import images
+from tests.support.image.command import done, oci
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.network.loopback import Answer, Asked, Loopback
+from tests.support.provider.client_parts import NAME, configuration
+from tests.support.provider.serving import Server
+from tests.support.services.aws_server import REGION, kms_client, running_moto, use_test_account
+from tests.support.services.azure_cloud import CLIENT, SECRET, TENANT, VAULT, Cloud
+from tests.support.services.bao_server import ROOT_TOKEN, BaoServer
 
 LAYERS = 21
 

@@ -16,8 +16,8 @@ from decoder.formats import wire
 from decoder.keywrap.pkcs11 import token as pkcs11_token
 from decoder.provider import create
 from decoder.provider.errors import KeyRefusedError, ProviderError
-from tests.support.layers import private_options
-from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keywrap.layers import private_options
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider

@@ -15,9 +15,9 @@ import pytest
 
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.provider.server import processes as processes_of_server
-from tests.support.client_parts import NAME, configuration
-from tests.support.layers import private_options
-from tests.support.serving import (
+from tests.support.keywrap.layers import private_options
+from tests.support.provider.client_parts import NAME, configuration
+from tests.support.provider.serving import (
     Server,
     ask,
     execute,

@@ -12,16 +12,16 @@ from tempfile import TemporaryDirectory
 import grpc
 import pytest
 
-from tests.support.policy_site import WRAP, Site, outcome, wrap
-from tests.support.processes import ROOT
-from tests.support.serving import Server, wait_for
+from tests.support.program.processes import ROOT
+from tests.support.provider.policy_site import WRAP, Site, outcome, wrap
+from tests.support.provider.serving import Server, wait_for
 
 CALL = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 os.setgid(65534), os.setuid(65533)
 import grpc
-from tests.support.policy_site import WRAP, outcome, wrap
+from tests.support.provider.policy_site import WRAP, outcome, wrap
 with grpc.insecure_channel(sys.argv[2]) as channel:
     print(outcome(channel, WRAP, wrap("a")))
 """

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import run_decoder
-from tests.support.store_parts import Store
-from tests.support.vectors import CASES, NAMES, run_case
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.keywrap.vectors import CASES, NAMES, run_case
+from tests.support.node.store_parts import Store
+from tests.support.program.processes import run_decoder
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, turning_command
 
 # The zygote's part, the worker's, and on standard error what the latter imported.
 _PROGRAM = """\

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from decoder.doctor.discovery import find_containerd
-from tests.support.agent import state_of, wait_until
+from tests.support.program.agent import state_of, wait_until
 
 
 def test_a_containerd_that_has_ended_is_not_the_running_one(tmp_path: Path) -> None:

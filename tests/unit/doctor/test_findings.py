@@ -12,7 +12,7 @@ from decoder import doctor
 from decoder.doctor.checks import keys, sources
 from decoder.doctor.finding import Finding
 from decoder.doctor.host import Host
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
     import pytest

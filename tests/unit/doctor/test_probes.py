@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.doctor_node import examine
-from tests.support.loopback import Loopback, json_answer
+from tests.support.network.loopback import Loopback, json_answer
+from tests.support.node.doctor_node import examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,11 +23,11 @@ from decoder.node.unixsocket import ListenError
 from decoder.provider.client import tls as client
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.tls import read_certificates
-from tests.support.doctor_node import KeysNode
-from tests.support.image import image
-from tests.support.layers import encrypted, public_pem, rsa_key
-from tests.support.odd_certificates import KINDS, odd_certificate
-from tests.support.program import run_layer
+from tests.support.image.command import image
+from tests.support.keywrap.layers import encrypted, public_pem, rsa_key
+from tests.support.network.odd_certificates import KINDS, odd_certificate
+from tests.support.node.doctor_node import KeysNode
+from tests.support.program.onelayer import run_layer
 
 
 def der_of(pem: bytes) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 
 from decoder import limits
 from decoder.formats.wire import parse_json, parse_object
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 
 @pytest.mark.parametrize("item", [b"1", b"[]", b"{}", b'"a"', b"null"])

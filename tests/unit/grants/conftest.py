@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.grants import Parties, new_key
-from tests.support.memory_registry import MemoryRegistry
-from tests.support.processes import ROOT
+from tests.support.image.grants import Parties, new_key
+from tests.support.program.processes import ROOT
+from tests.support.registry.memory_registry import MemoryRegistry
 
 
 @pytest.fixture(autouse=True)

@@ -26,12 +26,12 @@ from decoder.grants.approval.policy import read_policy
 from decoder.grants.cli.serving import Metrics, Rules
 from decoder.grants.owner import after_days
 from decoder.grants.statements import DENIED, REVOKED, Grant, Request
-from tests.support.grants import ID, KEK, LAYER, NAME, Parties, Run, new_key, write_private
-from tests.support.images import digest_of
-from tests.support.layers import public_pem
-from tests.support.processes import PROGRAM, ROOT, run_program
-from tests.support.serving import wait_for
-from tests.support.x509_certificates import client_certificate, new_authority
+from tests.support.image.grants import ID, KEK, LAYER, NAME, Parties, Run, new_key, write_private
+from tests.support.image.images import digest_of
+from tests.support.keywrap.layers import public_pem
+from tests.support.network.x509_certificates import client_certificate, new_authority
+from tests.support.program.processes import PROGRAM, ROOT, run_program
+from tests.support.provider.serving import wait_for
 
 if TYPE_CHECKING:
     from decoder.grants.keys import FileKey

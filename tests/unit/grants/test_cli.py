@@ -17,11 +17,11 @@ from decoder.grants import artifacts, keys, statements
 from decoder.grants.cli import main
 from decoder.grants.statements import Request
 from decoder.provider.errors import ProviderError
-from tests.support.grants import ID, KEK, NAME, Parties, new_key, write_private
-from tests.support.image import Ended, decoded
-from tests.support.layers import pem, public_pem
-from tests.support.processes import ROOT, run_program
-from tests.support.x509_certificates import client_certificate, new_authority
+from tests.support.image.command import Ended, decoded
+from tests.support.image.grants import ID, KEK, NAME, Parties, new_key, write_private
+from tests.support.keywrap.layers import pem, public_pem
+from tests.support.network.x509_certificates import client_certificate, new_authority
+from tests.support.program.processes import ROOT, run_program
 
 if TYPE_CHECKING:
     from decoder.grants.keys import FileKey

@@ -17,12 +17,12 @@ from decoder.grants.sealing import Sealing
 from decoder.grants.statements import ID as ID_FORM
 from decoder.layer.annotations import KEYS_PREFIX, PrivateOptions, build_private_options
 from decoder.provider import envelope
-from tests.support import layouts
-from tests.support.grants import ACCESS, NAME, Parties, believed, new_key, write_private
-from tests.support.image import Ended, done, image, oci
-from tests.support.images import Layout, digest_of
-from tests.support.layers import pem, private_options, public_pem, rsa_key
-from tests.support.loopback import Answer, Asked
+from tests.support.image import layouts
+from tests.support.image.command import Ended, done, image, oci
+from tests.support.image.grants import ACCESS, NAME, Parties, believed, new_key, write_private
+from tests.support.image.images import Layout, digest_of
+from tests.support.keywrap.layers import pem, private_options, public_pem, rsa_key
+from tests.support.network.loopback import Answer, Asked
 
 ANNOTATION = KEYS_PREFIX + "provider.grants"
 

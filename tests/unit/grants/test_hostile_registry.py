@@ -20,8 +20,8 @@ from decoder.layer.annotations import PrivateOptions, build_private_options
 from decoder.provider.errors import KeyRefusedError, ProviderError
 from decoder.provider.policy import KeyPolicy
 from decoder.provider.services.grants.service import Grants
-from tests.support.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key
-from tests.support.loopback import Answer
+from tests.support.image.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, new_key
+from tests.support.network.loopback import Answer
 
 OTHER_ID = "f" * 32
 REQUESTS = artifacts.requests_of(NAME)

@@ -25,14 +25,14 @@ from decoder.provider import create, envelope, identity
 from decoder.provider.client.config import parse_config
 from decoder.provider.errors import ProviderError
 from decoder.provider.server.service import Service
-from tests.support.client_parts import PLAINTEXT, configuration, decrypt
-from tests.support.grants import ID, KEK, LAYER, NAME, Parties, new_key, write_private
-from tests.support.layers import encrypted, pem, private_options, public_pem, rsa_key
-from tests.support.loopback import Answer, Asked
-from tests.support.memory_registry import MemoryRegistry
-from tests.support.processes import ROOT
-from tests.support.serving import Server, execute, request_of, result_of
-from tests.support.x509_certificates import client_certificate, new_authority
+from tests.support.image.grants import ID, KEK, LAYER, NAME, Parties, new_key, write_private
+from tests.support.keywrap.layers import encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.network.loopback import Answer, Asked
+from tests.support.network.x509_certificates import client_certificate, new_authority
+from tests.support.program.processes import ROOT
+from tests.support.provider.client_parts import PLAINTEXT, configuration, decrypt
+from tests.support.provider.serving import Server, execute, request_of, result_of
+from tests.support.registry.memory_registry import MemoryRegistry
 
 if TYPE_CHECKING:
     from decoder.keywrap.unproven import Unproven

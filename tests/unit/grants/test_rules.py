@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from decoder.grants.approval.rules import Rule, accepting
 from decoder.grants.errors import StatementError
 from decoder.grants.statements import Request
-from tests.support.grants import ID
+from tests.support.image.grants import ID
 
 CLIENT, SERVER = ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH
 REPOSITORY = "registry.example/team/app"

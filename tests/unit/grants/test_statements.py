@@ -18,8 +18,8 @@ from decoder.grants import keys, statements
 from decoder.grants.errors import StatementError
 from decoder.grants.keys import FileKey
 from decoder.grants.statements import DENIED, Grant, Request, SealedKey, Tombstone
-from tests.support.grants import ID, KEK, LAYER, believed, new_key, of_private
-from tests.support.layers import rsa_key
+from tests.support.image.grants import ID, KEK, LAYER, believed, new_key, of_private
+from tests.support.keywrap.layers import rsa_key
 
 REPOSITORY = "registry.example/team/app"
 KEY = new_key()

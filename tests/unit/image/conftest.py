@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import images, keypairs, layouts, pkcs7_parts, pkcs7_writer
-from tests.support.images import Layout
-from tests.support.layers import rsa_key
-from tests.support.parties import Party
+from tests.support.image import images, layouts
+from tests.support.image.images import Layout
+from tests.support.keys import keypairs
+from tests.support.keys.parties import Party
+from tests.support.keywrap import pkcs7_parts, pkcs7_writer
+from tests.support.keywrap.layers import rsa_key
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 
 @pytest.fixture(scope="session")

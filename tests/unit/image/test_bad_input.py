@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support import images, layouts
-from tests.support.image import blobs, done, files_below, image, oci
-from tests.support.images import Layout
+from tests.support.image import images, layouts
+from tests.support.image.command import blobs, done, files_below, image, oci
+from tests.support.image.images import Layout
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import layouts
-from tests.support.image import done, image, oci
+from tests.support.image import layouts
+from tests.support.image.command import done, image, oci
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
-    from tests.support.keypairs import KeyPair
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import KeyPair
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 import zstandard
 
-from tests.support import images, layouts
-from tests.support.image import done, files_below, image, oci
-from tests.support.images import Layout
+from tests.support.image import images, layouts
+from tests.support.image.command import done, files_below, image, oci
+from tests.support.image.images import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 ZSTD = images.TAR + "+zstd"
 

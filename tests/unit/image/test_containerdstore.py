@@ -12,7 +12,7 @@ from decoder.errors import ImageError, UsageError
 from decoder.formats import containerd as messages
 from decoder.image import transport
 from decoder.image.transport import Options
-from tests.support.registries import pull
+from tests.support.registry.registries import pull
 
 
 @pytest.mark.parametrize("place", ["", "a b", "a\n", "a" * 5000])

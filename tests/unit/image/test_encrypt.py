@@ -13,13 +13,13 @@ from decoder.formats import wire
 from decoder.image.manifest import PLAIN_LAYERS
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer import annotations as layer
-from tests.support import images, layouts
-from tests.support.encrypting import provider_config
-from tests.support.image import blobs, done, files_below, image, oci
-from tests.support.images import Layout
+from tests.support.image import images, layouts
+from tests.support.image.command import blobs, done, files_below, image, oci
+from tests.support.image.encrypting import provider_config
+from tests.support.image.images import Layout
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
+    from tests.support.keys.keypairs import KeyPair
 
 ENCRYPTED = layer.OCI_TAR + "+gzip" + layer.ENCRYPTED
 

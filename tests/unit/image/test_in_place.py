@@ -8,9 +8,9 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from tests.support import layouts
-from tests.support.image import done, files_below, image, oci
-from tests.support.images import NAME, Layout
+from tests.support.image import layouts
+from tests.support.image.command import done, files_below, image, oci
+from tests.support.image.images import NAME, Layout
 
 if TYPE_CHECKING:
     from pathlib import Path

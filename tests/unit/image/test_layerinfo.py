@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from decoder.formats import wire
 from decoder.layer import annotations as layer
-from tests.support import images, layouts
-from tests.support.image import done, image, oci
-from tests.support.images import Layout
-from tests.support.layerinfos import names_of
+from tests.support.image import images, layouts
+from tests.support.image.command import done, image, oci
+from tests.support.image.images import Layout
+from tests.support.image.layerinfos import names_of
 
 if TYPE_CHECKING:
-    from tests.support.keypairs import KeyPair
-    from tests.support.parties import Party
+    from tests.support.keys.keypairs import KeyPair
+    from tests.support.keys.parties import Party
 
 
 def test_whether_keys_open_a_layer(

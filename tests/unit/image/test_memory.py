@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support import layouts
-from tests.support.image import image, oci
-from tests.support.images import Layout
-from tests.support.processes import MEASURE, PROGRAM, unmeasured
+from tests.support.image import layouts
+from tests.support.image.command import image, oci
+from tests.support.image.images import Layout
+from tests.support.program.processes import MEASURE, PROGRAM, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import processes
-from tests.support.image import SECONDS, done, files_below, oci
-from tests.support.images import digest_of
-from tests.support.processes import ROOT
+from tests.support.image.command import SECONDS, done, files_below, oci
+from tests.support.image.images import digest_of
+from tests.support.program import processes
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.parties import Party
 
-WITHOUT = ROOT / "tests/support/without_tmpfile.py"
+WITHOUT = ROOT / "tests/support/program/without_tmpfile.py"
 
 
 def image_without(error: int, *arguments: str) -> tuple[int, str]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support.image import image, oci
+from tests.support.image.command import image, oci
 
 if TYPE_CHECKING:
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,15 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from tests.support.image import done
-from tests.support.processes import ROOT
+from tests.support.image.command import done
+from tests.support.program.processes import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
 
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 PAGE = (ROOT / "docs" / "images.md").read_text()
 JSON = {

@@ -9,14 +9,15 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from decoder.image.selection import own_platform
-from tests.support import images, processes
-from tests.support.image import SECONDS, done, oci
+from tests.support.image import images
+from tests.support.image.command import SECONDS, done, oci
+from tests.support.program import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.parties import Party
 
 
 def test_lines_where_there_is_no_terminal(gzipped: Layout, target: Layout, parties: dict[str, Party]) -> None:

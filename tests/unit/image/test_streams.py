@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import processes
-from tests.support.image import SECONDS, blobs, done, image, oci
+from tests.support.image.command import SECONDS, blobs, done, image, oci
+from tests.support.program import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 
 def piped(data: bytes, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.layer import annotations as layer
-from tests.support import images, layouts
-from tests.support.image import done, files_below, image, oci
-from tests.support.images import Layout
+from tests.support.image import images, layouts
+from tests.support.image.command import done, files_below, image, oci
+from tests.support.image.images import Layout
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.layer import annotations as layers
-from tests.support import images
-from tests.support import pkcs7_writer as writer
-from tests.support.image import done, image, oci
-from tests.support.images import Layout
-from tests.support.layers import encrypted, pem, private_options, rsa_key
-from tests.support.pkcs7_parts import somebody
+from tests.support.image import images
+from tests.support.image.command import done, image, oci
+from tests.support.image.images import Layout
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.layers import encrypted, pem, private_options, rsa_key
+from tests.support.keywrap.pkcs7_parts import somebody
 
 if TYPE_CHECKING:
-    from tests.support.image import Ended
-    from tests.support.layers import Layer
+    from tests.support.image.command import Ended
+    from tests.support.keywrap.layers import Layer
 
 PLAINTEXT = os.urandom(30_000)
 OPTIONS = private_options(digest=images.digest_of(PLAINTEXT))

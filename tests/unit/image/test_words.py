@@ -12,16 +12,16 @@ import pytest
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 from jwcrypto.jwk import JWK
 
-from tests.support import processes
-from tests.support.image import SECONDS, done, image, oci, run
-from tests.support.layers import public_pem, rsa_key
+from tests.support.image.command import SECONDS, done, image, oci, run
+from tests.support.keywrap.layers import public_pem, rsa_key
+from tests.support.program import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
-    from tests.support.keypairs import KeyPair
-    from tests.support.parties import Party
+    from tests.support.image.images import Layout
+    from tests.support.keys.keypairs import KeyPair
+    from tests.support.keys.parties import Party
 
 
 def shell(command: str) -> subprocess.CompletedProcess[str]:

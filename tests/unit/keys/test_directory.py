@@ -11,8 +11,8 @@ from decoder import limits
 from decoder.errors import KeyFileError, PayloadError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import Keyring
-from tests.support.layers import ec_key, encrypted, pem, public_pem, rsa_key
-from tests.support.program import run_layer
+from tests.support.keywrap.layers import ec_key, encrypted, pem, public_pem, rsa_key
+from tests.support.program.onelayer import run_layer
 
 RSA = pem(rsa_key())
 

@@ -13,8 +13,8 @@ from decoder.keys.directory import add_directory
 from decoder.keys.file import recognise
 from decoder.keys.keyring import Keyring
 from decoder.keys.privatekey import fingerprint
-from tests.support.layers import ec_key, encrypted, pem, public_pem, rsa_key
-from tests.support.processes import payload_bytes, run_decoder
+from tests.support.keywrap.layers import ec_key, encrypted, pem, public_pem, rsa_key
+from tests.support.program.processes import payload_bytes, run_decoder
 
 PASSWORD = b"correct horse"
 

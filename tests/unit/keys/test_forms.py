@@ -31,8 +31,8 @@ from decoder.keys.formats import legacy_pem, pbes2, pem
 from decoder.keys.privatekey import fingerprint
 from decoder.keywrap import jwe
 from decoder.keywrap.jwe.message import parse
-from tests.support.layers import ec_key, encrypted, public_pem, rsa_key
-from tests.support.processes import payload_bytes, run_decoder
+from tests.support.keywrap.layers import ec_key, encrypted, public_pem, rsa_key
+from tests.support.program.processes import payload_bytes, run_decoder
 
 PASSWORD = b"correct horse"
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

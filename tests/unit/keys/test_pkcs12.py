@@ -20,8 +20,8 @@ from decoder.formats import ber
 from decoder.keys.file import recognise
 from decoder.keys.formats import pkcs12 as pkcs12_format
 from decoder.keys.privatekey import fingerprint
-from tests.support.layers import ec_key, rsa_key
-from tests.support.processes import ROOT
+from tests.support.keywrap.layers import ec_key, rsa_key
+from tests.support.program.processes import ROOT
 
 PASSWORD = b"correct horse"
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey

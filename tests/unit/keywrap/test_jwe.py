@@ -18,8 +18,8 @@ from decoder.formats import wire
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keys.privatekey import PrivateKey, fingerprint
 from decoder.keywrap import jwe
-from tests.support.jwe_cases import public_jwk
-from tests.support.layers import ec_key, pem, public_pem, rsa_key
+from tests.support.keywrap.jwe_cases import public_jwk
+from tests.support.keywrap.layers import ec_key, pem, public_pem, rsa_key
 
 KEY_ALGORITHMS = ["RSA-OAEP", "RSA-OAEP-256", "ECDH-ES+A128KW", "ECDH-ES+A192KW", "ECDH-ES+A256KW"]
 CONTENTS = ["A128GCM", "A192GCM", "A256GCM", "A128CBC-HS256", "A192CBC-HS384", "A256CBC-HS512"]
@@ -285,7 +285,7 @@ def test_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_goes_on_within_an_annotation() -> None:
     """One item that is not base64, one that is no JWE and one for somebody else do not hide the fourth."""
     from decoder.layer import annotations as layer
-    from tests.support.layers import private_options
+    from tests.support.keywrap.layers import private_options
 
     fits = jwe.wrap(private_options(), [public_pem(rsa_key())])
     annotations = layer.build_annotations(bytes(32), {"jwe": [b"no JWE", jwe.wrap(b"x", [public_pem(ec_key())]), fits]})

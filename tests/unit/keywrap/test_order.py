@@ -18,8 +18,7 @@ from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap import jwe, pkcs7
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.payload import Descriptor
-from tests.support.client_parts import configuration, shell
-from tests.support.layers import (
+from tests.support.keywrap.layers import (
     MEDIA_TYPE,
     Layer,
     MemoryFile,
@@ -32,8 +31,9 @@ from tests.support.layers import (
     sink_of,
     source_of,
 )
-from tests.support.pkcs7_parts import somebody
-from tests.support.serving import write_key
+from tests.support.keywrap.pkcs7_parts import somebody
+from tests.support.provider.client_parts import configuration, shell
+from tests.support.provider.serving import write_key
 
 PLAINTEXT = bytes(range(256)) * 100
 OPTIONS = private_options()

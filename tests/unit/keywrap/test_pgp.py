@@ -26,9 +26,9 @@ from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
-from tests.support import pgp_writer as writer
-from tests.support.pgp_parts import ANNOTATION, OPTIONS, mutated, unwrap
-from tests.support.processes import ROOT
+from tests.support.keywrap import pgp_writer as writer
+from tests.support.keywrap.pgp_parts import ANNOTATION, OPTIONS, mutated, unwrap
+from tests.support.program.processes import ROOT
 
 VECTORS = ROOT / "tests/vectors"
 

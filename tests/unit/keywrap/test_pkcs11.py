@@ -18,9 +18,9 @@ from decoder.keywrap.pkcs11 import keyfile as pkcs11_keyfile
 from decoder.keywrap.pkcs11 import token as pkcs11_token
 from decoder.keywrap.pkcs11 import uri as pkcs11_uri
 from decoder.keywrap.recipient import RecipientRules
-from tests.support.layers import public_pem, rsa_key
-from tests.support.pkcs11_parts import SMALL, recipient, unwrap, wrapped_json, write_config
-from tests.support.pkcs11_tokens import PIN, softhsm
+from tests.support.keys.pkcs11_tokens import PIN, softhsm
+from tests.support.keywrap.layers import public_pem, rsa_key
+from tests.support.keywrap.pkcs11_parts import SMALL, recipient, unwrap, wrapped_json, write_config
 
 
 @pytest.fixture(autouse=True)

@@ -24,8 +24,8 @@ from decoder.errors import KeyFileError
 from decoder.formats import ber
 from decoder.keywrap import jwe, pkcs7
 from decoder.keywrap.recipient import RecipientRules
-from tests.support.layers import ec_key, pem, private_options, public_pem, rsa_key
-from tests.support.x509_certificates import certificate
+from tests.support.keywrap.layers import ec_key, pem, private_options, public_pem, rsa_key
+from tests.support.network.x509_certificates import certificate
 
 Read = Callable[..., list[bytes]]
 WEAK = rsa.generate_private_key(65537, 1024)

@@ -20,8 +20,8 @@ from decoder.keywrap.kid import parse_kid
 from decoder.keywrap.unproven import Unproven, UnprovenError
 from decoder.layer import annotations as layers
 from decoder.provider.services.coco.packet import build_packet, seal
-from tests.support import pkcs7_writer as writer
-from tests.support.layers import (
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.layers import (
     Layer,
     MemoryFile,
     encrypted,
@@ -32,9 +32,9 @@ from tests.support.layers import (
     sink_of,
     source_of,
 )
-from tests.support.pkcs7_parts import keys_of, somebody
-from tests.support.processes import payload_bytes
-from tests.support.program import fails, run_layer
+from tests.support.keywrap.pkcs7_parts import keys_of, somebody
+from tests.support.program.onelayer import fails, run_layer
+from tests.support.program.processes import payload_bytes
 
 OPTIONS = private_options()
 PLAINTEXT = os.urandom(50_000)

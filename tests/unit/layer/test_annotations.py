@@ -11,7 +11,7 @@ from decoder import limits
 from decoder.errors import LayerError, PayloadError
 from decoder.formats import wire
 from decoder.layer import annotations as layer
-from tests.support.layers import NONCE, SYMMETRIC_KEY
+from tests.support.keywrap.layers import NONCE, SYMMETRIC_KEY
 
 HMAC = bytes(range(32))
 PUBLIC: dict[str, Any] = {"cipher": layer.CIPHER, "hmac": wire.encode_base64(HMAC), "cipheroptions": {}}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.layers import encrypted
-from tests.support.processes import ROOT, any_bytes, unmeasured
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.processes import ROOT, any_bytes, unmeasured
 
 MIB = 1024 * 1024
 _PROGRAM = (

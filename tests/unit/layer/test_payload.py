@@ -12,7 +12,7 @@ import pytest
 from decoder import limits
 from decoder.errors import PayloadError
 from decoder.layer.payload import Descriptor, Payload, build_payload, parse_payload
-from tests.support.processes import any_bytes, payload_bytes, varint
+from tests.support.program.processes import any_bytes, payload_bytes, varint
 
 DESCRIPTOR = {"mediaType": "a/b", "digest": "sha256:0", "size": 3, "annotations": {"k": "v"}}
 VALUE: dict[str, Any] = {"DecryptConfig": {"Parameters": {"privkeys": ["AQID"]}}, "Descriptor": DESCRIPTOR}

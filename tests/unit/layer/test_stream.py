@@ -18,7 +18,7 @@ from decoder import limits
 from decoder.errors import LayerError, StreamError
 from decoder.layer import stream
 from decoder.layer.annotations import LayerKey
-from tests.support.layers import NONCE, SYMMETRIC_KEY, MemoryFile, sink_of, source_of
+from tests.support.keywrap.layers import NONCE, SYMMETRIC_KEY, MemoryFile, sink_of, source_of
 
 TAIL = limits.TAIL_BYTES
 BUFFER = limits.BUFFER_BYTES

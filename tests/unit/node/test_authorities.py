@@ -9,7 +9,7 @@ import pytest
 
 from decoder.node import authorities
 from decoder.registry.certificates import tls_context
-from tests.support.certificates import issue
+from tests.support.network.certificates import issue
 
 NOWHERE = ssl.get_default_verify_paths()._replace(cafile="", capath="")
 

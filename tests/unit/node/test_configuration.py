@@ -13,7 +13,7 @@ from decoder.node.containerd import cli
 from decoder.node.containerd import configuration as containerdconfig
 from decoder.provider import PROVIDERS, options_of
 from decoder.provider.client import config
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 _FILES = {2: "containerd-v2.toml", 3: "containerd-v3.toml", 4: "containerd-v4.toml"}
 

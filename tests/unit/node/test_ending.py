@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from tests.support.layers import Layer, encrypted, pem, rsa_key
-from tests.support.processes import payload_bytes
+from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
+from tests.support.program.processes import payload_bytes
 
 SECONDS = 60.0  # much longer than anything takes, even on a machine that is busy
 FOR_EVER = 3600.0

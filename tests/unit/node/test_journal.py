@@ -17,8 +17,8 @@ from decoder.node import journal
 from decoder.node.containerd.imagename import Image, find_image
 from decoder.node.journal import failures, ratelimit
 from decoder.provider.client import protocol
-from tests.support.layers import encrypted
-from tests.support.processes import ROOT, payload_bytes, run_decoder
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.processes import ROOT, payload_bytes, run_decoder
 
 
 class Listener:

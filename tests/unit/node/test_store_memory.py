@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.layers import encrypted
-from tests.support.processes import ROOT, unmeasured
+from tests.support.keywrap.layers import encrypted
+from tests.support.program.processes import ROOT, unmeasured
 
 MIB = 1024 * 1024
 _PROGRAM = (

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import keypairs
-from tests.support.certificates import issue, key_of
-from tests.support.loopback import Loopback, json_answer
-from tests.support.processes import PROGRAM
+from tests.support.keys import keypairs
+from tests.support.network.certificates import issue, key_of
+from tests.support.network.loopback import Loopback, json_answer
+from tests.support.program.processes import PROGRAM
 
 _GRANTS = ("--key", "KEY", "--insecure", "REGISTRY/app")
 _APPROVE = ("grants", "approve", *_GRANTS)

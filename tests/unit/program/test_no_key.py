@@ -13,9 +13,9 @@ import pytest
 from decoder import limits
 from decoder.keywrap import jwe
 from decoder.layer.annotations import KEYS_PREFIX
-from tests.support.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
-from tests.support.processes import PROGRAM, ROOT, Result, payload_bytes, run_decoder
-from tests.support.program import PLAINTEXT, fails, run_layer
+from tests.support.keywrap.layers import ec_key, encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.program.onelayer import PLAINTEXT, fails, run_layer
+from tests.support.program.processes import PROGRAM, ROOT, Result, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from pathlib import Path

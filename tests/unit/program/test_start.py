@@ -8,9 +8,9 @@ import sys
 from typing import TYPE_CHECKING
 
 from decoder import __version__, limits
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import MEASURE, PROGRAM, ROOT, Result, payload_bytes, unmeasured
-from tests.support.program import PLAINTEXT, fails, run_layer
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.program.onelayer import PLAINTEXT, fails, run_layer
+from tests.support.program.processes import MEASURE, PROGRAM, ROOT, Result, payload_bytes, unmeasured
 
 if TYPE_CHECKING:
     from pathlib import Path

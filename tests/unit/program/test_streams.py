@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support.layers import encrypted, pem, rsa_key
-from tests.support.processes import PROGRAM, Result, payload_bytes
-from tests.support.program import PLAINTEXT, fails, run_layer
+from tests.support.keywrap.layers import encrypted, pem, rsa_key
+from tests.support.program.onelayer import PLAINTEXT, fails, run_layer
+from tests.support.program.processes import PROGRAM, Result, payload_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.serving import local_options
+from tests.support.provider.serving import local_options
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,10 @@ from decoder.keywrap.keyprovider import KeyProvider
 from decoder.layer.annotations import KEYS_PREFIX
 from decoder.provider.client import command
 from decoder.provider.client.config import CommandProvider
-from tests.support import client_parts
-from tests.support.client_parts import (
+from tests.support.keywrap.layers import encrypted, pem, private_options, rsa_key
+from tests.support.program.processes import ROOT, Result
+from tests.support.provider import client_parts
+from tests.support.provider.client_parts import (
     NAME,
     PLAINTEXT,
     CommandParts,
@@ -31,8 +33,6 @@ from tests.support.client_parts import (
     turning_command,
     unwrap,
 )
-from tests.support.layers import encrypted, pem, private_options, rsa_key
-from tests.support.processes import ROOT, Result
 
 ANNOTATION = f"{KEYS_PREFIX}provider.{NAME}"
 SECONDS = 1

@@ -16,7 +16,8 @@ import pytest
 from decoder import limits
 from decoder.formats import wire
 from decoder.keywrap.keyprovider import KeyProvider
-from tests.support.client_parts import (
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.provider.client_parts import (
     LOCAL,
     NAME,
     NO_CERTIFICATE,
@@ -33,7 +34,6 @@ from tests.support.client_parts import (
     turn,
     unwrap,
 )
-from tests.support.layers import encrypted, private_options
 
 SECONDS = 4  # more than a busy machine needs to import grpcio, less than anybody wants to wait
 SHORT_SECONDS = 1  # where grpcio has been imported and the time limit is what is waited for

@@ -13,11 +13,11 @@ import pytest
 
 from decoder.errors import ProviderFailedError
 from decoder.keywrap.keyprovider import KeyProvider
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, unwrap
-from tests.support.layers import encrypted, private_options
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, unwrap
 
 if TYPE_CHECKING:
-    from tests.support.processes import Result
+    from tests.support.program.processes import Result
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from decoder.provider.server.clients import clientpolicy
 from decoder.provider.server.clients.clientpolicy import PolicyError, Rate
 from decoder.provider.server.clients.peer import Peer, of_tls
 from decoder.provider.server.clients.rates import Rates
-from tests.support.certificates import Issued, issue, key_of
+from tests.support.network.certificates import Issued, issue, key_of
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from decoder.keywrap.asking import ask
 from decoder.node import journal
 from decoder.provider.client.config import parse_config
 from decoder.provider.client.held import Held
-from tests.support.certificates import Issued, issue
-from tests.support.client_parts import NAME, configuration, tls_files
-from tests.support.layers import private_options
-from tests.support.serving import Server, wait_for, write_key
+from tests.support.keywrap.layers import private_options
+from tests.support.network.certificates import Issued, issue
+from tests.support.provider.client_parts import NAME, configuration, tls_files
+from tests.support.provider.serving import Server, wait_for, write_key
 
 
 class Sides:

@@ -14,8 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from decoder.errors import ProviderFailedError
 from decoder.provider.client import tls
 from decoder.provider.errors import ProviderError
-from tests.support.certificates import key_of
-from tests.support.client_parts import (
+from tests.support.keywrap.layers import pem, private_options
+from tests.support.network.certificates import key_of
+from tests.support.provider.client_parts import (
     LOCAL,
     NO_CERTIFICATE,
     Certificates,
@@ -27,7 +28,6 @@ from tests.support.client_parts import (
     tls_files,
     unwrap,
 )
-from tests.support.layers import pem, private_options
 
 SECONDS = 1  # the time limit is what is waited for
 

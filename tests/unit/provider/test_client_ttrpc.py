@@ -20,11 +20,11 @@ from decoder.errors import ProviderFailedError
 from decoder.keywrap.keyprovider import KeyProvider
 from decoder.provider.client import ttrpc as ttrpcclient
 from decoder.provider.errors import ProviderError
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, reply, unwrap
-from tests.support.layers import encrypted, private_options
-from tests.support.processes import without_modules
-from tests.support.ttrpc_client import SECONDS, entry
-from tests.support.ttrpc_server import HEADER, MESSAGES, Methods, RefusedError, frame, serving_ttrpc
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.network.ttrpc_client import SECONDS, entry
+from tests.support.network.ttrpc_server import HEADER, MESSAGES, Methods, RefusedError, frame, serving_ttrpc
+from tests.support.program.processes import without_modules
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, reply, unwrap
 
 
 def methods(answer: Callable[[dict[str, Any]], str]) -> Methods:

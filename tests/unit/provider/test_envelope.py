@@ -22,12 +22,12 @@ from decoder.provider.client.config import Configured, NativeProvider
 from decoder.provider.client.held import Held
 from decoder.provider.errors import KeyRefusedError, NoKekServiceError, ProviderError
 from decoder.provider.keks import Keks
-from tests.support import images
-from tests.support.client_parts import NAME, PLAINTEXT, configuration, decrypt, unwrap
-from tests.support.image import done, image, oci
-from tests.support.layers import encrypted, private_options
-from tests.support.serving import Server, ask, request_of, result_of, write_command, write_key
-from tests.support.transit import Transit
+from tests.support.image import images
+from tests.support.image.command import done, image, oci
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.provider.client_parts import NAME, PLAINTEXT, configuration, decrypt, unwrap
+from tests.support.provider.serving import Server, ask, request_of, result_of, write_command, write_key
+from tests.support.services.transit import Transit
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.processes import ROOT
+from tests.support.program.processes import ROOT
 
 _IS_NOT_LOADED = """
 import sys

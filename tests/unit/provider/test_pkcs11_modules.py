@@ -10,7 +10,7 @@ import pytest
 
 from decoder import provider
 from decoder.provider.errors import ProviderError
-from tests.support.pkcs11_tokens import wrapped_to_nobody
+from tests.support.keys.pkcs11_tokens import wrapped_to_nobody
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider

@@ -10,7 +10,7 @@ import pytest
 
 from decoder.provider.errors import ProviderError
 from decoder.provider.reach import reach_socket, reach_url
-from tests.support.environment import forget
+from tests.support.program.environment import forget
 
 
 @pytest.fixture(autouse=True)

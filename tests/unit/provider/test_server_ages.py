@@ -7,7 +7,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.support.serving import Server, ask, request_of, wait_for
+from tests.support.provider.serving import Server, ask, request_of, wait_for
 
 LISTEN = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')

@@ -15,7 +15,7 @@ import pytest
 from decoder.provider import Use
 from decoder.provider.audit import Provider
 from decoder.provider.errors import ProviderError
-from tests.support.serving import SAMPLE_KEY, Server, ask, execute, request_of, write_key
+from tests.support.provider.serving import SAMPLE_KEY, Server, ask, execute, request_of, write_key
 
 OPTIONS = b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}'
 

@@ -15,8 +15,8 @@ import grpc
 import pytest
 
 from decoder.provider.server.connections.http2 import GO_AWAY, Frames
-from tests.support.certificates import issue, tls_options
-from tests.support.serving import Server, ask, message, method_of, request_of, wait_for
+from tests.support.network.certificates import issue, tls_options
+from tests.support.provider.serving import Server, ask, message, method_of, request_of, wait_for
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')

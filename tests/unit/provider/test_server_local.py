@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from decoder.errors import UsageError
 from decoder.provider import create
 from decoder.provider.errors import ProviderError
-from tests.support.serving import SAMPLE_KEY, write_key
+from tests.support.provider.serving import SAMPLE_KEY, write_key
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider

@@ -11,8 +11,18 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.support.certificates import issue, tls_options
-from tests.support.serving import Server, ask, execute, message, method_of, request_of, result_of, wait_for, write_key
+from tests.support.network.certificates import issue, tls_options
+from tests.support.provider.serving import (
+    Server,
+    ask,
+    execute,
+    message,
+    method_of,
+    request_of,
+    result_of,
+    wait_for,
+    write_key,
+)
 
 PREFIX = "ctd_keyprovider_"
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')

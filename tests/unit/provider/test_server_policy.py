@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.support.certificates import Issued, issue, key_of, tls_options
-from tests.support.policy_site import UNWRAP, WRAP, Site, outcome, wrap
-from tests.support.serving import (
+from tests.support.network.certificates import Issued, issue, key_of, tls_options
+from tests.support.provider.policy_site import UNWRAP, WRAP, Site, outcome, wrap
+from tests.support.provider.serving import (
     Server,
     ask,
     execute,

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from decoder import limits
-from tests.support.processes import ROOT
-from tests.support.serving import KEYPROVIDER, execute, request_of, result_of, write_key
+from tests.support.program.processes import ROOT
+from tests.support.provider.serving import KEYPROVIDER, execute, request_of, result_of, write_key
 
 OPTIONS = b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}'
-REQUESTS = json.loads((ROOT / "tests/support/requests.json").read_bytes())
+REQUESTS = json.loads((ROOT / "tests/support/provider/requests.json").read_bytes())
 LOCAL = ("run", "--provider", "local")
 
 

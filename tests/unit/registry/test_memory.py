@@ -11,10 +11,11 @@ import pytest
 from decoder.errors import ImageError
 from decoder.image import manifest
 from decoder.image.transport import Options, open_source
-from tests.support import images, keypairs
-from tests.support.image import blobs, done, image, oci
-from tests.support.images import Layout
-from tests.support.memory_registry import MemoryRegistry
+from tests.support.image import images
+from tests.support.image.command import blobs, done, image, oci
+from tests.support.image.images import Layout
+from tests.support.keys import keypairs
+from tests.support.registry.memory_registry import MemoryRegistry
 
 
 @pytest.fixture(scope="module")

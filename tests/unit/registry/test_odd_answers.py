@@ -12,10 +12,11 @@ from decoder.registry import login
 from decoder.registry.certificates import tls_context
 from decoder.registry.hosts import origin_of
 from decoder.registry.login import find_login
-from tests.support import certificates, keypairs
-from tests.support.image import image
-from tests.support.loopback import Answer, json_answer
-from tests.support.memory_registry import MemoryRegistry
+from tests.support.image.command import image
+from tests.support.keys import keypairs
+from tests.support.network import certificates
+from tests.support.network.loopback import Answer, json_answer
+from tests.support.registry.memory_registry import MemoryRegistry
 
 HOST = "registry.example:5000"
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support import images
-from tests.support.registries import Registry, htpasswd, make_certificate, push, serving
+from tests.support.image import images
+from tests.support.registry.registries import Registry, htpasswd, make_certificate, push, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,16 @@ from decoder.image.retries import again
 from decoder.image.transport import Descriptor, Options
 from decoder.registry import client as registryclient
 from decoder.registry.reference import parse_reference
-from tests.support import images, registries
-from tests.support.faults import Asked, Fault, FaultyRegistry
-from tests.support.registries import USER, Registry, pull, push
-from tests.support.registry_parts import blobs_of, log_in
+from tests.support.image import images
+from tests.support.registry import registries
+from tests.support.registry.faults import Asked, Fault, FaultyRegistry
+from tests.support.registry.registries import USER, Registry, pull, push
+from tests.support.registry.registry_parts import blobs_of, log_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])

@@ -18,16 +18,16 @@ from decoder.errors import ImageError
 from decoder.image.transport import Options
 from decoder.registry import auth as registryauth
 from decoder.registry.hosts import Origin
-from tests.support.faults import Asked, Fault, FaultyRegistry
-from tests.support.loopback import Answer, Loopback, Proxy, json_answer
-from tests.support.loopback import Asked as TokenAsked
-from tests.support.registries import PASSWORD, USER, Registry, pull, push, serving, skopeo
-from tests.support.registry_parts import blobs_of, log_in
+from tests.support.network.loopback import Answer, Loopback, Proxy, json_answer
+from tests.support.network.loopback import Asked as TokenAsked
+from tests.support.registry.faults import Asked, Fault, FaultyRegistry
+from tests.support.registry.registries import PASSWORD, USER, Registry, pull, push, serving, skopeo
+from tests.support.registry.registry_parts import blobs_of, log_in
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.images import Layout
+    from tests.support.image.images import Layout
 
 ANYBODY = Options(tls_verify=False)
 

@@ -11,11 +11,12 @@ import pytest
 from decoder.errors import DigestError, ImageError
 from decoder.image import transport
 from decoder.image.transport import Descriptor, Options
-from tests.support import images, registries
-from tests.support.faults import FaultyRegistry
-from tests.support.images import Layout
-from tests.support.registries import Registry, pull, push, skopeo
-from tests.support.registry_parts import blobs_of
+from tests.support.image import images
+from tests.support.image.images import Layout
+from tests.support.registry import registries
+from tests.support.registry.faults import FaultyRegistry
+from tests.support.registry.registries import Registry, pull, push, skopeo
+from tests.support.registry.registry_parts import blobs_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.pgp_home import GnupgHome
-from tests.support.pgp_parts import PASSPHRASE, secret
+from tests.support.keys.pgp_home import GnupgHome
+from tests.support.keywrap.pgp_parts import PASSPHRASE, secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

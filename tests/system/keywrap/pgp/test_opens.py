@@ -14,11 +14,11 @@ from decoder.keywrap import pgp
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.message import parse_message
 from decoder.keywrap.pgp.secretkey import find_secret_keys
-from tests.support import pgp_writer as writer
-from tests.support.pgp_parts import OPTIONS, PASSPHRASE, secret, unwrap
+from tests.support.keywrap import pgp_writer as writer
+from tests.support.keywrap.pgp_parts import OPTIONS, PASSPHRASE, secret, unwrap
 
 if TYPE_CHECKING:
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.keys.pgp_home import GnupgHome
 
 # What others write.
 

@@ -13,11 +13,11 @@ from decoder.errors import WrappedKeyError
 from decoder.keys.file import KeyMaterial
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.secretkey import find_secret_keys
-from tests.support import pgp_writer as writer
-from tests.support.pgp_parts import OPTIONS, mutated, secret, unwrap
+from tests.support.keywrap import pgp_writer as writer
+from tests.support.keywrap.pgp_parts import OPTIONS, mutated, secret, unwrap
 
 if TYPE_CHECKING:
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.keys.pgp_home import GnupgHome
 
 
 @pytest.fixture(scope="module")

@@ -17,15 +17,15 @@ from decoder.formats import wire
 from decoder.keywrap import pgp
 from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
-from tests.support import images
-from tests.support.layers import encrypted, private_options
-from tests.support.pgp_parts import ANNOTATION, OPTIONS, PASSWORDS, mutated, secret, unwrap
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.keywrap.pgp_parts import ANNOTATION, OPTIONS, PASSWORDS, mutated, secret, unwrap
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.pgp_home import GnupgHome
+    from tests.support.keys.pgp_home import GnupgHome
 
 # What ours writes.
 

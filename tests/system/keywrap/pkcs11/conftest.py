@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.keywrap.pkcs11 import token as pkcs11_token
-from tests.support.pkcs11_parts import recipient, wrapped_json, write_config
-from tests.support.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keys.pkcs11_tokens import TokenStore, softhsm
+from tests.support.keywrap.pkcs11_parts import recipient, wrapped_json, write_config
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from decoder import limits
 from decoder.errors import WrappedKeyError
 from decoder.keywrap import pkcs11
 from decoder.keywrap.pkcs11 import oaep as pkcs11_oaep
-from tests.support.pkcs11_parts import SMALL, reason, recipient, unwrap, wrapped_json
-from tests.support.pkcs11_tokens import PIN, TokenStore
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore
+from tests.support.keywrap.pkcs11_parts import SMALL, reason, recipient, unwrap, wrapped_json
 
 # Bad input.
 

@@ -12,11 +12,12 @@ from decoder.errors import KeyFileError
 from decoder.formats import wire
 from decoder.keywrap import pkcs11
 from decoder.layer import annotations as layer
-from tests.support import containerd, images
-from tests.support.layers import encrypted, private_options
-from tests.support.pkcs11_parts import reason, recipient, unwrap, wrapped_json
-from tests.support.pkcs11_tokens import TokenStore, keys_of, softhsm
-from tests.support.processes import REFERENCE, payload_bytes, run_decoder
+from tests.support.image import images
+from tests.support.keys.pkcs11_tokens import TokenStore, keys_of, softhsm
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.keywrap.pkcs11_parts import reason, recipient, unwrap, wrapped_json
+from tests.support.node import containerd
+from tests.support.program.processes import REFERENCE, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.pkcs11_layers import _is_child
-from tests.support.pkcs11_parts import reason, unwrap
-from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
-from tests.support.processes import ROOT
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keywrap.pkcs11_layers import _is_child
+from tests.support.keywrap.pkcs11_parts import reason, unwrap
+from tests.support.program.processes import ROOT
 
 # Which module, and what it may do.
 
@@ -121,7 +121,7 @@ def test_a_missing_library_names_the_extra(store: TokenStore, small_sha1: bytes,
             (tmp_path / entry.name).symlink_to(entry)
     program = (
         "import sys; sys.path[1:1] = sys.argv[1:3]; key_file = sys.stdin.buffer.read()\n"
-        "from tests.support.pkcs11_tokens import keys_of\nfrom decoder.keywrap import pkcs11\n"
+        "from tests.support.keys.pkcs11_tokens import keys_of\nfrom decoder.keywrap import pkcs11\n"
         "from decoder.errors import WrappedKeyError\n"
         "try: pkcs11.unwrap(sys.argv[3].encode(), keys_of(key_file), print)\n"
         "except WrappedKeyError as error: print(error)\n"

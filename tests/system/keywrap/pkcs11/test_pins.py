@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from tests.support.pkcs11_layers import _is_child
-from tests.support.pkcs11_parts import reason, unwrap
-from tests.support.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
+from tests.support.keywrap.pkcs11_layers import _is_child
+from tests.support.keywrap.pkcs11_parts import reason, unwrap
 
 COUNT_LOW, FINAL_TRY, LOCKED = 0x10000, 0x20000, 0x40000  # PKCS#11 §3.2, CKF_USER_PIN_…
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from decoder.provider.services.coco.kbs.register import Registrar
-from tests.support.loopback import Authority
-from tests.support.register import KEY, KID, administered, options_of
+from tests.support.coco.register import KEY, KID, administered, options_of
+from tests.support.network.loopback import Authority
 
 
 def test_registers_with_a_key_that_openssl_made(tmp_path: Path) -> None:

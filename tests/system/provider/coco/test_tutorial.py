@@ -14,13 +14,14 @@ from pathlib import Path
 import yaml
 
 from decoder.provider.services.coco.kbs import source as kbs
-from tests.support import independent, registries
-from tests.support.images import Layout
-from tests.support.layouts import add_image, publish, tar
-from tests.support.loopback import Authority
-from tests.support.processes import PROGRAM, ROOT
-from tests.support.register import ADMIN, KID, administered, pkcs8
-from tests.support.serving import write_key
+from tests.support.coco.register import ADMIN, KID, administered, pkcs8
+from tests.support.image.images import Layout
+from tests.support.image.layouts import add_image, publish, tar
+from tests.support.keys import independent
+from tests.support.network.loopback import Authority
+from tests.support.program.processes import PROGRAM, ROOT
+from tests.support.provider.serving import write_key
+from tests.support.registry import registries
 
 DOCUMENT = ROOT / "docs/confidential-containers.md"
 _SECONDS = 120

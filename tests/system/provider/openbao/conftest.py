@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.node import journal
-from tests.support.bao_server import ROOT_TOKEN, BaoServer
-from tests.support.environment import forget
+from tests.support.program.environment import forget
+from tests.support.services.bao_server import ROOT_TOKEN, BaoServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-from tests.support.openbao_parts import TOKEN
+from tests.support.services.openbao_parts import TOKEN
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.provider import create
-from tests.support.layers import private_options
-from tests.support.loopback import Answer, Asked, Loopback, json_answer
-from tests.support.openbao_parts import CIPHERTEXT, TOKEN, annotation, failure
+from tests.support.keywrap.layers import private_options
+from tests.support.network.loopback import Answer, Asked, Loopback, json_answer
+from tests.support.services.openbao_parts import CIPHERTEXT, TOKEN, annotation, failure
 
 
 def encrypted(_: Asked) -> Answer:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from decoder.formats import wire
 from decoder.provider import create
-from tests.support.bao_server import BaoServer
-from tests.support.loopback import Authority, Loopback, json_answer
+from tests.support.network.loopback import Authority, Loopback, json_answer
+from tests.support.services.bao_server import BaoServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-from tests.support.openbao_parts import annotation, failure, provider
+from tests.support.services.openbao_parts import annotation, failure, provider
 
 
 def test_denied(bao: BaoServer, monkeypatch: pytest.MonkeyPatch) -> None:

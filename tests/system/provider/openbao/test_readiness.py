@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bao_server import ROOT_TOKEN, BaoServer
-from tests.support.serving import Server, wait_for
+from tests.support.provider.serving import Server, wait_for
+from tests.support.services.bao_server import ROOT_TOKEN, BaoServer
 
 LISTEN = ("--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--provider", "openbao", "--key", "layers")
 ABSENT = (503, "the key service cannot be reached, or no key can be read\n")

@@ -14,15 +14,15 @@ import jwcrypto.jwt
 from decoder import limits
 from decoder.formats import wire
 from decoder.provider import create
-from tests.support.bao_server import ROOT_TOKEN, BaoServer
-from tests.support.layers import private_options
-from tests.support.loopback import Answer, Asked, Authority, Loopback, json_answer
+from tests.support.keywrap.layers import private_options
+from tests.support.network.loopback import Answer, Asked, Authority, Loopback, json_answer
+from tests.support.services.bao_server import ROOT_TOKEN, BaoServer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-from tests.support.openbao_parts import annotation, failure, provider
+from tests.support.services.openbao_parts import annotation, failure, provider
 
 # The real server.
 

@@ -11,8 +11,8 @@ from decoder import limits
 from decoder.formats import ber
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
-from tests.support import pkcs7_writer as writer
-from tests.support.pkcs7_parts import (
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.pkcs7_parts import (
     OPTIONS,
     assert_opens,
     assert_refused,
@@ -20,8 +20,8 @@ from tests.support.pkcs7_parts import (
     somebody,
     unwrap,
 )
-from tests.support.pkcs7_recipients import CMS, DOES_NOT_OPEN, as_the_reference, ciphertext
-from tests.support.pkcs7_writer import algorithm, der
+from tests.support.keywrap.pkcs7_recipients import CMS, DOES_NOT_OPEN, as_the_reference, ciphertext
+from tests.support.keywrap.pkcs7_writer import algorithm, der
 
 # What must not be told apart.
 

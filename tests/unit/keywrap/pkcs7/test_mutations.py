@@ -15,8 +15,8 @@ from decoder.keys.keyring import DecryptConfig
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
 from decoder.keywrap.unproven import Unproven
-from tests.support import pkcs7_writer as writer
-from tests.support.pkcs7_parts import (
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.pkcs7_parts import (
     OPTIONS,
     Somebody,
     keys_of,
@@ -24,8 +24,8 @@ from tests.support.pkcs7_parts import (
     somebody,
     unwrap,
 )
-from tests.support.pkcs7_recipients import CMS, as_the_reference
-from tests.support.pkcs7_writer import der
+from tests.support.keywrap.pkcs7_recipients import CMS, as_the_reference
+from tests.support.keywrap.pkcs7_writer import der
 
 # Whatever else comes.
 

@@ -16,9 +16,9 @@ from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
 from decoder.layer import annotations as layer
-from tests.support import pkcs7_writer as writer
-from tests.support.layers import ec_key, pem, rsa_key
-from tests.support.pkcs7_parts import (
+from tests.support.keywrap import pkcs7_writer as writer
+from tests.support.keywrap.layers import ec_key, pem, rsa_key
+from tests.support.keywrap.pkcs7_parts import (
     NO_KEY,
     OPTIONS,
     Somebody,
@@ -27,9 +27,9 @@ from tests.support.pkcs7_parts import (
     somebody,
     unwrap,
 )
-from tests.support.pkcs7_recipients import DOES_NOT_OPEN
-from tests.support.pkcs7_writer import algorithm, der
-from tests.support.processes import ROOT
+from tests.support.keywrap.pkcs7_recipients import DOES_NOT_OPEN
+from tests.support.keywrap.pkcs7_writer import algorithm, der
+from tests.support.program.processes import ROOT
 
 VECTORS = ROOT / "tests/vectors"
 CASES: list[dict[str, Any]] = [

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.layers import keys_directory
-from tests.support.store_parts import Store
+from tests.support.keywrap.layers import keys_directory
+from tests.support.node.store_parts import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

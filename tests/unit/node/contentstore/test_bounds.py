@@ -12,8 +12,8 @@ from decoder import limits
 from decoder.errors import PayloadError
 from decoder.layer.annotations import KEYS_PREFIX
 from decoder.node.containerd import contentstore
-from tests.support.layers import encrypted
-from tests.support.store_parts import PLAINTEXT, WINDOW, Store, decode, labelled, nothing_found
+from tests.support.keywrap.layers import encrypted
+from tests.support.node.store_parts import PLAINTEXT, WINDOW, Store, decode, labelled, nothing_found
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,8 @@ import pytest
 from decoder import limits
 from decoder.errors import PayloadError
 from decoder.node.containerd.contentstore import BLOBS, Search
-from tests.support.layers import MEDIA_TYPE, encrypted
-from tests.support.processes import run_decoder
-from tests.support.store_parts import (
+from tests.support.keywrap.layers import MEDIA_TYPE, encrypted
+from tests.support.node.store_parts import (
     MIB,
     NOTHING_FOUND,
     PLAINTEXT,
@@ -27,6 +26,7 @@ from tests.support.store_parts import (
     manifest,
     nothing_found,
 )
+from tests.support.program.processes import run_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder import limits
-from tests.support.layers import MEDIA_TYPE, ec_key, encrypted, public_pem, rsa_key
-from tests.support.store_parts import (
+from tests.support.keywrap.layers import MEDIA_TYPE, ec_key, encrypted, public_pem, rsa_key
+from tests.support.node.store_parts import (
     MIB,
     PLAINTEXT,
     WINDOW,

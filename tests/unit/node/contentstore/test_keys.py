@@ -11,8 +11,8 @@ from decoder import keywrap, limits
 from decoder.errors import NoKeyError, WrappedKeyError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.layer.annotations import KEYS_PREFIX
-from tests.support.layers import Layer, encrypted, pem, public_pem, rsa_key
-from tests.support.store_parts import PLAINTEXT, WINDOW, Store, decode, descriptor_of, fails, wrapped_for
+from tests.support.keywrap.layers import Layer, encrypted, pem, public_pem, rsa_key
+from tests.support.node.store_parts import PLAINTEXT, WINDOW, Store, decode, descriptor_of, fails, wrapped_for
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ import pytest
 from decoder.node import process
 from decoder.node.containerd.contentstore import BLOBS
 from decoder.node.containerd.storeroot import DEFAULT_ROOT, find_root
-from tests.support.layers import Layer, ec_key, encrypted, public_pem
-from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder
-from tests.support.store_parts import NOTHING_FOUND, PLAINTEXT, Store, decode, fails, wrapped_for
+from tests.support.keywrap.layers import Layer, ec_key, encrypted, public_pem
+from tests.support.node.store_parts import NOTHING_FOUND, PLAINTEXT, Store, decode, fails, wrapped_for
+from tests.support.program.processes import PROGRAM, Result, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.aws_server import (
+from tests.support.services.aws_server import (
     SESSION_TOKEN,
     Answers,
     running_answers,
@@ -17,7 +17,7 @@ from tests.support.aws_server import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-from tests.support.awskms_parts import Moto
+from tests.support.services.awskms_parts import Moto
 
 
 @pytest.fixture(scope="module")

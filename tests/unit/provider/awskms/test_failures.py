@@ -10,11 +10,11 @@ import pytest
 
 from decoder import limits
 from decoder.formats import wire
-from tests.support.aws_server import REGION, Answers, running_answers
+from tests.support.services.aws_server import REGION, Answers, running_answers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-from tests.support.awskms_parts import ARN, OPTIONS, make_annotation, message_of, provider_of
+from tests.support.services.awskms_parts import ARN, OPTIONS, make_annotation, message_of, provider_of
 
 OTHER_ARN = f"arn:aws:kms:{REGION}:123456789012:key/6b0b4a4f-0b4a-4b6a-9c3e-222222222222"
 

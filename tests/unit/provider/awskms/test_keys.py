@@ -10,11 +10,20 @@ from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.node import journal
 from decoder.provider import create
-from tests.support.aws_server import (
+from tests.support.services.aws_server import (
     REGION,
     Answers,
 )
-from tests.support.awskms_parts import ALIAS, ARN, LAYER_KEY, OPTIONS, Moto, make_annotation, message_of, provider_of
+from tests.support.services.awskms_parts import (
+    ALIAS,
+    ARN,
+    LAYER_KEY,
+    OPTIONS,
+    Moto,
+    make_annotation,
+    message_of,
+    provider_of,
+)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.provider import create
 from decoder.provider.client import protocol
-from tests.support.aws_server import (
+from tests.support.services.aws_server import (
     ACCESS_KEY,
     REGION,
     SECRET_KEY,
@@ -24,7 +24,7 @@ from tests.support.aws_server import (
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.awskms_parts import ALIAS, ARN, OPTIONS, Moto, message_of, provider_of
+from tests.support.services.awskms_parts import ALIAS, ARN, OPTIONS, Moto, message_of, provider_of
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.node import journal
-from tests.support.azure_cloud import CLIENT, SECRET, TENANT, Cloud
-from tests.support.azurekv_parts import KEY, provider
-from tests.support.environment import forget
-from tests.support.layers import private_options
+from tests.support.keywrap.layers import private_options
+from tests.support.program.environment import forget
+from tests.support.services.azure_cloud import CLIENT, SECRET, TENANT, Cloud
+from tests.support.services.azurekv_parts import KEY, provider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,13 +10,13 @@ import pytest
 
 from decoder import limits
 from decoder.provider import create
-from tests.support.azure_cloud import ENTRA, VAULT, VERSION, Cloud, base64url
-from tests.support.layers import private_options
-from tests.support.loopback import Answer, Asked, Authority, json_answer
+from tests.support.keywrap.layers import private_options
+from tests.support.network.loopback import Answer, Asked, Authority, json_answer
+from tests.support.services.azure_cloud import ENTRA, VAULT, VERSION, Cloud, base64url
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.azurekv_parts import KEY, failure, provider
+from tests.support.services.azurekv_parts import KEY, failure, provider
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -11,15 +11,15 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from decoder.formats import wire
-from tests.support.azure_cloud import ENTRA, OLDER, VAULT, VERSION, Cloud
-from tests.support.layers import private_options
-from tests.support.loopback import Answer, Asked, json_answer
+from tests.support.keywrap.layers import private_options
+from tests.support.network.loopback import Answer, Asked, json_answer
+from tests.support.services.azure_cloud import ENTRA, OLDER, VAULT, VERSION, Cloud
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
-from tests.support.azurekv_parts import KEY, changed, failure, provider
+from tests.support.services.azurekv_parts import KEY, changed, failure, provider
 
 
 def test_wraps_and_unwraps(cloud: Cloud, warnings: list[str]) -> None:

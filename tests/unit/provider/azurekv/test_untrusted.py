@@ -13,10 +13,10 @@ from decoder.errors import UsageError
 from decoder.formats import wire
 from decoder.provider import create
 from decoder.provider.errors import KeyRefusedError
-from tests.support.azure_cloud import ENTRA, SECRET, TENANT, VAULT, VERSION, Cloud
-from tests.support.azurekv_parts import KEY, changed, failure, provider
-from tests.support.layers import private_options
-from tests.support.loopback import json_answer
+from tests.support.keywrap.layers import private_options
+from tests.support.network.loopback import json_answer
+from tests.support.services.azure_cloud import ENTRA, SECRET, TENANT, VAULT, VERSION, Cloud
+from tests.support.services.azurekv_parts import KEY, changed, failure, provider
 
 # No token goes to a server that an image chose.
 

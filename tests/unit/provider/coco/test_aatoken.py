@@ -10,8 +10,8 @@ from decoder import limits
 from decoder.errors import UsageError
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs.aatoken import fetch_token
-from tests.support.cdh_server import Hub
-from tests.support.loopback import Answer, Loopback
+from tests.support.coco.cdh_server import Hub
+from tests.support.network.loopback import Answer, Loopback
 
 SECONDS = 1.0
 TOKEN = {

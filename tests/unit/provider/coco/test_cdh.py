@@ -20,13 +20,13 @@ from decoder.keywrap.kid import ResourceId
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
 from decoder.provider.services.coco.sources import parse_sources, unwrap_first
-from tests.support import independent
-from tests.support.cdh_server import Hub
-from tests.support.client_parts import PLAINTEXT, configuration
-from tests.support.layers import encrypted, private_options
-from tests.support.loopback import Answer, Authority, Loopback
-from tests.support.processes import PROGRAM, Result, payload_bytes, run_decoder, without_modules
-from tests.support.ttrpc_server import HEADER
+from tests.support.coco.cdh_server import Hub
+from tests.support.keys import independent
+from tests.support.keywrap.layers import encrypted, private_options
+from tests.support.network.loopback import Answer, Authority, Loopback
+from tests.support.network.ttrpc_server import HEADER
+from tests.support.program.processes import PROGRAM, Result, payload_bytes, run_decoder, without_modules
+from tests.support.provider.client_parts import PLAINTEXT, configuration
 
 NAME = "attestation-agent"
 KEY = bytes(range(32))

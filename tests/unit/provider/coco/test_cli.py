@@ -11,9 +11,9 @@ import pytest
 
 from decoder.keywrap.kid import parse_kid
 from decoder.provider.services.coco import repository
-from tests.support.image import Ended, decoded
-from tests.support.loopback import Authority
-from tests.support.processes import run_program
+from tests.support.image.command import Ended, decoded
+from tests.support.network.loopback import Authority
+from tests.support.program.processes import run_program
 
 KID = "kbs:///default/image_key/nginx"
 NESTED, FLAT = "default/image_key/nginx", r"default\x2Fimage_key\x2Fnginx"

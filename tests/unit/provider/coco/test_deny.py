@@ -12,12 +12,12 @@ import pytest
 from decoder import keywrap, limits
 from decoder.errors import DeniedError, LayerError
 from decoder.keywrap import deny, jwe
-from tests.support.client_parts import turning_command
-from tests.support.image import Ended, done, image, oci
-from tests.support.images import Layout
-from tests.support.layers import encrypted, pem, private_options, public_pem, rsa_key
-from tests.support.layouts import add_image, publish, tar
-from tests.support.processes import ROOT, Result, payload_bytes, run_decoder
+from tests.support.image.command import Ended, done, image, oci
+from tests.support.image.images import Layout
+from tests.support.image.layouts import add_image, publish, tar
+from tests.support.keywrap.layers import encrypted, pem, private_options, public_pem, rsa_key
+from tests.support.program.processes import ROOT, Result, payload_bytes, run_decoder
+from tests.support.provider.client_parts import turning_command
 
 PLAINTEXT = b"of the guest alone" * 100
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+encrypted"

@@ -12,10 +12,10 @@ from decoder import limits
 from decoder.keywrap.kid import ResourceId
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import HubPacket, build_packet, open_with, parse_packet, seal
-from tests.support import independent
-from tests.support.layers import private_options
-from tests.support.packets import broker_packet
-from tests.support.vectors import COCO_PACKETS
+from tests.support.coco.packets import broker_packet
+from tests.support.keys import independent
+from tests.support.keywrap.layers import private_options
+from tests.support.keywrap.vectors import COCO_PACKETS
 
 KEY = b64decode(COCO_PACKETS["key"])
 OPTIONS = COCO_PACKETS["options"].encode()

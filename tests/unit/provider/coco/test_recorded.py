@@ -25,15 +25,15 @@ from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.kbs.aatoken import fetch_token
 from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with
-from tests.support import recorded
-from tests.support.cdh_server import Hub
-from tests.support.environment import forget
-from tests.support.kbs_server import KbsServer
-from tests.support.packets import broker_packet
-from tests.support.register import ADMIN, pkcs8
-from tests.support.serving import write_key
-from tests.support.ttrpc_server import MESSAGES, RefusedError
-from tests.support.vectors import COCO_PACKETS
+from tests.support.coco import recorded
+from tests.support.coco.cdh_server import Hub
+from tests.support.coco.kbs_server import KbsServer
+from tests.support.coco.packets import broker_packet
+from tests.support.coco.register import ADMIN, pkcs8
+from tests.support.keywrap.vectors import COCO_PACKETS
+from tests.support.network.ttrpc_server import MESSAGES, RefusedError
+from tests.support.program.environment import forget
+from tests.support.provider.serving import write_key
 
 if TYPE_CHECKING:
     from decoder.provider.services.coco.cdhunwrap import CdhUnwrap

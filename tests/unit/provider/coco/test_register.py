@@ -25,14 +25,14 @@ from decoder.errors import UsageError
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs.register import Registrar
 from decoder.provider.services.coco.packet import open_with
-from tests.support.image import decoded, image
-from tests.support.kbs_server import KbsServer, error_answer, issue_token
-from tests.support.layers import ec_key, pem, private_options, rsa_key
-from tests.support.loopback import Answer, Asked, Authority
-from tests.support.packets import broker_packet
-from tests.support.processes import run_program
-from tests.support.register import ADMIN, KEY, KID, administered, options_of, pkcs8
-from tests.support.serving import execute, request_of, result_of, write_key
+from tests.support.coco.kbs_server import KbsServer, error_answer, issue_token
+from tests.support.coco.packets import broker_packet
+from tests.support.coco.register import ADMIN, KEY, KID, administered, options_of, pkcs8
+from tests.support.image.command import decoded, image
+from tests.support.keywrap.layers import ec_key, pem, private_options, rsa_key
+from tests.support.network.loopback import Answer, Asked, Authority
+from tests.support.program.processes import run_program
+from tests.support.provider.serving import execute, request_of, result_of, write_key
 
 TEE_KEY = ec_key(ec.SECP256R1)
 

@@ -26,7 +26,7 @@ from decoder.provider.services.coco.sources import (
     parse_sources,
     unwrap_first,
 )
-from tests.support.layers import private_options
+from tests.support.keywrap.layers import private_options
 
 KEY = bytes(range(32))
 NGINX = ResourceId("default/image_key/nginx")

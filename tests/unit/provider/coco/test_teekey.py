@@ -14,8 +14,8 @@ from jwcrypto.jwk import JWK
 from decoder import limits
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs.teekey import open_reply
-from tests.support.kbs_server import decoded, encoded, encrypt
-from tests.support.layers import ec_key, pem, public_pem, rsa_key
+from tests.support.coco.kbs_server import decoded, encoded, encrypt
+from tests.support.keywrap.layers import ec_key, pem, public_pem, rsa_key
 
 RESOURCE = os.urandom(32)
 P256 = ec_key(ec.SECP256R1)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.provider import create
-from tests.support.gcp_server import Google, running_google
+from tests.support.services.gcp_server import Google, running_google
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from decoder.provider.audit import Provider
-from tests.support.gcpkms_parts import URI
+from tests.support.services.gcpkms_parts import URI
 
 
 @pytest.fixture(scope="module")

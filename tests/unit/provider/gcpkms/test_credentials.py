@@ -17,13 +17,13 @@ from decoder import limits
 from decoder.provider import create
 from decoder.provider.client import protocol
 from decoder.provider.services.gcpkms import crc32c
-from tests.support.gcp_server import Google, reply
+from tests.support.services.gcp_server import Google, reply
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from decoder.provider.audit import Provider
-from tests.support.gcpkms_parts import OPTIONS, URI, message_of, waiting
+from tests.support.services.gcpkms_parts import OPTIONS, URI, message_of, waiting
 
 
 def test_the_token_endpoint_refuses_the_account(google: Google, provider: Provider) -> None:

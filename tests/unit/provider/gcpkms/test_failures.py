@@ -13,14 +13,14 @@ import pytest
 
 from decoder import limits
 from decoder.provider import create
-from tests.support.gcp_server import OTHER_KEY, Google, make_certificate
+from tests.support.services.gcp_server import OTHER_KEY, Google, make_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from decoder.provider.audit import Provider
-from tests.support.gcpkms_parts import OPTIONS, OTHER_URI, URI, message_of, waiting
+from tests.support.services.gcpkms_parts import OPTIONS, OTHER_URI, URI, message_of, waiting
 
 
 def abort(code: grpc.StatusCode, text: str, times: int = 1000) -> Callable[[grpc.ServicerContext], None]:

@@ -13,11 +13,11 @@ from decoder.formats import wire
 from decoder.node import journal
 from decoder.provider import create
 from decoder.provider.services.gcpkms import crc32c
-from tests.support.gcp_server import KEY, Google, reply
+from tests.support.services.gcp_server import KEY, Google, reply
 
 if TYPE_CHECKING:
     from decoder.provider.audit import Provider
-from tests.support.gcpkms_parts import LAYER_KEY, OPTIONS, OTHER_URI, URI, message_of
+from tests.support.services.gcpkms_parts import LAYER_KEY, OPTIONS, OTHER_URI, URI, message_of
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import grpc
 import pytest
 
 from decoder import limits
-from tests.support.server_grpc_parts import LOOPBACK, OPTIONS, SERVICE, WRAP, connected, failure
-from tests.support.serving import (
+from tests.support.provider.server_grpc_parts import LOOPBACK, OPTIONS, SERVICE, WRAP, connected, failure
+from tests.support.provider.serving import (
     Server,
     ask,
     contents,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.server_grpc_parts import LOOPBACK, OPTIONS, WRAP, connected
-from tests.support.serving import (
+from tests.support.provider.server_grpc_parts import LOOPBACK, OPTIONS, WRAP, connected
+from tests.support.provider.serving import (
     Server,
     ask,
     execute,

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from tests.support.certificates import issue, tls_options
-from tests.support.server_grpc_parts import LOOPBACK, SERVICE, WRAP, connected, credentials, failure
-from tests.support.serving import (
+from tests.support.network.certificates import issue, tls_options
+from tests.support.provider.server_grpc_parts import LOOPBACK, SERVICE, WRAP, connected, credentials, failure
+from tests.support.provider.serving import (
     Server,
     ask,
     execute,

@@ -10,7 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.attestation_parts import KEY
+from tests.support.coco.attestation_parts import KEY
 
 
 @pytest.fixture

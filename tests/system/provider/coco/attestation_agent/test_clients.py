@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import pytest
 
-from tests.support.image import done, image, oci
-from tests.support.images import Layout
-from tests.support.layouts import add_image, publish, tar
-from tests.support.processes import ROOT
-from tests.support.serving import Server, ask, configure, execute, request_of, result_of, write_command
-from tests.support.skopeo import run_skopeo
+from tests.support.image.command import done, image, oci
+from tests.support.image.images import Layout
+from tests.support.image.layouts import add_image, publish, tar
+from tests.support.program.processes import ROOT
+from tests.support.provider.serving import Server, ask, configure, execute, request_of, result_of, write_command
+from tests.support.registry.skopeo import run_skopeo
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.attestation_parts import KEY, KID, NAME, OPTIONS, agent, opened
+from tests.support.coco.attestation_parts import KEY, KID, NAME, OPTIONS, agent, opened
 
 ANNOTATION = f"org.opencontainers.image.enc.keys.provider.{NAME}"
-REQUESTS = json.loads((ROOT / "tests/support/requests.json").read_bytes())
+REQUESTS = json.loads((ROOT / "tests/support/provider/requests.json").read_bytes())
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from decoder.provider.errors import ProviderError
-from tests.support.serving import openssl
+from tests.support.provider.serving import openssl
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.attestation_parts import KEY, KID, NOBODY_LISTENS, OPTIONS, agent, opened, wrapped
+from tests.support.coco.attestation_parts import KEY, KID, NOBODY_LISTENS, OPTIONS, agent, opened, wrapped
 
 # -- key specs
 

@@ -10,12 +10,22 @@ import pytest
 
 from decoder.errors import UsageError
 from decoder.provider.errors import ProviderError
-from tests.support.layers import Layer, encrypted
-from tests.support.vectors import COCO_PACKETS
+from tests.support.keywrap.layers import Layer, encrypted
+from tests.support.keywrap.vectors import COCO_PACKETS
 
 if TYPE_CHECKING:
     from pathlib import Path
-from tests.support.attestation_parts import KEY, KID, NAME, NOBODY_LISTENS, OPTIONS, agent, decrypt, opened, wrapped
+from tests.support.coco.attestation_parts import (
+    KEY,
+    KID,
+    NAME,
+    NOBODY_LISTENS,
+    OPTIONS,
+    agent,
+    decrypt,
+    opened,
+    wrapped,
+)
 
 PLAINTEXT = bytes(range(256)) * 100
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.environment import forget
-from tests.support.kbs_parts import KEY, KID, Guest
-from tests.support.kbs_server import KbsServer
-from tests.support.loopback import Authority
+from tests.support.coco.kbs_parts import KEY, KID, Guest
+from tests.support.coco.kbs_server import KbsServer
+from tests.support.network.loopback import Authority
+from tests.support.program.environment import forget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,14 +14,14 @@ from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import sources
 from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.packet import build_packet, parse_packet, seal
-from tests.support.image import done, oci
-from tests.support.images import Layout
-from tests.support.kbs_parts import KEY, KID, TEE_KEY, Guest, failure, fetch
-from tests.support.kbs_server import KbsServer, error_answer, issue_token
-from tests.support.layers import ec_key, pem, private_options
-from tests.support.layouts import add_image, publish, tar
-from tests.support.loopback import Answer, Asked, Authority, Loopback, json_answer
-from tests.support.serving import configure, execute, request_of, result_of
+from tests.support.coco.kbs_parts import KEY, KID, TEE_KEY, Guest, failure, fetch
+from tests.support.coco.kbs_server import KbsServer, error_answer, issue_token
+from tests.support.image.command import done, oci
+from tests.support.image.images import Layout
+from tests.support.image.layouts import add_image, publish, tar
+from tests.support.keywrap.layers import ec_key, pem, private_options
+from tests.support.network.loopback import Answer, Asked, Authority, Loopback, json_answer
+from tests.support.provider.serving import configure, execute, request_of, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

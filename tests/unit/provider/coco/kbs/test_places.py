@@ -11,9 +11,9 @@ import pytest
 from decoder import limits
 from decoder.errors import UsageError
 from decoder.provider.services.coco.kbs import source as kbs
-from tests.support.kbs_parts import KEY, KID, Guest, failure, fetch
-from tests.support.kbs_server import KbsServer
-from tests.support.loopback import Answer, Asked, Authority, Loopback
+from tests.support.coco.kbs_parts import KEY, KID, Guest, failure, fetch
+from tests.support.coco.kbs_server import KbsServer
+from tests.support.network.loopback import Answer, Asked, Authority, Loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable

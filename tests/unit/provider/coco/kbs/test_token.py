@@ -14,10 +14,10 @@ from decoder import limits
 from decoder.keywrap.kid import parse_kid
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs import source as kbs
-from tests.support.kbs_parts import KEY, KID, TEE_KEY, Guest, failure, fetch
-from tests.support.kbs_server import KbsServer, encrypt, error_answer
-from tests.support.layers import ec_key, rsa_key
-from tests.support.loopback import Answer, Authority, json_answer
+from tests.support.coco.kbs_parts import KEY, KID, TEE_KEY, Guest, failure, fetch
+from tests.support.coco.kbs_server import KbsServer, encrypt, error_answer
+from tests.support.keywrap.layers import ec_key, rsa_key
+from tests.support.network.loopback import Answer, Authority, json_answer
 
 # With a token from a file.
 

@@ -1,0 +1,1 @@
+"""Keys, key rings and tokens."""

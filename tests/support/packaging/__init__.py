@@ -1,0 +1,1 @@
+"""Packages, and machines to install them on."""

@@ -1,0 +1,1 @@
+"""Start the program, its agent and its client."""

@@ -1,0 +1,1 @@
+"""Keyproviders: clients and servers."""

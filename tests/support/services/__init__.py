@@ -1,0 +1,1 @@
+"""Key services, real or imitated."""
