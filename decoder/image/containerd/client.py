@@ -93,7 +93,7 @@ class ContainerdClient:
     """A connection to containerd for one namespace, which several threads may use.
 
     Args:
-        address: the path of its socket, with or without `unix://`.
+        address: the path of containerd's socket, with or without `unix://`.
         namespace: the containerd namespace of all calls.
 
     Attributes:
@@ -109,16 +109,14 @@ class ContainerdClient:
         self._namespace = namespace
         self.lease = ""
         if not namespace or not namespace.isascii() or not namespace.isprintable():
-            raise ImageError(f"{quoted(namespace)} cannot be a namespace of containerd")
+            raise ImageError(f"{quoted(namespace)} is not a valid containerd namespace")
         path = os.path.abspath(address.removeprefix("unix://"))
         _check_socket(path)
         options = [
             ("grpc.enable_http_proxy", 0),
             ("grpc.max_receive_message_length", limits.CONTAINERD_MESSAGE_BYTES),
-            (
-                "grpc.default_authority",
-                "localhost",
-            ),  # Go's server rejects the authority that grpcio derives from a path
+            # Go's server rejects the authority that grpcio derives from a path.
+            ("grpc.default_authority", "localhost"),
         ]
         self._channel = self._grpc.insecure_channel(f"unix:{path}", options)
 
@@ -144,12 +142,12 @@ class ContainerdClient:
         return _parsed(reply)
 
     def receive(self, method: str, request: dict[int, Value]) -> Stream:
-        """Call a method that has a stream of replies."""
+        """Call a method that has a stream of replies; the call's errors are raised by `Stream.take`."""
         stub = self._channel.unary_stream(_SERVICES + method)
         return Stream(stub(messages.build(request), metadata=self._metadata()), self._failure)
 
     def converse(self, method: str, requests: Iterator[bytes]) -> Stream:
-        """Call a method that has a stream of requests, already serialized, and a stream of replies."""
+        """Call a method that has streams of requests (already serialized) and of replies; see `receive`."""
         stub = self._channel.stream_stream(_SERVICES + method)
         return Stream(stub(requests, metadata=self._metadata()), self._failure)
 
@@ -197,4 +195,4 @@ def _parsed(reply: bytes) -> Fields:
     try:
         return messages.parse(reply)
     except ValueError as error:
-        raise ImageError(f"containerd replies with something other than a message: {error}") from error
+        raise ImageError(f"containerd sent a malformed reply: {error}") from error

@@ -40,13 +40,13 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
     """Open an image of containerd for reading.
 
     Args:
-        name: of the transport.
+        name: the name of the transport, not used here.
         place: the name of the image in containerd.
         options: the namespace, and the address of the socket.
 
     Raises:
-        UsageError: there is no name.
-        ImageError: there is no such containerd.
+        UsageError: the name of the image is empty or malformed.
+        ImageError: containerd cannot be reached.
     """
     del name
     with _leased(place, options) as client:
@@ -63,7 +63,7 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget
 
 @contextmanager
 def _leased(place: str, options: Options) -> Iterator[ContainerdClient]:
-    """Connect, and hold a lease until the context ends; the lease expires by itself if this process is killed."""
+    """Connect, and hold a lease until the context ends. The lease also expires, in case this process is killed."""
     if not place or len(place) > _NAME_CHARACTERS or not place.isprintable() or " " in place:
         raise UsageError(f"{quoted('containerd:' + place)} is not of the form containerd:IMAGE")
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=limits.CONTAINERD_LEASE_SECONDS)
@@ -131,7 +131,7 @@ class _Target(_Blobs):
     def has(self, descriptor: Descriptor) -> bool:
         digest = descriptor["digest"]
         split_digest(digest)
-        _hold(self._client, digest)  # first, because it could be collected in between
+        _hold(self._client, digest)  # first, because the garbage collection could delete it after the check
         return _size(self._client, digest) == int(descriptor["size"])
 
     def create(self, size: int) -> AbstractContextManager[BlobWriter]:
@@ -172,7 +172,7 @@ class _Download:
         if size is None:
             raise ImageError(f"containerd has no {digest} in this namespace: was the image pulled for all platforms?")
         if size != descriptor["size"]:
-            raise DigestError(f"{digest} has {size} bytes in containerd, and {descriptor['size']} by its descriptor")
+            raise DigestError(f"{digest} has {size} bytes in containerd, but {descriptor['size']} in its descriptor")
         self._stream = client.receive(_CONTENT + "Read", {1: digest})
         self._data = memoryview(b"")
 
@@ -197,9 +197,9 @@ class _Upload:
     """An upload of a blob to containerd, which computes its digest.
 
     Args:
-        client: of containerd.
-        size: of the blob, in bytes.
-        labels: for the blob.
+        client: the connection to containerd.
+        size: the size of the blob, in bytes.
+        labels: the labels to store with the blob.
 
     Attributes:
         was_there: after `commit`: containerd already had the blob, so these labels were not added.
@@ -228,7 +228,7 @@ class _Upload:
                 self._client.call(_CONTENT + "Abort", {1: self._name})
 
     def write(self, data: memoryview, /) -> int:
-        """Send all bytes, in pieces of CONTAINERD_WRITE_BYTES."""
+        """Send all bytes, in pieces of CONTAINERD_WRITE_BYTES; return their number."""
         for start in range(0, len(data), limits.CONTAINERD_WRITE_BYTES):
             piece = bytes(data[start : start + limits.CONTAINERD_WRITE_BYTES])
             self._send({1: _WRITE, 5: self._offset, 6: piece})
@@ -236,10 +236,15 @@ class _Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """Finish the blob; containerd accepts it only if the bytes that it received have this digest and size."""
+        """Finish the blob; containerd accepts it only if the received bytes have this digest and size.
+
+        Raises:
+            DigestError: the bytes have another digest.
+            ImageError: another number of bytes was written, or the call failed.
+        """
         split_digest(digest)
         if size != self._size or self._offset != size:
-            raise ImageError(f"{self._offset} bytes of a blob were written, of which there were to be {self._size}")
+            raise ImageError(f"a blob has {self._offset} bytes instead of {self._size}")
         try:
             self._send({1: _COMMIT, 4: digest, 5: self._offset, 7: self._labels})
             while self._ahead:

@@ -252,7 +252,7 @@ def test_what_is_not_committed_is_not_there(options: Options, layout: Layout) ->
         assert not target.has(descriptor)
         with target.create(len(blob) + 1) as writer:
             registries.write_all(writer, blob)
-            with pytest.raises(ImageError, match="2500000 bytes of a blob were written, of which there were to be"):
+            with pytest.raises(ImageError, match="a blob has 2500000 bytes instead of"):
                 writer.commit(descriptor["digest"], len(blob))
         with pytest.raises(ImageError, match="is not a sha256 or sha512 digest"):
             target.has({**descriptor, "digest": "sha256:../.."})
@@ -267,7 +267,7 @@ def test_a_descriptor_with_another_size(options: Options, layout: Layout) -> Non
     descriptor = {**layout.layers[0], "size": 5}
     with (
         transport.open_source("containerd:image", options) as source,
-        pytest.raises(DigestError, match="and 5 by its descriptor"),
+        pytest.raises(DigestError, match="but 5 in its descriptor"),
         source.open(descriptor),
     ):
         pass

@@ -27,7 +27,7 @@ def test_no_containerd(tmp_path: Path) -> None:
     for path, reason in ((absent, "No such file or directory"), (file, "it is not a socket")):
         with pytest.raises(ImageError, match=f"there is no containerd at '{path}': {reason}"):
             pull("containerd:image", Options(address=str(path)))
-    with pytest.raises(ImageError, match="cannot be a namespace"):
+    with pytest.raises(ImageError, match="is not a valid containerd namespace"):
         pull("containerd:image", Options(address=str(absent), namespace="ä"))
 
 

@@ -2,9 +2,10 @@
 
 The annotation is `{"key_url":"https://VAULT.vault.azure.net/keys/NAME","wrapped_key":BASE64,
 "wrap_type":"RSA-OAEP-256+A256GCM","key_version":"32 hex digits","iv":BASE64,"wrapped_data":BASE64}`.
-`key_url` is the key as it was named, with a version or without, which is what policies see; `key_version` is the one
-that the vault used. `wrapped_key` is a random key of 32 bytes, wrapped with RSA-OAEP-256; `wrapped_data` is the private
-options under it with AES-256-GCM and the 12-byte `iv`, without additional data, followed by the tag.
+`key_url` is the key as the user named it, with or without a version; policies see this name. `key_version` is the
+version that the vault used. `wrapped_key` is a random key of 32 bytes, wrapped with RSA-OAEP-256. `wrapped_data` is
+the private options encrypted under that key with AES-256-GCM and the 12-byte `iv`, without additional data, followed
+by the tag.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _AZURE_HOST = re.compile(rf"[a-z0-9-]+\.(vault|managedhsm)\.({'|'.join(map(re.es
 
 
 class _Key(NamedTuple):
-    """A key in a vault; `authority` is its host, and port if it has one; `version` may be empty."""
+    """A key in a vault: `authority` is the host, and the port if it is not 443; `version` may be empty."""
 
     authority: str
     name: str
@@ -139,11 +140,11 @@ class AzureKeyVault:
             path = f"keys/{key.name}/{wrapped.key_version}/unwrapkey"
             content_key = self._vaults.ask(key.authority, path, _ALGORITHM, wrapped.wrapped_key, seconds).value
             if len(content_key) != _KEY_BYTES:
-                raise ProviderError("the vault unwrapped something other than a key of 256 bits")
+                raise ProviderError("the vault did not return a key of 256 bits")
             try:
                 return AESGCM(content_key).decrypt(wrapped.iv, wrapped.wrapped_data, None)
             except InvalidTag as error:
-                raise ProviderError("the key that the vault unwrapped does not open the wrapped_data") from error
+                raise ProviderError("the key that the vault unwrapped does not decrypt the wrapped_data") from error
 
         return Use((wrapped.key_url,), run)
 
@@ -175,9 +176,9 @@ def _used_version(key_id: str, asked: _Key) -> str:
     """Return the version that the vault used, and check that it belongs to the requested key."""
     used = _parse(key_id)
     if (used.authority, used.name.lower()) != (asked.authority, asked.name.lower()) or not used.version:
-        raise ProviderError("the vault used another key than it was asked to")
+        raise ProviderError("the vault used another key than the requested one")
     if asked.version not in ("", used.version):
-        raise ProviderError("the vault used another version of the key than it was asked to")
+        raise ProviderError("the vault used another version of the key than the requested one")
     return used.version
 
 

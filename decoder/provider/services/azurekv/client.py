@@ -54,9 +54,9 @@ class Vaults:
     """
 
     def __init__(self, ca_file: str) -> None:
-        for name in ("azure", "msal"):  # the SDK warns on standard error of what is raised as well
+        for name in ("azure", "msal"):  # the SDK also logs to standard error the errors that it raises
             logging.getLogger(name).addHandler(logging.NullHandler())
-        # Managed identities are asked by plain HTTP, through the machine's proxy if it has one.
+        # Tokens of managed identities come over plain HTTP, through the machine's proxy if it has one.
         self._web = Web(ca_file, patient=True, http_by_proxy=True)
         self._tokens: dict[tuple[object, ...], AccessToken] = {}
 
@@ -64,23 +64,23 @@ class Vaults:
         """Ask a vault to wrap or unwrap a key.
 
         Args:
-            authority: its host, with a port if it has one.
+            authority: the host of the vault, and the port if it is not 443.
             path: `keys/NAME/VERSION/wrapkey` or `…/unwrapkey`; the version may be empty.
-            algorithm: a name of JWA (RFC 7518 §4).
+            algorithm: a JWA name (RFC 7518 §4).
             value: the key, or the wrapped key.
-            seconds: how long it may take, with everything that is asked for a token.
+            seconds: the time limit, including the requests for a token.
 
         Raises:
-            ProviderError: the vault did not perform it.
+            ProviderError: no token was available, the vault refused, or its reply is malformed.
         """
         try:
             response = self._web.within(seconds, lambda session: self._send(session, authority, path, algorithm, value))
-        except (DecodeError, RecursionError) as error:  # the SDK parses a reply as it comes
+        except (DecodeError, RecursionError) as error:  # the SDK parses replies without a limit on their depth
             raise ProviderError(f"the reply of {authority} cannot be understood") from error
         except AzureError as error:
-            raise ProviderError(f"{authority} cannot be asked ({type(error).__name__})") from error
+            raise ProviderError(f"the request to {authority} failed ({type(error).__name__})") from error
         except ValueError as error:
-            # The SDK checks that the token which a vault asks for is one for vaults like it.
+            # The SDK rejects a challenge that asks for a token of another domain.
             raise ProviderError(f"{authority} asks for a token in a way that is not accepted") from error
         if response.status_code != 200:
             raise ProviderError(f"{authority} answers {_refusal(response)}")
@@ -103,16 +103,16 @@ class Vaults:
         except ClientAuthenticationError as error:
             # Its text combines those of several services, which may quote secrets.
             codes = sorted(set(_ENTRA_CODE.findall(str(error))))
-            reason = ", ".join(codes[:4]) or session.failure or "none is set up"
+            reason = ", ".join(codes[:4]) or session.failure or "none is configured"
             raise ProviderError(f"no Azure credential gives a token: {reason}") from error
 
 
 class _Credential:
-    """Tokens of the credentials of this process; the credentials are only searched if no known token is valid.
+    """Tokens for the credentials of this process; credentials are only searched if no cached token is valid.
 
     Args:
-        transport: for the requests that this takes.
-        tokens: those that are known, for one operation after another.
+        transport: sends the requests for tokens.
+        tokens: the cache, which outlives this object.
     """
 
     def __init__(self, transport: RequestsTransport, tokens: dict[tuple[object, ...], AccessToken]) -> None:

@@ -49,7 +49,7 @@ def reach(url: str, seconds: float, ca_file: str = "") -> None:
         ca_file: the certificates to accept, instead of the system's.
 
     Raises:
-        ProviderError: it does not, or its certificate is not accepted.
+        ProviderError: the server does not answer, or its certificate is not accepted.
     """
     _ask(f"{url}/", seconds, ca_file)
 

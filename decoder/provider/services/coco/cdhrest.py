@@ -41,7 +41,7 @@ class CdhRest:
     def key(self, resource: ResourceId, seconds: float) -> bytes:
         """Fetch a resource of the plugin `resource`, the only one that this interface offers; see `KeySource`."""
         if resource.plugin != PLUGIN or resource.query:
-            raise ProviderError(f"it has resources of the plugin {PLUGIN} alone, without a query")
+            raise ProviderError(f"it only has resources of the plugin {PLUGIN}, without a query")
         try:
             data = get(self._url, f"/cdh/resource/{resource.path}", seconds)
         except AnsweredError as error:

@@ -60,7 +60,7 @@ def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     return CdhUnwrap(f"cdh-ttrpc:{where}", ask, lambda seconds: reach_socket(path, seconds))
 
 
-_INTERNAL = "it answered INTERNAL"  # the same in both transports; the hub answers so to every failure
+_INTERNAL = "it answered INTERNAL"  # the hub answers every failure with this code, over both transports
 
 
 class CdhUnwrap:
@@ -89,7 +89,7 @@ class CdhUnwrap:
         """Ask the hub to unwrap a packet; see `UnwrapSource`."""
         parsed = parse_packet(packet)
         if isinstance(parsed, Packet) and not parsed.version:
-            packet = build_packet(parsed)  # hubs reject packets of old images: bare ids, other names of algorithms
+            packet = build_packet(parsed)  # because hubs reject old packets: bare ids, other names of algorithms
         try:
             reply = self._ask(protocol.build_request("keyunwrap", packet, "attestation-agent", []), seconds)
         except ProviderError as error:

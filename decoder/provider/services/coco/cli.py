@@ -1,4 +1,4 @@
-"""`ctd-decoder coco initdata` and `keyprovider attestation-agent register`: keys for brokers, brokers for guests."""
+"""`ctd-decoder coco initdata` and `keyprovider attestation-agent register`: prepare guests and key brokers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ example: ctd-decoder keyprovider attestation-agent register --keyid kbs:///defau
 
 
 class RegistrationError(DecoderError):
-    """A key cannot be read, or a broker or its local store did not accept the key."""
+    """A key cannot be read, or could not be stored at a broker or in its local store."""
 
     status = 6
 
@@ -69,7 +69,7 @@ def register(arguments: list[str]) -> int:
 
     Raises:
         UsageError: the command line cannot be understood.
-        RegistrationError: the key cannot be read, or is not stored somewhere.
+        RegistrationError: the key cannot be read, or could not be stored in one of the places.
         StreamError: standard output failed.
     """
     parsed = build_register_parser().parse(arguments)
@@ -88,7 +88,7 @@ def _register(parsed: Namespace) -> list[str]:
     if parsed.kbs_ca:
         options["kbs-ca"] = parsed.kbs_ca
     if not options and not parsed.repository:
-        raise UsageError("nothing says where to store the key: give --kbs URL or --repository DIR")
+        raise UsageError("say where to store the key: give --kbs URL or --repository DIR")
     resource = parse_kid(parsed.keyid)
     registrar = broker.Registrar(options) if options else None
     key = read_key(parsed.keypath, None, parsed.create)
@@ -116,7 +116,10 @@ def build_parser() -> Parser:
     add("--kbs", required=True, metavar="URL", help="the key broker, as guests reach it")
     add("--ca", default="", metavar="FILE", help="CA certificates of the broker, in PEM")
     add(
-        "--algorithm", default="sha256", choices=initdata.ALGORITHMS, help="how the guest measures it (default: sha256)"
+        "--algorithm",
+        default="sha256",
+        choices=initdata.ALGORITHMS,
+        help="the hash with which the guest measures initdata (default: sha256)",
     )
     add(
         "--format",

@@ -1,4 +1,4 @@
-"""initdata: the configuration that a guest of Confidential Containers gets at its start, such as its key broker.
+"""initdata: the configuration that a guest of Confidential Containers gets at its start, such as its broker's URL.
 
 The initdata specification defines the format: TOML whose `data` holds the configuration files of the guest's agents.
 A pod carries the TOML in base64 as an annotation; for current versions of Kata Containers it is first compressed with
@@ -34,7 +34,7 @@ def build_initdata(kbs: str, ca_file: str = "", algorithm: str = "sha256") -> st
     Args:
         kbs: the URL of the broker, as guests reach it.
         ca_file: certificates in PEM to accept from the broker instead of the guest image's; "" for none.
-        algorithm: one of ALGORITHMS, by which the guest measures the text.
+        algorithm: one of ALGORITHMS, with which the guest measures the text.
 
     Returns:
         TOML.

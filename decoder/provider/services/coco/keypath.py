@@ -15,15 +15,16 @@ from decoder.provider.errors import ProviderError
 def read_key(keypath: str, directory: str | None, create: bool) -> bytes:
     """Read a key; create it first if `create` is set and the file does not exist.
 
-    Every layer of an image, maybe in a process of its own, and every later image with this file gets the same key.
+    All layers of an image get the same key, even if separate processes encrypt them, and so do later images that use
+    this file.
 
     Args:
         keypath: the file; relative to `directory` if there is one.
-        directory: the file must be below it; "" for no file at all, None for any.
-        create: create it if it does not exist.
+        directory: the directory that the file must be below; "" allows no file, None allows any.
+        create: create the file if it does not exist.
 
     Raises:
-        ProviderError: it must not be read, cannot be read or created, or does not have 32 bytes.
+        ProviderError: the file is not allowed, cannot be read or created, or does not have 32 bytes.
     """
     path = _inside(keypath, directory)
     if create and not os.path.lexists(path):
@@ -53,7 +54,7 @@ def _make(path: str) -> None:
         with suppress(FileExistsError):  # another layer was faster, and its key counts
             write_new(path, os.urandom(limits.SYMMETRIC_KEY_BYTES))
     except OSError as error:
-        raise ProviderError(f"the keypath {quoted(path)} cannot be made: {error.strerror}") from error
+        raise ProviderError(f"the keypath {quoted(path)} cannot be created: {error.strerror}") from error
 
 
 def write_new(path: str, data: bytes) -> None:

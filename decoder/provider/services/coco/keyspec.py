@@ -10,7 +10,7 @@ from decoder.keywrap.kid import ResourceId, parse_kid
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.packet import GCM, IV_BYTES
 
-# A key id may hold the separator, in the address of a host.
+# A key id may contain "::", in the IPv6 address of a host.
 _SEPARATOR = re.compile("::(?=[a-z]+=)")
 _NAMES = ("keyid", "keypath", "algorithm", "sample", "create")
 
@@ -34,7 +34,7 @@ class KeySpec(NamedTuple):
 
 
 def parse_keyspec(text: str) -> KeySpec:
-    """Read a key spec.
+    """Parse a key spec.
 
     Args:
         text: the key spec; "" for one without members.
@@ -46,7 +46,7 @@ def parse_keyspec(text: str) -> KeySpec:
     for item in _SEPARATOR.split(text) if text else ():
         name, separator, value = item.partition("=")
         if name not in _NAMES or not separator:
-            raise ProviderError(f"the key spec has {quoted(name)} where one of {', '.join(_NAMES)} belongs")
+            raise ProviderError(f"the key spec has the member {quoted(name)}, which is not one of {', '.join(_NAMES)}")
         if name in members or not value:
             raise ProviderError(f"the key spec has {name} {'twice' if name in members else 'without a value'}")
         members[name] = value
@@ -56,11 +56,11 @@ def parse_keyspec(text: str) -> KeySpec:
     keyid = parse_kid(members["keyid"]) if "keyid" in members else None
     spec = KeySpec(keyid, members.get("keypath", ""), algorithm, _flag(members, "sample"), _flag(members, "create"))
     if spec.sample and (keyid or spec.keypath or spec.create):
-        raise ProviderError("the key spec has sample=true, which has a key and an id of its own, with keyid or keypath")
+        raise ProviderError("the key spec has sample=true, which excludes keyid, keypath and create")
     if spec.create and not spec.keypath:
         raise ProviderError("the key spec has create=true without keypath, the file for the new key")
     if spec.keypath and not keyid:
-        raise ProviderError("the key spec has keypath without keyid, what the key is called")
+        raise ProviderError("the key spec has keypath without keyid, the name of the key")
     return spec
 
 

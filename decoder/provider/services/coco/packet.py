@@ -47,7 +47,7 @@ class Packet(NamedTuple):
     Attributes:
         kid: the id of the key.
         wrapped_data: the ciphertext, with the 16-byte tag of A256GCM at its end.
-        iv: the initialization vector, as long as IV_BYTES says.
+        iv: the initialization vector; its length is in IV_BYTES.
         wrap_type: one of IV_BYTES.
         version: the version member of the packet, "" in version 1, which has none.
     """
@@ -89,7 +89,7 @@ def seal(kid: ResourceId, key: bytes, options: bytes, algorithm: str = GCM, iv: 
         key: 32 bytes.
         options: the private options.
         algorithm: one of IV_BYTES.
-        iv: as long as IV_BYTES says; a random one if it is empty, as it must be for every key that is secret.
+        iv: its length is in IV_BYTES. Leave it empty for a random one, except in tests: reuse reveals plaintext.
     """
     iv = iv or os.urandom(IV_BYTES[algorithm])
     data = AESGCM(key).encrypt(iv, options, None) if algorithm == GCM else _ctr(key, iv, options)
@@ -101,7 +101,7 @@ def open_with(key: bytes, packet: Packet) -> bytes:
 
     Raises:
         NotOpenedError: the packet uses A256CTR, which has no tag, and the result is not private options.
-        ProviderError: the key does not have 32 bytes, or did not wrap this packet.
+        ProviderError: the key does not have 32 bytes, or is not the one that wrapped this packet.
     """
     if len(key) != limits.SYMMETRIC_KEY_BYTES:
         raise ProviderError(f"it has {len(key)} bytes, not the {limits.SYMMETRIC_KEY_BYTES} of a key")
@@ -119,7 +119,7 @@ def open_with(key: bytes, packet: Packet) -> bytes:
 
 
 def build_packet(packet: Packet) -> bytes:
-    """Build a packet of version 1, with its members in the order of other programs."""
+    """Build a packet of version 1, with its members in the order in which other programs write them."""
     members = {
         "kid": str(packet.kid),
         "wrapped_data": wire.encode_base64(packet.wrapped_data),
@@ -130,7 +130,7 @@ def build_packet(packet: Packet) -> bytes:
 
 
 def parse_packet(annotation: bytes) -> Packet | HubPacket:
-    """Parse a packet of either version; old images name algorithms otherwise, and have integers instead of base64.
+    """Parse a packet of either version. Old images use other algorithm names, and integers instead of base64.
 
     Args:
         annotation: from a registry, at most PROVIDER_ANNOTATION_BYTES.

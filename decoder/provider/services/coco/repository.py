@@ -1,7 +1,7 @@
 r"""Source `repository:DIR`: the directory in which a key broker on this machine keeps its resources.
 
 Brokers up to trustee 0.18 keep a resource in the file `repository/type/tag` below it, later ones in the file
-`repository\x2Ftype\x2Ftag`, where four characters replace each slash (docs/formats.md §6).
+`repository\x2Ftype\x2Ftag`, where the four characters `\x2F` replace each slash (docs/formats.md §6).
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class UnwrapSource(Protocol):
         """Unwrap private options.
 
         Args:
-            packet: the annotation as the image has it.
+            packet: the packet as it stands in the image.
             seconds: the time limit.
 
         Raises:
@@ -109,8 +109,8 @@ def parse_sources(options: Mapping[str, str]) -> list[TimedSource]:
             `KIND=SECONDS`.
 
     Raises:
-        UsageError: there are more than COCO_SOURCES, a kind does not exist, a source cannot be used with this place or
-            these options, or a time is not between 0 and PROVIDER_TIMEOUT_SECONDS.
+        UsageError: there are more than COCO_SOURCES, a kind does not exist, a source rejects its WHERE or the options,
+            or a time is not between 0 and PROVIDER_TIMEOUT_SECONDS.
         ProviderError: a library or a file that a source needs is missing.
     """
     named = options.get("source", "").splitlines()
@@ -155,9 +155,9 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
     """Unwrap private options with the first source that can, each within its own time.
 
     Args:
-        sources: in the order in which they are tried.
-        annotation: the packet as the image has it.
-        packet: the same, parsed.
+        sources: the sources, in the order in which they are tried.
+        annotation: the packet as it stands in the image.
+        packet: the same packet, parsed.
 
     Returns:
         The private options. If a source's key does not open a packet with A256CTR, they are random, because this
@@ -205,7 +205,7 @@ def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:
 
 
 def quoted_name(packet: Packet | HubPacket) -> str:
-    """Name a packet's key in a message; the ids of key brokers have no character that needs quotes."""
+    """Return the name of a packet's key for messages; the ids of key brokers have no character that needs quotes."""
     return packet.key_name if isinstance(packet, Packet) else quoted(packet.key_name)
 
 

@@ -166,4 +166,4 @@ def test_another_version_than_the_one_that_was_asked_for(cloud: Cloud) -> None:
         answer if (answer := honest(asked)) and answer.status == 401 else json_answer(reply)
     )
     told = failure(cloud, named.wrap, private_options(), [])
-    assert told == "the vault used another version of the key than it was asked to"
+    assert told == "the vault used another version of the key than the requested one"

@@ -285,7 +285,7 @@ def test_rest_redirects_are_not_followed(hub: Hub) -> None:
 def test_rest_asks_for_nothing_but_resources(hub: Hub) -> None:
     with hub.rest() as server:
         for kid in ("kbs+other:///default/image_key/nginx", "kbs:///default/image_key/nginx?version=2"):
-            assert "plugin resource alone" in cause(f"cdh-rest:{server.url}", packet(kid))
+            assert "it only has resources of the plugin resource" in cause(f"cdh-rest:{server.url}", packet(kid))
         assert server.asked == []
 
 

@@ -94,8 +94,8 @@ def test_a_token_and_its_key(tee_key: JWK, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kid", "said"),
     [
-        ("policy-default-denies-sample", KID, "its resource policy does not give this resource to this attestation"),
-        ("policy-denies", KID, "its resource policy does not give this resource to this attestation"),
+        ("policy-default-denies-sample", KID, "its resource policy denies this resource to this attestation"),
+        ("policy-denies", KID, "its resource policy denies this resource to this attestation"),
         ("resource-absent", parse_kid("kbs:///default/image_key/absent"), "register the key"),
     ],
 )

@@ -242,13 +242,13 @@ def test_notices_that_the_broker_did_not_keep_it(
     server.answer = lambda asked: Answer(200) if asked.method == "POST" else right(asked)
     message = failure({**options, **attested})
     assert message.startswith(
-        f"the key {KID} was sent to {server.url}, but not read back: it answers PluginInternalError"
+        f"the key {KID} was sent to {server.url}, but could not be read back: it answers PluginInternalError"
     )
 
 
 def test_says_that_reading_back_failed_rather_than_storing(server: KbsServer, options: dict[str, str]) -> None:
     message = failure({**options, "aa-url": "http://127.0.0.1:1"})
-    assert "but not read back: the attestation agent at http://127.0.0.1:1 has no token" in message
+    assert "but could not be read back: the attestation agent at http://127.0.0.1:1 has no token" in message
     assert server.resources == {KID.path: KEY}
 
 

@@ -20,7 +20,7 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
     """Fetch a token for the key broker; the agent attests first if necessary.
 
     Args:
-        url: of the agent's REST server, such as http://127.0.0.1:8006.
+        url: the URL of the agent's REST server, such as http://127.0.0.1:8006.
         seconds: the time limit.
 
     Returns:
@@ -28,7 +28,7 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
 
     Raises:
         UsageError: the URL is malformed, or neither https nor on the loopback interface.
-        ProviderError: the server cannot be reached, answers with an error, or with something else.
+        ProviderError: the server cannot be reached, or answers with an error or without a token and a key.
     """
     reply = get(base_url(url, "the URL of the attestation agent"), _TARGET, seconds)
     try:
@@ -39,10 +39,10 @@ def fetch_token(url: str, seconds: float) -> tuple[str, bytes]:
     if not is_token(token):
         raise ProviderError("its reply holds no token")
     if len(pem) > limits.KEY_FILE_BYTES or not pem.startswith(_PEM):
-        raise ProviderError("its reply holds no key pair beside the token")
+        raise ProviderError("its reply holds no key pair with the token")
     return token, pem.encode(errors="replace")
 
 
 def is_token(text: str) -> bool:
-    """Check whether a text has the form of a token, at most AGENT_TOKEN_BYTES."""
+    """Return whether a text has the form of a JWT and at most AGENT_TOKEN_BYTES characters."""
     return len(text) <= limits.AGENT_TOKEN_BYTES and bool(_JWT.fullmatch(text))

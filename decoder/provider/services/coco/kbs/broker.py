@@ -34,12 +34,12 @@ _MEANINGS = {
     "AdminAuthAccess": _ADMIN,
     "AdminAuthInitialization": _ADMIN,
     "AttestationError": "it does not accept this attestation: see the broker's log",
-    "InvalidRequestPath": "it has no such path: compare its URL",
+    "InvalidRequestPath": "it has no such path: check its URL",
     "JweError": "it cannot encrypt to this TEE key: use an RSA, P-256 or P-521 key",
     "ParsePolicyError": _POLICY,
     "PluginInternalError": "it does not have this resource, or cannot read or write it: register the key",
     "PluginNotFound": "it has no such plugin: compare the kid with its configuration",
-    "PolicyDeny": "its resource policy does not give this resource to this attestation: change one of them",
+    "PolicyDeny": "its resource policy denies this resource to this attestation: change one of them",
     "PolicyEngine": _POLICY,
     "PolicyEngineError": _POLICY,
     "SerdeError": "it does not understand the request: it may speak another version of the protocol",
@@ -53,7 +53,7 @@ class RefusedError(ProviderError):
 
     Args:
         text: its message, and what to do.
-        status: of HTTP.
+        status: the HTTP status.
         variant: the last part of the error's `type`, or "" if it has none.
 
     Attributes:
@@ -96,7 +96,7 @@ class Conversation:
 
         Raises:
             RefusedError: the broker answered with an error.
-            ProviderError: it cannot be asked.
+            ProviderError: the broker cannot be reached.
         """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if cookie and not self.cookie():
@@ -113,7 +113,7 @@ class Conversation:
 
         Raises:
             RefusedError: the broker answered with an error.
-            ProviderError: it cannot be asked.
+            ProviderError: the broker cannot be reached.
         """
         headers = {"Content-Type": "application/octet-stream"}
         if token:
@@ -140,7 +140,7 @@ class Conversation:
     def _send(
         self, method: str, path: str, headers: Mapping[str, str], data: bytes = b"", secrets: Sequence[str] = ()
     ) -> bytes:
-        """Send a request, and return the body of the reply; the text of an error that quotes a secret is dropped."""
+        """Send a request, and return the body of the reply; an error's detail is dropped if it contains a secret."""
         url = f"{self._url}{_PREFIX}{path}"
         response = self._session.request(method, url, headers=dict(headers), data=data)
         if not 200 <= response.status_code < 300:

@@ -30,7 +30,7 @@ def attest_sample(conversation: Conversation) -> bytes:
 
     Raises:
         RefusedError: the broker answered with an error.
-        ProviderError: it cannot be asked, or its challenge is malformed.
+        ProviderError: the broker cannot be reached, or its challenge is malformed.
     """
     from jwcrypto.jwk import JWK
 

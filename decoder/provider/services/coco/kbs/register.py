@@ -65,9 +65,8 @@ class Registrar:
             raise UsageError("the options kbs-admin-token-file and kbs-auth-key exclude each other")
         if options.get("kbs-claim") and not key_file:
             raise UsageError("the option kbs-claim needs kbs-auth-key, which signs the claims")
-        self._source = kbs.create(
-            options["kbs"], options
-        )  # also if it is not used, because it checks the options that both share
+        # Created even if nothing is read back, because it checks the options that both share.
+        self._source = kbs.create(options["kbs"], options)
         self._url = base_url(options["kbs"], "the option kbs")
         self._ca_file = options.get("kbs-ca", "")
         self._is_attested = any(options.get(name) for name in kbs.ATTESTING)
@@ -83,10 +82,10 @@ class Registrar:
             key: 32 bytes.
 
         Returns:
-            Whether it was read back: the options may have no attestation, or the broker may not release the key.
+            True if the key was read back; False if no attestation is configured or the broker does not release it.
 
         Raises:
-            ProviderError: the broker rejects it, or has another key now; the text names the broker and the key.
+            ProviderError: the broker rejects the key, or returns another one; the text names the broker and the key.
         """
         from decoder.provider.services.web import Web
 
@@ -105,7 +104,9 @@ class Registrar:
         try:
             return self._is_attested and self._read_back(resource, key)
         except ProviderError as error:
-            raise ProviderError(f"the key {resource} was sent to {self._url}, but not read back: {error}") from error
+            raise ProviderError(
+                f"the key {resource} was sent to {self._url}, but could not be read back: {error}"
+            ) from error
 
     def _token(self) -> str:
         if self._token_file:
@@ -152,7 +153,7 @@ def _read_claims(text: str) -> dict[str, str | list[str]]:
         if not name or not separator:
             raise UsageError("the option kbs-claim is not NAME=VALUE")
         if name in _OWN_CLAIMS:
-            raise UsageError(f"the option kbs-claim cannot set {name}: a token holds for a few minutes from now")
+            raise UsageError(f"the option kbs-claim cannot set {name}: each token is valid for a few minutes from now")
         given.setdefault(name, []).append(value)
     claims: dict[str, str | list[str]] = {}
     for name, values in {**{name: [value] for name, value in _CLAIMS.items()}, **given}.items():

@@ -70,7 +70,7 @@ def create(where: str, options: Mapping[str, str]) -> Kbs:
         raise ProviderError(missing("coco", error)) from error
     tee = options.get("tee", "")
     if tee not in ("", _SAMPLE):
-        raise UsageError(f"the option tee only knows {_SAMPLE}; other TEEs are attested by the attestation agent")
+        raise UsageError(f"the option tee only accepts {_SAMPLE}; the attestation agent attests other TEEs")
     if bool(options.get("kbs-token")) != bool(options.get("tee-key")):
         raise UsageError("the options kbs-token and tee-key need each other")
     if tee and (options.get("kbs-token") or options.get("aa-url")):
@@ -121,7 +121,7 @@ class Kbs:
 
         deadline = monotonic() + seconds
         if not self._lock.acquire(timeout=seconds):
-            raise ProviderError(f"no answer within {seconds:g} seconds: other requests to it have not ended")
+            raise ProviderError(f"no answer within {seconds:g} seconds: it is busy with other requests")
         try:
             data = Web(self._ca_file).within(
                 seconds, lambda session: self._fetch(Conversation(self._url, session), resource, deadline)

@@ -32,7 +32,7 @@ def open_reply(reply: bytes, tee_key: bytes) -> bytes:
         tee_key: the private key that the attestation named, as PEM, DER or JWK.
 
     Raises:
-        ProviderError: it is malformed, of another algorithm, or not for this key; or the plaintext is not a key.
+        ProviderError: the reply is too long, malformed, of another algorithm, or not for this key.
     """
     if len(reply) > limits.JWE_BYTES:
         raise ProviderError(f"the resource is longer than a key: its JWE has over {limits.JWE_BYTES} bytes")

@@ -46,7 +46,10 @@ def test_the_sample(algorithm: str) -> None:
         ("keyid=kbs:///a/b", "'kbs:///a/b' is not a key id of the form kbs:///repository/type/tag"),
         ("keyid=kbs:///a/../c::keypath={}", "is not a key id of the form"),
         (f"keyid={KID}::keypath=/missing/key", "the keypath '/missing/key': No such file or directory"),
-        (f"keyid={KID}::keypath=/missing/key::create=true", "the keypath '/missing/key' cannot be made: No such file"),
+        (
+            f"keyid={KID}::keypath=/missing/key::create=true",
+            "the keypath '/missing/key' cannot be created: No such file",
+        ),
         (f"keyid={KID}::keypath=/", "the keypath '/': it is not a regular file"),
         (f"keyid={KID}::keypath=", "the key spec has keypath without a value"),
         ("keypath={}", "the key spec has keypath without keyid"),
@@ -58,9 +61,12 @@ def test_the_sample(algorithm: str) -> None:
         (f"keyid={KID}::keypath={{}}::algorithm=a256gcm", "the key spec's algorithm is 'a256gcm'"),
         (f"keyid={KID}::keypath={{}}::create=yes", "the key spec's create is 'yes', not true or false"),
         (f"keyid={KID}::create=true", "the key spec has create=true without keypath"),
-        (f"sample=true::keyid={KID}", "the key spec has sample=true, which has a key and an id of its own"),
-        (f"keyid={KID}::key=secret", "the key spec has 'key' where one of keyid, keypath, algorithm, sample, create"),
-        (KID, "the key spec has 'kbs:///default/image_key/nginx' where one of"),
+        (f"sample=true::keyid={KID}", "the key spec has sample=true, which excludes keyid, keypath and create"),
+        (
+            f"keyid={KID}::key=secret",
+            "the key spec has the member 'key', which is not one of keyid, keypath, algorithm, sample, create",
+        ),
+        (KID, "the key spec has the member 'kbs:///default/image_key/nginx', which is not one of"),
     ],
 )
 def test_key_specs_that_cannot_be_used(keypath: Path, spec: str, reason: str) -> None:

@@ -128,7 +128,7 @@ def test_what_is_no_token_is_not_sent(server: KbsServer, guest: Guest, text: str
     [
         ({"kbs-token": "a"}, "need each other"),
         ({"tee-key": "a"}, "need each other"),
-        ({"tee": "snp"}, "only knows sample"),
+        ({"tee": "snp"}, "only accepts sample"),
         ({"tee": "sample", "kbs-token": "a", "tee-key": "b"}, "excludes"),
         ({"tee": "sample", "aa-url": "http://127.0.0.1"}, "excludes"),
         ({"aa-url": "http://aa.example"}, "aa-url"),

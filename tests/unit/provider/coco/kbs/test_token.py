@@ -58,7 +58,7 @@ def test_an_expired_token_is_not_accepted(server: KbsServer, tmp_path: Path, aut
 
 def test_what_the_policy_denies(server: KbsServer, guest: Guest) -> None:
     server.denied.add(KID.path)
-    assert "its resource policy does not give this resource" in failure(server.url, guest.options, guest.token)
+    assert "its resource policy denies this resource" in failure(server.url, guest.options, guest.token)
 
 
 def test_what_the_broker_does_not_have(server: KbsServer, guest: Guest) -> None:
@@ -71,12 +71,12 @@ VARIANTS = {
     "AdminAuthAccess": "administrator's token",
     "AdminAuthInitialization": "--kbs-claim iss=TrusteeInDocker",
     "AttestationError": "does not accept this attestation",
-    "InvalidRequestPath": "compare its URL",
+    "InvalidRequestPath": "check its URL",
     "JweError": "cannot encrypt to this TEE key",
     "ParsePolicyError": "correct the policy",
     "PluginInternalError": "does not have this resource",
     "PluginNotFound": "no such plugin",
-    "PolicyDeny": "does not give this resource",
+    "PolicyDeny": "denies this resource",
     "PolicyEngine": "correct the policy",
     "PolicyEngineError": "correct the policy",
     "SerdeError": "another version of the protocol",
