@@ -33,7 +33,8 @@ Wrap and unwrap the keys of encrypted image layers, for every client of ocicrypt
 Providers: {", ".join(PROVIDERS)}. With --provider NAME, --help lists the options of that provider.
 Options may be written with one dash or two, and with a space or an equals sign.
 
-exit status: 0 answered, or stopped by a signal; 2 usage; 6 the provider failed; 7 input, output or address failed
+exit status: 0 answered, or stopped by a signal; 2 usage; 6 the provider failed; 7 input or output failed, or the
+server cannot listen
 """
 _VERBS = ("run", "serve", "attestation-agent")
 

@@ -48,8 +48,10 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("source", f"a source of keys, in the order to try: {', '.join(KINDS)}", many=True),
-    Option("source-timeout", "KIND=SECONDS: how long a source of this kind may take (60; for files 8)", many=True),
-    Option("keys", "the directory that a keypath must be below; a server without it reads no keypath", serving=""),
+    Option(
+        "source-timeout", "KIND=SECONDS: the time limit of a source of this kind (default: 60; for files 8)", many=True
+    ),
+    Option("keys", "the directory that every keypath must be below; without it, a server reads no keypath", serving=""),
     Option("allow-sample-key", "open images encrypted with sample=true, whose key is public", flag=True),
     Option("allow-a256ctr", "open packets with A256CTR, which have no integrity protection", flag=True),
     *kbs.OPTIONS,

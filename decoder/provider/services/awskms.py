@@ -38,7 +38,7 @@ OPTIONS = (
     Option("region", "the key's region (default: that in the key's ARN, or in AWS's configuration)"),
     Option("profile", "the profile in AWS's configuration files"),
     Option("endpoint", "the URL of the service (default: that of the region)"),
-    Option("encryption-context", "NAME=VALUE, which unwrapping needs as well", many=True),
+    Option("encryption-context", "NAME=VALUE; unwrapping needs the same", many=True),
 )
 
 _SCHEME = "awskms://"

@@ -37,7 +37,7 @@ OPTIONS = (
     Option("key", _EXAMPLE, also=("kmsURI",)),
     Option("adc", "the file with application default credentials (default: Google's usual places)"),
     Option("endpoint", "HOST[:PORT] of the service (default: cloudkms.googleapis.com)"),
-    Option("ca-file", "PEM file of the CAs that the endpoint's certificate may be from"),
+    Option("ca-file", "CA certificates of the endpoint, PEM"),
     Option("grpcport", "[ADDRESS]:PORT to listen on, like --listen"),
 )
 

@@ -25,8 +25,8 @@ from decoder.provider.services.choice import check_key_to_unwrap, key_to_wrap
 from decoder.provider.services.wrapped import build_annotation, parse_annotation
 
 OPTIONS = (
-    Option("key", "a file of 32 bytes, the key; only its owner may be able to read it"),
-    Option("keys", "a directory of such files instead; the name of a file is the name of its key"),
+    Option("key", "the file with the key, 32 bytes; only its owner may be able to read it"),
+    Option("keys", "a directory of such files; the name of a file is the name of its key"),
 )
 
 _SCHEME = "local://"

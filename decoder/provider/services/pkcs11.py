@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from decoder.provider.policy import KeyPolicy
 
 OPTIONS = (
-    Option("key", "a YAML key file, a public key or certificate to wrap only, or a directory of them"),
-    Option("config", "the file with the modules that may be loaded (default: that of OCICRYPT_CONFIG)"),
+    Option("key", "a YAML key file, a public key or certificate (for wrapping only), or a directory of them"),
+    Option("config", "the file that names the modules that may be loaded (default: $OCICRYPT_CONFIG)"),
 )
 
 _NAMES = 8  # of key files in a message

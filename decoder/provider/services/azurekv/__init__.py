@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from decoder.provider.services.azurekv.client import Vaults
 
 OPTIONS = (
-    Option("key", "the RSA key: https://VAULT.vault.azure.net/keys/NAME, with /VERSION or without"),
-    Option("ca-file", "the certificates to accept, in PEM, instead of the system's"),
+    Option("key", "the RSA key: https://VAULT.vault.azure.net/keys/NAME, with or without /VERSION"),
+    Option("ca-file", "CA certificates of the vault, PEM (default: the system's)"),
 )
 
 _EXAMPLE = "https://VAULT.vault.azure.net/keys/NAME"

@@ -105,15 +105,15 @@ def _register(parsed: Namespace) -> list[str]:
 
 def build_parser() -> Parser:
     """Build the parser of `ctd-decoder coco`."""
-    parser = Parser(prog="ctd-decoder coco", description="Help with Confidential Containers.")
+    parser = Parser(prog="ctd-decoder coco", description="Prepare guests of Confidential Containers.")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     one = verbs.add_parser(
         "initdata",
-        help="print what tells guests where their key broker is",
+        help="print a pod's annotation that names the key broker",
         description=_INITDATA,
     )
     add = one.add_argument
-    add("--kbs", required=True, metavar="URL", help="the key broker, as guests reach it")
+    add("--kbs", required=True, metavar="URL", help="the URL of the key broker, as guests reach it")
     add("--ca", default="", metavar="FILE", help="CA certificates of the broker, in PEM")
     add(
         "--algorithm",
@@ -133,7 +133,7 @@ def build_parser() -> Parser:
 def build_register_parser() -> Parser:
     """Build the parser of `ctd-decoder keyprovider attestation-agent`."""
     program = "ctd-decoder keyprovider attestation-agent"
-    parser = Parser(prog=program, description="Keys of key brokers.")
+    parser = Parser(prog=program, description="Manage keys at key brokers.")
     verbs = parser.add_subparsers(metavar="COMMAND", required=True)
     one = verbs.add_parser(
         "register",
@@ -143,7 +143,7 @@ def build_register_parser() -> Parser:
     add = one.add_argument
     add("--keyid", required=True, metavar="KID", help="the key's id, kbs:///REPOSITORY/TYPE/TAG")
     add("--keypath", required=True, metavar="FILE", help=f"the key: {limits.SYMMETRIC_KEY_BYTES} bytes")
-    add("--create", action="store_true", help="make the key, and the file with mode 0600, if the file does not exist")
+    add("--create", action="store_true", help="if the file does not exist, create it (mode 0600) with a new key")
     add("--repository", default="", metavar="DIR", help="write the key to this local store of a broker")
     layouts = ("flat", "nested", "both")
     add("--layout", default="flat", choices=layouts, help="which files to write to --repository (default: flat)")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("key", "the transit key: NAME, or openbao://MOUNT/NAME"),
-    Option("mount", "where the Transit engine is mounted (transit)"),
+    Option("mount", "the mount path of the Transit engine (default: transit)"),
     *login.OPTIONS,
 )
 

@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from decoder.provider.services.web import Session
 
 _Result = TypeVar("_Result")
+_JWT_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 
 OPTIONS = (
-    Option("address", "https://HOST:PORT of the server; else BAO_ADDR or VAULT_ADDR"),
-    Option("insecure-http", "yes allows http:// to another host than this one"),
-    Option("ca-file", "the certificates to accept, in PEM, instead of the system's; else BAO_CACERT or VAULT_CACERT"),
-    Option("namespace", "the namespace; else BAO_NAMESPACE or VAULT_NAMESPACE"),
-    Option("token-file", "a file with a token, read each time; without any login, BAO_TOKEN or VAULT_TOKEN"),
-    Option("role-id", "the role to log in as by AppRole"),
-    Option("secret-id-file", "a file with the secret of that role, if it has one"),
-    Option("kubernetes-role", "the role to log in as with a Kubernetes service account"),
-    Option("jwt-file", "the token of the service account (/var/run/secrets/kubernetes.io/serviceaccount/token)"),
-    Option("auth-mount", "where that login is mounted (approle, kubernetes)"),
+    Option("address", "https://HOST:PORT of the server (default: BAO_ADDR or VAULT_ADDR)"),
+    Option("insecure-http", "yes: allow http:// to hosts other than this one (default: no)"),
+    Option("ca-file", "CA certificates of the server, PEM (default: BAO_CACERT, VAULT_CACERT or the system's)"),
+    Option("namespace", "the namespace (default: BAO_NAMESPACE or VAULT_NAMESPACE)"),
+    Option("token-file", "a file with a token, read each time (default without another login: BAO_TOKEN, VAULT_TOKEN)"),
+    Option("role-id", "the role ID for a login with AppRole"),
+    Option("secret-id-file", "the file with the secret ID of that role, if it needs one"),
+    Option("kubernetes-role", "the role for a login with a Kubernetes service account"),
+    Option("jwt-file", f"the token of the service account (default: {_JWT_FILE})"),
+    Option("auth-mount", "the mount path of the login method (default: approle or kubernetes)"),
 )
 
-_JWT_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 _PATH = re.compile(r"[A-Za-z0-9_.-]{1,128}(/[A-Za-z0-9_.-]{1,128}){0,7}", re.ASCII)
 _CREDENTIAL = re.compile(r"[!-~]{1,16384}", re.ASCII)
 
@@ -81,7 +81,7 @@ def is_path(text: str) -> bool:
 
 
 def server_of(options: Mapping[str, str]) -> Server:
-    """Read the server's address and the way to log in from the options, or else from the environment.
+    """Parse the server's address and the way to log in from the options, with defaults from the environment.
 
     Raises:
         UsageError: an option is missing, contradicts another one, or is malformed.

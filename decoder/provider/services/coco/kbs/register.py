@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from decoder.keywrap.kid import ResourceId
 
 OPTIONS = (
-    Option("kbs", "the URL of a key broker; the keys that encrypt are registered there"),
+    Option("kbs", "the URL of a key broker, where keys are registered before they encrypt"),
     Option("kbs-auth-key", "the administrator's private key, Ed25519 or P-256 in PEM; only its owner may read it"),
     Option(
         "kbs-claim",
@@ -34,7 +34,7 @@ OPTIONS = (
         "it out",
         many=True,
     ),
-    Option("kbs-admin-token-file", "a file with a ready-made token of the administrator, instead of kbs-auth-key"),
+    Option("kbs-admin-token-file", "a file with a ready-made administrator's token, instead of kbs-auth-key"),
 )
 
 _CLAIMS = {"iss": "ctd-decoder", "sub": "admin", "aud": "KBS", "role": "admin"}

@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option("kbs-token", "for kbs: a file with the attestation token, read each time"),
     Option("tee-key", "for kbs: the private key that this token names; only its owner may read the file"),
-    Option("aa-url", "for kbs: the REST endpoint of the attestation agent, for new tokens (http://127.0.0.1:8006)"),
-    Option("tee", "for kbs: sample attests with evidence that proves nothing, for development"),
-    Option("kbs-ca", "the certificates to accept from key brokers, in PEM, instead of the system's"),
+    Option(
+        "aa-url", "for kbs: the REST endpoint of the attestation agent, for new tokens (default: http://127.0.0.1:8006)"
+    ),
+    Option("tee", "for kbs, for development: sample: attest with evidence that proves nothing"),
+    Option("kbs-ca", "CA certificates of key brokers, PEM (default: the system's)"),
 )
 ATTESTING = ("kbs-token", "aa-url", "tee")
 """The options of the attestation."""
