@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 from contextlib import suppress
 
 from decoder import limits
+from decoder.errors import DecoderError
+from decoder.node import unixsocket
 
 
 class Endpoint:
@@ -27,7 +28,7 @@ class Endpoint:
         listener.listen(limits.AGENT_BACKLOG)  # from now on, clients see this process as the owner of the socket
         self.listener = listener
         self.name = name
-        self._directory = directory
+        self._path = f"/proc/self/fd/{directory}/{name}"
         self._identity = self._look()
 
     def is_current(self) -> bool:
@@ -39,14 +40,9 @@ class Endpoint:
 
     def remove(self) -> None:
         """Remove the socket's name, unless another socket has replaced it. The next client starts another agent."""
-        with suppress(OSError):
-            lock = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._directory)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # clients hold the lock briefly, while they create a socket
-                if self.is_current():
-                    os.unlink(self.name, dir_fd=self._directory)
-            finally:
-                os.close(lock)
+        with suppress(OSError, DecoderError), unixsocket.locked(self._path):
+            if self.is_current():
+                os.unlink(self._path)
 
     def has_client(self) -> bool:
         """Check whether a client is waiting to be accepted."""
@@ -66,5 +62,4 @@ class Endpoint:
         return count
 
     def _look(self) -> tuple[int, int]:
-        status = os.stat(self.name, dir_fd=self._directory, follow_symlinks=False)
-        return status.st_dev, status.st_ino
+        return unixsocket.identity(self._path)

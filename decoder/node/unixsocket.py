@@ -46,18 +46,18 @@ def listening(path: str, backlog: int) -> Iterator[socket.socket]:
         ListenError: the socket cannot be created there.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
-        with claimed(path):
+        with _claimed(path):
             try:
                 listener.bind(path)
             except OSError as error:
                 raise _refusal(path, error) from error
             listener.listen(backlog)
-        with removed_at_end(path):
+        with _removed_at_end(path):
             yield listener
 
 
 @contextmanager
-def claimed(path: str) -> Iterator[None]:
+def _claimed(path: str) -> Iterator[None]:
     """Remove a stale socket. In the block, the caller creates a new one; only this user can connect to it.
 
     The directory is locked until the block ends, so that two servers that start at the same time do not remove each
@@ -66,7 +66,7 @@ def claimed(path: str) -> Iterator[None]:
     Raises:
         ListenError: the directory does not exist, another program uses the path, or it is not a socket.
     """
-    with _locked_directory(path):
+    with locked(path):
         _remove_stale(path)
         before = os.umask(0o177)
         try:
@@ -76,19 +76,24 @@ def claimed(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def removed_at_end(path: str) -> Iterator[None]:
+def _removed_at_end(path: str) -> Iterator[None]:
     """Remove the socket at a path when the block ends, but not a socket that has replaced it."""
-    identity = _identity(path)
+    before = identity(path)
     try:
         yield
     finally:
         with suppress(OSError):
-            if _identity(path) == identity:
+            if identity(path) == before:
                 os.unlink(path)
 
 
 @contextmanager
-def _locked_directory(path: str) -> Iterator[None]:
+def locked(path: str) -> Iterator[None]:
+    """Lock the directory of a socket, waiting for SOCKET_LOCK_SECONDS at most; packaging/client/place.c does it, too.
+
+    Raises:
+        ListenError: the directory does not exist, or another program keeps the lock.
+    """
     try:
         directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -148,7 +153,12 @@ def _is_in_use(path: str) -> bool:
     return True
 
 
-def _identity(path: str) -> tuple[int, int]:
+def identity(path: str) -> tuple[int, int]:
+    """Return the file system and the inode of a socket; no other file has the same while this socket is open.
+
+    Raises:
+        OSError: nothing has this path.
+    """
     status = os.lstat(path)
     return status.st_dev, status.st_ino
 

@@ -255,7 +255,7 @@ static int is_like_us(int agent, const struct ucred *worker) {
 }
 
 /* Wait for a worker. Return its connection; or -1, with `listener` set if an agent is to be started. */
-static int find_worker(const struct place *place, int *listener) {
+static int find_worker(struct place *place, int *listener) {
     for (int attempt = 0; attempt < ATTEMPTS && *listener < 0 && !interrupted; attempt++) {
         struct ucred sender = {0};
         int status, agent = connect_to_agent(place, AGENT_STARTS ? listener : NULL);

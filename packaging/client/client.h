@@ -4,6 +4,7 @@
 #ifndef CLIENT_H
 #define CLIENT_H
 #include <stddef.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 enum { TEXT_BYTES = 16 * 1024 };
@@ -15,10 +16,12 @@ int describe_process(const char *process, char text[TEXT_BYTES]);
 /* Return the first line of `ours` that differs in `theirs`, or NULL if there is none. */
 const char *first_difference(const char *ours, const char *theirs);
 
-/* Where the agent of processes like this one listens: in a directory that only this user can use. */
+/* Where the agent of processes like this one listens: in a directory that only this user can use. `seen` is the socket
+ * to which this process has tried to connect, or which it has made. */
 struct place {
     int directory;
     char name[64];
+    struct stat seen;
 };
 
 /* Find the place for a process that is described by `text`; return 0 if there is no safe one. */
@@ -26,9 +29,9 @@ int find_place(struct place *place, const char *text);
 
 /* Connect to the agent. Where nobody listens and `listener` is not NULL, make the socket and return it there, for an agent
  * that is to be started: clients that connect from then on wait for it. Return the connection, or -1. */
-int connect_to_agent(const struct place *place, int *listener);
+int connect_to_agent(struct place *place, int *listener);
 
-/* Remove the socket of an agent that does not answer, so that nobody else waits for it. */
+/* Remove the socket of an agent that does not answer, so that nobody else waits for it; but not one that replaced it. */
 void remove_socket(const struct place *place);
 
 /* Tell whether the agent may be used: not for commands and help, nor where it is switched off. */

@@ -162,8 +162,15 @@ static struct sockaddr_un address_of(const struct place *place) {
     return address;
 }
 
-static int try_to_connect(const struct place *place) {
+/* Note which socket has the name, so that `remove_socket` does not remove one that replaces it. */
+static void look(struct place *place) {
+    if (fstatat(place->directory, place->name, &place->seen, AT_SYMLINK_NOFOLLOW) < 0)
+        place->seen.st_ino = 0;
+}
+
+static int try_to_connect(struct place *place) {
     struct sockaddr_un address = address_of(place);
+    look(place);
     struct timeval limit = {.tv_sec = CONNECT_SECONDS}; /* while its queue is full */
     int one = 1, agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (agent < 0)
@@ -190,18 +197,33 @@ static int lock_directory(const struct place *place) {
     return -1;
 }
 
-static int make_listener(const struct place *place) {
+/* Tell whether no process has a socket of any type bound to the name. The probe is a datagram socket: _is_in_use in
+ * decoder/node/unixsocket.py says why. */
+static int is_free(const struct place *place) {
     struct sockaddr_un address = address_of(place);
+    int probe = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    int is_used = probe < 0 || connect(probe, (struct sockaddr *)&address, sizeof address) == 0 ||
+                  (errno != ECONNREFUSED && errno != ENOENT);
+    close(probe);
+    return !is_used;
+}
+
+static int make_listener(struct place *place) {
+    struct sockaddr_un address = address_of(place);
+    if (!is_free(place))
+        return -1;
+    unlinkat(place->directory, place->name, 0);
     int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    unlinkat(place->directory, place->name, 0); /* nobody listens on it any more */
     if (listener >= 0 && bind(listener, (struct sockaddr *)&address, sizeof address) == 0 &&
-        listen(listener, SOMAXCONN) == 0)
+        listen(listener, SOMAXCONN) == 0) {
+        look(place);
         return listener;
+    }
     close(listener);
     return -1;
 }
 
-int connect_to_agent(const struct place *place, int *listener) {
+int connect_to_agent(struct place *place, int *listener) {
     int agent = try_to_connect(place);
     if (agent >= 0 || !listener || (errno != ENOENT && errno != ECONNREFUSED))
         return agent;
@@ -216,7 +238,10 @@ int connect_to_agent(const struct place *place, int *listener) {
 }
 
 void remove_socket(const struct place *place) {
+    struct stat status;
     int lock = lock_directory(place);
-    unlinkat(place->directory, place->name, 0);
+    if (fstatat(place->directory, place->name, &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+        status.st_dev == place->seen.st_dev && status.st_ino == place->seen.st_ino)
+        unlinkat(place->directory, place->name, 0);
     close(lock);
 }

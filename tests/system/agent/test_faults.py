@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
@@ -19,6 +20,7 @@ from tests.support.keywrap.layers import encrypted
 from tests.support.program.agent import (
     MIB,
     OTHER_USER,
+    SECONDS,
     Agent,
     Place,
     Running,
@@ -217,6 +219,22 @@ def test_an_agent_that_says_nothing() -> None:
     with Place(ready_milliseconds=1000) as place, Pretender(place, None, None):
         assert not works(place)
         assert not place.socket.exists()
+
+
+def test_the_next_agents_socket_stays_when_one_says_nothing() -> None:
+    """Several clients may wait for an agent that hangs: only the first of them removes its socket."""
+    with Place(ready_milliseconds=1000) as place, socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(place.socket))
+        silent.listen()
+        silent.settimeout(SECONDS)
+        with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX) as following:
+            running = pool.submit(works, place)
+            connection, _ = silent.accept()
+            place.socket.unlink(missing_ok=True)
+            following.bind(str(place.socket))
+            assert not running.result()
+            connection.close()
+        assert place.socket.exists()
 
 
 def test_a_full_queue(place: Place) -> None:

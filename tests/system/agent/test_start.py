@@ -175,6 +175,24 @@ def test_an_agent_that_was_killed_is_replaced(place: Place) -> None:
     assert only(place).pid != before
 
 
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_another_programs_socket_stays(kind: socket.SocketKind, place: Place) -> None:
+    """Also one of a program that is not yet listening. When that program has ended, an agent takes its place."""
+    decrypts(place)
+    pid = only(place).pid
+    (path,) = place.socket.parent.iterdir()
+    kill(pid)
+    wait_until(lambda: not is_running(pid))
+    path.unlink()
+    with socket.socket(socket.AF_UNIX, kind) as other:
+        other.bind(str(path))
+        before = path.lstat().st_ino
+        decrypts(place)
+        assert path.lstat().st_ino == before
+    decrypts(place)
+    assert works(place)
+
+
 def test_a_lock_that_is_kept_blocks_nobody(place: Place) -> None:
     directory = os.open(place.socket.parent, os.O_RDONLY)
     try:
