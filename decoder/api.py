@@ -65,20 +65,20 @@ class Reader(Protocol):
     """A binary file to read, such as `open(name, "rb")` or `io.BytesIO`."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
-        """Read at most as many bytes as fit, and return how many were read: 0 at the end."""
+        """Read at most as many bytes as fit, and return how many were read: 0 at the end.
 
-    def fileno(self) -> int:
-        """Return the descriptor; only called for files that do not block."""
+        None means that a non-blocking file has none yet. Such a file also needs `fileno`.
+        """
 
 
 class Writer(Protocol):
     """A binary file to write, such as `open(name, "wb")` or `io.BytesIO`."""
 
     def write(self, data: memoryview, /) -> int | None:
-        """Write, and return how many bytes were written."""
+        """Write, and return how many bytes were written.
 
-    def fileno(self) -> int:
-        """Return the descriptor; only called for files that do not block."""
+        None means that a non-blocking file takes none now. Such a file also needs `fileno`.
+        """
 
 
 @dataclass(frozen=True)

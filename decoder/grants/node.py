@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from decoder.grants.place import Place
     from decoder.keywrap.publickeys import PublicKeyObject
 
-_DAY = 86400
 _FRESH_SECONDS = 3600  # a request that is newer is not pushed again
 
 

@@ -80,10 +80,6 @@ class CheckedReader:
             self._advance(count)
         return count
 
-    def fileno(self) -> int:
-        """Satisfy `stream.Source`, which never calls it for blobs, because their reads block."""
-        raise NotImplementedError
-
     def check(self) -> None:
         """Compare size and digest, after everything was read.
 
@@ -121,10 +117,6 @@ class Sink:
             _write(self._writer, data)
         self.size += len(data)
         return len(data)
-
-    def fileno(self) -> int:
-        """Satisfy `stream.Sink`, which never calls it for blobs, because their writes block."""
-        raise NotImplementedError
 
 
 def read_whole(source: BlobSource, descriptor: Descriptor, most: int) -> bytes:
@@ -313,9 +305,6 @@ class _Counted:
             raise ImageError(f"reading {self._name} back: {error.strerror or error}") from error
         self._advance(count)
         return count
-
-    def fileno(self) -> int:
-        raise NotImplementedError
 
 
 def _plain_digest(plain: str) -> RunningDigest:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from decoder.errors import ImageError, quoted
 
 if TYPE_CHECKING:
-    from decoder.layer.stream import Sink, Source
+    from decoder.layer.stream import HasDescriptor, Sink, Source
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 
@@ -54,7 +54,10 @@ class DigestingReader:
     def __init__(self, source: Source) -> None:
         self._source = source
         self.digest = hashlib.sha256()
-        self.fileno = source.fileno
+
+    def fileno(self) -> int:
+        """Return the source's descriptor."""
+        return cast("HasDescriptor", self._source).fileno()
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Read, as the source does."""
@@ -70,7 +73,10 @@ class DigestingWriter:
         self._sink = sink
         self.digest = hashlib.sha256()
         self.size = 0
-        self.fileno = sink.fileno
+
+    def fileno(self) -> int:
+        """Return the sink's descriptor."""
+        return cast("HasDescriptor", self._sink).fileno()
 
     def write(self, data: memoryview, /) -> int | None:
         """Write, as the sink does."""

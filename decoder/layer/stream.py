@@ -8,7 +8,7 @@ writes nothing before that. Memory does not depend on the layer's size.
 from __future__ import annotations
 
 import select
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
@@ -28,19 +28,16 @@ if TYPE_CHECKING:
         """An unbuffered binary file to read, such as `open(0, "rb", buffering=0)`."""
 
         def readinto(self, buffer: memoryview, /) -> int | None:
-            """Read at most as much as fits; return 0 at the end, None if the read would block."""
+            """Read at most as much as fits; return 0 at the end, None if a file with a descriptor would block."""
 
-        def fileno(self) -> int:
-            """Return the descriptor, to wait for it."""
-
-    class Writable(Protocol):
-        """A place for bytes."""
+    class Sink(Protocol):
+        """An unbuffered binary file to write."""
 
         def write(self, data: memoryview, /) -> int | None:
-            """Write as much as is possible at once; return None if the write would block."""
+            """Write as much as is possible at once; return None if a file with a descriptor would block."""
 
-    class Sink(Writable, Protocol):
-        """An unbuffered binary file to write."""
+    class HasDescriptor(Protocol):
+        """A source or sink that may be non-blocking."""
 
         def fileno(self) -> int:
             """Return the descriptor, to wait for it."""
@@ -86,7 +83,7 @@ class Rewound:
 
     def fileno(self) -> int:
         """Return the descriptor, to wait for it."""
-        return self._source.fileno()
+        return cast("HasDescriptor", self._source).fileno()
 
 
 def decrypt(
@@ -203,13 +200,13 @@ def fill(source: Source, buffer: memoryview, name: str = "standard input") -> in
         if count == 0:
             break
         if count is None:
-            select.select([source], [], [])
+            select.select([cast("HasDescriptor", source)], [], [])
         else:
             length += count
     return length
 
 
-def write_all(sink: Writable, data: bytes | memoryview) -> None:
+def write_all(sink: Sink, data: bytes | memoryview) -> None:
     """Write everything, even if the sink takes little at a time.
 
     Raises:
@@ -218,8 +215,8 @@ def write_all(sink: Writable, data: bytes | memoryview) -> None:
     rest = memoryview(data)
     while rest:
         count = sink.write(rest)
-        if count is None:  # then it is a file with a descriptor
-            select.select([], [sink], [])  # type: ignore[type-var]
+        if count is None:
+            select.select([], [cast("HasDescriptor", sink)], [])
         else:
             rest = rest[count:]
 

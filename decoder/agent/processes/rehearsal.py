@@ -53,8 +53,7 @@ class Rehearsal:
         key = cast("rsa.RSAPrivateKey", PrivateKey("", "der", der, b"").load())
         symmetric_key, nonce = os.urandom(limits.SYMMETRIC_KEY_BYTES), os.urandom(limits.NONCE_BYTES)
         ciphertext = io.BytesIO()
-        source, sink = cast("stream.Source", io.BytesIO(_PLAINTEXT)), cast("stream.Sink", ciphertext)
-        hmac = stream.encrypt(source, sink, symmetric_key, nonce)
+        hmac = stream.encrypt(io.BytesIO(_PLAINTEXT), ciphertext, symmetric_key, nonce)
         options = build_private_options(PrivateOptions(symmetric_key, nonce, "sha256:" + 64 * "0"))
         annotations = build_annotations(hmac, {"jwe": [_wrap(options, key.public_key())]})
         descriptor = Descriptor(OCI_TAR + ENCRYPTED, annotations)
@@ -63,8 +62,7 @@ class Rehearsal:
 
     def play(self) -> None:
         """Decrypt the layer as if containerd had sent it."""
-        source, sink = cast("stream.Source", io.BytesIO(self._ciphertext)), cast("stream.Sink", io.BytesIO())
-        decrypt.decrypt_layer(self._payload, source, sink, _SETTINGS)
+        decrypt.decrypt_layer(self._payload, io.BytesIO(self._ciphertext), io.BytesIO(), _SETTINGS)
 
     def request(self) -> Request:
         """Build the request that a client would send for the layer. The caller closes its descriptors."""

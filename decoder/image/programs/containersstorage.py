@@ -8,14 +8,14 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from decoder import limits
 from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.files import archive
 
 if TYPE_CHECKING:
-    from decoder.image.transport import ImageSource, ImageTarget, Options
+    from decoder.image.transport import ImageSource, Options
 
 _PROGRAMS = ("skopeo", "podman")
 
@@ -41,8 +41,7 @@ def open_source(name: str, place: str, options: Options) -> Iterator[ImageSource
             yield source
 
 
-@contextmanager
-def open_target(name: str, place: str, _options: Options) -> Iterator[ImageTarget]:
+def open_target(name: str, place: str, _options: Options) -> NoReturn:
     """Reject writing: the storage holds unpacked layers, which cannot be encrypted.
 
     Raises:
@@ -50,7 +49,6 @@ def open_target(name: str, place: str, _options: Options) -> Iterator[ImageTarge
     """
     command = f"skopeo copy oci-archive:image.tar {name}:{place}"
     raise UsageError(f"{name}: can only be read; write a decrypted image to oci-archive:image.tar, and run: {command}")
-    yield  # pragma: no cover
 
 
 def _command(program: str, image: str, file: str) -> list[str]:

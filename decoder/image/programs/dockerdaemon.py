@@ -8,7 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
 
 from decoder import limits
@@ -18,7 +18,7 @@ from decoder.image.files.spool import spooled
 from decoder.image.files.tarindex import TarIndex
 
 if TYPE_CHECKING:
-    from decoder.image.transport import ImageSource, ImageTarget, Options
+    from decoder.image.transport import ImageSource, Options
 
 _SOCKET = "/var/run/docker.sock"
 _VARIABLE = "DOCKER_HOST"
@@ -47,15 +47,13 @@ def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSourc
         raise ImageError(f"docker's daemon at {quoted(path)}: {why}") from error
 
 
-@contextmanager
-def open_target(name: str, _place: str, _options: Options) -> Iterator[ImageTarget]:
+def open_target(name: str, _place: str, _options: Options) -> NoReturn:
     """Reject writing: the daemon's images cannot be encrypted, and `docker load` takes decrypted ones.
 
     Raises:
         UsageError: always.
     """
     raise UsageError(f"{name}: can only be read; to load a decrypted image, write to docker-archive:- | docker load")
-    yield  # pragma: no cover
 
 
 class _Connection(HTTPConnection):

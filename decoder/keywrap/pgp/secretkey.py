@@ -56,7 +56,7 @@ class SecretKey:
                 raise ValueError(f"it has an RSA key of more than {8 * limits.PGP_RSA_BYTES} bits")
         else:
             self.curve = part(body, 7, byte(body, 6))
-            (self.point,), at = mpis(body, 7 + len(self.curve), 1)
+            _, at = mpis(body, 7 + len(self.curve), 1)
             self.kdf = part(body, at, 1 + byte(body, at))
             end = at + len(self.kdf)
         self.public, self.secret = body[:end], body[end:]
