@@ -53,7 +53,7 @@ _AT_A_TERMINAL = (
 def main() -> NoReturn:
     """Run the program and end the process with its exit status."""
     argv = sys.argv[1:]
-    sys.warnoptions.append("ignore")  # what libraries say of odd certificates, with paths, in several lines
+    sys.warnoptions.append("ignore")  # libraries warn about unusual certificates, with paths, in several lines
     if sys.argv[0].endswith(f"/{_INSTALLER}"):
         os._exit(_guarded(lambda: _run("install_on_node", [])))
     if argv == [_PKCS11_CHILD]:
@@ -69,7 +69,7 @@ def main() -> NoReturn:
 
 
 def _catch_signals() -> None:
-    """Make a layer fail visibly if a signal ends it. One that is ignored, as under nohup(1), stays so."""
+    """Make a layer fail visibly if a signal ends it. Signals that are ignored, as under nohup(1), stay ignored."""
     for number in _SIGNALS:
         if _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler):
             _signal.signal(number, lambda number, _: _fail(_SIGNALLED + number))
@@ -170,7 +170,7 @@ def _run(module: str, arguments: list[list[str]]) -> int:
     from importlib import import_module
 
     leantyping.load()
-    gc.enable()  # the packages' launcher starts without; a command may run for long
+    gc.enable()  # the packages' launcher disables it, but a command may run for long
     return cast("int", import_module(module).main(*arguments))
 
 

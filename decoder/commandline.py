@@ -123,6 +123,6 @@ def show(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Write a line to standard error at once: what a server tells. If nobody reads it, the server goes on."""
+    """Write a line of a server to standard error at once. If nobody reads it, the server goes on."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode(errors="replace"))

@@ -28,14 +28,14 @@ class Settings(Record):
     Attributes:
         keys_directory: a directory with keys besides those of the payload, or "" for none; it need not exist.
         keyprovider_config: the file that configures keyproviders, or "" for none; it need not exist.
-        buffer_bytes: how much is read and deciphered at a time at most, in bytes.
+        buffer_bytes: the maximum number of bytes that are read and deciphered at a time.
         open_spool: opens a file that holds the ciphertext until the whole layer is verified.
         look_up: searches containerd's content store for the descriptor of the layer that starts with
             these bytes.
         is_config_required: whether `keyprovider_config` must exist, because an option names it and not only the
             environment.
-        find_root: finds containerd's root directory, in whose content store keyprovider servers' audits get the name of
-            the image from; "" for none.
+        find_root: returns containerd's root directory, or "". The content store there has the name of the image, for
+            the audits of keyprovider servers.
         is_verified_first: whether all plaintext is held back until the whole layer is verified, instead of only its
             last TAIL_BYTES.
     """
@@ -56,8 +56,8 @@ class _Opened(Record):
     Attributes:
         keys: the layer's key, or several candidates if only the layer's HMAC can tell which one is right.
         digest: the digest in the layer's descriptor.
-        unless_verified: the error to raise, for whatever reason, if none of several candidates passes; None if `keys`
-            holds the layer's key.
+        unless_verified: the error to raise if none of several candidates passes, regardless of the reason; None if
+            `keys` holds the layer's key.
     """
 
     keys: list[LayerKey]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         """A key, or anything else that was tried, which can describe itself without revealing secrets."""
 
         def describe(self) -> str:
-            """Name it for a message."""
+            """Return its name for messages."""
 
 
 _PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyproviders wrapped
@@ -94,7 +94,7 @@ class WrappedKeyError(DecoderError):
 
 
 class ProviderFailedError(WrappedKeyError):
-    """A configured keyprovider did not unwrap a key; the text names it. Never ends the program by itself."""
+    """A configured keyprovider did not unwrap a key; the text names it. This alone never ends the program."""
 
 
 class Attempt:

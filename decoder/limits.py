@@ -270,7 +270,7 @@ AGENT_TOKEN_BYTES = 64 * KIB
 KBS_ADMIN_TOKEN_SECONDS = 300  # how long the token is valid that is created to register one key
 
 # The resident agent. A client's request holds its command line and environment. AGENT_SPARE_WORKERS wait for layers;
-# AGENT_WORKERS is how many layers are decrypted at a time: clients beyond it decrypt by themselves.
+# AGENT_WORKERS is how many layers are decrypted at a time: further clients decrypt without it.
 AGENT_REQUEST_BYTES = 128 * KIB
 AGENT_REQUEST_SECONDS = 1.0
 AGENT_BACKLOG = 4096

@@ -69,7 +69,7 @@ def _parser() -> Parser:
 
 def _describe(status: Status) -> str:
     reasons = ", ".join(f"{count} for {reason}" for reason, count in sorted(status.sent_away.items()))
-    ends = f"ends after {status.idle_seconds:g} s without a layer" if status.idle_seconds else "does not end by itself"
+    ends = f"ends after {status.idle_seconds:g} s without a layer" if status.idle_seconds else "does not end when idle"
     return (
         f"agent {status.pid}, {status.socket}\n"
         f"  running for      {status.seconds:.0f} s; {ends}\n"

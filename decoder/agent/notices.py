@@ -62,7 +62,7 @@ class Notices:
         self._send("served", str(os.getpid()).encode())
 
     def sent_away(self, reason: str) -> None:
-        """Report that this worker's client will decrypt by itself, and the property in which the two differ."""
+        """Report that this worker's client will decrypt without it, and the property in which the two differ."""
         self._send("away", f"{os.getpid()} {reason}".encode(errors="replace"))
 
     def returned(self) -> None:

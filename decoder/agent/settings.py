@@ -23,7 +23,7 @@ class Settings(Record):
     Attributes:
         idle_seconds: the agent ends after this time without a layer; 0 for never.
         spare: how many workers wait for layers.
-        most: how many layers are decrypted at a time at most; further clients decrypt by themselves.
+        most: the maximum number of layers at a time; further clients decrypt without the agent.
         kek_seconds: how long an opened key-encryption key of an image is used again; 0 for not at all.
         rest_seconds: after this time without a layer the agent frees memory.
         metrics: the absolute path of the directory for a file of metrics; "" for none.
@@ -41,7 +41,7 @@ def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
     """Read the settings. An invalid number of seconds is ignored, and so is a directory that is not absolute.
 
     Args:
-        environment: that of the client that starts the agent; it takes precedence over the file.
+        environment: the environment of the client that starts the agent; it takes precedence over the file.
         file: a file of NAME=VALUE lines, which need not exist. packaging/client/client.c reads it too.
     """
     given = {**_from_file(file), **environment}

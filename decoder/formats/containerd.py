@@ -43,12 +43,20 @@ def parse(message: bytes) -> Fields:
 
 
 def nested(fields: Fields, number: int) -> Fields:
-    """Parse the last nested message of a field; return no fields if it is absent."""
+    """Parse the last nested message of a field; return no fields if it is absent.
+
+    Raises:
+        ValueError: the field is of another type, or malformed.
+    """
     return parse(content(fields, number))
 
 
 def content(fields: Fields, number: int) -> bytes:
-    """Return the last value of a field of bytes; b"" if it is absent."""
+    """Return the last value of a field of bytes; b"" if it is absent.
+
+    Raises:
+        ValueError: the field is of another type.
+    """
     value = fields.get(number, [b""])[-1]
     if not isinstance(value, bytes):
         raise ValueError(f"field {number} is a number")
@@ -56,12 +64,20 @@ def content(fields: Fields, number: int) -> bytes:
 
 
 def text(fields: Fields, number: int) -> str:
-    """Return the last value of a field of text; "" if it is absent."""
+    """Return the last value of a field of text; "" if it is absent.
+
+    Raises:
+        ValueError: the field is of another type, or not UTF-8.
+    """
     return content(fields, number).decode()
 
 
 def integer(fields: Fields, number: int) -> int:
-    """Return the last value of a field of integers; 0 if it is absent."""
+    """Return the last value of a field of integers; 0 if it is absent.
+
+    Raises:
+        ValueError: the field is of another type.
+    """
     value = fields.get(number, [0])[-1]
     if not isinstance(value, int):
         raise ValueError(f"field {number} is not a number")

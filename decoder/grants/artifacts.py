@@ -194,6 +194,7 @@ class Repository:
 
         Raises:
             ImageError: the registry does not accept it.
+            DigestError: the registry received something else.
         """
         digest = digest_of(blob)
         with self._client.send("HEAD", self._client.url(f"blobs/{digest}")) as response:

@@ -1,4 +1,4 @@
-"""The audit of decisions about nodes: one line of JSON for each in the journal, as keyproviders have it."""
+"""The audit of decisions about nodes: one line of JSON for each in the journal, like the audit of keyproviders."""
 
 from __future__ import annotations
 

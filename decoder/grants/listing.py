@@ -51,7 +51,7 @@ def state_text(state: Grant | Tombstone | None) -> str:
     if state is None:
         return "waits"
     if not state.expires:
-        return "granted without an end"
+        return "granted without expiry"
     return f"{'granted until' if state.expires > time.time() else 'ended on'} {date(state.expires)}"
 
 

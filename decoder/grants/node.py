@@ -110,6 +110,7 @@ class Node:
             seconds: how long it may take.
 
         Raises:
+            KeyRefusedError: no owner is trusted for this repository.
             ProviderError: there is no grant; the text says what the owner has to do.
         """
         owners = self.owners_of(place)

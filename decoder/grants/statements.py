@@ -329,7 +329,7 @@ def with_names(claims: Mapping[str, object], *names: str) -> None:
         StatementError: another claim is present, or one is missing.
     """
     if set(claims) != set(names):
-        raise StatementError(f"it has other claims than {', '.join(names)}")
+        raise StatementError(f"its claims are not exactly {', '.join(names)}")
 
 
 def _text(claims: Mapping[str, object], name: str, pattern: re.Pattern[str]) -> str:

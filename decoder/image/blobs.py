@@ -132,7 +132,7 @@ def read_whole(source: BlobSource, descriptor: Descriptor, most: int) -> bytes:
         ImageError: it is larger, or cannot be read.
     """
     if descriptor["size"] > most:
-        raise ImageError(f"{descriptor['digest']} has {descriptor['size']} bytes; {most} are accepted here")
+        raise ImageError(f"{descriptor['digest']} has {descriptor['size']} bytes; at most {most} are accepted here")
     data = memoryview(bytearray(descriptor["size"] + 1))
     with checked(source, descriptor, _ignore) as reader:
         length = stream.fill(reader, data)

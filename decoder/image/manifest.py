@@ -93,7 +93,8 @@ class Node:
         """Whether it is a statement about another manifest: SBOM, provenance or signature."""
         types = [str(each["mediaType"]) for each in self.layers]
         if annotations_of(self.descriptor).get(_REFERENCE_TYPE) == "attestation-manifest":
-            # Anybody can write that annotation, on an image or a chart too; so it only helps what could be a statement.
+            # Anybody can write that annotation, even on an image or a chart. So it counts only if every layer could be
+            # a statement.
             return bool(types) and all(_DOCUMENT.search(each) or each in _STATEMENTS for each in types)
         return bool(types) and all(each in _STATEMENTS for each in types)
 

@@ -241,7 +241,7 @@ def split_protocol(text: str, option: str = "--recipient") -> tuple[str, str]:
         nearest = get_close_matches(protocol.lower(), PROTOCOLS, 1, 0.4) if separator else []
         hint = f"; did you mean {nearest[0]}:?" if nearest else ""
         hint = hint if separator else "; without one it must be a file with a public key, or an e-mail address"
-        raise UsageError(f"{option} {quoted(text)} names no protocol; there are {FORMS}{hint}")
+        raise UsageError(f"{option} {quoted(text)} names no protocol; the forms are {FORMS}{hint}")
     if not value:
         raise UsageError(f"{option} {quoted(text)} has no value; the forms are {FORMS}")
     return protocol, value

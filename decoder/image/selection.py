@@ -53,7 +53,7 @@ class Layer(NamedTuple):
         return self.node.layers[self.number]
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return f"layer {self.number}" + (f" ({self.node.platform})" if self.node.platform else "")
 
 
@@ -113,7 +113,7 @@ def choose_images(root: Node, platforms: Sequence[str]) -> list[Node]:
 
 
 def choose_manifests(root: Node, platforms: Sequence[str]) -> list[Node]:
-    """Choose what is to be encrypted: the manifests of some platforms, or all, images or not, but no attestations.
+    """Choose the manifests of some platforms, or of all, for encryption: images and others, but no attestations.
 
     Raises:
         UsageError: there is none for one of the platforms.

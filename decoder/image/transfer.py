@@ -80,7 +80,7 @@ def copy_rest(source: ImageSource, target: ImageTarget, root: Node) -> list[Job[
 
 
 def publish(target: ImageTarget, root: Node, before: Callable[[Descriptor], None] | None = None) -> Descriptor:
-    """Write the changed manifests, and then let the target's name refer to them.
+    """Write the changed manifests, and then point the target's name at them.
 
     Args:
         target: the destination.

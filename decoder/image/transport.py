@@ -29,7 +29,7 @@ TRANSPORTS = {
 
 
 class BlobReader(Protocol):
-    """A blob being read; the caller compares its digest, see `decoder.image.blobs`."""
+    """A blob being read; the caller compares its digest, see `decoder.image.blobs`. Failures are ImageErrors."""
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Read at most as many bytes as fit, and return how many; 0 at the end."""
@@ -39,24 +39,47 @@ class BlobWriter(Protocol):
     """A blob being written; it is invisible before `commit`, and discarded if the context ends without one."""
 
     def write(self, data: memoryview, /) -> int:
-        """Write, and return how many bytes were written."""
+        """Write, and return how many bytes were written.
+
+        Raises:
+            ImageError: the blob is longer than announced, or cannot be written.
+            OSError: the blob cannot be written.
+        """
 
     def commit(self, digest: str, size: int) -> None:
-        """Publish the blob under its digest."""
+        """Publish the blob under its digest.
+
+        Args:
+            digest: the digest of the whole blob.
+            size: the size of the whole blob, in bytes.
+
+        Raises:
+            DigestError: the target computed another digest.
+            InterruptedWriteError: the blob must be written again.
+            ImageError: the blob does not have this size, or cannot be written.
+        """
 
 
 class BlobSource(Protocol):
     """Blobs to read."""
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a blob for reading. May be called from several threads."""
+        """Open a blob for reading. May be called from several threads.
+
+        Raises:
+            ImageError: the blob does not exist, or cannot be opened.
+        """
 
 
 class ImageSource(BlobSource, Protocol):
     """An image to read."""
 
     def root(self) -> Descriptor:
-        """Return the descriptor of the manifest or index that the reference names."""
+        """Return the descriptor of the manifest or index that the reference names.
+
+        Raises:
+            ImageError: the reference names no image, or more than one.
+        """
 
     def referrers(self, digest: str) -> list[str]:
         """Return the names of artifacts outside the image that refer to a manifest (OCI 1.1 `subject`, cosign)."""
@@ -72,13 +95,25 @@ class ImageTarget(Protocol):
         """Start a blob of `size` bytes. May be called from several threads."""
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
-        """Open a committed blob to read it back, before the image is published. May be called from several threads."""
+        """Open a committed blob to read it back, before the image is published. May be called from several threads.
+
+        Raises:
+            ImageError: the blob does not exist, or cannot be opened.
+        """
 
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
-        """Write a manifest or index, after everything that it refers to."""
+        """Write a manifest or index, after everything that it refers to.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Let the reference name a manifest or index. This is the last step, and succeeds completely or not at all."""
+        """Point the reference at a manifest or index. This is the last step; it succeeds completely or not at all.
+
+        Raises:
+            ImageError: the reference cannot be changed.
+        """
 
     def forget(self, layers: list[str], manifests: list[str]) -> list[str]:
         """Delete plain blobs, after `publish`, if the image was encrypted in place and nothing else refers to them.
@@ -150,7 +185,7 @@ def _split(reference: str, is_target: bool = False) -> tuple[Any, str, str]:
     name, separator, place = reference.partition(":")
     if not separator or name not in TRANSPORTS:
         hint = _hint(reference, name, is_target)
-        raise UsageError(f"{quoted(reference)} names no transport; there are {', '.join(TRANSPORTS)}; {hint}")
+        raise UsageError(f"{quoted(reference)} names no transport; the transports are {', '.join(TRANSPORTS)}; {hint}")
     return import_module(f"decoder.image.{TRANSPORTS[name]}"), name, place
 
 

@@ -47,7 +47,7 @@ class KeyMaterial(Record):
     kept: Kept = Kept()
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return self.name
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
         @property
         def subject(self) -> Subject:
-            """What it is asked about."""
+            """The image or layer of the request."""
 
 
 class Kept:

@@ -1,4 +1,4 @@
-"""What a keyprovider is asked about."""
+"""The subject of a request to a keyprovider."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from decoder.record import Record
 
 
 class Subject(Record):
-    """What a keyprovider is asked about, for the audit of a server of ours: a claim that nothing depends on.
+    """The image or layer of a request to a keyprovider, for the audit of our servers. No decision depends on it.
 
     Attributes:
         image: the reference of the image, or "".

@@ -72,7 +72,8 @@ def _parse_rule(rule: str) -> tuple[str, str]:
         return kind, pattern
     is_scheme = rule.startswith(keywrap.PROVIDER_PREFIX) or any(fnmatchcase(name, rule) for name in keywrap.SCHEMES)
     if separator or not is_scheme:
-        raise ValueError(f"{quoted(rule)} is neither a scheme as provider.NAME nor media-type:PATTERN nor kid:PATTERN")
+        forms = "a scheme (such as provider.NAME), media-type:PATTERN or kid:PATTERN"
+        raise ValueError(f"{quoted(rule)} is not one of {forms}")
     return "", rule
 
 

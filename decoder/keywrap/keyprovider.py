@@ -59,7 +59,7 @@ class KeyProvider:
             names.
         own: options of our own provider of this name, which then wraps instead of the configured one.
         packet_format: `new`: the provider wraps one key-encryption key for everything that this object wraps; `old`:
-            it wraps each layer's options; "": whichever suits the provider.
+            it wraps each layer's options; "": the format that suits the provider.
         image: the reference of the image whose layers are wrapped, for the audit of keyprovider servers; "" for none.
     """
 

@@ -100,7 +100,7 @@ def decrypt(
         source: the ciphertext, read to its end.
         sink: takes the plaintext, which has the same length.
         key: 32-byte key, 16-byte nonce, and the expected 32-byte HMAC.
-        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
+        buffer_bytes: the maximum number of bytes that are read and decrypted at a time.
         source_name: what a StreamError calls the source.
         also: is called with every block of ciphertext, perhaps in another thread.
 
@@ -130,7 +130,7 @@ def decrypt_verified(
         sink: takes the plaintext, once the HMAC is verified.
         keys: candidates, each as for `decrypt`; the first one whose HMAC fits is used.
         spool: an empty file that only this process can read; it takes the ciphertext.
-        buffer_bytes: how much is read and decrypted at a time at most, in bytes.
+        buffer_bytes: the maximum number of bytes that are read and decrypted at a time.
 
     Raises:
         LayerError: the HMAC differs; nothing was written to `sink`.
@@ -142,6 +142,7 @@ def decrypt_verified(
         while length := fill(source, block := mac.free_buffer()):
             _write(spool, block[:length], "the spool file")
             mac.update(block[:length])
+        # All candidates are compared, so that the time does not show which one is right.
         fits = [mac.fits(keys[0].hmac), *(other.fits(key.hmac) for other, key in zip(others, keys[1:], strict=True))]
     if True not in fits:
         raise LayerError(HMAC_DIFFERS)

@@ -24,8 +24,8 @@ def fail(status: int) -> NoReturn:
 
     A child keeps standard output open until somebody has waited for this process, or HOLD_SECONDS are over. If no
     child can be started (RLIMIT_NPROC, cgroups), this process goes on, because standard output would end with it. It
-    ends as soon as a child can be started, or nobody reads standard output any more, which means that containerd has
-    given up the layer. A layer that does not end is not taken for a success, either. The caller ignores the signals
+    ends as soon as a child can be started, or when nobody reads standard output any more because containerd has given
+    up the layer. Until then the layer does not end, so containerd cannot accept it. The caller ignores the signals
     that would end this process or the child, because standard output would end with it.
 
     Args:

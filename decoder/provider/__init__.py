@@ -140,7 +140,7 @@ def options_of(name: str) -> tuple[Option, ...]:
         UsageError: there is no such provider.
     """
     if name not in PROVIDERS:
-        raise UsageError(f"there is no provider {quoted(name)}; there are {', '.join(PROVIDERS)}")
+        raise UsageError(f"there is no provider {quoted(name)}; the providers are {', '.join(PROVIDERS)}")
     return (*cast("tuple[Option, ...]", _module(name).OPTIONS), *COMMON_OPTIONS)
 
 

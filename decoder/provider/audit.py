@@ -124,6 +124,7 @@ class Provider:
         Raises:
             ProviderError: it is malformed.
             KeyRefusedError: the key may not be used.
+            NoKekServiceError: the provider does not release key-encryption keys.
         """
         if operation in ("wrap", "wrap-kek"):
             if is_kek(data) != (operation == "wrap-kek"):
@@ -158,7 +159,7 @@ class Provider:
 
     def _opening_envelope(self, letter: Envelope, parameters: Sequence[str]) -> Use:
         if letter.provider != self.name:
-            raise ProviderError(f"the annotation is of the provider {quoted(letter.provider)}, not {self.name}")
+            raise ProviderError(f"the annotation belongs to the provider {quoted(letter.provider)}, not {self.name}")
         use = self._opening(letter.wrapped_kek, parameters)
 
         def run(seconds: float) -> bytes:

@@ -8,8 +8,8 @@ private options of every layer with it. The annotation of a layer holds both:
 `wrapped_key` is the provider's own annotation for the KEK, the result of its `wrap`. `key_url` is the key that this
 annotation names ("" if it names none, as with pkcs11). `wrapped_data` is the private options, encrypted with the KEK,
 AES-256-GCM and the 12-byte `iv`, followed by the tag; the associated data is the JSON array of `wrap_type`, `provider`
-and `key_url`. The provider wraps KEK_PREFIX followed by the 32 bytes of the KEK, so that a KEK is never taken for
-private options, nor the reverse.
+and `key_url`. The provider wraps KEK_PREFIX followed by the 32 bytes of the KEK, so that a KEK and private options
+cannot be confused.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When the certificates expire that this machine shows to keyproviders: for the agent's metrics."""
+"""The expiry of the certificates that this machine shows to keyproviders, for the agent's metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Certificates:
         self._ends: dict[str, tuple[tuple[int, ...], float]] = {}
 
     def add(self, path: str) -> None:
-        """Take note of a file; beyond AGENT_CERTIFICATES nothing is noted."""
+        """Remember a file, unless AGENT_CERTIFICATES are known already."""
         if len(self._ends) < limits.AGENT_CERTIFICATES:
             self._ends.setdefault(path, ((), 0.0))
 

@@ -1,4 +1,4 @@
-"""Counts of an agent's clients: served, refused, and those that decrypted by themselves."""
+"""Counts of an agent's clients: served, refused, and those that decrypted without it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Counts:
 
     Attributes:
         served: how many layers workers have begun to decrypt.
-        fallen_back: how many clients decrypted by themselves although they could have been served.
+        fallen_back: how many clients decrypted without the agent although it could have served them.
         sent_away: how many clients were refused, by the property in which they differ from the agent.
-        certificates: those that keyproviders got to see.
+        certificates: the client certificates that were shown to keyproviders.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Counts:
             reason = _LATER
         if reason not in self.sent_away and reason != BUSY:
             journal.warn(
-                "the agent cannot decrypt for a client, which decrypts by itself and takes longer: the two differ in "
+                "the agent cannot serve a client, which decrypts without it and takes longer: the two differ in "
                 f"{reason!a} (`ctd-decoder agent status` counts such clients)"
             )
         self.sent_away[reason] = self.sent_away.get(reason, 0) + count

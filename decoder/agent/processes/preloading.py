@@ -17,6 +17,6 @@ ON_DEMAND = (
     "cryptography.hazmat.primitives.kdf.concatkdf",
 )
 
-# These keep something themselves: the directory of temporary files, and PINs that were wrong. A worker that has one of
+# These modules keep state: the directory of temporary files, and PINs that were wrong. A worker that has one of
 # them serves no second layer.
 ONE_LAYER = ("tempfile", "decoder.keywrap.pkcs11")

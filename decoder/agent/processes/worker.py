@@ -198,7 +198,7 @@ def _become(request: Request) -> None:
 
 
 def _let_go() -> None:
-    """Close the layer's descriptors, and occupy their places, so that no descriptor of ours is taken for one."""
+    """Close the layer's descriptors, and occupy their numbers, so that no other file of ours gets one of them."""
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for place in range(STREAMS):
         if place != null:
@@ -208,13 +208,13 @@ def _let_go() -> None:
 
 
 class _Traces:
-    """What a layer may leave behind in the process that has decrypted it: compares with what is there now."""
+    """The state of the process before a layer, to find out what the layer leaves behind."""
 
     def __init__(self) -> None:
         self._before = self._look()
 
     def are_left(self) -> bool:
-        """Check for modules, descriptors, threads and children, and for modules that keep something themselves."""
+        """Check for new modules, descriptors, threads and children, and for modules that keep state."""
         keeps = not sys.modules.keys().isdisjoint(ONE_LAYER)
         return keeps or self._look() != self._before or _has_threads() or _has_children()
 

@@ -13,12 +13,12 @@ class Workers:
     """Processes that wait for a client, have one, or leave.
 
     Args:
-        counts: where clients are counted whose workers end before their outcome is known.
+        counts: counts the clients of workers that end before the outcome is known.
 
     Attributes:
         waiting: those that wait for a client.
         working: those that have one, and whether its outcome is known.
-        active_at: when the last layer ended, as `time.monotonic` says; the question for the status is none.
+        active_at: when the last layer ended, by time.monotonic(); requests for the status do not count.
     """
 
     def __init__(self, counts: Counts) -> None:
@@ -43,21 +43,21 @@ class Workers:
         self.waiting.clear()
 
     def take(self, process: int) -> None:
-        """Note that a worker has a client; one that leaves may have got it just before."""
+        """Record that a worker has a client. A worker that was told to end may have just accepted one."""
         if process in self.waiting | self._leaving:
             self.waiting.discard(process)
             self._leaving.discard(process)
             self.working[process] = False
 
     def settle(self, process: int, has_asked: bool = False) -> None:
-        """Note that the outcome of a worker's client is known."""
+        """Record that the outcome of a worker's client is known."""
         if process in self.working:
             self.working[process] = True
         if has_asked:
             self._asked.add(process)
 
     def come_back(self, process: int) -> None:
-        """Note that a worker is done with its client, and waits for another one."""
+        """Record that a worker is done with its client, and waits for another one."""
         if process in self.working:
             self._end_work(process)
             self._returned.add(process)

@@ -216,10 +216,10 @@ class _Zygote:
         return monotonic() >= self._fork_at()
 
     def _fork_at(self) -> float:
-        """Return from when on a worker may be forked.
+        """Return the time at which a worker may be forked, by time.monotonic().
 
-        While another worker is ready, that is later, because a fork slows the layer that has begun. So it is if every
-        processor has a worker, because one of them may be done sooner than a new one could begin.
+        It is later while another worker is ready, because a fork slows down the layer that has begun. It is also later
+        if every processor has a worker, because one of them may finish before a new one could begin.
         """
         if self._workers.waiting:
             return max(self._respawn_at, self._refill_at)

@@ -38,7 +38,7 @@ def check(node: Host) -> Iterator[Finding]:
         yield Finding("error", _SUBJECT, f"its key model is {quoted(model)}, so it never decrypts", remedy)
     elif is_local and any(first <= version < fixed for first, fixed in _WITHOUT_DECRYPTION):
         shown = ".".join(map(str, version))
-        text = f"containerd {shown} does not ask for decryption when it pulls by itself"
+        text = f"containerd {shown} does not ask for decryption when it pulls images itself"
         yield Finding("warning", _SUBJECT, text, "update containerd; until then the content store is searched")
     elif version >= _WITHOUT_PAYLOAD and not is_local:
         text = "it pulls through the transfer service, which sends no payload: the content store is searched instead"

@@ -42,7 +42,7 @@ def _identify(shown: str, file: str) -> Finding:
         return Finding("ok", _SUBJECT, f"containerd finds {shown}, version {__version__}")
     if not failure and output.startswith(f"{PROGRAM} "):
         text = f"containerd finds {shown}, version {quoted(output.split()[1])}; this is version {__version__}"
-        return Finding("warning", _SUBJECT, text, "remove the one that is not wanted")
+        return Finding("warning", _SUBJECT, text, "remove the version that you do not want")
     help_text, _ = run([file, "--help"])
     if _REFERENCE_HELP in help_text:
         text = f"containerd finds {shown}, which is the reference decoder (imgcrypt), not this program"

@@ -25,7 +25,7 @@ def check(node: Host) -> Iterator[Finding]:
         yield Finding("note", _SUBJECT, text, "remove that option if clients send no payload (transfer service, CRI)")
         return
     if node.configuration.failure and not named and not node.containerd.root:
-        text = "where it is is unknown, because the configuration cannot be read"
+        text = "its place is unknown, because the configuration cannot be read"
         yield Finding("warning", _SUBJECT, text, "see the finding about the configuration")
         return
     for root in sorted(named) or [node.root]:

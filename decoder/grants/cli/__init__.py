@@ -102,7 +102,7 @@ def _add_approve(parser: ArgumentParser) -> None:
     add("--publisher", action="append", default=[], metavar="FILE", help=text)
     text = f"how many days the grants are valid (default: {limits.GRANTS_DAYS})"
     add("--days", type=int, default=limits.GRANTS_DAYS, metavar="N", help=text)
-    add("--no-expiry", action="store_true", help="grants without an end")
+    add("--no-expiry", action="store_true", help="create grants that never expire")
     add("--all", action="store_true", help="approve all requests that --ca and --name accept")
     text = "CA certificates; the certificate in a request must be from one of these"
     add("--ca", default="", metavar="FILE", help=text)

@@ -42,7 +42,7 @@ class NothingError(DecoderError):
 
 
 class SomeFailedError(DecoderError):
-    """Some nodes have not got a grant.
+    """Some nodes did not get a grant.
 
     Attributes:
         status: the exit status of the first failure.

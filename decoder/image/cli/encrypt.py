@@ -39,7 +39,12 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(parsed: Namespace) -> None:
-    """Encrypt an image."""
+    """Encrypt an image.
+
+    Raises:
+        UsageError: no recipient is given, or the options do not fit together.
+        DecoderError: the image could not be encrypted; the destination's name is unchanged.
+    """
     from decoder.image.verbs.encrypt import encrypt_image
     from decoder.image.verbs.request import Request
 

@@ -137,7 +137,11 @@ def destination(parsed: Namespace) -> str:
 
 
 def transport_options(parsed: Namespace) -> transport.Options:
-    """Collect the options for transports."""
+    """Collect the options for transports.
+
+    Raises:
+        UsageError: --creds is malformed.
+    """
     user, colon, password = parsed.creds.partition(":")
     if parsed.creds and not (user and colon):
         raise UsageError("--creds is not of the form USER:PASSWORD")

@@ -55,7 +55,7 @@ def with_protocol(text: str, read: Callable[[str], bytes]) -> tuple[str, str]:
     """Add the protocol to a recipient that was given without one.
 
     A public key or JWK is for JWE, a certificate for PKCS#7, a file about a token's key for PKCS#11; an e-mail address
-    is for OpenPGP. A private key counts as one for JWE, which says what is wrong with it.
+    is for OpenPGP. A private key is passed to JWE, whose error says what is wrong.
 
     Args:
         text: what was given.

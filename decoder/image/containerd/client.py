@@ -52,7 +52,8 @@ class Stream:
         """Return the next reply, or None at the end and after it.
 
         Raises:
-            ImageError: the call failed, or no reply came for CONTAINERD_SECONDS.
+            ContainerdError: the call failed, or no reply came for CONTAINERD_SECONDS.
+            ImageError: the reply is malformed.
         """
         if self._has_ended:
             return None

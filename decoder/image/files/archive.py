@@ -203,7 +203,11 @@ class ArchiveTarget:
             self._places[descriptor["digest"]] = Place(0, len(data))  # nobody reads it back
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Finish the archive, and publish it under its name."""
+        """Finish the archive, and publish it under its name.
+
+        Raises:
+            ImageError: the archive cannot be written.
+        """
         entries = [named(descriptor, self._reference, self._former)]
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
         try:
@@ -299,17 +303,27 @@ class ArchiveWriter:
         self._written = 0
 
     def write(self, data: memoryview, /) -> int:
-        """Write, and return how many bytes were written."""
+        """Write, and return how many bytes were written.
+
+        Raises:
+            ImageError: the blob is longer than announced.
+            OSError: writing failed.
+        """
         if self._written + len(data) > self._place.size:
-            raise ImageError(f"a blob is longer than the {self._place.size} bytes it was announced with")
+            raise ImageError(f"a blob is longer than its {self._place.size} bytes")
         count = os.pwrite(self._descriptor, data, self._place.offset + self._written)
         self._written += count
         return count
 
     def commit(self, digest: str, size: int) -> None:
-        """Add it to the archive."""
+        """Add the blob to the archive.
+
+        Raises:
+            ImageError: the blob does not have this size.
+            OSError: writing failed.
+        """
         if size != self._place.size or self._written != size:
-            raise ImageError(f"{digest} has {self._written} bytes, and was announced with {self._place.size}")
+            raise ImageError(f"{digest} has {self._written} bytes instead of {self._place.size}")
         self._target.commit(digest, self._place)
 
 

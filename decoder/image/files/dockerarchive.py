@@ -53,7 +53,11 @@ class DockerArchive:
 
     @contextmanager
     def open(self, descriptor: Descriptor) -> Iterator[BlobReader]:
-        """Open a blob."""
+        """Open a blob.
+
+        Raises:
+            ImageError: the archive has no such blob.
+        """
         digest = descriptor["digest"]
         if digest in self._made:
             yield cast("BlobReader", BytesIO(self._made[digest]))

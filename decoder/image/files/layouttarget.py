@@ -94,7 +94,11 @@ class LayoutTarget:
 
     @contextmanager
     def open(self, descriptor: Descriptor) -> Iterator[FileIO]:
-        """Open a blob, whether it was written now or earlier."""
+        """Open a blob, whether it was written now or earlier.
+
+        Raises:
+            ImageError: the layout has no such blob, or it cannot be read.
+        """
         algorithm, digits = split_digest(descriptor["digest"])
         try:
             file = self._open(digits, self._folder(algorithm))
@@ -104,7 +108,11 @@ class LayoutTarget:
             yield file
 
     def put_manifest(self, data: bytes, descriptor: Descriptor) -> None:
-        """Write a manifest or index."""
+        """Write a manifest or index.
+
+        Raises:
+            ImageError: it cannot be written.
+        """
         if self.has(descriptor):
             return
         try:
@@ -115,7 +123,11 @@ class LayoutTarget:
             raise ImageError(f"writing {descriptor['digest']}: {error.strerror}") from error
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Add the image to the index, and remove an older image with that name."""
+        """Add the image to the index, and remove an older image with that name.
+
+        Raises:
+            ImageError: the index is malformed, or cannot be written.
+        """
         try:
             fcntl.flock(self._root, fcntl.LOCK_EX)  # held until the directory is closed
             index = self._index()

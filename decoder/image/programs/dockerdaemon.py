@@ -77,7 +77,7 @@ def _asked(path: str, image: str) -> Iterator[HTTPResponse]:
         response = connection.getresponse()
         if response.status != 200:
             raise ImageError(
-                f"docker's daemon does not give {quoted(image)}: {_message(response)} (HTTP {response.status})"
+                f"docker's daemon does not export {quoted(image)}: {_message(response)} (HTTP {response.status})"
             )
         yield response
     finally:

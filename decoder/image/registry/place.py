@@ -136,7 +136,7 @@ class _Target(_Blobs):
         self._put(data, descriptor, descriptor["digest"])
 
     def publish(self, descriptor: Descriptor) -> None:
-        """Let the tag name the image."""
+        """Point the tag at the image; see `ImageTarget`."""
         digest = descriptor["digest"]
         if self._reference.digest:
             if self._reference.digest != digest:

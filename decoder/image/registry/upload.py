@@ -54,7 +54,7 @@ class Upload:
         self._sending.close()
 
     def write(self, data: memoryview, /) -> int:
-        """Send all bytes."""
+        """Send all bytes; return their number. Errors are those of `BlobWriter`: ImageError, InterruptedWriteError."""
         self._left -= len(data)
         if self._left < 0:
             raise ImageError(f"{self._client.reference}: a blob is longer than its {self._size} bytes")
@@ -65,7 +65,13 @@ class Upload:
         return len(data)
 
     def commit(self, digest: str, size: int) -> None:
-        """Finish the upload; the registry accepts it only if the blob has this digest."""
+        """Finish the upload; the registry accepts it only if the blob has this digest.
+
+        Raises:
+            DigestError: the registry received bytes with another digest.
+            InterruptedWriteError: the blob must be written again.
+            ImageError: the blob is shorter than announced, or the registry does not accept it.
+        """
         if self._left or size != self._size:
             raise ImageError(f"{self._client.reference}: a blob is shorter than its {self._size} bytes")
         try:

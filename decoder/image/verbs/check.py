@@ -1,4 +1,4 @@
-"""`image check`: a gate for CI and admission. It fails closed: whatever it cannot judge does not pass.
+"""`image check`: a gate for CI and admission. It fails closed: an image that it cannot judge does not pass.
 
 Examples are an unknown encrypted media type, malformed annotations, a manifest without layers, and a missing platform.
 """

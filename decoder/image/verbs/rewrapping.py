@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import DecryptConfig
 
 STILL_OPEN = (
-    "removing a recipient does not revoke access: whoever pulled the image before has a manifest that opens its "
+    "removing a recipient does not revoke access: everybody who pulled the image before has a manifest that opens its "
     "layers; to lock them out, decrypt the image and encrypt it again, so that it gets new keys"
 )
 

@@ -82,7 +82,7 @@ def find_module(uri: Pkcs11Uri, config: Pkcs11Config) -> str:
         refused.append(place)
     if refused:
         raise KeyFileError(f"the module {quoted(refused[0])} is not among the allowed-module-paths")
-    raise KeyFileError("no module of the name that it asks for was found")
+    raise KeyFileError("no module with the requested name was found")
 
 
 def _directories() -> Iterator[str]:

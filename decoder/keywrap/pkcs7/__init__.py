@@ -181,8 +181,8 @@ def _check_names(recipients: Sequence[bytes]) -> None:
     keys = {(each.issuer_and_serial, each.rsa_numbers()) for each in certificates}
     if len(keys) > len({name for name, _ in keys}):
         raise KeyFileError(
-            "two of the certificates have the same issuer and serial number, by which decoders tell them apart; make "
-            "one of them again"
+            "two of the certificates have the same issuer and serial number, so decoders cannot tell them apart; "
+            "create one of them again"
         )
 
 
@@ -273,7 +273,7 @@ def _certified_moduli(recipients: list[_Recipient], keys: Keyring, refused: Refu
         for identifier in named:
             moduli.setdefault(identifier, set()).add(modulus)
         if not named:
-            refused(material, "it is the certificate of no recipient")
+            refused(material, "it is not the certificate of any recipient")
         elif modulus not in map(_modulus, keys.private):
             refused(material, "it is the certificate of a recipient, but no private key that was given matches it")
     return moduli

@@ -45,7 +45,7 @@ def key_name(identifier: bytes, subjects: Mapping[bytes, str]) -> KeyName:
 
 
 def _is_random(identifier: bytes) -> bool:
-    """Check that no other certificate is named so: two small authorities may have one name, and both count from 1."""
+    """Check that no other certificate has this name: two small authorities may share a name, and both count from 1."""
     if identifier[0] != ber.SEQUENCE:
         return True
     fields = ber.Reader(identifier[1:])

@@ -52,7 +52,7 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
     lines = [
         f"# {CONTAINERD[version]}, configuration version {version}: stream processors for encrypted layers.",
         "# Clients send payloads for these two IDs only, so the second one accepts zstd layers as well;",
-        "# containerd detects the compression of the decrypted layer by itself.",
+        "# containerd detects the compression of the decrypted layer.",
         f"version = {version}",
         "",
         "[stream_processors]",

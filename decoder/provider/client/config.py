@@ -48,7 +48,7 @@ class CommandProvider(Record):
     environment: dict[str, str] | None = None
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return f"the command {quoted(self.path)}"
 
 
@@ -77,7 +77,7 @@ class GrpcProvider(Record):
     tls: GrpcTls | None = None
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return f"gRPC at {quoted(self.address)}"
 
 
@@ -88,17 +88,17 @@ class NativeProvider(Record):
     options: dict[str, object]
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return f"our own {quoted(self.provider)}"
 
 
 class TtrpcProvider(Record):
-    """A ttrpc server, which only ocicrypt-rs knows besides: `unix:///path` or a path."""
+    """A ttrpc server: `unix:///path` or a path. Besides this program, only ocicrypt-rs uses ttrpc."""
 
     address: str
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return f"ttrpc at {quoted(self.address)}"
 
 
@@ -108,7 +108,7 @@ class MalformedProvider(Record):
     reason: str
 
     def describe(self) -> str:
-        """Name it for a message."""
+        """Return its name for messages."""
         return "its configuration"
 
 

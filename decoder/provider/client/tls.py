@@ -68,6 +68,7 @@ class Trust:
 
         Raises:
             ProviderError: the handshake fails; the text says why. If nothing is raised, TLS is not the cause.
+            EndedError: the server ended the connection right after the handshake.
         """
         try:
             connection = self._connect()
@@ -92,8 +93,8 @@ class Trust:
         except OSError:
             return
         raise EndedError(
-            "it ends the connection after the TLS handshake, as one does that wants a certificate of ours which it "
-            "trusts (cert-file, key-file)"
+            "it ends the connection after the TLS handshake; it may require a client certificate that it trusts "
+            "(cert-file, key-file)"
         )
 
     def _fetch_certificate(self) -> bytes:
@@ -123,7 +124,7 @@ class Trust:
             raise
 
     def _verdict(self, error: ssl.SSLCertVerificationError) -> str:
-        hint = "server-name can say what name it has" if error.verify_code in _NAMES else "grpc-tls: root-ca-file"
+        hint = "set server-name to the name in it" if error.verify_code in _NAMES else "grpc-tls: root-ca-file"
         return f"its certificate is not accepted for {quoted(self._name)}: {network.verdict(error)} ({hint})"
 
 

@@ -102,7 +102,7 @@ class _Connection:
     """A connection that closes when its time is over, even in the middle of a message.
 
     Raises:
-        ProviderError: the server cannot be reached, breaks the connection off, or the time is over.
+        ProviderError: the server cannot be reached, the connection breaks off, or the time is over.
     """
 
     def __init__(self, path: str, seconds: float) -> None:
@@ -149,7 +149,7 @@ class _Connection:
     def _broken(self, error: OSError) -> ProviderError:
         if isinstance(error, TimeoutError):
             return ProviderError(f"no answer within {self._seconds:g} seconds")
-        return ProviderError(f"it broke the connection off: {error.strerror or type(error).__name__}")
+        return ProviderError(f"the connection broke off: {error.strerror or type(error).__name__}")
 
 
 def _reply(connection: _Connection) -> bytes:

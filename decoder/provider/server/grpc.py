@@ -139,9 +139,9 @@ async def _serve(
 
 
 def say_listening(address: str, where: str, security: Security, say: Callable[[str], None]) -> None:
-    """Report that the server is listening; warn if every client can have keys unwrapped."""
+    """Report that the server is listening; warn if every client can unwrap keys."""
     if is_open_to_others(address, security):
-        say(f"warning: everybody who can reach {where} can have keys unwrapped; --client-ca asks for a certificate")
+        say(f"warning: every client that can reach {where} can unwrap keys; --client-ca requires a certificate")
     say(f"listening on {where}")
 
 

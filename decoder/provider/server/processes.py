@@ -61,7 +61,7 @@ def run(
     say: Callable[[str], None],
     ended: Callable[[int], None],
 ) -> int | None:
-    """Run several processes until SIGTERM or SIGINT; a process that ends by itself is replaced.
+    """Run several processes until SIGTERM or SIGINT; a process that ends before that is replaced.
 
     Args:
         count: the number of processes.

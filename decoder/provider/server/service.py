@@ -106,13 +106,13 @@ class Service:
             raise RequestError(f"the request: {error}") from error
         kind = request.operation
         if expected and kind != expected:
-            raise RequestError(f"the request is a {kind} where a {expected} belongs")
+            raise RequestError(f"the request is a {kind} instead of a {expected}")
         if kind == "keywrap" and len(request.data) > limits.PRIVATE_OPTIONS_BYTES:
             raise RequestError(f"the request: its private options are longer than {limits.PRIVATE_OPTIONS_BYTES} bytes")
         if kind == "keywrap" and not self._names and len(parameters) > 1:
             raise ProviderError(
                 f"the request has parameters of several providers, {', '.join(map(quoted, sorted(parameters)[:8]))}: "
-                "--provider-name tells which is this one's"
+                "name this provider with --provider-name"
             )
         values = [value for items in parameters.values() for value in items]
         return Asked(kind, OPERATIONS[kind, is_kek], request.data, values)

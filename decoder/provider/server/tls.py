@@ -133,6 +133,6 @@ def cause_of(error: OSError) -> str:
         return f"the client's certificate is not accepted: {network.verdict(error)}"
     if isinstance(error, ssl.SSLError):
         if error.reason and _NO_CERTIFICATE in error.reason:
-            return "the client has shown no certificate"
+            return "the client sent no certificate"
         return f"TLS: {error.reason or type(error).__name__}"
     return error.strerror or os.strerror(error.errno or 0) or type(error).__name__

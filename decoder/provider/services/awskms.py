@@ -252,7 +252,7 @@ _CAUSES = {
     "ConnectTimeoutError": "the endpoint cannot be reached in time",
     "ReadTimeoutError": "no answer in time",
     "ConnectionClosedError": "the connection was closed before an answer came",
-    "SSLError": "no TLS connection, perhaps for the endpoint's certificate",
+    "SSLError": "no TLS connection, perhaps because of the endpoint's certificate",
     "ProxyConnectionError": "the proxy cannot be reached",
 }
 

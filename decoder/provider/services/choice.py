@@ -50,7 +50,8 @@ def check_key_to_unwrap(key: str, parameters: Sequence[str], policy: KeyPolicy, 
         read: checks and normalizes the name of a key.
 
     Raises:
-        ProviderError: the key may not be used, or a parameter is malformed.
+        KeyRefusedError: the key may not be used.
+        ProviderError: a parameter is malformed.
     """
     policy.check(key)
     named = [read(item) for item in parameters if item not in NOTHING]

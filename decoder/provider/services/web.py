@@ -154,7 +154,7 @@ class Session(requests.Session):
         return response
 
     def _read(self, response: requests.Response, host: str) -> bytes:
-        """Read a body in pieces, so that the time limit also holds for a slow one."""
+        """Read a body in pieces, so that the time limit also ends a slow one."""
         body = b""
         while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
             body += chunk
@@ -181,7 +181,7 @@ class _PassingError(ProviderError):
 
 def _translated(error: Exception, host: str, verify: object) -> ProviderError:
     if isinstance(verify, str) and not os.path.exists(verify):
-        return ProviderError(f"there is no file {quoted(verify)} with the certificates to accept from {host}")
+        return ProviderError(f"the file {quoted(verify)} with the CA certificates for {host} does not exist")
     failure = network.explain(error, host)
     return (_PassingError if failure.may_pass and failure.kind != "late" else ProviderError)(failure.text)
 

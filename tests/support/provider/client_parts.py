@@ -210,7 +210,7 @@ def serving(
 
 
 LOCAL = ("localhost", "127.0.0.1")
-NO_CERTIFICATE = "it ends the connection after the TLS handshake, as one does that wants a certificate of ours"
+NO_CERTIFICATE = "it ends the connection after the TLS handshake; it may require a client certificate"
 
 
 def grpc_entry(address: str, tls: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

@@ -326,4 +326,4 @@ def test_somebody_without_rights(key: Path, tmp_path: Path) -> None:
         assert text in finding["text"]
         assert finding["remedy"] == "run the doctor as root"
     (finding,) = [each for each in unreadable if each["check"] == "store"]
-    assert (finding["level"], finding["text"][:22]) == ("warning", "where it is is unknown")
+    assert (finding["level"], finding["text"][:20]) == ("warning", "its place is unknown")

@@ -197,7 +197,7 @@ def test_layers_that_the_publisher_has_not_encrypted(parties: Parties) -> None:
         if is_known:
             use.check(options, 5)
         else:
-            with pytest.raises(ProviderError, match="not one of those"):
+            with pytest.raises(ProviderError, match="not one of the layers in the grant"):
                 use.check(options, 5)
     with pytest.raises(ProviderError, match="malformed"):
         use.check(b"{}", 5)
@@ -207,12 +207,12 @@ def test_the_key_of_a_grant_that_was_kept(parties: Parties) -> None:
     """Its layers are still compared with those of the grant, which is fetched again."""
     parties.grant()
     service = Grants(parties.client(), KeyPolicy("", ()), 1)
-    assert service.check(1) == (["the node's key can be used; 1 owners are believed"], [])
+    assert service.check(1) == (["the node's key can be used; owners whose grants are accepted: 1"], [])
     use = service.unwrap(build_place(parties.place), [])
     assert use.check
     use.check(build_private_options(PrivateOptions(bytes(32), bytes(16), LAYER)), 5)
     other = build_private_options(PrivateOptions(bytes(32), bytes(16), f"sha256:{'2' * 64}"))
-    with pytest.raises(ProviderError, match="not one of those"):
+    with pytest.raises(ProviderError, match="not one of the layers in the grant"):
         use.check(other, 5)
 
 

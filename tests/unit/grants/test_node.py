@@ -81,7 +81,7 @@ def test_a_grant_opens_a_layer(parties: Parties, entry: dict[str, Any], tmp_path
 def test_a_layer_that_the_publisher_does_not_know(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
     parties.grant()
     other = build_private_options(PrivateOptions(bytes(32), bytes(16), f"sha256:{'2' * 64}"))
-    assert "is not one of those that the grant is for" in failure(parties, entry, tmp_path, other)
+    assert "is not one of the layers in the grant" in failure(parties, entry, tmp_path, other)
 
 
 def test_a_node_asks(parties: Parties, entry: dict[str, Any], tmp_path: Path) -> None:
@@ -259,7 +259,7 @@ def test_as_a_server(parties: Parties, entry: dict[str, Any], tmp_path: Path) ->
         for _ in range(2):
             assert opened(parties, remote, tmp_path) == OPTIONS
         other = build_private_options(PrivateOptions(bytes(32), bytes(16), f"sha256:{'2' * 64}"))
-        assert "is not one of those that the grant is for" in failure(parties, remote, tmp_path, other)
+        assert "is not one of the layers in the grant" in failure(parties, remote, tmp_path, other)
     assert {line["operation"] for line in server.audit} == {"unwrap"}
 
 

@@ -150,7 +150,7 @@ def test_an_envelope_of_another_provider_is_refused(local: Provider) -> None:
     kek = envelope.new_kek()
     letter = envelope.parse(local.perform("wrap-kek", kek, []))
     assert letter
-    with pytest.raises(ProviderError, match="is of the provider 'awskms', not local"):
+    with pytest.raises(ProviderError, match="belongs to the provider 'awskms', not local"):
         local.unwrap(envelope.seal(kek, "awskms", letter.wrapped_kek, b"options"), [])
 
 

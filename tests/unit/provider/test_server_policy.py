@@ -73,7 +73,7 @@ def test_clients_do_what_a_rule_lets_them_and_nothing_else(site: Site) -> None:
         "the client policy does not let this client unwrap with this key",
         "the client policy does not let this client unwrap with this key",
         "the client policy does not let this client wrap with this key",
-        "no rule of the client policy is about 'uri:spiffe://cluster/node'",
+        "no rule of the client policy names 'uri:spiffe://cluster/node'",
     ]
     assert all(line["address"].startswith("ipv4:127.0.0.1:") for line in refused)
 

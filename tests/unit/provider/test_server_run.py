@@ -63,7 +63,7 @@ def test_several_providers_in_one_request(key: Path) -> None:
     request = request_of("keywrap", OPTIONS, parameters)
     undecided = execute(*LOCAL, "--key", key, request=request)
     assert (undecided.returncode, undecided.stdout) == (6, b"")
-    assert b"'attestation-agent', 'kmscrypt': --provider-name" in undecided.stderr
+    assert b"'attestation-agent', 'kmscrypt': name this provider with --provider-name" in undecided.stderr
     named = execute(*LOCAL, "--key", key, "--provider-name", "kmscrypt", request=request)
     assert (named.returncode, named.stderr) == (0, b"")
 

@@ -85,7 +85,7 @@ class ClientPolicy(NamedTuple):
         """
         if found := tuple(rule for rule in self.rules if rule.is_about(peer)):
             return found
-        raise ClientRefusedError(f"no rule of the client policy is about {quoted(peer.identity or 'this client')}")
+        raise ClientRefusedError(f"no rule of the client policy names {quoted(peer.identity or 'this client')}")
 
 
 def choose(rules: Sequence[Rule], operation: Operation, keys: Sequence[str]) -> Rule:

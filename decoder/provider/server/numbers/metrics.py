@@ -86,11 +86,19 @@ class Exposition(Collector):
         processes = sum(1 for _ in self._tally.living())
         yield _gauge("processes", "Processes that serve", processes)
         yield _gauge("requests_in_flight", "Requests that are being answered", self._tally.total("in_flight"))
-        yield _gauge("requests_in_flight_limit", "Most of them", processes * limits.PROVIDER_SERVER_CALLS)
+        yield _gauge(
+            "requests_in_flight_limit",
+            "The bound on requests that are being answered",
+            processes * limits.PROVIDER_SERVER_CALLS,
+        )
         yield _gauge("requests_waiting", "Requests that wait for the key service", self._tally.total("waiting"))
-        yield _gauge("requests_waiting_limit", "Most of them", processes * limits.PROVIDER_SERVER_WAITING)
+        yield _gauge(
+            "requests_waiting_limit", "The bound on requests that wait", processes * limits.PROVIDER_SERVER_WAITING
+        )
         yield _gauge("connections", "Open connections", self._tally.total("connections"))
-        yield _gauge("connections_limit", "Most of them", processes * limits.PROVIDER_SERVER_CONNECTIONS)
+        yield _gauge(
+            "connections_limit", "The bound on open connections", processes * limits.PROVIDER_SERVER_CONNECTIONS
+        )
         up = any(row.get("backend_up") for row in self._tally.living())
         yield _gauge("backend_up", "1 if the key service can be reached and keys can be read", up)
 

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 OPTIONS = (
     Option("key", "a file with the node's private key, RSA or EC, which only its owner may read"),
     Option("certificate", "a file with the certificate of that key, and its issuers (default: those in the key file)"),
-    Option("name", "what the node calls itself in requests (default: its host name)"),
-    Option("owner", "PATTERN=FILE: a public key whose grants are believed for repositories that match", many=True),
+    Option("name", "the node's name in requests (default: its host name)"),
+    Option(
+        "owner", "PATTERN=FILE: an owner's public key, whose grants are accepted for matching repositories", many=True
+    ),
     Option("requests", "the repository for requests, HOST/REPO (default: that of the grants with -requests added)"),
     Option("wait", f"how many seconds to wait for a grant (default 0, at most {limits.GRANTS_WAIT_SECONDS:.0f})"),
     Option("authfile", "a file with logins at registries (default: those of docker login and of the kubelet)"),

@@ -91,7 +91,7 @@ class Grants:
 
     def check(self, _seconds: float) -> Checked:
         """Report the configuration; which registries are asked depends on the images. See `CheckableService`."""
-        return Checked([f"the node's key can be used; {self._owners} owners are believed"], [])
+        return Checked([f"the node's key can be used; owners whose grants are accepted: {self._owners}"], [])
 
     def _fetch(self, place: Place, seconds: float) -> Grant:
         grant = self._node.fetch(place, seconds)
@@ -113,7 +113,7 @@ class Grants:
         except ValueError as error:
             raise ProviderError(f"the private options are malformed: {error}") from error
         if digest not in grant.layers:
-            raise ProviderError(f"the layer {quoted(digest)} is not one of those that the grant is for")
+            raise ProviderError(f"the layer {quoted(digest)} is not one of the layers in the grant")
 
 
 def _image_of(place: Place) -> str:

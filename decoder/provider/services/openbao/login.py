@@ -116,7 +116,7 @@ def _login(options: Mapping[str, str]) -> Login:
     """Choose the one login that the options describe."""
     chosen = [name for name in ("token-file", "role-id", "kubernetes-role") if name in options]
     if len(chosen) > 1:
-        raise UsageError(f"openbao logs in one way, not by {' and '.join(chosen)}")
+        raise UsageError(f"the options {' and '.join(chosen)} exclude each other")
     if "secret-id-file" in options and chosen != ["role-id"]:
         raise UsageError("the option secret-id-file needs role-id")
     if "jwt-file" in options and chosen != ["kubernetes-role"]:
@@ -167,7 +167,7 @@ def _credential(path: str, option: str) -> str:
     except KeyFileError as error:
         raise ProviderError(f"the {option} {quoted(path)}: {error}") from error
     if not _CREDENTIAL.fullmatch(text):
-        raise ProviderError(f"the {option} {quoted(path)} does not hold one word")
+        raise ProviderError(f"the {option} {quoted(path)} does not hold a single word")
     return text
 
 

@@ -53,7 +53,7 @@ def test_a_module_is_found_by_name(store: TokenStore, small_sha1: bytes, tmp_pat
         key_file = store.yaml("token=layers;object=small", f"{query}&pin-value={PIN}")
         assert unwrap(small_sha1, key_file, config=lists) == (b"options", [])
     for query, message in (
-        ("module-name=softhsm", "no module of the name that it asks for was found"),
+        ("module-name=softhsm", "no module with the requested name was found"),
         ("", "it names no module (module-path, module-name)"),
     ):
         assert reason(small_sha1, store.yaml("token=layers", f"{query}&pin-value={PIN}"), config=lists) == message

@@ -191,7 +191,7 @@ def test_malformed_annotations_are_refused_before_any_request(token: None, wrapp
         ({"mount": "a/../b"}, "the option mount"),
         ({"namespace": "a\r\nX: y"}, "the option namespace"),
         ({"ca-file": "/nothing"}, "is not a file"),
-        ({"role-id": "a", "token-file": "b"}, "logs in one way"),
+        ({"role-id": "a", "token-file": "b"}, "exclude each other"),
         ({"secret-id-file": "a"}, "needs role-id"),
         ({"jwt-file": "a", "role-id": "b"}, "needs kubernetes-role"),
         ({"role-id": "a", "auth-mount": ".."}, "the option auth-mount"),

@@ -98,7 +98,7 @@ def test_token_file_is_read_each_time(bao: BaoServer, tmp_path: Path) -> None:
     assert keys.unwrap(wrapped, []) == b"options"
     for content in (b"", b"two words", b"\xff", b"line\nbreak", b"x" * 20000):
         file.write_bytes(content)
-        assert "does not hold one word" in failure(keys.unwrap, wrapped, [])
+        assert "does not hold a single word" in failure(keys.unwrap, wrapped, [])
     file.unlink()
     assert "No such file" in failure(keys.unwrap, wrapped, [])
 

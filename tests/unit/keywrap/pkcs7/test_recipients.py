@@ -38,7 +38,7 @@ CASES: list[dict[str, Any]] = [
     if layer.KEYS_PREFIX + "pkcs7" in case["descriptor"]["annotations"]
 ]
 CANNOT_FIT = "it is not a recipient's key: the certificates or its size differ"
-NO_RECIPIENT = "it is the certificate of no recipient"
+NO_RECIPIENT = "it is not the certificate of any recipient"
 
 
 # What others write.

@@ -108,10 +108,13 @@ def test_no_other_way_to_write_a_key_id_helps(tmp_path: Path, members: dict[str,
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('{"deny": ["attestation-agent"]}', "'attestation-agent' is neither a scheme as provider.NAME nor media-type:"),
-        ('{"deny": ["key:x"]}', "'key:x' is neither"),
-        ('{"deny": ["kid:"]}', "'kid:' is neither"),
-        ('{"deny": [""]}', "'' is neither"),
+        (
+            '{"deny": ["attestation-agent"]}',
+            "'attestation-agent' is not one of a scheme (such as provider.NAME), media-type:",
+        ),
+        ('{"deny": ["key:x"]}', "'key:x' is not one of"),
+        ('{"deny": ["kid:"]}', "'kid:' is not one of"),
+        ('{"deny": [""]}', "'' is not one of"),
         ('{"deny": [1]}', "JSON number where a string belongs"),
         ('{"deny": "provider.*"}', "JSON string where an array belongs"),
         ('{"deny": {}}', "JSON object where an array belongs"),

@@ -129,4 +129,4 @@ def test_addresses_that_are_none(local: tuple[str, ...], address: str) -> None:
 def test_insecure_allows_it_with_a_warning(local: tuple[str, ...], tmp_path: Path) -> None:
     with Server(tmp_path, *local, "--listen", "0.0.0.0:0", "--insecure") as server, connected(server) as channel:
         assert ask(channel, "WrapKey", WRAP)
-        assert "warning: everybody who can reach" in server.log
+        assert "warning: every client that can reach" in server.log

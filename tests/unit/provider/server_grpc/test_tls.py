@@ -46,7 +46,7 @@ def test_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) -> None
             with connected(server, refused) as channel:
                 assert failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))[0] == grpc.StatusCode.UNAVAILABLE
         wait_for(lambda: len(server.audit) == 3)
-    assert "--client-ca asks for a certificate" in server.log
+    assert "--client-ca requires a certificate" in server.log
     assert [line["operation"] for line in server.audit] == ["wrap", "handshake", "handshake"]
 
 
@@ -67,7 +67,7 @@ def test_mutual_tls(local: tuple[str, ...], tmp_path: Path, certificates: Path) 
     causes = {line["cause"].partition(" (")[0] for line in handshakes}
     assert causes == {
         "TLS: WRONG_VERSION_NUMBER",
-        "the client has shown no certificate",
+        "the client sent no certificate",
         "the client's certificate is not accepted: it is not from a trusted authority",
     }
 

@@ -105,7 +105,9 @@ def test_says_which_file_is_missing_or_wrong(server: KbsServer, guest: Guest) ->
     for option in ("kbs-token", "tee-key"):
         missing = {**guest.options, option: "/nonexistent"}
         assert failure(server.url, missing) == f"the {option} '/nonexistent': No such file or directory"
-    assert "there is no file '/nonexistent'" in failure(server.url, {**guest.options, "kbs-ca": "/nonexistent"})
+    assert "the file '/nonexistent' with the CA certificates" in failure(
+        server.url, {**guest.options, "kbs-ca": "/nonexistent"}
+    )
     Path(guest.options["kbs-ca"]).with_name("empty").write_bytes(b"no certificate")
     empty = str(Path(guest.options["kbs-ca"]).with_name("empty"))
     assert "there is no TLS connection with 127.0.0.1" in failure(server.url, {**guest.options, "kbs-ca": empty})
