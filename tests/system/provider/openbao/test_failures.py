@@ -62,7 +62,7 @@ def test_sealed(tmp_path: Path, as_root: None) -> None:
         assert time.monotonic() - begin < 15, "there is no point in waiting for it"
     finally:
         server.stop()
-    assert "there is no file" in failure(keys.unwrap, wrapped, []), "it removes what it had made"
+    assert "does not exist" in failure(keys.unwrap, wrapped, []), "it removes what it had made"
     server.ca_file.write_bytes(ca_file)
     assert "cannot be reached: Connection refused" in failure(keys.unwrap, wrapped, [])
 
