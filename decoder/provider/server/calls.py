@@ -179,7 +179,10 @@ class Calls:
         seconds = limits.PROVIDER_SECONDS * limits.PROVIDER_OWN_SHARE
         if not use.waits:
             return use.run(seconds)
-        done = asyncio.get_running_loop().run_in_executor(self._threads, use.run, seconds)
+        try:
+            done = asyncio.get_running_loop().run_in_executor(self._threads, use.run, seconds)
+        except RuntimeError as error:  # the system allows no further thread (RLIMIT_NPROC, cgroups)
+            raise BusyError from error
         self._waiting += 1
         self._show()
         try:

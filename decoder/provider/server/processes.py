@@ -15,11 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import limits
 from decoder.node.unixsocket import ListenError
+from decoder.provider.server.connections import listening
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import socket
+    from collections.abc import Callable, Sequence
+
+    from decoder.provider.server.connections.listening import Addresses
 
 _CPU_MAX = "/sys/fs/cgroup/cpu.max"  # of the container (cgroups(7)): quota and period, or "max" and period
+_BOUNDS = "limits: RLIMIT_NPROC, pids.max of the control group, memory"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 
@@ -60,8 +65,11 @@ def run(
     listens: Callable[[], None],
     say: Callable[[str], None],
     ended: Callable[[int], None],
+    sockets: Sequence[Sequence[socket.socket]],
 ) -> int | None:
     """Run several processes until SIGTERM or SIGINT; a process that ends before that is replaced.
+
+    While no process can be started, the others serve alone, and it is tried again.
 
     Args:
         count: the number of processes.
@@ -69,48 +77,75 @@ def run(
         listens: is called in this process once all others listen.
         say: prints lines for the operator.
         ended: is called in this process with the number of a process that has ended.
+        sockets: the listening sockets of each process. They are closed to clients while it cannot be started.
 
     Returns:
         The exit status in this process, None in the others.
 
     Raises:
-        ListenError: a process does not begin to listen in time.
+        ListenError: a process does not begin to listen in time, or none can be started.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    family = _Family(work, before)
+    family = _Family(work, before, sockets)
     for number in range(count):
-        if family.start(number) == 0:
-            return None
+        try:
+            if family.start(number) == 0:
+                return None
+        except _NoProcessError as error:
+            if number == 0:
+                raise ListenError(f"no process of the server can be started: {error}") from error
+            family.lack(range(number, count), error, say)
+            break
         status = family.wait_until_ready()
         if status is not None:
             family.stop()
+            if status < 0:
+                raise ListenError(
+                    f"a process of the server was ended by {signal.Signals(-status).name} while it started"
+                )
             return status  # the process has printed the reason
     listens()
-    while (came := signal.sigwait(_SIGNALS)) == signal.SIGCHLD:
-        for number, status in family.reap():
-            ended(number)
-            say(f"warning: a process of the server ended with status {status}; another one is started")
-            sleep(limits.PROVIDER_SERVER_RESPAWN_SECONDS)
-            if family.start(number) == 0:
-                return None
-    say(f"stopping ({signal.Signals(came).name})")
+    came = family.replace(say, ended)
+    if came is None:
+        return None
+    say(f"stopping ({came.name})")
     family.stop()
     return 0
+
+
+class _NoProcessError(Exception):
+    """A process cannot be started now."""
 
 
 class _Family:
     """The processes that were started."""
 
-    def __init__(self, work: Callable[[Child], None], mask: set[int | signal.Signals]) -> None:
+    def __init__(
+        self,
+        work: Callable[[Child], None],
+        mask: set[int | signal.Signals],
+        sockets: Sequence[Sequence[socket.socket]],
+    ) -> None:
         self._work = work
         self._mask = mask
         self._children: dict[int, int] = {}
         self._lifeline, self._life = os.pipe()
         self._ready, self._tell_ready = os.pipe()
+        self._sockets = sockets
+        self._absent: list[int] = []  # the numbers of processes to start
+        self._closed: dict[int, Addresses] = {}  # the processes that could not be started, with their addresses
+        self._is_lacking = False
 
     def start(self, number: int) -> int:
-        """Start a process; return its process number, or 0 in the process itself once its work is done."""
-        child = os.fork()
+        """Start a process; return its process number, or 0 in the process itself once its work is done.
+
+        Raises:
+            _NoProcessError: no process can be started now.
+        """
+        try:
+            child = os.fork()
+        except OSError as error:
+            raise _NoProcessError(f"{error.strerror} ({_BOUNDS})") from error
         if child:
             self._children[child] = number
             return child
@@ -135,6 +170,61 @@ class _Family:
         os.read(self._ready, 1)
         return None
 
+    def replace(self, say: Callable[[str], None], ended: Callable[[int], None]) -> signal.Signals | None:
+        """Start absent processes, and those that end, after a pause; return the signal that ends the server.
+
+        Returns:
+            None in a process that was started.
+        """
+        start_at = monotonic() + limits.PROVIDER_SERVER_RESPAWN_SECONDS
+        while (came := _next_signal(start_at - monotonic() if self._absent else None)) in (None, signal.SIGCHLD):
+            for number, status in self.reap():
+                ended(number)
+                say(f"warning: a process of the server ended with status {status}; another one is started")
+                self._absent.append(number)
+                start_at = monotonic() + limits.PROVIDER_SERVER_RESPAWN_SECONDS
+            if self._absent and monotonic() >= start_at:
+                if self._start_absent(say):
+                    return None
+                start_at = monotonic() + limits.PROVIDER_SERVER_RESPAWN_SECONDS
+        return came
+
+    def _start_absent(self, say: Callable[[str], None]) -> bool:
+        """Start the absent processes, as far as possible; return True in a process that was started."""
+        while self._absent:
+            number = self._absent[0]
+            try:
+                self._open_again(number)
+                if self.start(number) == 0:
+                    return True
+            except _NoProcessError as error:
+                self.lack(self._absent, error, say)
+                return False
+            del self._absent[0]
+        if self._is_lacking:
+            self._is_lacking = False
+            say("all processes of the server run again")
+        return False
+
+    def _open_again(self, number: int) -> None:
+        if number not in self._closed:
+            return
+        try:
+            listening.open_again(self._sockets[number], self._closed[number])
+        except OSError as error:
+            raise _NoProcessError(f"it cannot listen: {error.strerror}") from error
+        del self._closed[number]
+
+    def lack(self, numbers: Sequence[int], why: _NoProcessError, say: Callable[[str], None]) -> None:
+        """Go on without some processes: clients get connections to the others only."""
+        if not self._is_lacking:
+            self._is_lacking = True
+            say(f"warning: a process of the server cannot be started: {why}; it is tried again")
+        self._absent = list(numbers)
+        for number in numbers:
+            if number not in self._closed:
+                self._closed[number] = listening.close_for_now(self._sockets[number])
+
     def reap(self) -> list[tuple[int, int]]:
         """Return the numbers of the processes that have ended, with their exit statuses."""
         ended = []
@@ -155,3 +245,11 @@ class _Family:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+
+
+def _next_signal(seconds: float | None) -> signal.Signals | None:
+    """Wait for a signal; return None if none comes in this time. None waits for ever."""
+    if seconds is None:
+        return signal.Signals(signal.sigwait(_SIGNALS))
+    came = signal.sigtimedwait(_SIGNALS, max(0.0, seconds))
+    return signal.Signals(came.si_signo) if came else None

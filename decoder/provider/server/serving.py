@@ -115,7 +115,7 @@ def serve(name: str, options: dict[str, object], parsed: Namespace) -> int:
         if count == 1:
             work()
         else:
-            status = processes.run(count, work, listens, say, lambda number: tally.rows[number].clear())
+            status = processes.run(count, work, listens, say, lambda number: tally.rows[number].clear(), sockets)
     if status == 0:  # it is None in a process of several
         say("stopped")
     return status or 0

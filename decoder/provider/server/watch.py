@@ -120,10 +120,10 @@ class Watch:
 
     async def _check(self) -> None:
         """Check the key service in a separate thread, because calls may occupy all others."""
-        found = asyncio.get_running_loop().run_in_executor(self._thread, _is_up, self._provider)
         try:
+            found = asyncio.get_running_loop().run_in_executor(self._thread, _is_up, self._provider)
             is_up = await asyncio.wait_for(found, limits.PROVIDER_SERVER_CHECK_SECONDS)
-        except TimeoutError:
+        except (TimeoutError, RuntimeError):  # or the system allows no further thread
             is_up = False
         self._counted.row.set("backend_up", value=is_up)
 

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,9 @@ from decoder.provider.server.clients import clientpolicy
 
 if TYPE_CHECKING:
     from decoder.provider.server.tls import Security
+
+Addresses = Sequence[Any]
+"""The addresses of listening sockets, as `getsockname` returns them."""
 
 _UNIX = "unix://"
 _SO_ATTACH_FILTER = 26  # Linux, socket(7); the module has no name for it
@@ -108,6 +111,31 @@ def shut(listener: socket.socket) -> None:
     """Stop listening, also for other processes that have the socket."""
     with suppress(OSError):
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def close_for_now(listeners: Sequence[socket.socket]) -> Addresses:
+    """Stop listening, so that clients get connections to the sockets of other processes; return the addresses."""
+    addresses = [listener.getsockname() for listener in listeners]
+    for listener in listeners:
+        shut(listener)
+    return addresses
+
+
+def open_again(listeners: Sequence[socket.socket], addresses: Addresses) -> None:
+    """Listen again after `close_for_now`, whose result is given.
+
+    Raises:
+        OSError: another program has taken an address meanwhile.
+    """
+    try:
+        for listener, address in zip(listeners, addresses, strict=True):
+            if listener.getsockname() != address:  # a port that the system chose is lost with the end of listening
+                listener.bind(address)
+            listener.listen(limits.PROVIDER_SERVER_BACKLOG)
+    except OSError:
+        for listener in listeners:
+            shut(listener)
+        raise
 
 
 def is_unix(address: str) -> bool:
