@@ -73,9 +73,13 @@ class _Keeper:
             self._held.keks.sweep()
 
     def begin(self, descriptors: list[int]) -> None:
-        """Answer a worker, in a thread."""
+        """Answer a worker, in a thread; if none can be started, the worker asks the provider itself."""
         for descriptor in descriptors:
-            threading.Thread(target=self._answer, args=[socket.socket(fileno=descriptor)], daemon=True).start()
+            connection = socket.socket(fileno=descriptor)
+            try:
+                threading.Thread(target=self._answer, args=[connection], daemon=True).start()
+            except RuntimeError:  # RLIMIT_NPROC, cgroups, memory
+                connection.close()
 
     def _answer(self, connection: socket.socket) -> None:
         with connection, suppress(Exception):  # the worker meets the same failure and reports it

@@ -21,6 +21,7 @@ from decoder.provider.server.calls import Calls, Context, abort
 from decoder.provider.server.clients.refusals import Refusals
 from decoder.provider.server.connections.front import Front
 from decoder.provider.server.connections.listening import is_open_to_others
+from decoder.provider.server.connections.shortage import Shortage
 from decoder.provider.server.files import Files
 from decoder.provider.server.gate import Gate
 from decoder.provider.server.watch import Watch
@@ -110,7 +111,9 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     files = Files(door.security, say, counted.row)
-    front = Front(door.listeners, files.tls, Refusals(service.provider).record, counted.row)
+    shortage = Shortage(say)
+    asyncio.get_running_loop().set_exception_handler(shortage.handle)
+    front = Front(door.listeners, files.tls, Refusals(service.provider).record, counted.row, shortage)
     threads = ThreadPoolExecutor(limits.PROVIDER_SERVER_THREADS, "keyprovider")
     calls = Calls(service, threads, say, counted.row, Gate(front, files.policy, door.rates))
     server = grpc.aio.server(options=_OPTIONS)

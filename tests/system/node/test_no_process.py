@@ -30,6 +30,16 @@ _AS_ANOTHER = (
     '--ambient-caps=-all,+dac_read_search prlimit --nproc={processes}:4096 "$@" 3<&{payload} {payload}<&-'
 )
 
+_KEEPER = """
+import resource, socket
+from decoder.agent.processes.keeper import _Keeper
+ours, theirs = socket.socketpair()
+keeper = _Keeper(None)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+keeper.begin([theirs.detach()])
+assert ours.recv(1) == b""
+"""
+
 _SILENT = """
 import socket, sys, time
 listener = socket.socket(socket.AF_UNIX)
@@ -188,6 +198,14 @@ def test_a_provider_needs_no_thread(user: int, tmp_path: Path) -> None:
         plaintext, errors = started.process.communicate(layer.ciphertext, timeout=SECONDS)
         assert (started.process.returncode, errors) == (0, b"")
         assert plaintext == layer.plaintext
+
+
+def test_a_keeper_without_threads_goes_on(user: int) -> None:
+    """The worker sees the connection end, and asks the provider itself."""
+    who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--inh-caps=-all,+dac_read_search")
+    command = [*who, "--ambient-caps=-all,+dac_read_search", sys.executable, "-c", _KEEPER]
+    done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 # The native client.

@@ -6,14 +6,27 @@ Root is exempt from RLIMIT_NPROC, so the server runs as a user of its own, who m
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
 import pytest
 
-from tests.support.provider.serving import KEYPROVIDER, Server, ask, local_options, request_of, wait_for
+from tests.support.provider.serving import (
+    KEYPROVIDER,
+    Server,
+    ask,
+    local_options,
+    message,
+    method_of,
+    request_of,
+    wait_for,
+)
 
 LOOPBACK = ("--listen", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')
@@ -107,3 +120,31 @@ def test_a_call_for_which_no_thread_can_be_started_may_be_tried_again(
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
         limit(user, server.process.pid, 4096)
         assert ask(channel, "WrapKey", WRAP)
+
+
+def test_a_server_without_free_descriptors_waits(tmp_path: Path) -> None:
+    """It does not occupy a processor, and the clients are served later. Both of its sockets behave like this."""
+    arguments = (*local_options(tmp_path), *LOOPBACK, "--metrics", "127.0.0.1:0")
+    with Server(tmp_path, *arguments) as server, ExitStack() as stack:
+        process = server.process.pid
+        assert answers(server.target, 1)
+        used = len(os.listdir(f"/proc/{process}/fd"))
+        before = resource.prlimit(process, resource.RLIMIT_NOFILE)
+        resource.prlimit(process, resource.RLIMIT_NOFILE, (used, before[1]))
+        channel = stack.enter_context(grpc.insecure_channel(server.target, OWN))
+        call = method_of(channel, "/keyprovider.KeyProviderService/WrapKey").future(message(WRAP), timeout=SECONDS)
+        metrics = stack.enter_context(ThreadPoolExecutor(1)).submit(server.status, "/readyz")
+        wait_for(lambda: "no connection can be accepted now: Too many open files" in server.log)
+        began = processor_seconds(process)
+        time.sleep(3)
+        assert processor_seconds(process) - began < 1.5
+        resource.prlimit(process, resource.RLIMIT_NOFILE, before)
+        assert call.result()
+        assert metrics.result()[0] == 200
+        assert server.log.count("no connection can be accepted") == 1
+        assert "Traceback" not in server.log
+
+
+def processor_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")  # proc(5): utime and stime

@@ -161,7 +161,11 @@ class Connection:
         if self._is_closed:
             return
         self._loop.remove_reader(self._client.fileno())
-        server = socket.socket(socket.AF_UNIX)
+        try:
+            server = socket.socket(socket.AF_UNIX)
+        except OSError:  # no free descriptor; the timer of the handshake bounds the wait
+            self._loop.call_later(_AGAIN_SECONDS, self._begin)
+            return
         try:
             server.bind(f"\0{self.name}")
             server.setblocking(False)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from decoder.provider.server.clients.peer import Peer
+    from decoder.provider.server.connections.shortage import Shortage
     from decoder.provider.server.numbers.tally import Row
     from decoder.provider.server.reloaded import Reloaded
     from decoder.provider.server.tls import Tls
@@ -35,6 +36,7 @@ class Front:
         tls: the TLS files, or None for connections without TLS.
         refused: is called with each client that is refused before it could call, and the reason.
         row: the counters of this process.
+        shortage: reports that there are no free descriptors.
 
     Attributes:
         target: the address of this process's gRPC server; its name cannot be guessed.
@@ -46,6 +48,7 @@ class Front:
         tls: Reloaded[Tls] | None,
         refused: Callable[[Peer, str], None],
         row: Row,
+        shortage: Shortage,
     ) -> None:
         self._name = f"ctd-decoder-{secrets.token_hex(16)}"
         self.target = _ABSTRACT + self._name
@@ -53,6 +56,7 @@ class Front:
         self._tls = tls
         self._refused = refused
         self._row = row
+        self._shortage = shortage
         self._connections: dict[str, Connection] = {}
         self._is_leaving = False
         self._most = _bound()
@@ -61,6 +65,10 @@ class Front:
         """Begin to accept connections."""
         for listener in self._listeners:
             listener.setblocking(False)
+            self._open_one(listener)
+
+    def _open_one(self, listener: socket.socket) -> None:
+        if not self._is_leaving:
             asyncio.get_running_loop().add_reader(listener.fileno(), self._accept, listener)
 
     def find(self, address: str) -> Connection | None:
@@ -117,7 +125,10 @@ class Front:
                 client, name = listener.accept()
             except BlockingIOError:
                 return count
-            except OSError:  # the client is gone, or there are no free descriptors
+            except ConnectionAbortedError:
+                continue  # the client is gone
+            except OSError as error:
+                self._pause(listener, error)
                 return 0
             if len(self._connections) >= self._most:
                 client.close()
@@ -125,6 +136,14 @@ class Front:
                 continue
             self._take(client, name)
         return limits.PROVIDER_SERVER_ACCEPTS
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        """Accept nothing for a while, because the listener stays readable and would occupy a processor."""
+        if not self._is_leaving:
+            self._shortage.report(error)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+        loop.call_later(limits.PROVIDER_SERVER_SHORTAGE_SECONDS, self._open_one, listener)
 
     def _take(self, client: socket.socket, name: object) -> None:
         if client.family == socket.AF_UNIX:
