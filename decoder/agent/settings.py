@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FILE = "/etc/ctd-decoder/agent.env"
+SWITCH_VARIABLE = "CTD_DECODER_AGENT"
 IDLE_VARIABLE = "CTD_DECODER_AGENT_IDLE"
 KEK_VARIABLE = "CTD_DECODER_AGENT_KEEP_KEYS"
 METRICS_VARIABLE = "CTD_DECODER_AGENT_METRICS"
+_OFF = "off"
 
 
 class Settings(Record):
@@ -51,6 +53,18 @@ def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
         kek_seconds=_seconds(given.get(KEK_VARIABLE, ""), limits.KEK_SECONDS, limits.AGENT_OPENED_SECONDS),
         metrics=metrics if os.path.isabs(metrics) else "",
     )
+
+
+def switched_off_by(environment: Mapping[str, str], file: str = FILE) -> str:
+    """Return what switches the agent off, `environment` or `file`, or "". packaging/client/switch.c decides it.
+
+    Args:
+        environment: that of the decoder; it takes precedence over the file.
+        file: see `read_settings`.
+    """
+    if setting := environment.get(SWITCH_VARIABLE):
+        return "environment" if setting.strip("\"'") == _OFF else ""
+    return "file" if _from_file(file).get(SWITCH_VARIABLE) == _OFF else ""
 
 
 def _seconds(text: str, default: float, most: float) -> float:

@@ -16,6 +16,7 @@ from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.keys.directory import add_directory
 from decoder.keys.file import read_key_file
 from decoder.keys.keyring import Keyring
+from decoder.node import process
 from decoder.node.containerd.configuration import KEYPROVIDER_FILE, KEYPROVIDER_VARIABLE, KEYS_DIRECTORY, PROGRAM
 from decoder.node.containerd.storeroot import DEFAULT_ROOT
 from decoder.provider.client.config import ProviderConfig, parse_config
@@ -193,6 +194,11 @@ class Host:
         is_disabled = _OPT_PLUGIN in texts(self.configuration.in_force, "disabled_plugins")
         before = [os.path.join(opt, "bin")] if isinstance(opt, str) and opt and not is_disabled else []
         return ":".join([*before, self.containerd.path])
+
+    def environment_of(self, processor: Processor) -> dict[str, str]:
+        """Return the environment that containerd gives a stream processor."""
+        base = process.environment(self.containerd.pid) if self.containerd.pid else {}
+        return {**base, "PATH": self.path, **processor.environment}
 
     @cached_property
     def root(self) -> str:

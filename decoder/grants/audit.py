@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from decoder.node import journal
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def record(operation: str, outcome: str, **members: object) -> str:
+
+def record(operation: str, outcome: str, say: Callable[[str], None] | None = None, **members: object) -> None:
     """Record a decision.
 
     Args:
         operation: `approve`, `renew`, `deny` or `revoke`.
         outcome: `ok`, or the reason of the failure.
+        say: writes the line to standard error, too, unless that is the journal; None does not.
         members: further members of the line, without secrets.
-
-    Returns:
-        The line.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     line = json.dumps({"time": now, "provider": "grants", "operation": operation, **members, "outcome": outcome})
-    journal.log(line, journal.INFORMATION if outcome == "ok" else journal.WARNING)
-    return line
+    severity = journal.INFORMATION if outcome == "ok" else journal.WARNING
+    if say:
+        journal.log_and_say(line, severity, say)
+    else:
+        journal.log(line, severity)

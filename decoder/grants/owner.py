@@ -228,7 +228,7 @@ def grant_all(
         Each grant, or the error that prevented it.
     """
     for identifier, node in pairs:
-        members = {"id": identifier, "node": keys.fingerprint(node)}
+        members: dict[str, Any] = {"id": identifier, "node": keys.fingerprint(node)}
         try:
             grant = owner.grant(identifier, node, expires)
         except DecoderError as error:

@@ -156,7 +156,7 @@ def create(
     Args:
         name: one of PROVIDERS.
         options: its options by name; each a string, a list of strings if several are allowed, or a bool for a flag.
-        report: is called with each line for the journal, too.
+        report: writes each line to standard error, too, unless that is the journal.
         keks: keeps key-encryption keys that the provider has opened; by default none is kept.
         observe: is called after each call of the key service; see `Provider`.
 

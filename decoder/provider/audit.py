@@ -33,7 +33,7 @@ class Provider:
     Args:
         name: the provider's name in the audit and in envelopes.
         service: the key service.
-        report: is called with each line for the journal, too.
+        report: writes each line to standard error, too, unless that is the journal.
         keks: keeps opened key-encryption keys; by default none is kept.
         identity: returns bytes that identify the configuration and the credentials, on which an opened key depends.
         observe: is called after each call of the service, with the operation, its seconds, and whether it succeeded.
@@ -224,9 +224,11 @@ class Provider:
                 line["reason"], cause = "internal", type(error).__name__
             line["cause"] = ascii(cause)[1:-1][: limits.AUDITED_CAUSE_CHARACTERS]
         text = json.dumps({**line, **more})
-        journal.log(text, journal.WARNING if error else journal.INFORMATION)
+        severity = journal.WARNING if error else journal.INFORMATION
         if self._report:
-            self._report(text)
+            journal.log_and_say(text, severity, self._report)
+        else:
+            journal.log(text, severity)
 
 
 def _named(key: str) -> str:

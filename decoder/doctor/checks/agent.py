@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from decoder.doctor.finding import Finding
+from decoder.doctor.host import texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,9 @@ def check(node: Host) -> Iterator[Finding]:
     """Report what the agents of this user have done."""
     status = import_module("decoder.agent.status")  # the agent is built on top of everything else
     found = status.all_statuses([node.place(_DIRECTORY), *status.directories()])
-    if not found:
+    if off := _switched_off(node):
+        yield Finding("note", "agent", f"it is switched off by {off}")
+    elif not found:
         yield Finding("note", "agent", "none is running: the first layer of an image starts one")
     for agent in found:
         did = f"process {agent.pid} has served {agent.served} layers"
@@ -28,3 +31,15 @@ def check(node: Host) -> Iterator[Finding]:
             did += f"; clients that decrypted without it: {agent.fallen_back} gave up, {refused or 'none'} sent away"
         is_slow = agent.served < agent.fallen_back + sum(agent.sent_away.values())
         yield Finding("warning" if is_slow else "ok", "agent", did)
+
+
+def _switched_off(node: Host) -> str:
+    """Return what keeps some layers from using the agent, or ""."""
+    settings = import_module("decoder.agent.settings")
+    for processor in node.processors.values():
+        if any(word.lstrip("-") == "no-agent" for word in texts(processor.table, "args")):
+            return "--no-agent in the args of a stream processor"
+        if off := settings.switched_off_by(node.environment_of(processor), node.place(settings.FILE)):
+            place = settings.FILE if off == "file" else "the environment of containerd or of a stream processor"
+            return f"{settings.SWITCH_VARIABLE}=off in {place}"
+    return ""

@@ -16,14 +16,13 @@ from decoder.image import selection, transport
 from decoder.image.blobs import read_whole
 from decoder.image.manifest import check_descriptor, is_encrypted
 from decoder.layer.payload import Descriptor, Payload, build_payload
-from decoder.node import process
 from decoder.node.containerd.configuration import PROGRAM
 from decoder.node.containerd.contentstore import BLOBS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from decoder.doctor.host import Host, Processor
+    from decoder.doctor.host import Host
     from decoder.image.transport import ImageSource
 
 _NAMESPACES = ("default", "k8s.io", "moby")
@@ -94,17 +93,12 @@ def _try(node: Host, descriptor: dict[str, Any], subject: str) -> Finding:
     command = [node.place(program), *texts(processor.table, "args")]
     try:
         with open(node.place(os.path.join(node.root, BLOBS, digest.partition(":")[2])), "rb") as blob:
-            errors = _run(command, payload, blob, _environment(node, processor))
+            errors = _run(command, payload, blob, node.environment_of(processor))
     except OSError as error:
         return Finding("error", subject, f"its blob {digest} cannot be read: {error.strerror}", "pull the image again")
     if errors:
         return Finding("error", subject, f"{digest} does not open: {errors}")
     return Finding("ok", subject, f"{digest} opens, and its HMAC is correct")
-
-
-def _environment(node: Host, processor: Processor) -> dict[str, str]:
-    base = process.environment(node.containerd.pid) if node.containerd.pid else {}
-    return {**base, "PATH": node.path, **processor.environment}
 
 
 def _run(command: list[str], payload: bytes, blob: BinaryIO, environment: dict[str, str]) -> str:

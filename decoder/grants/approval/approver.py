@@ -86,7 +86,7 @@ class Approver:
                     self._repository(policy, owner, repository, requests)
             except DecoderError as error:
                 self.counts[FAILED] += 1
-                self._say(audit.record("approve", str(error), repository=repository))
+                audit.record("approve", str(error), self._say, repository=repository)
                 went_well = False
         return went_well
 
@@ -168,7 +168,7 @@ class Approver:
         more = {"name": reason} if done else {}
         members = {"repository": request.repository, "id": request.id, "node": request.node, **more}
         operation = f"{'would ' if self._dry_run else ''}{'renew' if decision == RENEWED else 'approve'}"
-        self._say(audit.record(operation, "ok" if done else f"{decision}: {reason}", **members))
+        audit.record(operation, "ok" if done else f"{decision}: {reason}", self._say, **members)
 
 
 def _accepted(policy: Policy, request: Request) -> rules.Accepted:

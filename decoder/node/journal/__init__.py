@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from decoder import limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 PROGRAM = "ctd-decoder"
 ERROR, WARNING, INFORMATION = 3, 4, 6  # severities, RFC 5424 §6.2.1
@@ -30,7 +30,7 @@ def warn(text: str, *sockets: str) -> None:
 
 def log(
     text: str, severity: int, fields: Mapping[str, str] | None = None, journald: str = _JOURNALD, syslog: str = _SYSLOG
-) -> None:
+) -> bool:
     """Log one message, if journald or syslog is running and accepts it immediately.
 
     Args:
@@ -39,10 +39,13 @@ def log(
         fields: further fields for journald: names in upper case and their values.
         journald: the datagram socket of systemd-journald.
         syslog: the datagram socket of syslog, used where the first one is absent.
+
+    Returns:
+        Whether one of them accepted it.
     """
     place = next(filter(os.path.exists, (journald, syslog)), None)
     if place is None:
-        return
+        return False
     import socket
 
     line = _cut("; ".join(part.strip() for part in text.splitlines()))
@@ -54,6 +57,30 @@ def log(
     with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as connection:
         connection.setblocking(False)
         connection.sendto(message, place)
+        return True
+    return False
+
+
+def log_and_say(text: str, severity: int, say: Callable[[str], None], *sockets: str) -> None:
+    """Log one message, and say it on standard error, unless that leads to the same journal.
+
+    Args:
+        text: the message, one line.
+        severity: ERROR, WARNING or INFORMATION.
+        say: writes to standard error.
+        sockets: see `log`.
+    """
+    if not (log(text, severity, {}, *sockets) and _standard_error_is_logged()):
+        say(text)
+
+
+def _standard_error_is_logged() -> bool:
+    """Check whether systemd has connected standard error to the journal: `$JOURNAL_STREAM` in systemd.exec(5)."""
+    try:
+        status = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _field(name: str, value: str) -> bytes:

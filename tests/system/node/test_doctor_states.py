@@ -177,6 +177,27 @@ def test_the_agent(key: Path, tmp_path: Path) -> None:
             assert "has served 1 layers; clients that decrypted without it: " in text
 
 
+_SWITCH = "CTD_DECODER_AGENT=off"
+
+
+@pytest.mark.parametrize(
+    ("configuration", "by"),
+    [
+        (ELSEWHERE.replace('"--content-store", "/nowhere"', '"--no-agent"'), "--no-agent in the args"),
+        (ELSEWHERE.replace("args =", f'env = ["{_SWITCH}"]\nargs ='), f"{_SWITCH} in the environment of containerd or"),
+        (CONFIGURATION, f"{_SWITCH} in /etc/ctd-decoder/agent.env"),
+    ],
+    ids=["option", "environment", "file"],
+)
+def test_the_agent_is_switched_off(configuration: str, by: str, key: Path, tmp_path: Path) -> None:
+    with Containerd(tmp_path, key, configuration=configuration) as containerd:
+        put = f"mkdir -p /etc/ctd-decoder && echo {_SWITCH if 'agent.env' in by else ''} >/etc/ctd-decoder/agent.env"
+        assert containerd.execute("sh", "-c", put).returncode == 0
+        finding = the(examine(containerd), "agent")
+    assert finding["level"] == "note"
+    assert finding["text"].startswith(f"it is switched off by {by}")
+
+
 @pytest.mark.parametrize("arguments", [["--wrong"], ["image", "other"], ["--namespace"]])
 def test_usage(arguments: list[str]) -> None:
     result = subprocess.run([PROGRAM, "doctor", *arguments], capture_output=True, text=True, timeout=60, check=False)

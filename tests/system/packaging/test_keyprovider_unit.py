@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -69,5 +70,11 @@ def test_it_serves_a_key_that_is_a_credential(built: Built, tmp_path: Path) -> N
         machine.run("ctd-decoder", "image", "encrypt", *options, "--recipient", "provider:local", *places)
         shown = machine.run("ctd-decoder", "image", "check", *options, "--key", "provider:local", places[1])
         assert "the keys open all 1" in shown
+        machine.run("journalctl", "--sync")
+        audit = [
+            line for line in machine.run("journalctl", "--unit", UNIT, "--output", "cat").splitlines() if line[0] == "{"
+        ]
+        assert {json.loads(line)["operation"] for line in audit} == {"wrap-kek", "unwrap-kek"}
+        assert len(audit) == len(set(audit)), "a line is in the journal twice"
         machine.run("systemctl", "stop", UNIT)
         assert machine.show(UNIT, "Result") == "success"

@@ -85,6 +85,29 @@ def test_nobody_listens(listener: Listener) -> None:
     journal.warn("the listener is gone", "", listener.path)
 
 
+@pytest.mark.parametrize("stream", ["of standard error", "of another descriptor", None])
+def test_a_line_for_the_journal_and_standard_error_is_in_the_journal_once(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, stream: str | None
+) -> None:
+    """systemd connects the standard error of a service to the journal, and names the socket in its environment."""
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    if stream:
+        status = os.stat(2 if stream == "of standard error" else listener.path)
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    said: list[str] = []
+    journal.log_and_say("text", journal.INFORMATION, said.append, listener.path)
+    assert listener.receive_fields()["MESSAGE"] == "text"
+    assert said == ([] if stream == "of standard error" else ["text"])
+
+
+def test_a_line_that_the_journal_does_not_accept_is_on_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    status = os.stat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    said: list[str] = []
+    journal.log_and_say("text", journal.INFORMATION, said.append, "/nonexistent", "/nonexistent")
+    assert said == ["text"]
+
+
 def test_long_messages_are_cut(listener: Listener) -> None:
     journal.log("ä" * 100_000, journal.WARNING, {"CTD_REASON": "x" * 100_000}, listener.path)
     fields = listener.receive_fields()
