@@ -36,6 +36,21 @@ _WORDS = {
     "ctd-decoder image encrypt --recipient jwe:myk": "jwe:mykey.pem",
     "ctd-decoder image rewrap --recipient myk": "mykey.pem",
     "ctd-decoder keyprovider run --provider gcpkms --adc myk": "mykey.pem",
+    "ctd-decoder --decryption-keys-path direc": "directory/",
+    "ctd-decoder image encrypt oci:directory oci-archive:myk": "oci-archive:mykey.pem",
+    "ctd-decoder image encrypt --recipient provider:openb": "provider:openbao",
+    "ctd-decoder image encrypt --recipient pkcs11:myk": "pkcs11:mykey.pem",
+    "ctd-decoder keyprovider serve --provider local --keys direc": "directory/",
+    "ctd-decoder keyprovider serve --tls-cert myk": "mykey.pem",
+    "ctd-decoder keyprovider attestation-agent reg": "register",
+    "ctd-decoder grants rev": "revoke",
+    "ctd-decoder grants approve --key myk": "mykey.pem",
+    "ctd-decoder grants approve --nodes direc": "directory/",
+    "ctd-decoder agent sta": "status",
+    "ctd-decoder doctor --containerd-config myk": "mykey.pem",
+    "ctd-decoder coco init": "initdata",
+    "ctd-decoder coco initdata --ca myk": "mykey.pem",
+    "ctd-decoder coco initdata --format ba": "base64",
 }
 
 
