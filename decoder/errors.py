@@ -20,6 +20,9 @@ if TYPE_CHECKING:
             """Return its name for messages."""
 
 
+DEBUG_VARIABLE = "CTD_DECODER_DEBUG"
+"""The environment variable that has failures show where they were raised: see `failure.traceback`."""
+
 _PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyproviders wrapped
 
 
@@ -105,15 +108,17 @@ class Attempt:
         index: the position of the wrapped key in the annotation, from 0.
         key: the key that was tried, or None if the wrapped key itself was rejected.
         reason: the reason of the failure.
+        trace: where it was raised, if DEBUG_VARIABLE asks for that.
     """
 
-    __slots__ = ("annotation", "index", "key", "reason")
+    __slots__ = ("annotation", "index", "key", "reason", "trace")
 
-    def __init__(self, annotation: str, index: int, key: Describable | None, reason: str) -> None:
+    def __init__(self, annotation: str, index: int, key: Describable | None, reason: str, trace: str = "") -> None:
         self.annotation = annotation
         self.index = index
         self.key = key
         self.reason = reason
+        self.trace = trace
 
     def __str__(self) -> str:
         tried = f" with {self.key.describe()}" if self.key else ""

@@ -9,13 +9,12 @@ import os
 from typing import TYPE_CHECKING
 
 from decoder import __version__, project
-from decoder.errors import DecoderError
+from decoder.errors import DEBUG_VARIABLE, DecoderError, NoKeyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-DEBUG_VARIABLE = "CTD_DECODER_DEBUG"
 _PACKAGE = "decoder"
 _FRAMES = 50  # of each exception, counted from the place where it was raised
 _CAUSES = 16
@@ -42,7 +41,7 @@ def internal_error(error: BaseException) -> str:
 
 
 def traceback(error: BaseException) -> str:
-    """List the frames of an exception and of its causes, the first cause first.
+    """List the frames of an exception and of its causes, the first cause first; then those of attempts with keys.
 
     Returns:
         Lines of module, line and function, each with a line feed; "" unless CTD_DECODER_DEBUG is 1.
@@ -54,7 +53,13 @@ def traceback(error: BaseException) -> str:
     while cause is not None and cause not in chain and len(chain) < _CAUSES:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return "".join(_paragraph(each) for each in reversed(chain))
+    attempts = error.attempts if isinstance(error, NoKeyError) else ()
+    return "".join(
+        [
+            *(_paragraph(each) for each in reversed(chain)),
+            *(f"{attempt.annotation}[{attempt.index}]: {attempt.trace}" for attempt in attempts if attempt.trace),
+        ]
+    )
 
 
 def _paragraph(error: BaseException) -> str:

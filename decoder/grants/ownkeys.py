@@ -147,6 +147,7 @@ class TokenKey:
         except WrappedKeyError as error:
             raise StatementError(str(error)) from error
         reason = "no recipient has a key of this size"
+        cause: Exception | None = None
         for recipient in recipients:
             try:
                 if opening.could_fit(recipient, self.public):
@@ -154,5 +155,5 @@ class TokenKey:
                     content_key = self._key.decrypt(recipient.encrypted_key, digest().name)
                     return opening.open_content(message, recipient, content_key)
             except (KeyFileError, ValueError, InvalidTag) as error:
-                reason = str(error) or "it does not open the content"
-        raise StatementError(f"it is not encrypted to this key: {reason}")
+                reason, cause = str(error) or "it does not open the content", error
+        raise StatementError(f"it is not encrypted to this key: {reason}") from cause

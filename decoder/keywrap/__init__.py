@@ -6,12 +6,21 @@ A scheme has six functions, the interface `Scheme`. To add one, write its room a
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, cast
 
 from decoder import limits
-from decoder.errors import Attempt, KeyProviderError, LayerError, NoKeyError, ProviderFailedError, WrappedKeyError
+from decoder.errors import (
+    DEBUG_VARIABLE,
+    Attempt,
+    KeyProviderError,
+    LayerError,
+    NoKeyError,
+    ProviderFailedError,
+    WrappedKeyError,
+)
 from decoder.formats import wire
 from decoder.keys.budget import Budget
 from decoder.keywrap.unproven import Unproven, UnprovenError
@@ -239,7 +248,7 @@ class KeySearch:
         try:
             opened = self._unwrap(item)
         except WrappedKeyError as error:
-            self._attempts.append(Attempt(item.annotation, item.number, None, str(error)))
+            self._attempts.append(Attempt(item.annotation, item.number, None, str(error), _trace()))
             self._failure = KeyProviderError if isinstance(error, ProviderFailedError) else self._failure
             return None
         if isinstance(opened, Unproven):
@@ -265,7 +274,7 @@ class KeySearch:
             raise WrappedKeyError(str(error)) from error
 
         def refused(key: Describable, reason: str) -> None:
-            self._attempts.append(Attempt(item.annotation, item.number, key, reason))
+            self._attempts.append(Attempt(item.annotation, item.number, key, reason, _trace()))
             self._budget.spend()
 
         tried_before = len(self._attempts)
@@ -281,6 +290,15 @@ class KeySearch:
             )
         except (ValueError, WrappedKeyError):
             return False  # trying it reports the reason
+
+
+def _trace() -> str:
+    """Return where the exception that is being handled was raised, if the operator asks for that."""
+    if os.environ.get(DEBUG_VARIABLE) != "1" or (error := sys.exception()) is None:
+        return ""
+    from decoder import failure
+
+    return failure.traceback(error)
 
 
 def _may_deny(config_file: str) -> bool:

@@ -250,16 +250,18 @@ def _is_unproven(wrapped: bytes) -> bool:
 def _first_answer(providers: list[Configured], notes: Notes, work: Callable[[Configured], bytes]) -> bytes:
     """Return the answer of the first provider that succeeds; add a warning for each that failed before."""
     failures = []
+    last: ProviderError | None = None
     for provider in providers:
         try:
             answer = work(provider)
         except ProviderError as error:
+            last = error
             failures.append(f"the keyprovider {quoted(provider.name)} ({provider.transport.describe()}): {error}")
         else:
             for failure in failures:
                 notes.warn(failure)
             return answer
-    raise ProviderFailedError("; ".join(failures))
+    raise ProviderFailedError("; ".join(failures)) from last
 
 
 def _checked_options(opened: bytes) -> bytes:

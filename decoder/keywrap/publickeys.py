@@ -124,14 +124,14 @@ def _parse_json(data: bytes) -> list[PublicKey]:
     if any(isinstance(members, dict) and "d" in members for members in keys):
         raise KeyFileError(_PRIVATE)
     found = []
-    problem = "it is a JWK Set without a key"
+    problem: KeyFileError | str = "it is a JWK Set without a key"
     for members in keys:
         try:
             found.append(_parse_jwk(members if isinstance(members, dict) else {}))
         except KeyFileError as error:
-            problem = str(error)
+            problem = error
     if not found:
-        raise KeyFileError(problem)
+        raise problem if isinstance(problem, KeyFileError) else KeyFileError(problem)
     return found
 
 

@@ -82,12 +82,14 @@ def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
         StatementError: no rule accepts it; the text has the reason for each rule.
     """
     reasons = []
+    cause: StatementError | None = None
     for rule in rules:
         if not any(fnmatchcase(request.repository, pattern) for pattern in rule.repositories):
             continue
         try:
             found = validate(request, rule.authorities)
         except StatementError as error:
+            cause = error
             reasons.append(str(error))
             continue
         for name in found.names:
@@ -95,7 +97,7 @@ def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
                 return Accepted(name, min(found.until, int(time.time()) + rule.days * _DAY))
         named = quoted(", ".join(found.names))
         reasons.append(f"no name in the certificate, {named}, matches {' or '.join(rule.names)}")
-    raise StatementError("; ".join(dict.fromkeys(reasons)) or "no rule is about this repository")
+    raise StatementError("; ".join(dict.fromkeys(reasons)) or "no rule is about this repository") from cause
 
 
 def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Validated:

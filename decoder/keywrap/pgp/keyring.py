@@ -64,6 +64,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
     digits = wanted.replace(" ", "").removeprefix("0x").lower()
     by_number = len(digits) in (16, 40) and set(digits) <= set("0123456789abcdef")
     problem = f"the keyring holds no OpenPGP certificate for {quoted(wanted)}"
+    cause: KeyFileError | None = None
     found: dict[bytes, bytes] = {}
     if not wanted:
         raise KeyFileError(problem)
@@ -79,6 +80,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
         except KeyFileError as error:
             # The library shows no user IDs of an expired certificate, so its packets have to identify it.
             if by_number or entry.names(wanted):
+                cause = error
                 problem = (
                     f"the certificate {entry.fingerprint.hex().upper()} for {quoted(wanted)} is not usable: {error}"
                 )
@@ -87,7 +89,7 @@ def select(keyring: bytes, wanted: str) -> bytes:
         raise KeyFileError(f"several certificates fit {quoted(wanted)}; choose by fingerprint: {names}")
     if not found:
         hint = "; it holds secret keys, give it public ones (gpg --export)" if _has_secret_keys(keyring) else ""
-        raise KeyFileError(problem + hint)
+        raise KeyFileError(problem + hint) from cause
     return next(iter(found.values()))
 
 

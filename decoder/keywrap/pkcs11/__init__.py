@@ -192,14 +192,14 @@ def _parse_entries(wrapped: bytes) -> tuple[dict[str, object], list[object]]:
 
 def _parse(wrapped: bytes) -> list[WrappedBlob]:
     blobs = []
-    problem = "there is none"
+    problem: ValueError | None = None
     for entry in _parse_entries(wrapped)[1]:
         try:
             blobs.append(_parse_blob(entry))
         except ValueError as error:
-            problem = str(error)
+            problem = error
     if not blobs:
-        raise WrappedKeyError(f"it has no recipient that can be used: {problem}")
+        raise WrappedKeyError(f"it has no recipient that can be used: {problem or 'there is none'}") from problem
     return blobs
 
 

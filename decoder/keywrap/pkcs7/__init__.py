@@ -206,16 +206,16 @@ def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
         ValueError: there is no such recipient.
     """
     accepted = []
-    problem = "it has no recipient with an RSA key"
+    problem = ValueError("it has no recipient with an RSA key")
     for recipient in recipients:
         try:
             rsa_padding = _padding(recipient.algorithm)
         except ValueError as error:
-            problem = str(error)
+            problem = error
         else:
             accepted.append(_Recipient(recipient.identifier, rsa_padding, recipient.encrypted_key))
     if not accepted:
-        raise ValueError(problem)
+        raise problem
     return accepted
 
 

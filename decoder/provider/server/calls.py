@@ -107,12 +107,18 @@ class Calls:
         except ProviderError as error:
             outcome = "refused" if isinstance(error, KeyRefusedError) else "failed"
             text = str(error)
+            self._debug(error)
         except Exception as error:  # noqa: BLE001 - its text may hold a secret: neither the client nor the log gets it
             outcome, text = "internal", "internal error"
+            self._debug(error)
             self._say(failure.internal_error(error))
         finally:
             self._row.add("requests", protocol.OPERATIONS[operation, is_kek], outcome)
         return await abort(context, code, text)
+
+    def _debug(self, error: Exception) -> None:
+        if trace := failure.traceback(error):
+            self._say(trace.rstrip())
 
     @contextmanager
     def _counted(self, size: int) -> Iterator[None]:

@@ -228,7 +228,7 @@ def test_it_ends_when_its_socket_is_removed(place: Place) -> None:
     wait_until(lambda: not is_running(pid))
 
 
-@pytest.mark.parametrize(("argument", "environment"), [("--no-agent", {}), ("", OFF)])
+@pytest.mark.parametrize(("argument", "environment"), [("--no-agent", {}), ("", OFF), ("", {"CTD_DECODER_DEBUG": "1"})])
 def test_it_does_not_come_where_it_is_switched_off(argument: str, environment: dict[str, str], place: Place) -> None:
     arguments = [argument] if argument else []
     result = run_layer(encrypted(PLAINTEXT), *arguments, program=place.client, environment=environment)

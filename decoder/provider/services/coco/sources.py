@@ -174,16 +174,18 @@ def unwrap_first(sources: Sequence[TimedSource], annotation: bytes, packet: Pack
                 "Confidential Data Hub of a guest can ask: configure the source cdh-ttrpc or cdh-grpc"
             )
     failures = []
+    last: ProviderError | None = None
     is_not_opened = False
     for source, seconds in sources:
         try:
             return within(seconds, partial(_unwrap, source, annotation, packet, seconds))
         except ProviderError as error:
+            last = error
             is_not_opened = is_not_opened or isinstance(error, NotOpenedError)
             failures.append(f"source {source.describe()}, kid {quoted_name(packet)}: {error}")
     if is_not_opened:
         return not_opened()
-    raise ProviderError("; ".join(failures))
+    raise ProviderError("; ".join(failures)) from last
 
 
 def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:

@@ -102,7 +102,11 @@ def test_what_the_provider_says_reaches_the_client(local: tuple[str, ...], tmp_p
     assert text == "the key 'local://other' is not the configured one (allow-key can allow more)"
 
 
-def test_what_a_defect_says_does_not(local: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_what_a_defect_says_does_not(
+    debug: str, local: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CTD_DECODER_DEBUG", debug)
     prelude = """
 from decoder.provider.services.local import Local
 def wrap(self, options, parameters):
@@ -113,6 +117,7 @@ Local.wrap = wrap
         answer = failure(channel, f"/{SERVICE}/WrapKey", message(WRAP))
         assert answer == (grpc.StatusCode.INTERNAL, "internal error")
     assert "internal error: ValueError at" in server.log
+    assert ("ValueError, most recent call last:\n  decoder.provider" in server.log) == bool(debug)
     assert "SECRET" not in server.log
     assert server.audit[0]["reason"] == "internal"
 
