@@ -1,4 +1,4 @@
-"""The start of an agent: the first decoder of an image forks it before reading anything of its own layer."""
+"""The start of an agent: the first decoder of an image forks it before it reads anything of its layer."""
 
 from __future__ import annotations
 

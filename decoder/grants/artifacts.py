@@ -127,7 +127,7 @@ class Repository:
         self._client = client
 
     def get(self, tag: str) -> Artifact | None:
-        """Get an artifact.
+        """Fetch an artifact.
 
         Returns:
             The artifact, or None if the registry does not have it.

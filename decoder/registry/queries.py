@@ -96,7 +96,7 @@ def exists(client: RegistryClient, descriptor: Descriptor) -> bool:
 
 
 def get_manifest(client: RegistryClient, version: str) -> tuple[bytes, Descriptor]:
-    """Get a manifest or an index by its tag or digest; return its bytes and descriptor.
+    """Fetch a manifest or an index by its tag or digest; return its bytes and descriptor.
 
     Raises:
         ImageError: it does not exist, or is not an image.

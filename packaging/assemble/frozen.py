@@ -50,7 +50,7 @@ def write_table(library: Path, directory: Path) -> None:
         directory: where to.
 
     Raises:
-        SystemExit: there is no module of a name that stands here.
+        SystemExit: a module that is named here does not exist.
     """
     directory.mkdir(exist_ok=True)
     modules = [module for name in _STANDARD for module in _find(library, library, name)]

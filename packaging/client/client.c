@@ -67,7 +67,7 @@ void sleep_milliseconds(long milliseconds) {
     nanosleep(&time, NULL);
 }
 
-/* Note which of the layer's descriptors are open, and occupy the others, so that no file of ours is taken for one. */
+/* Record which of the layer's descriptors are open, and occupy the others, so that no other file gets their numbers. */
 static void occupy_descriptors(void) {
     int descriptor;
     for (descriptor = 0; descriptor < DESCRIPTORS; descriptor++)

@@ -185,7 +185,7 @@ static int try_to_connect(struct place *place) {
     return -1;
 }
 
-/* Lock the directory, as decoder/node/unixsocket.py does; whoever has the lock keeps it for a moment only. */
+/* Lock the directory, as decoder/node/unixsocket.py does; every owner of the lock keeps it for a moment only. */
 static int lock_directory(const struct place *place) {
     int lock = openat(place->directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     for (int poll = 0; lock >= 0 && poll < LOCK_POLLS; poll++) {

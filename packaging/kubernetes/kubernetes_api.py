@@ -121,7 +121,7 @@ class WatchedSecret:
             time.sleep(_REFUSED_PAUSE if refused else random.uniform(pause / 2, pause))  # noqa: S311
 
     def _events(self) -> Iterator[Files | None]:
-        """Yield the files of the Secret as it is, and after each change, until the watch ends; None once it is gone."""
+        """Yield the files of the Secret now and after each change, until the watch ends; None once it is deleted."""
         namespace = (self._account / "namespace").read_text().strip()
         query = {
             "watch": "true",

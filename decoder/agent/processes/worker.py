@@ -183,7 +183,7 @@ def _end_with(connection: socket.socket, client: int) -> None:
 
 
 def _become(request: Request) -> None:
-    """Take over the client's descriptors, environment and current directory."""
+    """Adopt the client's descriptors, environment and current directory."""
     os.fchdir(request.directory)
     os.close(request.directory)
     for place in range(STREAMS):

@@ -103,7 +103,7 @@ def new_blob(folder: int, directory: str, name_blob: Callable[[str, GiveName], N
 
 
 def _link(descriptor: int, place: int, name: str) -> None:
-    """Give an unnamed file a name; os.link follows the link in /proc only if it is also given a descriptor."""
+    """Link an unnamed file to a name. os.link follows the link in /proc only if it also gets a directory descriptor."""
     os.link(f"/proc/self/fd/{descriptor}", name, src_dir_fd=descriptor, dst_dir_fd=place, follow_symlinks=True)
 
 

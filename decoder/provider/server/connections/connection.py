@@ -123,7 +123,7 @@ class Connection:
         self.close(f"the client sent no request within {seconds:g} seconds" if self._has_spoken else "")
 
     def _shake_hands(self) -> None:
-        """Continue the TLS handshake. A client that disconnects without a byte, as probes do, is no failure."""
+        """Continue the TLS handshake. A client that disconnects without a byte, as probes do, is not a failure."""
         assert isinstance(self._client, ssl.SSLSocket)  # noqa: S101
         self._loop.remove_writer(self._client.fileno())
         if not self._has_spoken:  # look now, because the client may be gone before the first step is done

@@ -120,7 +120,7 @@ class _Credential:
         self._tokens = tokens
 
     def get_token(self, *scopes: str, **options: Any) -> AccessToken:
-        """Get a token; see `azure.core.credentials.TokenCredential`."""
+        """Return a token; see `azure.core.credentials.TokenCredential`."""
         identity = (scopes, options.get("tenant_id"))
         known = self._tokens.get(identity)
         if known and known.expires_on - _LEAST_SECONDS > time.time() and not options.get("claims"):

@@ -87,7 +87,7 @@ class Conversation:
         return str(self._session.cookies.get(_COOKIE) or "")
 
     def get(self, resource: ResourceId, token: str = "", cookie: str = "") -> bytes:
-        """Get a resource as the broker encrypted it.
+        """Fetch a resource as the broker encrypted it.
 
         Args:
             resource: the id of the resource.
