@@ -1,5 +1,5 @@
-/* The program of the packages: Python itself, started as `python -IS` would be, on the tree that it lies in.
- * Built with PLAIN it is that Python itself, which only packaging/build uses, to compile modules.
+/* The program of the packages: Python itself, started like `python -IS`, with the modules of its own tree.
+ * Built with PLAIN, it is a plain Python, which only packaging/build uses, to compile modules.
  *
  * Debian's static libpython wants a few functions that C libraries before 2.36 lack; they are here, so that
  * one binary runs on glibc 2.28 and later. */
@@ -24,9 +24,9 @@
 #endif
 
 #ifdef FROZEN
-/* The modules that a layer needs, which packaging/assemble/frozen.py put here, and where their files are: Python makes
- * `__file__` and the `__path__` of packages from a place, so that all other modules are found on the disk. Python
- * has no public name for the places; the two of its own must stay. */
+/* The modules that a layer needs, from packaging/assemble/frozen.py, and the places of their files. Python makes
+ * `__file__` and the `__path__` of packages from the places, so that all other modules are found on the disk. Python
+ * has no public name for the table of places; its own two entries must stay. */
 struct place {
     const char *module, *place;
 };
@@ -60,7 +60,7 @@ HIDDEN void arc4random_buf(void *buffer, size_t size) {
     }
 }
 
-/* The C library's own where it has one (2.30); otherwise the deadline is moved to the clock that there is. */
+/* Use the C library's function if it has one (2.30); otherwise convert the deadline to the clock that is available. */
 HIDDEN int sem_clockwait(sem_t *semaphore, clockid_t clock, const struct timespec *deadline) {
     static int (*native)(sem_t *, clockid_t, const struct timespec *);
     static int looked;
@@ -106,7 +106,7 @@ static void set_path(PyConfig *config, wchar_t **field, const char *prefix, cons
                                                     : PyStatus_NoMemory());
 }
 
-/* What the places of frozen modules are relative to; the configuration has no way to say it. */
+/* The base of the places of frozen modules, which the configuration cannot set. */
 static void set_library(const char *prefix) {
     PyObject *library = PyUnicode_FromFormat("%s/lib/python" PYTHON, prefix);
     if (!library || PySys_SetObject("_stdlib_dir", library) < 0)
@@ -120,7 +120,7 @@ int main(int argc, char **argv) {
 }
 #else
 int main(int argc, char **argv, char **environment) {
-    environ = environment; /* this linker gives the program an `environ` of its own, which the C library does not fill */
+    environ = environment; /* this linker creates a second `environ` in the program, which the C library does not fill */
     char executable[PATH_MAX];
     ssize_t length = readlink("/proc/self/exe", executable, sizeof executable - 1);
     if (length <= 0) {
@@ -162,7 +162,7 @@ int main(int argc, char **argv, char **environment) {
     stop(Py_InitializeFromConfig(&config));
     PyConfig_Clear(&config);
     set_library(prefix);
-    PyGC_Disable(); /* of a program that decrypts a layer and ends there is nothing to collect */
+    PyGC_Disable(); /* there is nothing to collect in a program that decrypts one layer and ends */
     return Py_RunMain();
 }
 #endif

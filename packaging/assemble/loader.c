@@ -1,8 +1,8 @@
-/* What lies in the place of the program in a tree that brings its own C library (packaging/assemble/portable.py). It starts
- * the program with the machine's C library where that is glibc of GLIBC or later, with the two libraries of GCC beside it,
- * so that the machine's PKCS#11 modules and name services can be loaded; everywhere else with the one in the tree.
+/* This takes the place of the program in a tree that brings its own C library (packaging/assemble/portable.py). If the
+ * machine has glibc GLIBC or later and the two libraries of GCC, it starts the program with those, so that the machine's
+ * PKCS#11 modules and name services can be loaded. Otherwise it starts the program with the C library in the tree.
  *
- * In both cases the program finds its tree as ever: /proc/self/exe, which is the loader in the second case, is in a
+ * In both cases the program finds its tree as usual: /proc/self/exe, which is the loader in the second case, is in a
  * directory of the tree. */
 #define _GNU_SOURCE
 #include <errno.h>

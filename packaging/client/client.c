@@ -1,13 +1,13 @@
-/* What containerd starts as ctd-decoder: it hands the layer over to the agent, and becomes the program itself if there is
- * none, if either side refuses the other, or if the agent ends before anything of the layer was read. Where there is no
- * agent yet it makes the agent's socket, and the program that it becomes leaves an agent behind (decoder/agent).
+/* The program that containerd starts as ctd-decoder. It hands the layer over to the agent. It executes the program itself
+ * if there is no agent, if either side refuses the other, or if the agent ends before anything of the layer was read. If
+ * there is no agent yet, it creates the agent's socket, and the program then leaves an agent behind (decoder/agent).
  *
  * On the socket each message is a 32-bit big-endian length and a msgpack array. The agent speaks first:
  *   [version, READY, 0]; then we send [version, arguments, environment, open descriptors of 0 to 3 as a bit mask] with
  *   those descriptors and the current directory (SCM_RIGHTS), or [version, reason] to refuse it; then it says
  *   [version, STARTED, 0] before it touches a descriptor, and [version, ENDED, exit status].
- * Whom we speak with the kernel tells (SO_PEERCRED, SCM_CREDENTIALS): it must be of our user, and must be allowed to do and
- * able to see exactly what we are, since it does our work. */
+ * The kernel tells us who the peer is (SO_PEERCRED, SCM_CREDENTIALS). The peer must run as our user, and must have exactly
+ * our rights and our view of the system, since it does our work. */
 #define _GNU_SOURCE
 #include "client.h"
 #include <errno.h>
@@ -51,7 +51,7 @@ static volatile sig_atomic_t interrupted;
 
 static int fail(const char *text) {
     ssize_t written = write(STDERR_FILENO, text, strlen(text));
-    (void)written; /* if nobody listens, the exit status still tells */
+    (void)written; /* if nobody reads it, there is still the exit status */
     return FAILED;
 }
 
@@ -79,8 +79,8 @@ static void occupy_descriptors(void) {
     close(descriptor);
 }
 
-/* Signals that ask us to end: a layer that ends early must be seen to have failed, as after any other failure. They are
- * taken only while we wait for the agent. */
+/* Signals that ask us to end. A layer that ends early must be seen as a failure, as after any other failure. The signals
+ * are handled only while we wait for the agent. */
 
 static void interrupt(int number) {
     interrupted = number;
@@ -101,7 +101,7 @@ static void catch_signals(void) {
     sigprocmask(SIG_BLOCK, &caught, &mask_at_start);
 }
 
-/* Requests: true while everything fits. */
+/* Building requests: each function returns true while everything fits. */
 
 static int put(const void *data, size_t length) {
     if (length > sizeof request - request_length)
@@ -166,7 +166,7 @@ static int send_request(int agent, int directory) {
     header->cmsg_type = SCM_RIGHTS;
     header->cmsg_len = CMSG_LEN(count * sizeof(int));
     memcpy(CMSG_DATA(header), passed, count * sizeof(int));
-    /* What the socket does not take at once it would not take later either: the worker is waiting for it. */
+    /* If the socket does not take everything at once, it would not do so later either, because the worker is waiting. */
     return sendmsg(agent, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)request_length;
 }
 
@@ -184,7 +184,7 @@ static long long now(void) {
     return time.tv_sec * 1000LL + time.tv_nsec / 1000000;
 }
 
-/* Receive what is there; who has sent it is noted. */
+/* Receive what is there, and record who has sent it. */
 static ssize_t receive_some(int agent, unsigned char *buffer, size_t length, struct ucred *sender) {
     union {
         char space[CMSG_SPACE(sizeof(struct ucred))];
@@ -224,7 +224,7 @@ static int receive_bytes(int agent, unsigned char *buffer, size_t length, long l
     return 1;
 }
 
-/* Return what the agent says next; NOTHING if it ends, is too slow, or speaks another language. */
+/* Return the agent's next message; NOTHING if it ends, is too slow, or speaks another version. */
 static int receive(int agent, int milliseconds, int *status, struct ucred *sender) {
     unsigned char length[4], reply[REPLY_BYTES];
     long long deadline = milliseconds < 0 ? -1 : now() + milliseconds;
@@ -238,7 +238,7 @@ static int receive(int agent, int milliseconds, int *status, struct ucred *sende
     return reply[2];
 }
 
-/* Tell whether the worker that has sent READY may have our descriptors; if not, it is told what differs. */
+/* Return whether the worker that has sent READY may have our descriptors; if not, tell it what differs. */
 static int is_like_us(int agent, const struct ucred *worker) {
     struct ucred listener;
     socklen_t size = sizeof listener;
@@ -273,8 +273,8 @@ static int find_worker(struct place *place, int *listener) {
     return -1;
 }
 
-/* Have the agent do the work. Until it has said that it starts, giving up must leave the descriptors untouched: a
- * request that it has not answered in time is taken back by closing our end, after which it cannot say so any more. */
+/* Let the agent do the work. Until it has said that it starts, the descriptors must be untouched if we give up. If it does
+ * not answer a request in time, closing our end withdraws the request: it can then no longer say that it starts. */
 static int ask_worker(int agent, char **arguments) {
     int status = 0;
     struct ucred sender;
@@ -292,7 +292,7 @@ static int ask_worker(int agent, char **arguments) {
     return interrupted ? FAILED : fail("ctd-decoder: error: the agent ended before the layer did\n");
 }
 
-/* Become the program with the agent's socket and directory, out of the way of the descriptors that a layer has. */
+/* Execute the program with the agent's socket and directory, on descriptors above those of a layer. */
 static void become_first_program(int argc, char **argv, const struct place *place, int listener) {
     char option[128];
     char **arguments = calloc((size_t)argc + 2, sizeof *arguments);
@@ -328,7 +328,7 @@ static int is_read(void) {
 
 static void end(int status) {
     pid_t parent = getpid(), child = status ? fork() : 1;
-    while (child < 0 && is_read()) { /* no process may be made just now, and ours must not end before one is */
+    while (child < 0 && is_read()) { /* no process can be created now, and ours must not end before one is */
         sleep_milliseconds(HOLD_POLL_MILLISECONDS);
         child = fork();
     }

@@ -1,4 +1,4 @@
-/* The agent's socket: where it is, and who makes it. */
+/* The agent's socket: where it is, and who creates it. */
 #define _GNU_SOURCE
 #include "client.h"
 #include <dirent.h>
@@ -41,7 +41,7 @@ static int open_parent(void) {
     return -1;
 }
 
-/* Tell whether a directory lies where every user can make files. */
+/* Return whether a directory is in a place where every user can create files. */
 static int is_public(int directory) {
     static const char *const PUBLIC[] = {"/tmp/", "/var/tmp/", "/dev/shm/"};
     char link[64], path[PATH_MAX];
@@ -69,7 +69,7 @@ static int open_directory(void) {
     return -1;
 }
 
-/* The name: processes that would load other libraries, may do other things, or run another program have another agent. */
+/* The socket's name. Processes that load other libraries, have other rights, or run another program use another one. */
 
 static uint64_t hash(uint64_t state, const void *data, size_t length) { /* FNV-1a */
     for (const unsigned char *at = data, *end = at + length; at < end; at++)
@@ -85,7 +85,7 @@ static uint64_t hash_file(uint64_t state, const struct stat *status) {
     return hash(state, values, sizeof values);
 }
 
-/* Tell whether the loader may find a library in a directory: something.so…, or a directory for some processors alone. */
+/* Return whether the loader may find a library in a directory: something.so…, or a directory for certain processors. */
 static int has_libraries(DIR *directory) {
     static const char *const FOLDERS[] = {"glibc-hwcaps", "tls", "x86_64", "aarch64", "haswell", "xeon_phi", NULL};
     int count = 0, found = 0;
@@ -118,7 +118,7 @@ static uint64_t hash_library_path(uint64_t state, const char *elements) {
     }
 }
 
-/* What is read when libraries are loaded, which the agent has done before it gets a client's environment. */
+/* Variables that are read when libraries are loaded. The agent has loaded them before it gets a client's environment. */
 static int counts_when_loading(const char *variable) {
     static const char *const PREFIXES[] = {"LD_", "OPENSSL_", "MALLOC_", "GLIBC_TUNABLES=", "GCONV_PATH=", NULL};
     for (const char *const *prefix = PREFIXES; *prefix; prefix++)
@@ -162,7 +162,7 @@ static struct sockaddr_un address_of(const struct place *place) {
     return address;
 }
 
-/* Note which socket has the name, so that `remove_socket` does not remove one that replaces it. */
+/* Record which socket has the name, so that `remove_socket` does not remove a socket that replaces it. */
 static void look(struct place *place) {
     if (fstatat(place->directory, place->name, &place->seen, AT_SYMLINK_NOFOLLOW) < 0)
         place->seen.st_ino = 0;
@@ -197,7 +197,7 @@ static int lock_directory(const struct place *place) {
     return -1;
 }
 
-/* Tell whether no process has a socket of any type bound to the name. The probe is a datagram socket: _is_in_use in
+/* Return whether no process has a socket of any type bound to the name. The probe is a datagram socket: _is_in_use in
  * decoder/node/unixsocket.py says why. */
 static int is_free(const struct place *place) {
     struct sockaddr_un address = address_of(place);
@@ -230,7 +230,7 @@ int connect_to_agent(struct place *place, int *listener) {
     int lock = lock_directory(place);
     if (lock < 0)
         return -1;
-    agent = try_to_connect(place); /* another client may have made it meanwhile */
+    agent = try_to_connect(place); /* another client may have created it meanwhile */
     if (agent < 0)
         *listener = make_listener(place);
     close(lock);

@@ -1,4 +1,4 @@
-/* The program, which decrypts where the agent does not. */
+/* The program, which decrypts the layer if the agent does not. */
 #define _GNU_SOURCE
 #include "client.h"
 #include <fcntl.h>
@@ -29,8 +29,8 @@ const char *program(void) {
 }
 
 #ifdef SCRIPT
-/* Start the script in an interpreter that neither its environment nor the current directory affects (-I). What pip installs
- * for one user is below ~/.local, which that option would leave out. */
+/* Start the script in an interpreter that ignores the environment and the current directory (-I). That option also hides
+ * ~/.local, where pip installs for a single user, so that case is treated differently. */
 static void start_isolated(const char *path, char **argv) {
     static char line[PATH_MAX];
     int count = 0, file = open(path, O_RDONLY | O_CLOEXEC);

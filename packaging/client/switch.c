@@ -1,4 +1,4 @@
-/* Whether there shall be an agent: by the command line, the environment and the file of settings. */
+/* Decides whether to use an agent: command line, environment and settings file. */
 #define _GNU_SOURCE
 #include "client.h"
 #include <fcntl.h>

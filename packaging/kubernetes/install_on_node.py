@@ -1,4 +1,4 @@
-"""Install the decoder on a Kubernetes node, take it away again, or wait: what the image's DaemonSet runs."""
+"""Install the decoder on a Kubernetes node, remove it again, or wait: the program of the DaemonSet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _POLL_SECONDS = 5.0  # between looks at mounted files and watched Secrets
 
 
 class InstallError(Exception):
-    """The node is not in a state to install to."""
+    """Something on the node prevents the installation."""
 
 
 def main() -> int:
@@ -40,9 +40,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="install-on-node", description=__doc__)
     parser.add_argument("verb", choices=("install", "remove", "follow", "wait", "untaint"))
     parser.add_argument(
-        "--into", type=Path, metavar="DIR", help="the node's /opt/containerd, whose bin is on PATH there"
+        "--into", type=Path, metavar="DIR", help="the node's /opt/containerd; containerd has its bin on PATH"
     )
-    parser.add_argument("--tree", type=Path, default=_TREE, metavar="DIR", help=f"what is installed ({_TREE})")
+    parser.add_argument("--tree", type=Path, default=_TREE, metavar="DIR", help=f"tree to install (default: {_TREE})")
     parser.add_argument(
         "--files",
         type=Path,
@@ -50,7 +50,7 @@ def main() -> int:
         action="append",
         default=[],
         metavar=("FROM", "TO"),
-        help="copy the files of a directory or a mounted Secret as well; what FROM no longer has is taken from TO",
+        help="also copy the files of a directory or mounted Secret; files that FROM no longer has are removed from TO",
     )
     parser.add_argument(
         "--secret",
@@ -58,16 +58,16 @@ def main() -> int:
         action="append",
         default=[],
         metavar=("NAME", "FROM"),
-        help="the Secret that is mounted at FROM, which `follow` watches: the kubelet takes up to a minute and a half",
+        help="the Secret that is mounted at FROM, which `follow` watches; the kubelet alone updates it only later",
     )
     parser.add_argument(
         "--every",
         type=float,
         default=_POLL_SECONDS,
         metavar="SECONDS",
-        help=f"how often `follow` looks ({_POLL_SECONDS:g})",
+        help=f"how often `follow` checks the files (default: {_POLL_SECONDS:g})",
     )
-    parser.add_argument("--node", metavar="NAME", help="the node that `untaint` takes the taint from")
+    parser.add_argument("--node", metavar="NAME", help="the node from which `untaint` removes the taint")
     parser.add_argument("--taint", metavar="KEY", help="the key of that taint")
     parser.add_argument(
         "--account", type=Path, default=_ACCOUNT, metavar="DIR", help="token, ca.crt and namespace for the API server"
@@ -102,10 +102,10 @@ def main() -> int:
 
 
 def install(tree: Path, into: Path) -> None:
-    """Copy a tree to INTO/ctd-decoder/DIGEST, and have the link INTO/bin/ctd-decoder lead to its client.
+    """Copy a tree to INTO/ctd-decoder/DIGEST, and point the link INTO/bin/ctd-decoder at its client.
 
-    The link changes in one step, once the copy is complete and its program starts. The tree that it led to before stays
-    until the next change: decoders that run then load modules from it.
+    The link changes in one step, once the copy is complete and its program starts. The previous tree stays until the
+    next change, because running decoders load modules from it.
 
     Raises:
         InstallError: something else has the name of the link, or the copied program does not start.
@@ -128,7 +128,7 @@ def install(tree: Path, into: Path) -> None:
         scratch.replace(link)
         for old in {path.name for path in trees.iterdir()} - {name, before}:
             shutil.rmtree(trees / old)
-    print(f"install-on-node: {link} is of the tree {name}")
+    print(f"install-on-node: {link} points to the tree {name}")
 
 
 def remove(into: Path) -> None:
@@ -146,23 +146,23 @@ def remove(into: Path) -> None:
 
 
 def put_files(files: Files, target: Path) -> None:
-    """Copy files, readable by root alone, each in one step; a list in TARGET keeps what was copied.
+    """Copy files, readable by root alone, each in one step; a list in TARGET records what was copied.
 
-    New and changed files are written before removed ones go.
+    New and changed files are written before old ones are removed.
 
     Args:
-        files: their contents by the place below TARGET that they go to.
-        target: is made if it is not there.
+        files: the contents by their place below TARGET.
+        target: the directory, which is created if it does not exist.
 
     Raises:
-        InstallError: a file is there that was not copied by this program, or the list is damaged.
+        InstallError: a file of that name was not copied by this program, or the list is damaged.
         OSError: copying failed.
     """
     before = _listed(target)
     for name, content in files.items():
         place = target / name
         if name not in before and place.exists() and place.read_bytes() != content:
-            raise InstallError(f"{place} is there already and is not of this installation: move it away")
+            raise InstallError(f"{place} exists and was not installed by this program: move it away")
     target.mkdir(parents=True, exist_ok=True)
     _write(target / _LIST, json.dumps(sorted({*files, *before})).encode())
     for name, content in files.items():
@@ -175,11 +175,11 @@ def put_files(files: Files, target: Path) -> None:
 
 
 def read_files(sources: Mapping[str, Path], watched: Mapping[Path, WatchedSecret] | None = None) -> Files:
-    """Read files for `put_files`. Of a volume that Kubernetes mounts (`..data`) one state is read.
+    """Read files for `put_files`. From a volume that Kubernetes mounts (`..data`), all files of one state are read.
 
     Args:
-        sources: directories by the place below the target that their files go to, "." for the target itself.
-        watched: the Secrets that are mounted at some of the directories, and may be newer than what is there.
+        sources: source directories by their destination below the target; "." is the target itself.
+        watched: the Secrets that are mounted at some of the directories; they may be newer than the mounted files.
 
     Raises:
         OSError: reading failed.
@@ -198,7 +198,7 @@ def by_target(pairs: Iterable[tuple[Path, Path]]) -> dict[Path, dict[str, Path]]
     """Group pairs of FROM and TO, so that a TO below another one shares its list.
 
     Returns:
-        What `read_files` takes, by target.
+        The sources for `read_files`, by target.
     """
     groups: dict[Path, dict[str, Path]] = {}
     for source, target in sorted(pairs, key=lambda pair: len(pair[1].parts)):
@@ -225,12 +225,12 @@ def follow(
 ) -> None:
     """Copy files whenever they change, until SIGTERM or SIGINT.
 
-    What cannot be copied is reported once and tried again: the node keeps the files that it has.
+    A failure is reported once and the copy is tried again; meanwhile the node keeps its files.
 
     Args:
-        groups: what `read_files` takes, by target.
-        seconds: between two looks.
-        watched: Secrets that are mounted at sources, by these.
+        groups: the sources for `read_files`, by target.
+        seconds: the time between two checks.
+        watched: the Secrets that are mounted at sources, by source.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     for secret in (watched or {}).values():
@@ -256,12 +256,12 @@ def follow(
 def untaint(node: str, taint: str, account: Path) -> None:
     """Remove a taint from a node, through the API server that the pod's environment names.
 
-    An API server that does not answer, or a node that changes meanwhile, is tried again for about a minute.
+    If the API server does not answer, or the node changes meanwhile, this is tried again for about a minute.
 
     Args:
         node: the name of the node.
         taint: the key of the taint, with any effect.
-        account: has the service account's `token` and the API server's `ca.crt`.
+        account: the directory with the service account's `token` and the API server's `ca.crt`.
 
     Raises:
         ApiError: the API server refuses.
@@ -293,19 +293,19 @@ def _untaint(node: str, taint: str, account: Path) -> None:
 
 
 def _wait() -> None:
-    """Wait until the pod ends: a DaemonSet has no containers that end."""
+    """Wait until the pod ends, because containers of a DaemonSet must not end themselves."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     signal.sigwait(_SIGNALS)
 
 
 def _installed(into: Path) -> str:
-    """Return the name of the tree that the link leads to, or "" if there is no link."""
+    """Return the name of the tree that the link points to, or "" if there is no link."""
     link = into / _PROGRAM
     if not os.path.lexists(link):
         return ""
     parts = link.readlink().parts if link.is_symlink() else ()
     if len(parts) != 5 or parts[:2] != ("..", "ctd-decoder"):
-        raise InstallError(f"{link} is there already and is not of this installation: move it away")
+        raise InstallError(f"{link} exists and was not installed by this program: move it away")
     return parts[2]
 
 
@@ -341,7 +341,9 @@ def _listed(target: Path) -> set[str]:
     except FileNotFoundError:
         return set()
     except (ValueError, TypeError):
-        raise InstallError(f"{target / _LIST} is damaged: remove it, and what was installed beside it") from None
+        raise InstallError(
+            f"{target / _LIST} is damaged: remove it, and the files that were installed beside it"
+        ) from None
 
 
 def _write(path: Path, content: bytes) -> None:

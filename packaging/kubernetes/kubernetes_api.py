@@ -1,4 +1,4 @@
-"""The Kubernetes API server, asked by a pod with its service account: requests, and watches of Secrets."""
+"""The Kubernetes API server as a pod reaches it with its service account: requests, and watches of Secrets."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ Files = dict[str, bytes]
 
 
 class ApiError(Exception):
-    """The API server refuses, or cannot be asked."""
+    """The API server refuses a request, or its address is unknown."""
 
 
 class BusyError(ApiError):
-    """The API server may answer otherwise later."""
+    """The request may succeed later."""
 
 
 def ask(account: Path, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
-    """Make a request, and return the JSON of the answer.
+    """Send a request, and return the JSON of the answer.
 
     Args:
-        account: has the service account's `token` and the API server's `ca.crt`.
-        method: of HTTP.
-        path: with the query.
+        account: the directory with the service account's `token` and the API server's `ca.crt`.
+        method: the HTTP method.
+        path: the path and the query.
         body: a JSON patch.
 
     Raises:
@@ -62,11 +62,11 @@ def ask(account: Path, method: str, path: str, body: bytes | None = None) -> dic
 
 
 class WatchedSecret:
-    """The files of a Secret that is mounted, as the API server tells about them at once: the kubelet takes its time.
+    """The files of a mounted Secret, from a watch of the API server, because the kubelet updates the mount later.
 
     Args:
-        name: of the Secret, in the namespace of the service account.
-        account: has `token`, `ca.crt` and `namespace`; the account may `watch` this Secret.
+        name: the name of the Secret, in the namespace of the service account.
+        account: the directory with `token`, `ca.crt` and `namespace` of an account that may `watch` this Secret.
     """
 
     def __init__(self, name: str, account: Path) -> None:
@@ -81,10 +81,10 @@ class WatchedSecret:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def newest(self, mounted: Files) -> Files:
-        """Return the newest files: those of the API server, or those that are mounted if they changed without it.
+        """Return the newest files: those of the API server, or the mounted ones if they changed during an outage of it.
 
         Args:
-            mounted: what the volume has now.
+            mounted: the files that the volume has now.
         """
         with self._lock:
             if self._files is None:
@@ -109,15 +109,14 @@ class WatchedSecret:
                 refused = type(error) is ApiError
                 if str(error) != said:
                     said = str(error)
-                    text = (
-                        f"the Secret {self._name} is not watched: {said}; its files come with the kubelet's next look"
-                    )
+                    later = "its files change when the kubelet updates the mount"
+                    text = f"the Secret {self._name} is not watched: {said}; {later}"
                     print(f"install-on-node: warning: {text}", file=sys.stderr, flush=True)
             finally:
                 with self._lock:
                     self._is_connected = False
             pause = min(2 * pause, _PAUSES[1]) if time.monotonic() < began + _PAUSES[1] else _PAUSES[0]
-            # Not all nodes at once, when an API server starts again.
+            # The pause is random, so that not all nodes reconnect at once when an API server starts again.
             time.sleep(_REFUSED_PAUSE if refused else random.uniform(pause / 2, pause))  # noqa: S311
 
     def _events(self) -> Iterator[Files | None]:

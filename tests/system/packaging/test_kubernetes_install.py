@@ -92,7 +92,7 @@ def test_a_program_of_somebody_else_stays(tree: Path, tmp_path: Path) -> None:
     (node / "bin").mkdir(parents=True)
     (node / "bin/ctd-decoder").write_text("imgcrypt's")
     for verb in ("install", "remove"):
-        assert "is there already and is not of this installation" in install(tree, node, verb=verb, expect=1)
+        assert "exists and was not installed by this program" in install(tree, node, verb=verb, expect=1)
     assert files(node) == {"bin/ctd-decoder": "imgcrypt's"}
 
 
@@ -111,7 +111,7 @@ def test_files_come_change_and_go_and_others_stay(tree: Path, tmp_path: Path) ->
     expected = {"keys/mine.pem": "mine", "keys/b.pem": "b", "conf": "changed", ".ctd-decoder-files": listed}
     assert files(place) == expected
     secret.write({"keys/mine.pem": b"another"})
-    assert "mine.pem is there already and is not of this installation" in install(tree, node, *arguments, expect=1)
+    assert "mine.pem exists and was not installed by this program" in install(tree, node, *arguments, expect=1)
     assert files(place) == expected
     install(tree, node, *arguments, verb="remove")
     assert files(place) == {"keys/mine.pem": "mine"}
@@ -161,7 +161,7 @@ def test_a_file_that_cannot_be_copied_is_reported_once_and_tried_again(tmp_path:
     (place / "a.pem").write_text("of somebody else")
     secret.write({"a.pem": b"a"})
     with following(secret.directory, place) as errors:
-        assert b"a.pem is there already and is not of this installation" in errors.readline()
+        assert b"a.pem exists and was not installed by this program" in errors.readline()
         (place / "a.pem").unlink()
         wait_for(lambda: (place / "a.pem").exists() and (place / "a.pem").read_text() == "a")
     assert errors.closed or errors.read() == b""

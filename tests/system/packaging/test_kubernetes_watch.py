@@ -162,7 +162,7 @@ def test_what_cannot_be_used_is_said_once(
         wait_for(lambda: node.has(b_key="later"))
         server.hang_up()
     assert all(before != after for before, after in pairwise(node.errors))  # a slow machine may add another reason
-    assert all("its files come with the kubelet's next look" in line for line in node.errors)
+    assert all("its files change when the kubelet updates the mount" in line for line in node.errors)
 
 
 def test_an_api_server_with_another_authority_gets_no_token(server: WatchServer, node: Node) -> None:
