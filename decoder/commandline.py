@@ -24,7 +24,7 @@ class Parser(ArgumentParser):
     Options cannot be abbreviated, and the lines of descriptions and epilogs are printed as they are.
 
     Args:
-        settings: those of ArgumentParser.
+        settings: the settings of ArgumentParser.
 
     Attributes:
         accepts_unknown: let `parse_known_args` return unknown options, instead of rejecting them.

@@ -25,13 +25,13 @@ class Load(NamedTuple):
     """What was measured.
 
     Attributes:
-        clients: that asked at the same time.
-        is_kept: whether each kept its connection, or made one for each call.
-        calls: that were answered.
-        wall: seconds for all of them.
-        server: seconds of processor time that the server took.
-        generator: those that the clients took.
-        times: seconds of each call, in order.
+        clients: the number of clients that asked at the same time.
+        is_kept: whether each kept its connection, or opened one for each call.
+        calls: the number of calls that were answered.
+        wall: the seconds for all calls.
+        server: the processor time of the server, in seconds.
+        generator: the processor time of the clients, in seconds.
+        times: the seconds of each call, in order.
     """
 
     clients: int
@@ -56,12 +56,12 @@ def run(server: Server, message: bytes, clients: int, is_kept: bool, calls: int,
     """Have clients call UnWrapKey.
 
     Args:
-        server: is asked.
+        server: the server to call.
         message: the request.
-        clients: how many ask at the same time.
+        clients: how many clients call at the same time.
         is_kept: whether each keeps its connection.
-        calls: of all clients together.
-        rate: calls per second of all clients together, at most; 0 for no bound.
+        calls: the number of calls of all clients together.
+        rate: the maximum number of calls per second of all clients together; 0 for no bound.
 
     Raises:
         RunError: a call failed.

@@ -31,9 +31,9 @@ class Server(NamedTuple):
     """A server that runs.
 
     Attributes:
-        target: where it listens.
-        processes: those that answer calls.
-        directory: has ca.pem, client.pem and client.key.
+        target: the address at which it listens.
+        processes: the processes that answer calls.
+        directory: the directory with ca.pem, client.pem and client.key.
     """
 
     target: str
@@ -50,11 +50,11 @@ def serving(directory: Path, processes: int, provider: list[str], share: float =
     """Serve with mutual TLS.
 
     Args:
-        directory: for keys, certificates and the log.
-        processes: how many.
+        directory: the directory for keys, certificates and the log.
+        processes: the number of processes.
         provider: the options of the provider.
-        share: of one processor, that each process gets at most, so that clients on the same machine have the rest; 0
-            for no bound. Needs root and the control group controller `cpu`.
+        share: the part of one processor that each process gets at most, so that clients on the same machine have the
+            rest; 0 for no bound. Needs root and the control group controller `cpu`.
 
     Raises:
         RunError: it does not start.

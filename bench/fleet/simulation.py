@@ -24,11 +24,11 @@ class Costs(NamedTuple):
     """Measured times.
 
     Attributes:
-        call: seconds of processor time of a server for a call on a connection that is there.
-        connection: more of them, for a call that makes its connection.
-        asking: more of them, for a call that asks the key service; 0 for a provider that asks nobody.
-        service: seconds until the key service has answered.
-        service_rate: calls per second that it answers at most.
+        call: the processor time of a server for a call on an open connection, in seconds.
+        connection: the additional processor time of a call that opens its connection.
+        asking: the additional processor time of a call that asks the key service; 0 for a provider without one.
+        service: the seconds until the key service has answered.
+        service_rate: the maximum number of calls per second that the key service answers.
     """
 
     call: float
@@ -42,14 +42,14 @@ class Scenario(NamedTuple):
     """Who asks whom, how often.
 
     Attributes:
-        nodes: that pull.
-        layers: of the image.
-        seconds: within which all nodes begin, evenly at random.
+        nodes: the number of nodes that pull.
+        layers: the number of layers of the image.
+        seconds: the time within which all nodes begin, evenly at random.
         is_once: whether a node asks once for the image's key-encryption key, or for each layer.
         is_cached: whether a server keeps that key, so that the key service is asked once by each server.
         images: how many different images the nodes pull.
-        replicas: servers.
-        processes: of each server, with a processor each.
+        replicas: the number of servers.
+        processes: the number of processes of each server, with a processor each.
     """
 
     nodes: int
@@ -63,14 +63,14 @@ class Scenario(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of it.
+    """The result of a simulation.
 
     Attributes:
-        failed: nodes for which a call failed.
-        times: seconds of each call with all its attempts, in order.
-        end: seconds until the last node was done.
-        service_calls: of the key service.
-        service_peak: the most of them in one second.
+        failed: the number of nodes for which a call failed.
+        times: the seconds of each call with all its attempts, in order.
+        end: the seconds until the last node was done.
+        service_calls: the number of calls of the key service.
+        service_peak: the maximum of these calls in one second.
     """
 
     failed: int

@@ -133,10 +133,10 @@ def _package(name: str, stage: Path, values: dict[str, str], output: Path) -> No
     """Build the .deb and the .rpm of a package.
 
     Args:
-        name: of the package.
+        name: the name of the package.
         stage: the directory with its files.
-        values: what its description leaves open.
-        output: where the packages go.
+        values: the values for the placeholders in its description.
+        output: the directory for the packages.
     """
     description = f"nfpm{name.removeprefix('ctd-decoder')}.yaml"
     values |= {"HOMEPAGE": URL, "MAINTAINER": MAINTAINER}

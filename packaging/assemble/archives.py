@@ -23,9 +23,9 @@ def pack(directory: Path, file: Path, date: int, prefix: str = "", users: dict[s
     """Write a directory into a compressed tar file, all of it owned by root.
 
     Args:
-        directory: to pack.
-        file: to write.
-        date: of everything, in seconds since 1970.
+        directory: the directory to pack.
+        file: the file to write.
+        date: the time of every file, in seconds since 1970.
         prefix: the directory in the tar file.
         users: the owner and group of some directories instead of root, by their path in `directory`.
 
@@ -72,7 +72,7 @@ class Layout:
     """An OCI image layout with images for several platforms (image-spec, image-layout.md and image-index.md).
 
     Args:
-        directory: to make.
+        directory: the directory to create.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -97,8 +97,8 @@ class Layout:
         """Add an image for one platform to a tag.
 
         Args:
-            tag: of the image.
-            layers: in their order.
+            tag: the tag of the image.
+            layers: the layers, in their order.
             config: the image's configuration, in which `architecture`, `os` and perhaps `variant` are its platform.
         """
         identities = [self._layers[layer["digest"].removeprefix("sha256:")] for layer in layers]

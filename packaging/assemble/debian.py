@@ -14,7 +14,7 @@ def unpack(name: str, architecture: str, packages: tuple[str, ...]) -> Path:
     """Unpack packages at their first use.
 
     Args:
-        name: what they are for.
+        name: the purpose of the packages.
         architecture: amd64 or arm64.
         packages: Debian's names.
 

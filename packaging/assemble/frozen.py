@@ -47,7 +47,7 @@ def write_table(library: Path, directory: Path) -> None:
 
     Args:
         library: the directory of the standard library, compiled; site-packages is in it.
-        directory: where to.
+        directory: the directory for the source.
 
     Raises:
         SystemExit: a module that is named here does not exist.

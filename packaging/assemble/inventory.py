@@ -75,7 +75,7 @@ def copy_sources(distributions: list[Distribution], site: Path, target: Path) ->
 
     Args:
         distributions: the wheels.
-        site: where they are unpacked, with their sources.
+        site: the directory where they are unpacked, with their sources.
         target: a directory to make.
     """
     target.mkdir()
@@ -95,7 +95,7 @@ def notices(
 
     Args:
         distributions: the wheels.
-        directory: where they are unpacked.
+        directory: the directory where they are unpacked.
         packages: Debian's, for the interpreter.
         architecture: amd64 or arm64.
 

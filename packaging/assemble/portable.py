@@ -45,7 +45,7 @@ def lay(directory: Path, architecture: str, root: Path) -> None:
     """Unpack the packages, and put the C library into their tree.
 
     Args:
-        directory: where the packages are.
+        directory: the directory with the packages.
         architecture: amd64 or arm64.
         root: the root directory of their files, which is made.
 

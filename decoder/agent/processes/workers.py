@@ -16,8 +16,8 @@ class Workers:
         counts: counts the clients of workers that end before the outcome is known.
 
     Attributes:
-        waiting: those that wait for a client.
-        working: those that have one, and whether its outcome is known.
+        waiting: the workers that wait for a client.
+        working: the workers that have a client, and whether its outcome is known.
         active_at: when the last layer ended, by time.monotonic(); requests for the status do not count.
     """
 

@@ -58,7 +58,7 @@ def with_protocol(text: str, read: Callable[[str], bytes]) -> tuple[str, str]:
     is for OpenPGP. A private key is passed to JWE, whose error says what is wrong.
 
     Args:
-        text: what was given.
+        text: the recipient on the command line.
         read: reads a file or a pipe, as `RecipientRules.read_file`.
 
     Returns:

@@ -35,7 +35,7 @@ class Request(Record):
     Attributes:
         operation: `keywrap` or `keyunwrap`.
         data: the private options to wrap, or the annotation to unwrap.
-        parameters: by provider name, as the client sent them.
+        parameters: the parameters by provider name, as the client sent them.
     """
 
     operation: Operation

@@ -133,7 +133,7 @@ def parse_packet(annotation: bytes) -> Packet | HubPacket:
     """Parse a packet of either version. Old images use other algorithm names, and integers instead of base64.
 
     Args:
-        annotation: from a registry, at most PROVIDER_ANNOTATION_BYTES.
+        annotation: the packet, which comes from a registry; at most PROVIDER_ANNOTATION_BYTES.
 
     Raises:
         ProviderError: the packet is malformed, or its version or algorithm is unknown.

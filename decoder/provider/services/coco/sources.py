@@ -192,7 +192,7 @@ def check_sources(sources: Sequence[TimedSource], seconds: float) -> Checked:
     """Check that each source can be reached, without a request for a key.
 
     Args:
-        sources: those to check.
+        sources: the sources to check.
         seconds: the time limit of each request.
     """
     checked = Checked([], [])
