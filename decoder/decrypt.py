@@ -127,6 +127,7 @@ def decrypt_layer(
         else:
             stream.decrypt(source, sink, opened.keys[0], settings.buffer_bytes)
     except DecoderError as error:
+        # With unproven keys, one error for every failure: it must not tell a wrong key from a damaged layer.
         failure = opened.unless_verified if isinstance(error, LayerError) and opened.unless_verified else error
         failure.layer = opened.digest
         raise failure from error.__cause__
@@ -164,6 +165,7 @@ def _open_first(
         except LayerError as error:
             _keep(failures, error, candidate.descriptor)
     failure = _joined(failures)
+    # Keys without integrity protection come last, because only the HMAC of the whole layer tells whether one is right.
     unproven = [found for each in waiting for found in each.search.unproven]
     if unproven:
         keys = [key for each in waiting for key, _ in keys_to_prove(each.public, each.search.unproven)]

@@ -252,6 +252,7 @@ class KeySearch:
             self._failure = KeyProviderError if isinstance(error, ProviderFailedError) else self._failure
             return None
         if isinstance(opened, Unproven):
+            # The line is the same whether a key opened it or not: see `unproven`.
             self._attempts.append(Attempt(item.annotation, item.number, None, _UNPROVEN))
             self.unproven += [opened] if len(self.unproven) < limits.UNPROVEN_KEYS else []
             return None

@@ -89,7 +89,7 @@ def _wait_for_client(shift: Shift, seconds: float | None = None) -> socket.socke
     """Return the connection of the next client; None if none comes in time, or if the shift ends."""
     with select.epoll() as waiting:
         waiting.register(shift.listener, select.EPOLLIN | select.EPOLLEXCLUSIVE)  # one client wakes one worker
-        waiting.register(shift.lifeline, 0)
+        waiting.register(shift.lifeline, 0)  # only its end is reported
         while ready := waiting.poll(seconds):
             if any(descriptor == shift.lifeline for descriptor, _ in ready):
                 break
@@ -125,6 +125,7 @@ def _answer(connection: socket.socket, shift: Shift) -> int | None:
     if request is None:
         shift.notices.want_status(connection)
     elif difference := confinement.first_difference(shift.description, confinement.describe(client)):
+        # The client has compared, too, before it sent its descriptors: neither side relies on the other.
         shift.notices.sent_away(difference)
     else:
         return _serve(connection, request, KeptByAgent(client, shift.parsed_keys, shift.notices), shift.notices)
@@ -170,7 +171,7 @@ def _end_with(connection: socket.socket, client: int) -> None:
 
     def look(*_: object) -> None:
         end = select.poll()
-        end.register(connection, 0)
+        end.register(connection, 0)  # only its end is reported
         if end.poll(0):
             hold_standard_output(client)  # containerd must see that the client failed before it sees the layer's end
             os._exit(0)
@@ -233,7 +234,7 @@ def _has_threads() -> bool:
 
 def _has_children() -> bool:
     with suppress(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+        os.waitpid(-1, os.WNOHANG)  # fails only if there is no child, running or ended
         return True
     return False
 

@@ -113,7 +113,7 @@ class _Zygote:
             os.set_blocking(descriptor, False)
         signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: None)  # the wakeup descriptor tells `run` about it
 
     def run(self) -> None:
         events = select.poll()
@@ -243,7 +243,7 @@ class _Zygote:
         if process:
             return process
         try:
-            self._life.end()
+            self._life.end()  # close the writing ends here, so that the zygote alone decides about the end
             self._shift.end()
             worker.forget_the_zygote()
             be()

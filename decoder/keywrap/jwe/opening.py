@@ -157,6 +157,7 @@ def _open_with_jwcrypto(jwe: Jwe, recipient: JweRecipient, key: PrivateKeyObject
     flattened["encrypted_key"] = wire.encode_base64url(recipient.encrypted_key)
     if recipient.own:
         flattened["header"] = recipient.own
+    # Only this pair of algorithms, which was checked before; jwcrypto would allow more.
     token = JWE(algs=[str(recipient.joined[name]) for name in ("alg", "enc")])
     try:
         token.deserialize(wire.build_json(flattened).decode(), JWK.from_pyca(key))

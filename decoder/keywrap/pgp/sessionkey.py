@@ -82,11 +82,12 @@ def _decrypt_rsa(key: SecretKey, secret: list[bytes], encrypted: bytes) -> bytes
     numbers = rsa.RSAPrivateNumbers(p, q, d, rsa.rsa_crt_dmp1(d, p), rsa.rsa_crt_dmq1(d, q), inverse, public)
     # Validation would take 36 ms; if the numbers are inconsistent, the MDC does not match.
     private = numbers.private_key(unsafe_skip_rsa_key_validation=True)
+    # An MPI has no leading zeros, but PKCS #1 needs the length of the modulus.
     return private.decrypt(number.rjust((private.key_size + 7) // 8, b"\0"), padding.PKCS1v15())
 
 
 def _decrypt_ecdh(key: SecretKey, secret: list[bytes], encrypted: bytes) -> bytes:
-    """Decrypt with ECDH (RFC 9580 §11.4) and remove the padding (§11.5)."""
+    """Derive a key with ECDH (RFC 9580 §11.4), unwrap the session key with it, and remove the padding (§11.5)."""
     (point,), at = mpis(encrypted, 0, 1)
     name, size = HASHES.get(byte(key.kdf, 2)), KEY_BYTES.get(byte(key.kdf, 3))
     if name is None or size is None:
@@ -95,13 +96,14 @@ def _decrypt_ecdh(key: SecretKey, secret: list[bytes], encrypted: bytes) -> byte
     parameters = curve + bytes([ECDH]) + key.kdf + b"Anonymous Sender    " + key.fingerprint
     kek = hashlib.new(name, b"\0\0\0\1" + _shared_secret(key, secret[0], point) + parameters).digest()[:size]
     plain = aes_key_unwrap(kek, part(encrypted, at + 1, byte(encrypted, at)))
-    return plain[: -plain[-1]]
+    return plain[: -plain[-1]]  # the last byte is the length of the padding; the checksum detects a wrong one
 
 
 def _shared_secret(key: SecretKey, secret: bytes, point: bytes) -> bytes:
     if key.curve == CURVE25519:
         from cryptography.hazmat.primitives.asymmetric import x25519
 
+        # OpenPGP has the scalar in big-endian order, and the byte 0x40 before the point (RFC 9580 §11.2, §11.3).
         private = x25519.X25519PrivateKey.from_private_bytes(secret.rjust(32, b"\0")[::-1])
         return private.exchange(x25519.X25519PublicKey.from_public_bytes(point[1:]))
     if key.curve not in OTHER_CURVES:

@@ -152,7 +152,7 @@ def _run(request: bytes, name: str, seconds: float) -> Reply:
             stdin=memory,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
+            start_new_session=True,  # so that `_end` can kill all processes of the module
             bufsize=0,
         )
     except OSError as error:

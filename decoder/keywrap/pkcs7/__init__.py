@@ -140,6 +140,7 @@ def unwrap(wrapped: bytes, config: DecryptConfig, refused: Refused) -> bytes | U
             continue
         if isinstance(opened, bytes):
             return opened
+        # No early end: with CBC, the time must not show which key opened it (see `keywrap.unproven`).
         found = found if found and found.opened else opened
     return found
 
@@ -166,6 +167,7 @@ def keep(wrapped: bytes, numbers: Collection[int]) -> bytes:
     """Keep only some recipients; see `keywrap.Scheme`."""
     envelope = cms.parse_envelope(wrapped)
     left = [each for number, each in enumerate(envelope.recipients) if number in numbers]
+    # `build_envelope` writes only EnvelopedData whose recipients are named by issuer and serial number.
     if envelope.mac is not None or any(each.identifier[0] != ber.SEQUENCE for each in left):
         raise WrappedKeyError("this PKCS#7 wrapped key has other recipients, too, and its form cannot be rewritten")
     return cms.build_envelope(left, envelope.algorithm, envelope.ciphertext)
@@ -303,6 +305,7 @@ def _open(
     if not fitting:
         raise _DoesNotFitError("it is not a recipient's key: the certificates or its size differ")
     if isinstance(content.mode, modes.CBC):
+        # Every recipient is tried, for the same reason as every key in `unwrap`.
         spend(len(fitting))
         opened = [open_cbc(content, content.mode, _content_key(each, key, content.key_bytes)) for each in fitting]
         return Unproven(next(filter(None, opened), b""))

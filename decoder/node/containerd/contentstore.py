@@ -207,6 +207,7 @@ def _read_manifest(store: int, name: str) -> dict[str, object] | None:
 def _read(store: int, name: str, size: int) -> bytes | None:
     """Return the first `size` bytes of a blob, or None if it cannot be read."""
     try:
+        # O_NONBLOCK: opening a named pipe must not wait.
         blob = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=store)
         try:
             return os.read(blob, size)

@@ -98,7 +98,7 @@ class _Call:
         self._provider = provider
         self._method = question.method
         self._message = protobuf.build_bytes(_FIELD, question.request)
-        # The text of others: gRPC takes printable ASCII.
+        # The reference is untrusted text, and gRPC's metadata must be printable ASCII.
         image = ascii(question.image)[1:-1][: limits.REGISTRY_REFERENCE_CHARACTERS]
         self._metadata = ((IMAGE_METADATA, image),) if image else ()
         self._seconds = seconds
@@ -138,7 +138,7 @@ class _Call:
                     return method(self._message, timeout=left, metadata=self._metadata)
                 except self._grpc.RpcError as error:
                     if error.code() in (self._grpc.StatusCode.UNAVAILABLE, self._grpc.StatusCode.UNAUTHENTICATED):
-                        raise
+                        raise  # out of the block, so that `held` drops the connection
                     return error
         except self._grpc.RpcError as error:
             return error

@@ -150,6 +150,7 @@ class Calls:
         cause: BaseException | None = None
         try:
             caller = self._gate.enter(context.peer())
+            # The policy is about keys, whose names only `prepare` finds; it does not ask the key service yet.
             use = self._service.provider.prepare(asked.operation, asked.data, asked.parameters)
             keys = use.keys
             self._gate.check(caller, asked.operation, keys)

@@ -167,7 +167,7 @@ class Connection:
             self._loop.call_later(_AGAIN_SECONDS, self._begin)
             return
         try:
-            server.bind(f"\0{self.name}")
+            server.bind(f"\0{self.name}")  # gRPC sees this name as the client's address, so `Front.find` finds it
             server.setblocking(False)
             server.connect(f"\0{self._server_address}")
         except BlockingIOError:  # its queue of connections is full
