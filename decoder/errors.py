@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 DEBUG_VARIABLE = "CTD_DECODER_DEBUG"
-"""The environment variable that has failures show where they were raised: see `failure.traceback`."""
+"""The environment variable that makes failures show where they were raised: see `failure.traceback`."""
 
 _PROVIDER = ".enc.keys.provider."  # in the names of annotations that keyproviders wrapped
 

@@ -56,10 +56,10 @@ def read_settings(environment: Mapping[str, str], file: str = FILE) -> Settings:
 
 
 def switched_off_by(environment: Mapping[str, str], file: str = FILE) -> str:
-    """Return what switches the agent off, `environment` or `file`, or "". packaging/client/switch.c decides it.
+    """Return what switches the agent off: `environment`, `file` or "". packaging/client/switch.c decides alike.
 
     Args:
-        environment: that of the decoder; it takes precedence over the file.
+        environment: the environment of the decoder; it takes precedence over the file.
         file: see `read_settings`.
     """
     if setting := environment.get(SWITCH_VARIABLE):

@@ -18,7 +18,7 @@ def record(operation: str, outcome: str, say: Callable[[str], None] | None = Non
     Args:
         operation: `approve`, `renew`, `deny` or `revoke`.
         outcome: `ok`, or the reason of the failure.
-        say: writes the line to standard error, too, unless that is the journal; None does not.
+        say: prints the line to standard error unless that is the journal; None to print nothing.
         members: further members of the line, without secrets.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -62,12 +62,12 @@ def log(
 
 
 def log_and_say(text: str, severity: int, say: Callable[[str], None], *sockets: str) -> None:
-    """Log one message, and say it on standard error, unless that leads to the same journal.
+    """Log one message, and print it to standard error unless systemd sends that to the same journal.
 
     Args:
         text: the message, one line.
         severity: ERROR, WARNING or INFORMATION.
-        say: writes to standard error.
+        say: prints a line to standard error.
         sockets: see `log`.
     """
     if not (log(text, severity, {}, *sockets) and _standard_error_is_logged()):

@@ -69,7 +69,7 @@ def run(
 ) -> int | None:
     """Run several processes until SIGTERM or SIGINT; a process that ends before that is replaced.
 
-    While no process can be started, the others serve alone, and it is tried again.
+    While a process cannot be started, the others serve alone, and starting it is tried again each second.
 
     Args:
         count: the number of processes.
@@ -219,7 +219,7 @@ class _Family:
         """Go on without some processes: clients get connections to the others only."""
         if not self._is_lacking:
             self._is_lacking = True
-            say(f"warning: a process of the server cannot be started: {why}; it is tried again")
+            say(f"warning: a process of the server cannot be started: {why}; the server tries again")
         self._absent = list(numbers)
         for number in numbers:
             if number not in self._closed:
@@ -248,7 +248,7 @@ class _Family:
 
 
 def _next_signal(seconds: float | None) -> signal.Signals | None:
-    """Wait for a signal; return None if none comes in this time. None waits for ever."""
+    """Wait for a signal; return None if none comes in this time. None waits forever."""
     if seconds is None:
         return signal.Signals(signal.sigwait(_SIGNALS))
     came = signal.sigtimedwait(_SIGNALS, max(0.0, seconds))

@@ -33,7 +33,7 @@ class Shortage:
         self._quiet_until = monotonic() + limits.PROVIDER_SERVER_SHORTAGE_LINE_SECONDS
         self._say(
             f"warning: no connection can be accepted now: {error.strerror} (limits: RLIMIT_NOFILE, fs.file-max, "
-            "memory); clients wait, and it is tried again each second"
+            "memory); clients wait, and the server tries again each second"
         )
 
     def handle(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
