@@ -29,10 +29,12 @@ class Recipient(NamedTuple):
 
     Attributes:
         scheme: the scheme of the wrapped key: `jwe`, …, or `provider.NAME`.
+        item: the position of the wrapped key in its annotation.
         name: the name in the wrapped key: a key ID, certificate, URL of a key, or only an algorithm.
     """
 
     scheme: str
+    item: int
     name: str
 
     def __str__(self) -> str:
@@ -46,7 +48,7 @@ def recipients_of(annotations: Mapping[str, str], subjects: Subjects) -> list[Re
         LayerError: there are more than WRAPPED_KEYS.
     """
     items = wrapped_keys(annotations)
-    return [Recipient(item.scheme, name.text) for item in items for name in _names(item, subjects)]
+    return [Recipient(item.scheme, item.number, name.text) for item in items for name in _names(item, subjects)]
 
 
 def identities(annotations: Mapping[str, str]) -> frozenset[Identity]:
@@ -111,7 +113,9 @@ def _names(item: WrappedKey, subjects: Subjects) -> list[KeyName]:
 def _item_without(item: WrappedKey, subjects: Subjects, is_removed: Callable[[Recipient], bool]) -> str:
     """Return the text of a wrapped key without some recipients, or "" if none is left."""
     names = _names(item, subjects)
-    kept = [number for number, name in enumerate(names) if not is_removed(Recipient(item.scheme, name.text))]
+    kept = [
+        number for number, name in enumerate(names) if not is_removed(Recipient(item.scheme, item.number, name.text))
+    ]
     if len(kept) == len(names):
         return item.text
     if not kept:
