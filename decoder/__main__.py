@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, cast
 
 from decoder import limits
 from decoder.arguments import COMMANDS, VERIFIED, Arguments, parse_arguments
-from decoder.errors import DecoderError, PayloadError, StreamError, UsageError
+from decoder.errors import DecoderError, PayloadError, ShortageError, StreamError, UsageError
+from decoder.node.ending import fail  # now, because it must not fail for lack of memory
 from decoder.node.reading import read_to_end
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from mmap import mmap
     from typing import NoReturn
 
     from decoder.keys.kept import Kept
@@ -33,6 +35,7 @@ _INSTALLER = "install-on-node"  # a link to the program in the Kubernetes image,
 _SIGNALLED = 128
 _SIGNALS = (_signal.SIGTERM, _signal.SIGHUP, _signal.SIGINT)
 _INTERRUPTED = 130
+_NO_MEMORY = "ctd-decoder: error: there is not enough memory, not even to say which limit is too low\n"
 _CUT_OFF = "… (cut off)\n".encode()
 _F_SETPIPE_SZ = 1031  # Linux, fcntl(2); the module has the name only since Python 3.10 on some systems
 
@@ -42,6 +45,7 @@ _WHY_NO_PAYLOAD = (
     "on, nerdctl from 2.3 on, ctr images pull and import) do not ask"
 )
 
+_reserve: list[mmap] = []  # memory for the message of a failure
 
 _AT_A_TERMINAL = (
     "this is the decoder of encrypted image layers: containerd starts it, with a layer on standard input. "
@@ -62,6 +66,8 @@ def main() -> NoReturn:
         status = _guarded(lambda: _run_command(argv))
     else:
         _catch_signals()
+        if status := _guarded(_check_memory, lambda error, text: _report(error, text, 0)):
+            _fail(status)
         kept = _leave_agent(argv.pop(0)) if argv and argv[0].startswith(_AGENT_SOCKET) else None
         if status := decode(argv, kept):
             _fail(status)
@@ -76,10 +82,8 @@ def _catch_signals() -> None:
 
 
 def _fail(status: int) -> NoReturn:
-    for number in _SIGNALS:  # before any import, which a second call of this would find half done
+    for number in _SIGNALS:
         _signal.signal(number, _signal.SIG_IGN)
-    from decoder.node.ending import fail
-
     fail(status)
 
 
@@ -123,15 +127,48 @@ def _guarded(work: Callable[[], int], report: Callable[[BaseException, str], Non
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BaseException as error:  # noqa: BLE001 - a traceback is never printed: it may hold a secret
-        from decoder import failure
-
-        _write(failure.traceback(error))
-        text = failure.message(error)
-        _say(f"error: {text}")
-        if report:
-            report(error, text)
-        return error.status if isinstance(error, DecoderError) else DecoderError.status
+        _reserve.clear()
+        try:
+            return _tell(error, report)
+        except (MemoryError, ImportError, OSError):
+            _write(_NO_MEMORY)
+            return ShortageError.status
     return status
+
+
+def _tell(error: BaseException, report: Callable[[BaseException, str], None] | None) -> int:
+    from decoder import failure
+
+    _write(failure.traceback(error))
+    text = failure.message(error)
+    _say(f"error: {text}")
+    status = failure.status(error)
+    if report:
+        try:  # noqa: SIM105 - without an import, for which there may be no memory
+            report(error, text)
+        except (MemoryError, ImportError, OSError):
+            pass  # the failure itself matters more than its log entry
+    return status
+
+
+def _check_memory() -> int:
+    """Check that there is enough memory for a layer, and reserve some for the message of a failure.
+
+    Both are address space only, which takes no memory before it is used.
+
+    Raises:
+        ShortageError: there is not.
+    """
+    from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
+    try:
+        mmap(-1, limits.LEAST_MEMORY_BYTES, MAP_PRIVATE | MAP_ANONYMOUS).close()
+        _reserve.append(mmap(-1, limits.RESERVED_MEMORY_BYTES, MAP_PRIVATE | MAP_ANONYMOUS))
+    except OSError as error:
+        from decoder.failure import no_memory
+
+        raise ShortageError(no_memory()) from error
+    return 0
 
 
 def _report(error: BaseException, text: str, client: int) -> None:
@@ -140,12 +177,13 @@ def _report(error: BaseException, text: str, client: int) -> None:
         return  # started by something else, which reads standard error
     from contextlib import suppress
 
+    from decoder.failure import status
     from decoder.node.containerd.storeroot import find_root
     from decoder.node.journal.failures import report_failure
 
-    status, layer = (error.status, error.layer) if isinstance(error, DecoderError) else (DecoderError.status, "")
+    layer = error.layer if isinstance(error, DecoderError) else ""
     with suppress(Exception):  # the failure itself matters more than its log entry
-        report_failure(status, text, layer, find_root(client))
+        report_failure(status(error), text, layer, find_root(client))
 
 
 def _flush() -> None:
@@ -287,13 +325,13 @@ def _say(text: str) -> None:
 
 
 def _write(text: str) -> None:
-    from contextlib import suppress
-
     data = text.encode(errors="replace")
     if len(data) > limits.STANDARD_ERROR_BYTES:  # containerd holds the whole text in memory, and sends it to clients
         data = data[: limits.STANDARD_ERROR_BYTES - len(_CUT_OFF)].decode(errors="ignore").encode() + _CUT_OFF
-    with suppress(OSError):  # if nobody reads it, there is still the exit status
+    try:  # noqa: SIM105 - without an import, for which there may be no memory
         os.write(2, data)
+    except OSError:
+        pass  # if nobody reads it, there is still the exit status
 
 
 if __name__ == "__main__":

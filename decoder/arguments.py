@@ -46,7 +46,7 @@ Options may be written with one dash or two, and with a space or an equals sign.
 
 exit status: 0 decrypted; 2 usage; 3 payload absent or malformed; 4 no key opens the
 layer; 5 layer damaged or not authentic; 6 keyprovider failed; 7 input or output failed;
-70 a defect of this program
+8 too little memory, or no further thread; 70 a defect of this program
 """
 
 COMMANDS = {

@@ -76,6 +76,12 @@ class StreamError(DecoderError):
         return f"{self.stream}: {self.cause.strerror or type(self.cause).__name__}"
 
 
+class ShortageError(DecoderError):
+    """The system has no memory for this program, or allows no further thread."""
+
+    status = 8
+
+
 class ImageError(DecoderError):
     """An image cannot be read or written, or a registry fails; the text names the place."""
 

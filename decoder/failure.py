@@ -5,11 +5,12 @@ Only places and types are shown, because the text of an exception and every valu
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import TYPE_CHECKING
 
-from decoder import __version__, project
-from decoder.errors import DEBUG_VARIABLE, DecoderError, NoKeyError
+from decoder import __version__, limits, project
+from decoder.errors import DEBUG_VARIABLE, DecoderError, NoKeyError, ShortageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +19,43 @@ if TYPE_CHECKING:
 _PACKAGE = "decoder"
 _FRAMES = 50  # of each exception, counted from the place where it was raised
 _CAUSES = 16
+_NO_THREAD = "can't start new thread"  # the text in CPython's _threadmodule.c
 
 
 def message(error: BaseException) -> str:
     """Return the message for an error: its own text if it is one of ours, otherwise the place where it was raised."""
-    return str(error) if isinstance(error, DecoderError) else internal_error(error)
+    if isinstance(error, DecoderError):
+        return str(error)
+    return _shortage(error) or internal_error(error)
+
+
+def status(error: BaseException) -> int:
+    """Return the exit status for an error."""
+    if isinstance(error, DecoderError):
+        return error.status
+    return ShortageError.status if _shortage(error) else DecoderError.status
+
+
+def no_memory() -> str:
+    """Return the message for a lack of memory. It names the limits of this process, and what to do."""
+    import resource
+
+    kinds = {"RLIMIT_AS": resource.RLIMIT_AS, "RLIMIT_DATA": resource.RLIMIT_DATA}
+    found = {name: resource.getrlimit(kind)[0] for name, kind in kinds.items()}
+    set_limits = [f"{name} is {most // limits.MIB} MiB" for name, most in found.items() if most >= 0]
+    enough = f"{limits.ENOUGH_MEMORY_BYTES // limits.MIB} MiB"
+    if not set_limits:
+        return f"there is not enough memory: the machine, or the control group (memory.max), needs {enough} free"
+    return f"there is not enough memory: {', '.join(set_limits)}; raise it to {enough} (LimitAS=, LimitDATA=, ulimit)"
+
+
+def _shortage(error: BaseException) -> str:
+    """Return the message if the system lacks something that the program needs, otherwise ""."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return no_memory()
+    if isinstance(error, RuntimeError) and str(error) == _NO_THREAD:
+        return "no thread can be started: limits are RLIMIT_NPROC, pids.max of the control group, and memory"
+    return ""
 
 
 def internal_error(error: BaseException) -> str:

@@ -3,6 +3,11 @@
 KIB = 1024
 MIB = 1024 * KIB
 
+# Memory (address space) that a decoder must be able to get when it starts. Some libraries abort where there is none.
+LEAST_MEMORY_BYTES = 24 * MIB
+RESERVED_MEMORY_BYTES = 4 * MIB  # of it for the message of a failure
+ENOUGH_MEMORY_BYTES = 128 * MIB  # that a message recommends: for the program, any payload and a second thread
+
 # The payload from containerd. Its text, parsed values and decoded keys are in memory at the same time. With these
 # bounds the program needs at most 64 MiB of memory for any payload (a test measures it).
 PAYLOAD_BYTES = 8 * MIB

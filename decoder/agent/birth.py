@@ -109,7 +109,7 @@ def _be_agent(listener: int, directory: int, name: str, notices: tuple[int, int]
         from decoder import failure
         from decoder.node import journal
 
-        journal.warn(f"the agent ended: {failure.internal_error(error)}")
+        journal.warn(f"the agent ended: {failure.message(error)}")
     finally:
         os._exit(DecoderError.status)
 

@@ -147,10 +147,10 @@ def _fits(hmac: HMAC, expected: bytes) -> bool:
 
 
 def _start(work: Callable[[memoryview], object], buffer: memoryview) -> Worker | None:
-    """Start a second thread; return None if the system allows no further thread (RLIMIT_NPROC, cgroups)."""
+    """Start a second thread; return None if the system allows no further thread, or has no memory for its buffers."""
     try:
         return Worker(work, buffer)
-    except RuntimeError:
+    except (RuntimeError, MemoryError, OSError):
         return None
 
 

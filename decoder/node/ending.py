@@ -9,7 +9,6 @@ that containerd compares the output with.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
@@ -69,11 +68,15 @@ def hold_standard_output(process: int) -> None:
         process: its number; it may have ended already.
     """
     for descriptor in (0, 2, 3):  # somebody may be waiting for the end of these
-        with suppress(OSError):
+        try:  # noqa: SIM105 - without an import, for which there may be no memory
             os.close(descriptor)
+        except OSError:
+            pass
     deadline = monotonic() + limits.HOLD_SECONDS
-    with suppress(OSError):
+    try:
         while monotonic() < deadline:
             os.kill(process, 0)  # succeeds until somebody has waited for the process
             sleep(limits.HOLD_POLL_SECONDS)
+    except OSError:
+        pass
     sleep(limits.HOLD_AFTER_SECONDS)

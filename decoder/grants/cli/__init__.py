@@ -21,7 +21,8 @@ example:
 registries: logins and certificates are those of `ctd-decoder image`
 
 exit status: 0 done; 2 usage; 4 nothing to approve, deny or revoke; 5 an artifact is malformed or not signed by a
-trusted key; 6 a keyprovider failed; 7 a registry or a file failed; 70 a defect of this program
+trusted key; 6 a keyprovider failed; 7 a registry or a file failed; 8 too little memory, or no further
+thread; 70 a defect of this program
 """
 _VERBS = {
     "list": "show the nodes that ask for keys",

@@ -17,7 +17,7 @@ _DESCRIPTION = "Encrypt, decrypt and inspect the layers of container images."
 _STATUS = """\
 exit status: 0 done; 2 usage, or something cannot be encrypted; 4 no key opens a layer, or an image does not
 pass; 5 a blob is damaged or not authentic; 6 a keyprovider failed; 7 an image cannot be read or written;
-70 a defect of this program
+8 too little memory, or no further thread; 70 a defect of this program
 """
 _PLACES = """\
 images: oci:DIR[:REF], oci-archive:FILE[:REF], dir:DIR, docker-archive:FILE[:NAME], docker-daemon:NAME,

@@ -19,6 +19,7 @@ _CLASSES = {
     5: "layer",
     6: "keyprovider",
     7: "stream",
+    8: "shortage",
 }
 _DEFECT = "internal"
 

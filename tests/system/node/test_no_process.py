@@ -18,7 +18,8 @@ from typing import IO
 
 import pytest
 
-from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
+from tests.support.image.images import write_image
+from tests.support.keywrap.layers import Layer, encrypted, pem, public_pem, rsa_key
 from tests.support.program.agent import Place, wait_until
 from tests.support.program.processes import PROGRAM, payload_bytes
 
@@ -206,6 +207,19 @@ def test_a_keeper_without_threads_goes_on(user: int) -> None:
     command = [*who, "--ambient-caps=-all,+dac_read_search", sys.executable, "-c", _KEEPER]
     done = subprocess.run(command, capture_output=True, timeout=SECONDS, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_command_that_needs_threads_says_so(user: int, tmp_path: Path) -> None:
+    write_image(tmp_path / "image", "application/vnd.oci.image.layer.v1.tar+gzip")
+    (tmp_path / "key.pem").write_bytes(public_pem(rsa_key()))
+    (tmp_path / "to").mkdir()
+    os.chown(tmp_path / "to", user, user)
+    who = ("setpriv", "--reuid", str(user), "--regid", str(user), "--clear-groups", "--inh-caps=-all,+dac_read_search")
+    command = [*who, "--ambient-caps=-all,+dac_read_search", "prlimit", "--nproc=1:1", PROGRAM, "image", "encrypt"]
+    command += ["--recipient", f"jwe:{tmp_path}/key.pem", f"oci:{tmp_path}/image", f"oci:{tmp_path}/to"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (8, 1), done.stderr
+    assert done.stderr.startswith("ctd-decoder: error: no thread can be started: ")
 
 
 # The native client.
