@@ -11,17 +11,20 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
-from bench import costs, documents, pulls
-from bench.decoders import decrypt
-from bench.figures import HEADER, Figure, read_figures, write_figures
-from bench.plot import draw
+from bench import costs
+from bench.containerd.pull import pull
+from bench.containerd.store import store
+from bench.decoders import CASES, decrypt
+from bench.images.encrypt import encrypt
 from bench.programs import IMGCRYPT, MIB, PROGRAMS, ROOT, Bench, RunError, stop_agent
+from bench.report import documents
+from bench.report.figures import HEADER, Figure, read_figures, write_figures
+from bench.report.plot import draw
 from decoder import __version__
 
 _PARTS: dict[str, Callable[[Bench], Iterator[Figure]]] = {
-    **{part: partial(decrypt, part) for part in ("layers", "at-once", "image", "scheme", "size")},
-    **{part.__name__: part for part in (pulls.pull, costs.instructions, costs.memory)},
-    **{part.__name__: part for part in (costs.keys, costs.store, costs.encrypt)},
+    **{part: partial(decrypt, part) for part in CASES},
+    **{part.__name__: part for part in (pull, costs.instructions, costs.memory, costs.keys, store, encrypt)},
 }
 
 
@@ -57,7 +60,7 @@ def _measure(parts: Collection[str], bench: Bench, directory: Path) -> None:
         measured = []
         for figure in _PARTS[part](bench):
             print(figure.row(), flush=True)
-            measured.append(figure._replace(machine=machine))
+            measured.append(figure._replace(part=part, machine=machine))
         kept = [figure for figure in read_figures(file) if figure.part != part]
         figures = sorted([*kept, *measured], key=lambda figure: list(_PARTS).index(figure.part))
         write_figures(file, figures)

@@ -1,4 +1,4 @@
-"""The decoders that are compared, as users have them with nothing switched on, and how programs are run and timed."""
+"""The decoders that are compared, as users have them with nothing switched on, and how programs are run."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from typing import NamedTuple
 
 from bench import process
@@ -38,17 +38,18 @@ class Bench(NamedTuple):
     largest: int
     rounds: int
 
-    def third(self) -> int:
-        """Return how often they take turns with what takes longer."""
-        return -(-self.rounds // 3)
+    def turns(self, every: int) -> int:
+        """Return how often they take turns with what is measured in every third round, or the like; at least once."""
+        return -(-self.rounds // every)
 
 
 class Run(NamedTuple):
-    """What a run took: times in seconds; the peak memory of the largest process in bytes."""
+    """A run: what was written to stderr, times in seconds, and the peak memory of the largest process in bytes."""
 
+    said: str
     wall: float
     cpu: float
-    peak: int
+    peak: float
 
 
 class Layer(NamedTuple):
@@ -61,7 +62,7 @@ class Layer(NamedTuple):
 
 
 def run(program: Path, layer: Layer, *arguments: str, check_bytes: bool = False, copies: int = 1) -> Run:
-    """Decrypt a layer; the pipes are ready and full before the clock starts.
+    """Decrypt a layer.
 
     Args:
         program: the decoder.
@@ -73,36 +74,17 @@ def run(program: Path, layer: Layer, *arguments: str, check_bytes: bool = False,
     Raises:
         RunError: the exit status is not 0, or the plaintext is not that of the layer.
     """
-    script = [sys.executable, "-IS", process.__file__, str(layer.size), str(copies), "digest" * check_bytes]
+    script = [sys.executable, "-IS", process.__file__, str(layer.size), str(copies), layer.plain_sha256 * check_bytes]
     command, environment = [*script, str(program), *arguments], {**os.environ, **layer.environment}
-    with TemporaryFile() as errors:  # a file, because an agent that stays behind could hold a pipe open
+    with TemporaryFile("w+") as errors:  # a file, because an agent that stays behind could hold a pipe open
         done = subprocess.run(
             command, input=layer.payload, stdout=subprocess.PIPE, stderr=errors, env=environment, check=False
         )
         errors.seek(0)
-        said = errors.read(1000).decode()
+        said = errors.read()
     if done.returncode:
-        raise RunError(f"{program} cannot be started: {said}")
-    status, wall, cpu, peak, *written = done.stdout.decode().split()
-    if status != "0":
-        raise RunError(f"{program} ended with status {status}: {said}")
-    if written != [layer.plain_sha256 if check_bytes else str(layer.size)]:
-        raise RunError(f"{program} wrote something else than the layer's plaintext")
-    return Run(float(wall), float(cpu), int(peak) * 1024)
-
-
-def seconds(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> float:
-    """Return how long a command takes.
-
-    Raises:
-        RunError: its exit status is not 0.
-    """
-    started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    taken = time.perf_counter() - started
-    if done.returncode:
-        raise RunError(f"{command[0]} ended with status {done.returncode}: {done.stderr.strip()}")
-    return taken
+        raise RunError(f"{program}: {said.strip() or f'ended by signal {-done.returncode}'}")
+    return Run(said, *map(float, done.stdout.split()))
 
 
 @contextmanager
@@ -114,14 +96,13 @@ def serving(
     Raises:
         RunError: it ends, or writes no such text within SECONDS.
     """
-    with TemporaryDirectory() as directory:
-        log, deadline = Path(directory, "log"), time.monotonic() + SECONDS
-        with log.open("wb") as out:
-            server = subprocess.Popen(
-                list(map(str, command)), stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environment, cwd="/"
-            )
+    with NamedTemporaryFile() as log:
+        server = subprocess.Popen(
+            list(map(str, command)), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd="/"
+        )
+        deadline = time.monotonic() + SECONDS
         try:
-            while text not in (written := log.read_text()) or not written.endswith("\n"):
+            while text not in (written := Path(log.name).read_text()) or not written.endswith("\n"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise RunError(f"{command[0]} did not start: {written}")
                 time.sleep(0.02)
@@ -129,6 +110,11 @@ def serving(
         finally:
             server.kill()
             server.wait()
+
+
+def children(pid: int) -> list[int]:
+    """List the processes that a process has started and that have not ended."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def stop_agent() -> None:

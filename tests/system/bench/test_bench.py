@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from bench import __main__ as program
-from bench import decoders, documents
-from bench.figures import HEADER, Figure, read_figures, write_figures
+from bench import decoders
 from bench.layers import SMALL_BYTES, make_layer
-from bench.plot import draw
 from bench.programs import PACKAGE, REFERENCE, Bench, RunError, run
+from bench.report import documents
+from bench.report.figures import HEADER, Figure, read_figures, write_figures
+from bench.report.plot import draw
 from tests.support.program import processes
 
 SMALLEST = Bench({REFERENCE: Path(processes.REFERENCE), "pip": Path(processes.PROGRAM)}, SMALL_BYTES, 2)
@@ -24,13 +25,17 @@ BENCH = Path(processes.ROOT, "bench")
 
 def figure(part: str, what: str, *ratios: float, unit: str = "time") -> Figure:
     ones = [1.0] * len(ratios)
-    return Figure(part, what, unit, {REFERENCE: ones, PACKAGE: list(ratios)}, f"a machine for {part}")
+    return Figure(what, unit, {REFERENCE: ones, PACKAGE: list(ratios)}, part, f"a machine for {part}")
 
 
 def test_what_is_measured_is_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stops: list[None] = []  # no agents are stopped here: other tests may have some
     monkeypatch.setattr(decoders, "stop_agent", lambda: stops.append(None))
-    measured = [figure for part in ("scheme", "size", "at-once") for figure in decoders.decrypt(part, SMALLEST)]
+    measured = [
+        figure._replace(part=part)
+        for part in ("scheme", "size", "at-once")
+        for figure in decoders.decrypt(part, SMALLEST)
+    ]
     assert [(each.part, each.unit, len(each.runs["pip"])) for each in measured] == [
         *[("scheme", "time", 2)] * 6,
         *[("size", "time", 2)] * 2,
@@ -51,7 +56,7 @@ def test_what_is_measured_is_kept_and_drawn(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_ratio_is_the_median_of_the_rounds() -> None:
     runs = {REFERENCE: [1.0, 2.0, 10.0], PACKAGE: [3.0, 2.0, 20.0], "a bound": [1.0, 1.0, 1.0]}
-    time = Figure("layers", "a layer", "time", runs)
+    time = Figure("a layer", "time", runs)
     assert time.ratio(PACKAGE) == 2
     cells = "2.00 s (1.50 to 6.00) | 3.00 s (2.50 to 11.5) **2.00** | - | - | -"
     assert time.row() == f"| a layer (a bound: 1.00 s (1.00 to 1.00)) | 3 | {cells} |"
@@ -63,14 +68,14 @@ def test_documents_show_the_figures_and_keep_what_was_not_measured(tmp_path: Pat
     document = tmp_path / "RESULTS.md"
     around = "# Title\n\n<!-- machines -->\n\n{}\n<!-- table: layers size -->\n\n{}\nEnd.\n"
     document.write_text(
-        around.format("- x\n", "| old |\n") + "\n<!-- bench/speed.template -->\n\n- as it was\n\nText.\n"
+        around.format("- x\n", "| old |\n") + "\n<!-- bench/report/speed.template -->\n\n- as it was\n\nText.\n"
     )
     shown = [figure("layers", "one", 0.5), figure("size", "two", 3.0), figure("pull", "three", 1.0)]
     documents.write(document, shown)
     machines = "".join(f"- {part}: a machine for {part}.\n" for part in ("layers", "size", "pull"))
     table = "".join(f"{line}\n" for line in (*HEADER, shown[0].row(), shown[1].row()))
     text = document.read_text()
-    assert text == around.format(machines, table) + "\n<!-- bench/speed.template -->\n\n- as it was\n\nText.\n"
+    assert text == around.format(machines, table) + "\n<!-- bench/report/speed.template -->\n\n- as it was\n\nText.\n"
     documents.write(document, shown)
     assert document.read_text() == text
 
@@ -104,9 +109,17 @@ def test_the_documents_of_the_project_show_its_figures(tmp_path: Path) -> None:
         assert copy.read_text() == source.read_text()
 
 
+def test_every_row_of_layers_is_measured() -> None:
+    """If a case is renamed or dropped, its rows in RESULTS.md are to be measured again."""
+    for part, cases in decoders.CASES.items():
+        rows = [each.what for each in read_figures(BENCH / "figures.json") if each.part == part]
+        assert rows
+        assert [what for what in rows if not what.startswith(tuple(case.what for case in cases))] == []
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
-    [("false", "ended with status 1"), ("cat", "something else"), ("nothing", "cannot be started")],
+    [("false", "ended with status 1"), ("cat", "something other"), ("nothing", "cannot be started")],
 )
 def test_a_program_that_does_not_decrypt_has_no_figures(command: str, message: str) -> None:
     with pytest.raises(RunError, match=message):

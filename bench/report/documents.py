@@ -1,7 +1,7 @@
 """The documents that show figures: RESULTS.md has the tables, the README some ratios.
 
 Comments in them say what follows: a table of parts (`<!-- table: PART ... -->`), a list of what they were measured on
-(`<!-- machines -->`), or the text of bench/speed.template, in which `{ROW; PROGRAM}` stands for a program's ratio.
+(`<!-- machines -->`), or the text of speed.template, in which `{ROW; PROGRAM}` stands for a program's ratio.
 """
 
 import re
@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 
-from bench.figures import HEADER, Figure
 from bench.programs import REFERENCE
+from bench.report.figures import HEADER, Figure
 
 _TEMPLATE = Path(__file__).with_name("speed.template")
+_ASKED = re.compile(r"(<!-- (table: .+|machines|bench/report/speed\.template) -->\n\n)((?:.+\n)*)")
 
 
 def write(document: Path, figures: Sequence[Figure]) -> None:
@@ -25,8 +26,7 @@ def write(document: Path, figures: Sequence[Figure]) -> None:
             return asked[1] + "".join(f"{line}\n" for line in (*HEADER, *rows))
         return asked[1] + (_machines(figures) if name == "machines" else _speed(figures) or asked[3])
 
-    text = document.read_text()
-    document.write_text(re.sub(r"(<!-- (table: .+|machines|bench/speed.template) -->\n\n)((?:.+\n)*)", follow, text))
+    document.write_text(_ASKED.sub(follow, document.read_text()))
 
 
 def _machines(figures: Sequence[Figure]) -> str:

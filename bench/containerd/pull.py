@@ -14,12 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.figures import Figure
-from bench.layers import IMAGE_BYTES, private_pem, public_pem, rsa_key, write_image
-from bench.programs import GIB, IMGCRYPT, PACKAGE, PACKAGE_TREE, REFERENCE, ROOT, SECONDS, WARM, Bench, seconds, serving
+from bench.decoders import CASES
+from bench.images.source import seconds, write_image
+from bench.layers import public_pem, rsa_key
+from bench.programs import (
+    GIB,
+    IMGCRYPT,
+    PACKAGE,
+    PACKAGE_TREE,
+    REFERENCE,
+    ROOT,
+    SECONDS,
+    WARM,
+    Bench,
+    children,
+    serving,
+)
+from bench.report.figures import Figure
 
 _CONTAINERDS = {"1.7": ROOT / ".cache/containerd-trixie/usr/bin", "2.1": ROOT / ".cache/containerd-forky/usr/bin"}
-_IMAGES = {"21 small layers": [1024] * 21, "the image of 21 layers": IMAGE_BYTES, "a layer of 1 GiB": [GIB]}
+_SIZES = CASES["image"][0].sizes
+_IMAGES = {"21 small layers": [1024] * 21, "the image of 21 layers": _SIZES, "a layer of 1 GiB": [GIB]}
 _PLAIN = "not encrypted"
 _PLAIN_TAG = "-plain"  # at the end of its reference
 _KEY = "/etc/containerd/ocicrypt/keys/key.pem"  # where containerd's default configuration looks
@@ -40,7 +55,7 @@ def pull(bench: Bench) -> Iterator[Figure]:
     The second one finds whatever the first one has left running. There is one image of a layer of 1 GiB.
     """
     with TemporaryDirectory() as name, _registry(Path(name)) as registry:
-        Path(name, "key.pem").write_bytes(private_pem(rsa_key()))
+        Path(name, "key.pem").write_bytes(rsa_key())
         Path(name, "key.pub").write_bytes(public_pem(rsa_key()))
         for number, (kind, sizes) in enumerate(_IMAGES.items()):
             if max(sizes) > bench.largest:
@@ -49,13 +64,13 @@ def pull(bench: Bench) -> Iterator[Figure]:
             references = [_push(Path(name), f"{registry}/image{number}:{place}", sizes) for place in columns]
             for version, containerd in _CONTAINERDS.items():
                 taken: dict[str, list[list[float]]] = {REFERENCE: [], PACKAGE: [], _PLAIN: []}
-                for _ in range(bench.third() if max(sizes) < GIB else 2):
+                for _ in range(bench.turns(3) if max(sizes) < GIB else 2):
                     for program, pulls in taken.items():
                         pulls.append(_pulls(Path(name, "key.pem"), containerd, program, references))
                 for index, (place, column) in enumerate(columns.items()):
                     runs = {program: [each[index] for each in pulls] for program, pulls in taken.items()}
                     runs[column] = runs.pop(PACKAGE)
-                    yield Figure("pull", f"pull through containerd {version}, {kind}, {place}", "time", runs)
+                    yield Figure(f"pull through containerd {version}, {kind}, {place}", "time", runs)
 
 
 def _pulls(key: Path, containerd: Path, program: str, references: Sequence[str]) -> list[float]:
@@ -67,11 +82,11 @@ def _pulls(key: Path, containerd: Path, program: str, references: Sequence[str])
     environment = {**os.environ, "PATH": f"{programs}:{containerd}:{os.environ['PATH']}:/usr/sbin:/sbin"}
     unshare = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-ec", _INIT, "sh", key]
     with serving(unshare, "containerd successfully booted", environment) as (server, _):
-        inside = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().strip()
-        enter = ["nsenter", "--target", inside, "--mount", "--pid"]
+        (inside,) = children(server.pid)
+        enter = ["nsenter", "--target", str(inside), "--mount", "--pid"]
         pull = [command, "--address", _SOCKET, "images", "pull", *options, "--plain-http"]
         taken = [seconds([*enter, *pull, reference + tag], environment) for reference in references]
-        os.kill(int(inside), signal.SIGKILL)  # and with it everything in its namespace
+        os.kill(inside, signal.SIGKILL)  # and with it everything in its namespace
         server.wait(SECONDS)
     return taken
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import NamedTuple
 
-from bench.programs import GIB, MIB, PROGRAMS, REFERENCE
+from bench.programs import MIB, PROGRAMS, REFERENCE
 
 HEADER = (f"| {' | '.join(('what', 'runs', *PROGRAMS))} |", "|" + " --- |" * (2 + len(PROGRAMS)))
 _SCALES = {"memory": (MIB, "MiB"), "instructions": (1e6, "million"), "rate": (1e6, "MB/s")}  # others are seconds
@@ -16,17 +16,17 @@ class Figure(NamedTuple):
     """The runs of one thing: a row of a table.
 
     Attributes:
-        part: the part of the bench that measured it.
         what: the name of the row.
         unit: "time" and "CPU time" are in seconds, "memory" in bytes, "rate" in bytes per second, or "instructions".
         runs: by program; those with the same index are of the same round. Other names are bounds that the row shows.
+        part: the part of the bench that measured it.
         machine: what it was measured on.
     """
 
-    part: str
     what: str
     unit: str
     runs: dict[str, list[float]]
+    part: str = ""
     machine: str = ""
 
     def ratio(self, program: str, other: str = REFERENCE) -> float:
@@ -53,12 +53,6 @@ class Figure(NamedTuple):
         scale, unit = _SCALES.get(self.unit, (1.0, "s") if middle >= 1 else (1e-3, "ms"))
         spread = f" ({_number(low / scale)} to {_number(high / scale)})" if len(runs) > 1 else ""
         return f"{_number(middle / scale)} {unit}{spread}"
-
-
-def size_text(size: int) -> str:
-    """Write a number of bytes in the largest unit that divides it."""
-    units = ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB"))
-    return next((f"{size // unit} {name}" for unit, name in units if size and size % unit == 0), f"{size}-byte")
 
 
 def read_figures(path: Path) -> list[Figure]:

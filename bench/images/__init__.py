@@ -1,0 +1,1 @@
+"""Measure `image encrypt`, which works on whole images."""
