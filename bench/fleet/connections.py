@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.costs import pss
 from bench.fleet.server import HOST, Server, serving
-from bench.programs import RunError
+from bench.programs import MIB, RunError
 
 _RAW, _TLS = 12_000, 4_500
 _PROCESSES = 2
@@ -87,12 +88,8 @@ def _count(connections: list[socket.socket]) -> int:
 
 def _print_row(what: str, count: int, server: Server) -> None:
     """Print what all processes take; memory that they share counts once (proc(5), Pss)."""
-    total = 0
     parent = int(Path(f"/proc/{server.processes[0]}/stat").read_text().rpartition(")")[2].split()[1])
-    for process in (parent, *server.processes):
-        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
-            total += int(line.split()[1]) if line.startswith("Pss:") else 0
-    print(f"| {what} | {count} | {total / 1024:.0f} |", flush=True)
+    print(f"| {what} | {count} | {pss((parent, *server.processes)) / MIB:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench.programs import RunError
+from bench.programs import serving
 
 _KEY = "images"
-_SECONDS = 30
 
 
 @contextmanager
@@ -34,22 +31,8 @@ def transit(directory: Path) -> Iterator[list[str]]:
     token = directory / "token"
     token.touch(0o600)
     token.write_text(root)
-    with (directory / "bao.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(directory)})
-    try:
-        _wait(process, directory / "bao.log")
+    with serving(command, "server started", {**os.environ, "HOME": str(directory)}):
         admin = hvac.Client(f"http://{address}", token=root)
         admin.sys.enable_secrets_engine("transit")
         admin.write_data(f"transit/keys/{_KEY}", data={})
         yield ["--address", f"http://{address}", "--key", _KEY, "--token-file", str(token)]
-    finally:
-        process.terminate()
-        process.wait(_SECONDS)
-
-
-def _wait(process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + _SECONDS
-    while "server started" not in log.read_text():
-        if process.poll() is not None or time.monotonic() > end:
-            raise RunError(f"OpenBao does not start: {log.read_text()}")
-        time.sleep(0.05)

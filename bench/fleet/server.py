@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import datetime
 import os
-import re
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,11 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from bench.programs import PIP_PROGRAM, RunError
+from bench import programs
 
 HOST = "keyprovider.bench"  # in the server's certificate
-_START_SECONDS = 60
-_END_SECONDS = 60
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _PERIOD = 20_000  # microseconds
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -50,7 +45,7 @@ def serving(directory: Path, processes: int, provider: list[str], share: float =
     """Serve with mutual TLS.
 
     Args:
-        directory: the directory for keys, certificates and the log.
+        directory: the directory for keys and certificates.
         processes: the number of processes.
         provider: the options of the provider.
         share: the part of one processor that each process gets at most, so that clients on the same machine have the
@@ -63,41 +58,16 @@ def serving(directory: Path, processes: int, provider: list[str], share: float =
     _write_certificates(directory)
     files = {"tls-cert": "server.pem", "tls-key": "server.key", "client-ca": "ca.pem"}
     command = [
-        *(str(PIP_PROGRAM), "keyprovider", "serve", "--listen", "127.0.0.1:0", "--processes", str(processes)),
+        *(str(programs.PIP_PROGRAM), "keyprovider", "serve", "--listen", "127.0.0.1:0", "--processes", str(processes)),
         *(text for option, name in files.items() for text in (f"--{option}", str(directory / name))),
         *provider,
     ]
     with ExitStack() as stack:
-        log = stack.enter_context((directory / "log").open("w+b"))
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        stack.callback(_stop, process)
-        target = _target(process, directory / "log")
-        workers = _children(process.pid) or [process.pid]
+        process, target = stack.enter_context(programs.serving(command, "listening on "))
+        workers = programs.children(process.pid) or [process.pid]
         for worker in workers if share else ():
             stack.enter_context(_confined(worker, share))
-        yield Server(target, workers, directory)
-
-
-def _target(process: subprocess.Popen[bytes], log: Path) -> str:
-    """Wait until the server listens, and return where."""
-    deadline = time.monotonic() + _START_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        if found := re.search(r"listening on (\S+)", log.read_text()):
-            return found[1]
-        time.sleep(0.02)
-    raise RunError(f"the server does not start: {log.read_text()}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(_END_SECONDS)
-    finally:
-        process.kill()
-
-
-def _children(process: int) -> list[int]:
-    return [int(text) for text in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        yield Server(target.split()[0], workers, directory)
 
 
 def _seconds(process: int) -> float:
