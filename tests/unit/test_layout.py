@@ -22,6 +22,12 @@ def test_shared_code_is_in_support() -> None:
     } == {}
 
 
+def test_only_tests_import_from_tests() -> None:
+    files = [file for room in ("bench", "decoder", "packaging") for file in (ROOT / room).rglob("*.py")]
+    assert len(files) > 300
+    assert [file for file in files if re.search(rb"^\s*(from|import) tests\b", file.read_bytes(), re.MULTILINE)] == []
+
+
 def _imports(file: Path) -> Iterator[str]:
     text = file.read_bytes()
     if not re.search(rb"tests\.(unit|system)|from tests import", text):
