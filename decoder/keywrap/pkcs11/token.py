@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from decoder import limits
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _CODE = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
 _PACKAGED = "/ctd-decoder"
 _REAP_SECONDS = 1.0
+_POLL_SECONDS = 0.01
 
 # Tokens, as the child identifies them, each with a PIN that it has refused. Another attempt could lock the token.
 _wrong_pins: set[tuple[str, str]] = set()
@@ -159,12 +160,17 @@ def _run(request: bytes, name: str, seconds: float) -> Reply:
         raise KeyFileError(f"PKCS#11 needs a child process: {error.strerror}") from error
     finally:
         os.close(memory)
+    has_ended = True
     try:
         line = _read_line(child, seconds)
+        if not line.endswith(b"\n"):
+            has_ended = _has_ended(child)
     finally:
         status = _end(child)
     if not line.endswith(b"\n"):
-        raise KeyFileError(f"{name} {_ending(status)}")
+        if status == -signal.SIGALRM:  # the child's own time limit, because this process was held up
+            raise KeyFileError(_too_slow(seconds))
+        raise KeyFileError(f"{name} {_ending(status if has_ended else None)}")
     return wire.parse_object(line)
 
 
@@ -184,11 +190,25 @@ def _read_line(child: subprocess.Popen[bytes], seconds: float) -> bytes:
     with child.stdout as pipe:
         while not line.endswith(b"\n") and len(line) <= limits.PKCS11_REPLY_BYTES:
             if not reading.poll(max(0.0, deadline - monotonic()) * 1000):
-                raise KeyFileError(f"the PKCS#11 module did not answer within {seconds:.0f} seconds")
+                raise KeyFileError(_too_slow(seconds))
             if not (chunk := os.read(pipe.fileno(), limits.PKCS11_REPLY_BYTES)):
                 break
             line += chunk
     return line
+
+
+def _too_slow(seconds: float) -> str:
+    return f"the PKCS#11 module did not answer within {seconds:.0f} seconds"
+
+
+def _has_ended(child: subprocess.Popen[bytes]) -> bool:
+    """Check whether the child, which has closed its pipe, has ended by itself; that may take a moment."""
+    deadline = monotonic() + _REAP_SECONDS
+    while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if monotonic() > deadline:
+            return False
+        sleep(_POLL_SECONDS)
+    return True
 
 
 def _end(child: subprocess.Popen[bytes]) -> int | None:
@@ -201,6 +221,9 @@ def _end(child: subprocess.Popen[bytes]) -> int | None:
 
 
 def _ending(status: int | None) -> str:
-    if status is None or status >= 0:
+    """Describe how the child has ended, or why this process had to end it (None)."""
+    if status is None:
+        return "gave no answer, and its process did not end by itself"
+    if status >= 0:
         return "ended its process without an answer"
     return f"crashed ({signal.Signals(-status).name})"

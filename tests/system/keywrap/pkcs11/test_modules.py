@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import sysconfig
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from tests.support.keys.pkcs11_tokens import PIN, TokenStore, softhsm
 from tests.support.keywrap.pkcs11_layers import _is_child
 from tests.support.keywrap.pkcs11_parts import reason, unwrap
 from tests.support.program.processes import ROOT
+from tests.support.provider.serving import wait_for
 
 # Which module, and what it may do.
 
@@ -97,6 +100,48 @@ def test_a_module_that_crashes_is_survived(store: TokenStore, small_sha1: bytes,
     key_file = store.yaml("token=layers;object=small", f"module-path={module}&pin-value={PIN}")
     said = reason(small_sha1, key_file, config=f"allowed-module-paths: [{module}]".encode())
     assert said == f"the module '{module}' crashed (SIGBUS)"
+
+
+_CLOSES_AND_WAITS = """
+#include <unistd.h>
+__attribute__((constructor)) static void begin(void) {
+    for (int descriptor = 3; descriptor < 256; descriptor++)
+        close(descriptor);
+    for (;;)
+        pause();
+}
+"""
+
+
+def test_a_module_whose_process_we_end_has_not_crashed(store: TokenStore, small_sha1: bytes, tmp_path: Path) -> None:
+    (tmp_path / "closes.c").write_text(_CLOSES_AND_WAITS)
+    module = tmp_path / "module.so"
+    store.run("gcc", "-shared", "-fPIC", "-o", module, tmp_path / "closes.c")
+    key_file = store.yaml("token=layers;object=small", f"module-path={module}&pin-value={PIN}")
+    said = reason(small_sha1, key_file, config=f"allowed-module-paths: [{module}]".encode())
+    assert said == f"the module '{module}' gave no answer, and its process did not end by itself"
+
+
+def test_the_time_limit_of_the_child_is_no_crash(store: TokenStore, small_sha1: bytes, tmp_path: Path) -> None:
+    """It ends the child where this process is held up."""
+    os.mkfifo(tmp_path / "fifo")
+    key_file = store.yaml("token=layers;object=small").replace(bytes(store.configuration), bytes(tmp_path / "fifo"))
+
+    def end_child() -> None:
+        wait_for(lambda: any(_is_child(entry) and _has_opened(entry, softhsm()) for entry in Path("/proc").iterdir()))
+        for entry in Path("/proc").iterdir():
+            if _is_child(entry):
+                os.kill(int(entry.name), signal.SIGALRM)
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(end_child)
+        said = reason(small_sha1, key_file)
+        ended.result()
+    assert said == "the PKCS#11 module did not answer within 20 seconds"
+
+
+def _has_opened(process: Path, library: str) -> bool:
+    return os.path.realpath(library) in (process / "maps").read_text()
 
 
 def test_a_module_that_is_none_is_named(store: TokenStore, small_sha1: bytes) -> None:
