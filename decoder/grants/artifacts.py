@@ -225,6 +225,8 @@ class Repository:
     def tags(self, kind: str, identifier: str = "", node: str = "") -> list[str]:
         """Return the tags of one kind, sorted, among the first REGISTRY_TAGS of the repository.
 
+        The repository of requests exists only once a node has asked; before that, it has none.
+
         Args:
             kind: `sealed`, `grant` or `request`.
             identifier: the ID of a key, or "" for all keys.
@@ -235,7 +237,7 @@ class Repository:
         """
         found = []
         read = 0
-        for page in tag_pages(self._client):
+        for page in tag_pages(self._client, may_be_absent=kind == "request"):
             read += len(page)
             for tag in page:
                 its_kind, its_id, its_node = parse_tag(tag)

@@ -302,7 +302,10 @@ def _verified(kind: str, data: bytes, signers: Keys) -> tuple[dict[str, object],
         raise StatementError(f"it is not a {kind}")
     signer = header["kid"]
     if not isinstance(signer, str) or signer not in signers:
-        raise StatementError(f"the {kind} is signed by {quoted(signer)}, and that key is not trusted for this")
+        hint = (
+            ": name the publisher's public key (--publisher, or `publishers` in a policy)" if kind == SEALED_KEY else ""
+        )
+        raise StatementError(f"the {kind} is signed by {quoted(signer)}, and that key is not trusted for this{hint}")
     try:
         accepted = keys.algorithms(signers[signer])
         if header["alg"] not in accepted:

@@ -39,8 +39,12 @@ def tags(client: RegistryClient) -> list[str]:
     return sorted(found)
 
 
-def tag_pages(client: RegistryClient) -> Iterator[list[str]]:
+def tag_pages(client: RegistryClient, may_be_absent: bool = False) -> Iterator[list[str]]:
     """Yield the tags of a repository (distribution-spec, Listing Tags), page by page.
+
+    Args:
+        client: the registry and the repository.
+        may_be_absent: whether a repository that the registry does not have counts as empty.
 
     Raises:
         ImageError: the registry does not list tags.
@@ -48,6 +52,8 @@ def tag_pages(client: RegistryClient) -> Iterator[list[str]]:
     url = client.url("tags/list?n=1000")
     while url:
         with client.send("GET", url) as response:
+            if may_be_absent and response.status == 404:
+                return
             if response.status != 200:
                 raise client.failure(response, "its tags cannot be listed")
             page = _page(response.read(limits.MANIFEST_BYTES))

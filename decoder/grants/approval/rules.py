@@ -105,7 +105,7 @@ def validate(request: Request, authorities: Iterable[x509.Certificate]) -> Valid
 
     The chain, the validity, the key usage and the extended key usage, which must include client authentication, are
     checked as in RFC 5280 §6 and the CA/Browser Forum's baseline requirements. But the certificate needs no alternative
-    names, because kubelets' certificates have only a common name.
+    names, because kubelets' certificates have only a common name, and private CAs need no key usage.
 
     Raises:
         StatementError: the certificate is missing, not valid, or for another key.
@@ -141,13 +141,24 @@ def _verifier(authorities: list[x509.Certificate]) -> verification.ClientVerifie
     leaf = verification.ExtensionPolicy.webpki_defaults_ee().may_be_present(
         x509.SubjectAlternativeName, verification.Criticality.AGNOSTIC, None
     )
+    # RFC 5280 §4.2.1.3: without the extension a key has every usage. `openssl req -x509` leaves it out.
+    authority = verification.ExtensionPolicy.webpki_defaults_ca().may_be_present(
+        x509.KeyUsage, verification.Criticality.AGNOSTIC, _check_authority_usage
+    )
     return (
         verification.PolicyBuilder()
         .store(verification.Store(authorities))
         .time(datetime.fromtimestamp(time.time(), UTC))
-        .extension_policies(ca_policy=verification.ExtensionPolicy.webpki_defaults_ca(), ee_policy=leaf)
+        .extension_policies(ca_policy=authority, ee_policy=leaf)
         .build_client_verifier()
     )
+
+
+def _check_authority_usage(
+    _policy: verification.Policy, _certificate: x509.Certificate, usage: x509.KeyUsage | None
+) -> None:
+    if usage and not usage.key_cert_sign:
+        raise ValueError("the key of a CA may not sign certificates (keyUsage without keyCertSign)")
 
 
 def _spki(key: object) -> bytes:

@@ -76,7 +76,7 @@ def _add_common(parser: ArgumentParser, needs_key: bool) -> None:
     add = parser.add_argument
     add("repository", metavar="REPO", help="the repository of the grants, HOST/NAME")
     text = "only these IDs of keys and fingerprints of nodes"
-    add("words", metavar="ID|FINGERPRINT", nargs="*", help=text)
+    add("words", metavar="ID|FINGERPRINT", nargs="*", default=[], help=text)
     text = "the owner's private key: a file, a PKCS#11 key file, or provider:NAME:FILE"
     add("--key", default="", required=needs_key, metavar="KEY", help=text)
     add("--password-file", default="", metavar="FILE", help="the file with the password of an encrypted private key")

@@ -95,7 +95,7 @@ def _list(parsed: Namespace) -> None:
         members = [listing.request_members(*pair) for pair in pairs]
         _show_json({"requests": members, "problems": found.problems, "unread": found.left})
         return
-    show("\n".join([listing.request_lines(*pair) for pair in pairs]) or "there are no requests\n")
+    show("\n".join([listing.request_lines(*pair) for pair in pairs]) or f"there are no requests in {parsed.requests}\n")
     _show_problems(found)
 
 

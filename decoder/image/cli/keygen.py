@@ -41,7 +41,7 @@ def run(parsed: Namespace) -> None:
     show(
         f"recipient: jwe:{pair.public}\n"
         f"private key: {pair.private} (mode 0600). Keep it secret, and keep a copy.\n"
-        f"On every node that runs the images, as root:\n"
+        f"To open images with it, on every node that runs them, as root:\n"
         f"  install -d -m 700 {_NODE_DIRECTORY}\n"
         f"  install -m 600 {pair.private} {_NODE_DIRECTORY}/\n"
     )

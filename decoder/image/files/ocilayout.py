@@ -88,6 +88,8 @@ class LayoutSource:
 
     def _index(self) -> dict[str, Any]:
         path = os.path.join(self._directory, INDEX)
+        if not os.path.lexists(path):
+            raise ImageError(f"{quoted(self._directory)} is not an OCI layout: there is no file {quoted(path)}")
         with _open_file(path) as file:
             return parse_index(file.read(limits.LAYOUT_INDEX_BYTES + 1) or b"", path)
 

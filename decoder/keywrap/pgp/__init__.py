@@ -65,7 +65,7 @@ def wrap(options: bytes, recipients: Sequence[bytes]) -> bytes:
     except RuntimeError as error:
         raise KeyFileError(
             "a certificate has no key that encryption is allowed with; its keys are of the types "
-            f"{key_kinds(recipients)}"
+            f"{key_kinds(recipients)} (`gpg --quick-add-key FINGERPRINT rsa3072 encr` adds one)"
         ) from error
     except ValueError as error:
         raise KeyFileError(f"the certificates ask for a message that would not be opened: {error}") from error

@@ -86,6 +86,8 @@ class MemoryRegistry(Loopback):
         return sorted(key.partition(":")[2] for key in keys if "sha256:" not in key)
 
     def _tags(self, name: str, query: dict[str, list[str]]) -> Answer:
+        if not any(key.startswith(f"{name}:") for key in self.manifests):  # as docker-registry says it
+            return json_answer({"errors": [{"code": "NAME_UNKNOWN", "message": "repository name not known"}]}, 404)
         left = [tag for tag in self.tags(name) if tag > query.get("last", [""])[0]]
         page = left[: self._page]
         link = {"Link": f'</v2/{name}/tags/list?n=1000&last={page[-1]}>; rel="next"'} if page != left else {}

@@ -70,7 +70,7 @@ def has_access(parties: Parties, key: FileKey | None = None, identifier: str = I
 
 
 def test_list(parties: Parties, options: list[str]) -> None:
-    assert done("list", parties.repository) == "there are no requests\n"
+    assert done("list", parties.repository) == f"there are no requests in {parties.repository}-requests\n"
     certificate = client_certificate(parties.node.public, "worker-1", new_authority("node ca"))
     node = ask(parties, certificates=(certificate,), image="registry.example/app:1")
     output = done("list", parties.repository)

@@ -34,6 +34,7 @@ def issue(  # noqa: PLR0913 - each is what a test changes
     usage: Any = CLIENT,
     has_names: bool = True,
     is_ca: bool = False,
+    signs: bool | None = True,
 ) -> x509.Certificate:
     """Issue a certificate."""
     builder = (
@@ -48,11 +49,11 @@ def issue(  # noqa: PLR0913 - each is what a test changes
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer[1].public_key()), critical=False)
     )
-    if is_ca:
+    if is_ca and signs is not None:
         flags = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"), False)
         flags |= {"digital_signature": False, "encipher_only": False, "decipher_only": False}
-        builder = builder.add_extension(x509.KeyUsage(**flags, key_cert_sign=True, crl_sign=True), critical=True)
-    elif usage:
+        builder = builder.add_extension(x509.KeyUsage(**flags, key_cert_sign=signs, crl_sign=True), critical=True)
+    elif usage and not is_ca:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
     if has_names and not is_ca:
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
@@ -119,6 +120,16 @@ def test_an_intermediate_ca() -> None:
 )
 def test_certificates_that_are_not_accepted(certificate: x509.Certificate, text: str) -> None:
     refused(request(certificate, name="worker-1.example"), text)
+
+
+def test_a_ca_without_key_usage() -> None:
+    """As `openssl req -x509` makes it: RFC 5280 §4.2.1.3 allows every usage then."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    own = issue("own", key=key, issuer=("own", key), is_ca=True, signs=None)
+    found = request(issue(issuer=("own", key)))
+    assert accepting([Rule(("*",), (own,), ("worker-*",), 5)], found).name == "worker-1.example"
+    other = issue("own", key=key, issuer=("own", key), is_ca=True, signs=False)
+    refused(found, "keyUsage without keyCertSign", Rule(("*",), (other,), ("worker-*",), 5))
 
 
 def test_requests_without_a_certificate() -> None:

@@ -89,7 +89,7 @@ def test_a_public_key_is_no_certificate(gzipped: Layout, target: Layout, keys: d
         ("oci:", 2, "not of the form oci:DIR[:REF]"),
         ("oci:x:", 2, "not of the form oci:DIR[:REF]"),
         ("oci-archive:", 2, "not of the form oci-archive:FILE[:REF]"),
-        ("oci:/nonexistent", 7, "No such file"),
+        ("oci:/nonexistent", 7, "'/nonexistent' is not an OCI layout: there is no file"),
         ("oci-archive:/nonexistent", 7, "No such file"),
         ("oci-archive:/dev/null", 7, "neither a regular file nor a pipe"),
     ],
