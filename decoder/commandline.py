@@ -107,6 +107,18 @@ def with_two_dashes(arguments: Sequence[str]) -> list[str]:
     return [f"-{text}" if len(text) > 2 and text[0] == "-" and text[1] != "-" else text for text in arguments]
 
 
+def split_credentials(text: str) -> tuple[str, str]:
+    """Split the value of --creds into user and password; "" becomes two empty texts.
+
+    Raises:
+        UsageError: it is not of the form USER:PASSWORD.
+    """
+    user, colon, password = text.partition(":")
+    if text and not (user and colon):
+        raise UsageError("--creds is not of the form USER:PASSWORD")
+    return user, password
+
+
 def show(text: str) -> None:
     """Write text to standard output at once.
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _PACKAGE = "decoder"
-_FRAMES = 50  # of each exception, counted from the place where it was raised
-_CAUSES = 16
 _NO_THREAD = "can't start new thread"  # the text in CPython's _threadmodule.c
 
 
@@ -83,7 +81,7 @@ def traceback(error: BaseException) -> str:
         return ""
     chain: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in chain and len(chain) < _CAUSES:
+    while cause is not None and cause not in chain and len(chain) < limits.ERROR_CAUSES:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     attempts = error.attempts if isinstance(error, NoKeyError) else ()
@@ -96,7 +94,8 @@ def traceback(error: BaseException) -> str:
 
 
 def _paragraph(error: BaseException) -> str:
-    lines = [f"  {module}:{line} in {function}\n" for module, line, function in list(_frames(error))[-_FRAMES:]]
+    frames = list(_frames(error))[-limits.TRACE_FRAMES :]
+    lines = [f"  {module}:{line} in {function}\n" for module, line, function in frames]
     return f"{type(error).__qualname__}, most recent call last:\n" + "".join(lines)
 
 

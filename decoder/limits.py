@@ -2,6 +2,8 @@
 
 KIB = 1024
 MIB = 1024 * KIB
+HOUR_SECONDS = 3600
+DAY_SECONDS = 24 * HOUR_SECONDS
 
 # Memory (address space) that a decoder must be able to get when it starts. Some libraries abort where there is none.
 LEAST_MEMORY_BYTES = 24 * MIB
@@ -33,6 +35,7 @@ STORE_DESCRIPTORS = 4096  # of one layer; local keys are tried on each
 STORE_CANDIDATES = 64  # descriptors of one layer that wait for keyproviders and tokens
 STORE_CANDIDATE_BYTES = 64 * KIB  # annotations of one that waits; only the first may have more
 STORE_BATCH = 256
+CONTAINERD_ANCESTORS = 3  # a wrapper script may be between containerd and this process
 MANIFEST_BYTES = 4 * MIB
 COMMAND_LINE_BYTES = 64 * KIB
 CONFIGURATION_BYTES = 1 * MIB
@@ -70,6 +73,7 @@ LARGE_AFTER_BYTES = 16 * MIB
 RING_BUFFERS = 4
 THREAD_AFTER_BYTES = 4 * MIB
 PIPE_BYTES = 1 * MIB
+READ_BYTES = 64 * KIB  # from a socket or pipe at a time; a TLS record has at most 16 KiB
 
 # After a failure, standard output stays open until containerd has collected the exit status.
 HOLD_SECONDS = 2.0  # at most
@@ -80,6 +84,10 @@ HOLD_AFTER_SECONDS = 0.1  # after the status was collected, so that containerd c
 QUOTED_CHARACTERS = 200  # of untrusted text
 REPORTED_ATTEMPTS = 64
 REPORTED_FILES = 8  # in the keys directory, of those with a warning, for each layer that is decrypted nevertheless
+LISTED_NAMES = 8  # of recipients, keys or codes in a line
+PROGRESS_SECONDS = 0.5  # between two reports about a blob
+ERROR_CAUSES = 32  # of an exception
+TRACE_FRAMES = 50  # of each exception, counted from the place where it was raised
 STANDARD_ERROR_BYTES = 16 * KIB  # one message, for any failure
 JOURNAL_BYTES = 4 * KIB
 JOURNAL_MESSAGES = 100  # of all decoders of one user within JOURNAL_WINDOW_SECONDS
@@ -110,6 +118,8 @@ PKCS11_PIN_BYTES = 256
 PKCS11_OBJECTS = 16
 PKCS11_REPLY_BYTES = 64 * KIB
 PKCS11_SECONDS = 20.0
+PKCS11_REAP_SECONDS = 1.0  # for the child of a module to end, once it has answered
+PKCS11_POLL_SECONDS = 0.01
 
 # PKCS#7.
 CMS_BYTES = 256 * KIB
@@ -132,6 +142,9 @@ PROVIDER_MESSAGE_BYTES = 1 * MIB
 PROVIDER_SECONDS = 30.0
 OPENED_KEKS = 256
 KEK_SECONDS = 60.0  # how long an opened key-encryption key is reused: about the duration of a pull
+KEK_BYTES = 64  # of a kept key-encryption key, which has 42
+KEK_POLL_SECONDS = 0.005  # while another process opens the same key
+HASH_PROBES = 16  # of entries in the memory of all server processes where one may be
 PROVIDER_OWN_SHARE = 5 / 6  # of a provider's time; then our own provider gives up, because its error says more
 PROVIDER_ERROR_BYTES = 2 * KIB
 
@@ -140,6 +153,8 @@ PROVIDER_WRAPPED_BYTES = 128 * KIB
 CLOUD_KMS_SECONDS = 25.0
 CLOUD_KMS_CONNECT_SECONDS = 5.0
 CLOUD_KMS_READ_SECONDS = 10.0
+HTTP_CONNECT_SECONDS = 10.0
+AZURE_TOKEN_LEAST_SECONDS = 300  # a token is not used again if it expires sooner
 GCP_KMS_PLAINTEXT_BYTES = 64 * KIB
 AWS_KMS_PLAINTEXT_BYTES = 4 * KIB
 PROVIDER_FILE_BYTES = 1 * MIB
@@ -151,8 +166,11 @@ PROVIDER_DRAIN_SECONDS = 1.0  # for output of processes that a command left runn
 PROVIDER_REAP_SECONDS = 5.0
 PROVIDER_FIRST_PAUSE_SECONDS = 0.25  # the bound of the first random pause before another attempt; each one doubles it
 PROVIDER_LONGEST_PAUSE_SECONDS = 4.0
+RETRY_LEAST_SECONDS = 0.2  # that must remain for one more attempt
+REPLACED_FILES_PAUSES_SECONDS = (0.1, 0.4)  # before TLS files are read again that were replaced meanwhile
 PROVIDER_RETRIES = 2  # if the server ends a connection right after the TLS handshake
 PROVIDER_PROBE_SECONDS = 3.0
+SLOW_KEYPROVIDER_SECONDS = 2.0  # for an image, a keyprovider that takes longer to fail is not asked again
 DOCTOR_SECONDS = 10.0  # for a program that only prints information
 DOCTOR_LAYER_SECONDS = 1800.0  # for decrypting a layer as a test
 CONFIGURATION_WARNINGS = 16
@@ -175,6 +193,8 @@ CERTIFICATE_WARNING_SECONDS = 24 * 3600.0  # before the server's certificate exp
 CERTIFICATE_REMINDER_SECONDS = 3600.0  # between warnings
 PROVIDER_SERVER_START_SECONDS = 60.0
 PROVIDER_SERVER_RESPAWN_SECONDS = 1.0
+PROVIDER_SERVER_POLL_SECONDS = 0.1
+PROVIDER_SERVER_AGAIN_SECONDS = 0.01  # before a connection to the gRPC server is tried again
 PROVIDER_SERVER_GRACE_SECONDS = 25.0
 PROVIDER_SERVER_BUFFER_BYTES = 64 * KIB  # per connection and direction
 # How long a client may take to read the end of a connection, or to send its first call to a server that is ending.
@@ -216,6 +236,7 @@ IMAGE_BUFFER_BYTES = 1 * MIB
 # Images in a registry. The times are for one request; REGISTRY_LEAST_RATE, in bytes per second, bounds slow transfers.
 REGISTRY_CONNECT_SECONDS = 10.0
 REGISTRY_IDLE_SECONDS = 60.0
+REGISTRY_IDLE_CONNECTIONS = 64  # per host; more than there are threads
 REGISTRY_LEAST_RATE = 4 * KIB
 REGISTRY_COMMIT_SECONDS = 600.0  # a registry may read all of a blob before it answers
 REGISTRY_ATTEMPTS = 5
@@ -235,6 +256,8 @@ CREDENTIAL_HELPER_BYTES = 64 * KIB
 
 # Images in containerd's store. containerd's own limit on messages is 16 MiB. A lease expires if this program is killed.
 CONTAINERD_SECONDS = 60.0
+CONTAINERD_POLL_SECONDS = 0.1
+CONTAINERD_NAME_CHARACTERS = 4096
 CONTAINERD_MESSAGE_BYTES = 16 * MIB
 CONTAINERD_WRITE_BYTES = 1 * MIB
 CONTAINERD_WRITES_AHEAD = 4
@@ -255,6 +278,11 @@ GRANTS_DAYS = 30  # how long a grant is valid by default
 GRANTS_MOST_DAYS = 3650
 GRANTS_PER_HOUR = 60  # approvals by rules, by default
 GRANTS_INTERVAL_SECONDS = 15
+GRANTS_LONGEST_INTERVAL_SECONDS = HOUR_SECONDS
+GRANTS_DECIDED_SECONDS = 600.0  # until a request that was decided is checked again
+GRANTS_WAITING_SECONDS = 60.0  # until one that waits is
+GRANTS_FRESH_SECONDS = HOUR_SECONDS  # a request that is newer is not pushed again
+GRANTS_REMEMBERED_IMAGES = 256
 GRANTS_WAIT_SECONDS = 450.0  # the longest that a node waits for a grant
 GRANTS_POLL_SECONDS = 2.0  # the first pause of a node that waits; each one doubles it
 GRANTS_LONGEST_POLL_SECONDS = 15.0
@@ -282,6 +310,8 @@ AGENT_REQUEST_BYTES = 128 * KIB
 AGENT_REQUEST_SECONDS = 1.0
 AGENT_BACKLOG = 4096
 AGENT_IDLE_SECONDS = 300.0
+AGENT_STOP_SECONDS = 10.0  # for `agent stop`
+AGENT_STOP_POLL_SECONDS = 0.01
 AGENT_SPARE_WORKERS = 2
 AGENT_REST_SECONDS = 10.0
 AGENT_WORKERS = 128

@@ -9,6 +9,7 @@ from contextlib import suppress
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.commandline import Parser, show
 from decoder.errors import DecoderError, UsageError
 
@@ -20,7 +21,6 @@ The agent keeps processes ready for the next layers, so that small layers take l
 an image starts it, and it ends after 5 idle minutes. To switch it off, use --no-agent, or set CTD_DECODER_AGENT=off in
 the environment or in /etc/ctd-decoder/agent.env. CTD_DECODER_AGENT_IDLE=SECONDS sets how long it stays.
 """
-_STOP_SECONDS = 10.0
 
 
 class AgentError(DecoderError):
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
     Raises:
         UsageError: the command line cannot be understood.
-        AgentError: an agent did not stop within 10 seconds.
+        AgentError: an agent did not stop within AGENT_STOP_SECONDS.
     """
     parsed = _parser().parse(arguments)
     if parsed is None:
@@ -82,7 +82,7 @@ def _describe(status: Status) -> str:
 
 
 def _stop(statuses: list[Status]) -> None:
-    deadline = monotonic() + _STOP_SECONDS
+    deadline = monotonic() + limits.AGENT_STOP_SECONDS
     for status in statuses:
         with suppress(ProcessLookupError):
             os.kill(status.pid, signal.SIGTERM)
@@ -90,8 +90,8 @@ def _stop(statuses: list[Status]) -> None:
         while os.path.exists(status.socket):  # removed on SIGTERM; the agent itself ends when its layers are done
             if monotonic() > deadline:
                 raise AgentError(
-                    f"agent {status.pid} did not react to SIGTERM within {_STOP_SECONDS:.0f} seconds; "
+                    f"agent {status.pid} did not react to SIGTERM within {limits.AGENT_STOP_SECONDS:.0f} seconds; "
                     f"if it hangs, end it with kill -9 {status.pid}"
                 )
-            sleep(0.01)
+            sleep(limits.AGENT_STOP_POLL_SECONDS)
     show(f"stopped {len(statuses)} agent{'' if len(statuses) == 1 else 's'}\n")

@@ -1,4 +1,4 @@
-"""The exceptions that the library `cryptography` raises for X.509 certificates that it cannot parse.
+"""X.509 certificates: the exceptions that the library `cryptography` raises for those that it cannot parse.
 
 The library parses the parts of a certificate only when they are accessed, so a certificate that was loaded may still
 have a key of an unknown kind, or malformed extensions or names.
@@ -7,7 +7,7 @@ have a key of an unknown kind, or malformed extensions or names.
 from __future__ import annotations
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 UNREADABLE = (
     ValueError,
@@ -19,3 +19,12 @@ UNREADABLE = (
     x509.UnsupportedGeneralNameType,
     x509.AttributeNotFound,
 )
+
+
+def is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Check whether the issuer has signed a certificate, and has the name that this gives to its issuer."""
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except (InvalidSignature, *UNREADABLE):
+        return False
+    return True

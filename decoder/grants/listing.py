@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from decoder import limits
 from decoder.errors import quoted
 from decoder.formats.certificates import UNREADABLE
 from decoder.grants.approval.rules import load_certificate
@@ -14,7 +15,7 @@ from decoder.grants.statements import Grant, Tombstone
 if TYPE_CHECKING:
     from decoder.grants.statements import Request
 
-_UNITS = ((86400, "days"), (3600, "hours"), (60, "minutes"))
+_UNITS = ((limits.DAY_SECONDS, "days"), (limits.HOUR_SECONDS, "hours"), (60, "minutes"))
 
 
 def request_members(request: Request, state: Grant | Tombstone | None) -> dict[str, Any]:

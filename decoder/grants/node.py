@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from decoder.grants.place import Place
     from decoder.keywrap.publickeys import PublicKeyObject
 
-_FRESH_SECONDS = 3600  # a request that is newer is not pushed again
-
 
 class Owner(Record):
     """A trusted owner, for the repositories whose names match a shell pattern."""
@@ -217,7 +215,7 @@ def _is_fresh(data: bytes, request: Request) -> bool:
         earlier = statements.parse_request(data)
     except StatementError:
         return False
-    is_recent = 0 <= request.made - earlier.made < _FRESH_SECONDS
+    is_recent = 0 <= request.made - earlier.made < limits.GRANTS_FRESH_SECONDS
     return (
         is_recent
         and earlier._replace(made=0, key=request.key) == request._replace(made=0)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from decoder.grants.keys import Keys, OwnKey
     from decoder.keywrap.publickeys import PublicKeyObject
 
-_DAY = 86400
-
 
 class Wanted(Record):
     """A filter for artifacts.
@@ -241,7 +239,7 @@ def grant_all(
 
 def after_days(days: int) -> int:
     """Return the time a number of days from now, in seconds since 1970."""
-    return int(time.time()) + days * _DAY
+    return int(time.time()) + days * limits.DAY_SECONDS
 
 
 def check_days(days: int) -> int:

@@ -9,6 +9,8 @@ from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, Protocol
 
+from decoder import limits
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
 AUTO, PLAIN, JSON, NONE = "auto", "plain", "json", "none"
 MODES = (AUTO, PLAIN, JSON, NONE)
-_EVENT_SECONDS = 0.5  # between two progress reports of a blob
 
 
 class Task(Protocol):
@@ -208,13 +209,13 @@ class _Events:
         self._label = label
         self._size = size
         self._bytes = 0
-        self._next = monotonic() + _EVENT_SECONDS
+        self._next = monotonic() + limits.PROGRESS_SECONDS
         self._tell("start")
 
     def advance(self, count: int) -> None:
         self._bytes += count
         if monotonic() >= self._next:
-            self._next = monotonic() + _EVENT_SECONDS
+            self._next = monotonic() + limits.PROGRESS_SECONDS
             self._tell("progress")
 
     def phase(self, label: str) -> None:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from decoder.keys.keyring import Keyring
     from decoder.layer.annotations import WrappedKey
 
-_NAMES = 8  # of recipients in a line
-
 
 def advice(items: Sequence[WrappedKey], keyring: Keyring) -> list[str]:
     """Return lines about where keys were searched, and for each scheme the layer's recipients and the number of keys.
@@ -30,8 +28,9 @@ def advice(items: Sequence[WrappedKey], keyring: Keyring) -> list[str]:
     for scheme, keys in _counts(keyring).items():
         names = list(dict.fromkeys(name for item in items if item.scheme == scheme for name in _recipients(item)))
         if names:
-            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-            lines.append(f"{scheme}: the layer is for {', '.join(names[:_NAMES])}{more}; keys to try: {keys}")
+            first = ", ".join(names[: limits.LISTED_NAMES])
+            more = f" and {len(names) - limits.LISTED_NAMES} more" if len(names) > limits.LISTED_NAMES else ""
+            lines.append(f"{scheme}: the layer is for {first}{more}; keys to try: {keys}")
     is_for_keys = any(item.scheme in keywrap.SCHEMES for item in items)
     return [*keyring.notes.remarks, *lines] if is_for_keys else lines
 

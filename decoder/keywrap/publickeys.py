@@ -12,14 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
 from decoder.formats import ber, wire
-from decoder.formats.certificates import UNREADABLE
+from decoder.formats.certificates import UNREADABLE, is_issued_by
 from decoder.keys.file import recognise
 from decoder.keys.formats import jwk, pem
 from decoder.keys.privatekey import CURVE_NAMES
@@ -199,7 +199,7 @@ def _distinct(found: list[PublicKey]) -> list[PublicKey]:
     issuers = {
         data
         for data, issuer in certificates.items()
-        if any(_is_issued_by(other, issuer) for name, other in certificates.items() if name != data)
+        if any(is_issued_by(other, issuer) for name, other in certificates.items() if name != data)
     }
     leaves = [each for each in found if not each.certificate or each.certificate not in issuers]
 
@@ -210,14 +210,6 @@ def _distinct(found: list[PublicKey]) -> list[PublicKey]:
     for each in sorted(leaves, key=lifetime):
         by_key[each.spki()] = each
     return [each for each in leaves if by_key[each.spki()] is each]
-
-
-def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (InvalidSignature, *UNREADABLE):
-        return False
-    return True
 
 
 def _check(each: PublicKey, rules: RecipientRules) -> None:

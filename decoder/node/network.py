@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from socket import gaierror
 from typing import Literal, NamedTuple
 
+from decoder import limits
 from decoder.errors import quoted
 
 Kind = Literal["certificate", "tls", "ended", "late", "unknown", "refused", "unreachable", "protocol"]
@@ -31,7 +32,6 @@ _VERDICTS = {
     **dict.fromkeys((2, 18, 19, 20, 21), "it is not from a trusted authority"),
 }
 _NOT_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "HTTP_REQUEST")
-_CAUSES = 32
 
 _ENDED = "{host} ended the connection"
 _LATE = "{host} did not answer in time"
@@ -100,6 +100,18 @@ def tls_reason(error: ssl.SSLError) -> str:
     return reason
 
 
+def split_host_port(address: str) -> tuple[str, int]:
+    """Split HOST:PORT; an IPv6 address is in brackets, and is returned without them.
+
+    Raises:
+        ValueError: it has another form, or the port is above 65535.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit()) or len(port) > 5 or int(port) > 65535:
+        raise ValueError("not HOST:PORT")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
 def is_loopback(host: str) -> bool:
     """Check whether a host, an address without brackets or a name, is this machine's loopback interface."""
     try:
@@ -154,7 +166,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     """Return an exception and its causes, the innermost first; urllib3 keeps some as arguments or in `reason`."""
     found: list[BaseException] = []
     waiting = [error]
-    while waiting and len(found) < _CAUSES:
+    while waiting and len(found) < limits.ERROR_CAUSES:
         current = waiting.pop()
         if any(current is known for known in found):
             continue

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from decoder.errors import UsageError, quoted
+from decoder.node.filestate import state_of
 from decoder.provider.policy import KeyPolicy
 
 if TYPE_CHECKING:
@@ -176,16 +177,8 @@ def identity(name: str, options: Mapping[str, object]) -> bytes:
     """Return a value that changes with the configuration of a provider and with the files that its options name."""
     values = [item for value in options.values() for item in (value if isinstance(value, list) else [value])]
     paths = [path for value in values if isinstance(value, str) for path in (value, value.rpartition("=")[2])]
-    files = [_signature(path) for path in paths if os.path.isabs(path)]
+    files = [state_of(path) for path in paths if os.path.isabs(path)]
     return json.dumps([name, options, files], sort_keys=True, default=str).encode()
-
-
-def _signature(path: str) -> tuple[object, ...]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _checked(name: str, options: Mapping[str, object]) -> tuple[dict[str, str], list[str]]:

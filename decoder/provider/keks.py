@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAP_LOCKED = 0x2000  # Linux, mmap(2); the module has no name for it
-_SLOT_BYTES = 64  # a key-encryption key has 42
 
 
 class _Slot(Record):
@@ -48,7 +47,7 @@ class Keks:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        size = limits.OPENED_KEKS * _SLOT_BYTES
+        size = limits.OPENED_KEKS * limits.KEK_BYTES
         self._memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_LOCKED)
         for advice in (mmap.MADV_DONTDUMP, mmap.MADV_DONTFORK):
             self._memory.madvise(advice)
@@ -108,16 +107,16 @@ class Keks:
         slot = self._slots.get(name)
         if slot is None:
             return None
-        return self._memory[slot.number * _SLOT_BYTES : slot.number * _SLOT_BYTES + slot.length]
+        return self._memory[slot.number * limits.KEK_BYTES : slot.number * limits.KEK_BYTES + slot.length]
 
     def _put(self, name: bytes, kek: bytes) -> None:
         self._sweep()
-        if len(kek) > _SLOT_BYTES:
+        if len(kek) > limits.KEK_BYTES:
             return
         if name in self._slots or not self._free:
             self._wipe(name if name in self._slots else next(iter(self._slots)))
         number = self._free.pop()
-        self._memory[number * _SLOT_BYTES : number * _SLOT_BYTES + len(kek)] = kek
+        self._memory[number * limits.KEK_BYTES : number * limits.KEK_BYTES + len(kek)] = kek
         self._slots[name] = _Slot(number, len(kek), monotonic() + self._seconds)
 
     def _sweep(self) -> None:
@@ -128,7 +127,7 @@ class Keks:
 
     def _wipe(self, name: bytes) -> None:
         slot = self._slots.pop(name)
-        self._memory[slot.number * _SLOT_BYTES : (slot.number + 1) * _SLOT_BYTES] = bytes(_SLOT_BYTES)
+        self._memory[slot.number * limits.KEK_BYTES : (slot.number + 1) * limits.KEK_BYTES] = bytes(limits.KEK_BYTES)
         self._free.append(slot.number)
 
 

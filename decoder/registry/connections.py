@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from decoder.registry.hosts import Origin
 
-_IDLE_CONNECTIONS = 64  # per host; more than there are threads
-
 
 class _HeadInTime:
     """A connection that bounds the time for the head of the reply; socket timeouts restart with every byte."""
@@ -102,7 +100,7 @@ class Connections:
 
     @cached_property
     def _direct(self) -> urllib3.PoolManager:
-        return _timed(urllib3.PoolManager(maxsize=_IDLE_CONNECTIONS, ssl_context=self._tls))
+        return _timed(urllib3.PoolManager(maxsize=limits.REGISTRY_IDLE_CONNECTIONS, ssl_context=self._tls))
 
     @cached_property
     def _proxied(self) -> urllib3.PoolManager:
@@ -110,7 +108,11 @@ class Connections:
         headers, tls = _proxy_headers(proxy), self._tls
         return _timed(
             urllib3.ProxyManager(
-                proxy, maxsize=_IDLE_CONNECTIONS, proxy_headers=headers, ssl_context=tls, proxy_ssl_context=tls
+                proxy,
+                maxsize=limits.REGISTRY_IDLE_CONNECTIONS,
+                proxy_headers=headers,
+                ssl_context=tls,
+                proxy_ssl_context=tls,
             )
         )
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from decoder.registry.connections import Connection
 
-_READ_BYTES = 64 * limits.KIB
 _AGENT = {"User-Agent": f"ctd-decoder/{__version__}"}
 
 
@@ -80,7 +79,7 @@ class Response:
             UnreachableError: the connection was lost.
         """
         body = bytearray()
-        buffer = memoryview(bytearray(_READ_BYTES))
+        buffer = memoryview(bytearray(limits.READ_BYTES))
         while length := self.readinto(buffer):
             body += buffer[:length]
             if len(body) > most:

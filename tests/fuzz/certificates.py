@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder.errors import DecoderError
-from decoder.formats.certificates import UNREADABLE
+from decoder.formats.certificates import UNREADABLE, is_issued_by
 from decoder.grants.listing import certificate as listed
 from decoder.keywrap.pkcs7.naming import subjects_of
 from decoder.keywrap.publickeys import read_public_keys
@@ -39,7 +39,7 @@ def run(data: bytes) -> None:
     with suppress(*UNREADABLE):
         certificate = x509.load_der_x509_certificate(data)
         peer._names(certificate)
-        peer._is_issued_by(certificate, certificate)
+        is_issued_by(certificate, certificate)
 
 
 def seeds() -> Iterator[bytes]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from decoder import limits
-from decoder.agent.processes.parsedkeys import signature
 from decoder.errors import KeyFileError
 from decoder.keys.file import read_key_file
+from decoder.node.filestate import state_of
 
 
 class Certificates:
@@ -22,7 +22,7 @@ class Certificates:
     def ends(self) -> dict[str, float]:
         """Return when the first certificate of each file expires, in seconds since 1970; 0 if it cannot be read."""
         for path, (seen, _) in self._ends.items():
-            if (now := signature(path)) != seen:
+            if (now := state_of(path)) != seen:
                 self._ends[path] = now, _end(path)
         return {path: end for path, (_, end) in self._ends.items()}
 

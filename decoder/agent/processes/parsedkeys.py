@@ -13,6 +13,7 @@ from decoder import limits
 from decoder.agent import messages
 from decoder.errors import KeyFileError
 from decoder.keys.privatekey import PrivateKey
+from decoder.node.filestate import state_of
 from decoder.record import Record
 
 if TYPE_CHECKING:
@@ -28,16 +29,7 @@ if TYPE_CHECKING:
 class _Kept(Record):
     value: Value
     file: str
-    signature: tuple[int, ...]
-
-
-def signature(file: str) -> tuple[int, ...]:
-    """Return values that change when a file is written to or replaced; () if the file does not exist."""
-    try:
-        status = os.stat(file)
-    except OSError:
-        return ()
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    state: tuple[int, ...]
 
 
 class ParsedKeys:
@@ -63,12 +55,12 @@ class ParsedKeys:
         if identity in self._kept or len(self._kept) >= limits.AGENT_PARSED_KEYS:
             return False
         with suppress(KeyFileError):
-            self._kept[identity] = _Kept(_unpack(packed), file, signature(file))
+            self._kept[identity] = _Kept(_unpack(packed), file, state_of(file))
         return identity in self._kept
 
     def drop_changed(self) -> bool:
         """Drop the keys whose files have changed or are gone; return whether there was such a key."""
-        changed = [identity for identity, kept in self._kept.items() if signature(kept.file) != kept.signature]
+        changed = [identity for identity, kept in self._kept.items() if state_of(kept.file) != kept.state]
         for identity in changed:
             del self._kept[identity]
         return bool(changed)

@@ -19,11 +19,12 @@ from decoder import limits
 from decoder.agent import confinement, messages
 from decoder.agent.processes import keeper, worker
 from decoder.agent.processes.counts import BUSY, Counts
-from decoder.agent.processes.parsedkeys import ParsedKeys, signature
+from decoder.agent.processes.parsedkeys import ParsedKeys
 from decoder.agent.processes.preloading import ON_DEMAND, PRELOADED
 from decoder.agent.processes.textfile import Textfile
 from decoder.agent.processes.workers import Workers
 from decoder.errors import DecoderError
+from decoder.node.filestate import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,7 +98,7 @@ class _Zygote:
         self._life, self._shift = _Lifeline(), _Lifeline()
         self._parsed_keys = ParsedKeys()
         self._processors = len(os.sched_getaffinity(0))
-        self._signature = signature(_PROGRAM)
+        self._program = state_of(_PROGRAM)
         self._description = confinement.describe(os.getpid())
         os.environ.clear()  # a worker gets its client's environment
         self._unprepared = list(reversed(PRELOADED))
@@ -143,7 +144,7 @@ class _Zygote:
         return bool(idle) and not self._workers.working and monotonic() >= self._workers.active_at + idle
 
     def _is_current(self) -> bool:
-        return signature(_PROGRAM) == self._signature
+        return state_of(_PROGRAM) == self._program
 
     def _milliseconds(self) -> float:
         """Return how long to wait for notices and signals, in milliseconds, until the next task is due."""

@@ -8,6 +8,7 @@ import stat
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.doctor.finding import Finding
 from decoder.errors import DecoderError, KeyFileError
 
@@ -79,7 +80,7 @@ def _check_files(directory: str, place: str, is_closed: bool, subject: str) -> I
             try:
                 status = os.stat(path)
                 with open(path, "rb") as file:
-                    is_secret = name.endswith(_PASSPHRASE_SUFFIX) or b"PRIVATE KEY" in file.read(1 << 20)
+                    is_secret = name.endswith(_PASSPHRASE_SUFFIX) or b"PRIVATE KEY" in file.read(limits.KEY_FILE_BYTES)
             except OSError:
                 continue
             if status.st_uid not in (0, os.geteuid()):

@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED = "approved", "renewed", "waiting", "limited", "revoked", "failed"
 DECISIONS = (APPROVED, RENEWED, WAITING, LIMITED, BURIED, FAILED)
-_HOUR = 3600
 _RENEW_SHARE = 1 / 3  # the share of a grant's time after which it is renewed
-_LONG, _SHORT = 600.0, 60.0  # seconds until an artifact is checked again: with a grant, without one
 
 
 class State(Record):
@@ -106,7 +104,7 @@ class Approver:
             self._plan(f"{place} {tag}", now, waits=decision in (WAITING, LIMITED))
             self._tell(request, decision, reason)
         for problem in found.problems:
-            self._due[f"{place} {problem.partition(':')[0]}"] = now + _LONG
+            self._due[f"{place} {problem.partition(':')[0]}"] = now + limits.GRANTS_DECIDED_SECONDS
         if failure:
             raise failure
 
@@ -115,10 +113,10 @@ class Approver:
         if len(self._due) > limits.REGISTRY_TAGS:
             self._due.clear()
             self._waiting.clear()
-        self._due[place] = now + (_SHORT if waits else _LONG)
+        self._due[place] = now + (limits.GRANTS_WAITING_SECONDS if waits else limits.GRANTS_DECIDED_SECONDS)
         self._waiting.pop(place, None)
         if waits:
-            self._waiting[place] = now + 3 * _SHORT
+            self._waiting[place] = now + 3 * limits.GRANTS_WAITING_SECONDS
 
     def _decide(self, policy: Policy, owner: Owner, request: Request) -> tuple[str, str]:
         """Decide about one request, and grant access if a rule accepts it."""
@@ -147,7 +145,7 @@ class Approver:
     def _count(self, policy: Policy, state: State) -> bool:
         """Count an approval before it is made, unless there were too many within the hour."""
         now = int(time.time())
-        recent = [made for made in (*state.approvals, *self._would_approve) if now - _HOUR < made <= now]
+        recent = [made for made in (*state.approvals, *self._would_approve) if now - limits.HOUR_SECONDS < made <= now]
         if len(recent) >= policy.per_hour:
             return False
         if self._dry_run:

@@ -84,7 +84,7 @@ def _policy(value: dict[str, object]) -> Policy:
         frozenset(denied),
         _number(value, "per-hour", limits.GRANTS_PER_HOUR, limits.GRANTS_LISTED),
         state,
-        _number(value, "interval", limits.GRANTS_INTERVAL_SECONDS, 3600),
+        _number(value, "interval", limits.GRANTS_INTERVAL_SECONDS, limits.GRANTS_LONGEST_INTERVAL_SECONDS),
     )
 
 

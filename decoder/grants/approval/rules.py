@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 
+from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.formats.certificates import UNREADABLE
 from decoder.grants.errors import StatementError
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from decoder.grants.statements import Request
-
-_DAY = 86400
 
 
 class Rule(Record):
@@ -94,7 +93,7 @@ def accepting(rules: Iterable[Rule], request: Request) -> Accepted:
             continue
         for name in found.names:
             if any(fnmatchcase(name, pattern) for pattern in rule.names):
-                return Accepted(name, min(found.until, int(time.time()) + rule.days * _DAY))
+                return Accepted(name, min(found.until, int(time.time()) + rule.days * limits.DAY_SECONDS))
         named = quoted(", ".join(found.names))
         reasons.append(f"no name in the certificate, {named}, matches {' or '.join(rule.names)}")
     raise StatementError("; ".join(dict.fromkeys(reasons)) or "no rule is about this repository") from cause

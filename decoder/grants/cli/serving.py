@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
 import socket
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from decoder.commandline import say
@@ -18,6 +16,8 @@ from decoder.grants.approval.approver import Approver
 from decoder.grants.approval.policy import Policy, read_policy
 from decoder.grants.cli.verbs import access_of
 from decoder.grants.ownkeys import open_own_key
+from decoder.node.filestate import state_of
+from decoder.node.network import split_host_port
 from decoder.node.unixsocket import ListenError
 
 if TYPE_CHECKING:
@@ -95,12 +95,8 @@ class Rules:
 
 def _signature(policy: Policy) -> tuple[object, ...]:
     """Return a value that changes when the key, its password or their files change."""
-    files = []
-    for path in (policy.key.rpartition(":")[2], policy.password_file):
-        with suppress(OSError):
-            status = os.stat(path)
-            files.append((status.st_dev, status.st_ino, status.st_mtime_ns))
-    return policy.key, policy.password_file, *files
+    files = (policy.key.rpartition(":")[2], policy.password_file)
+    return policy.key, policy.password_file, *map(state_of, files)
 
 
 class Metrics:
@@ -137,14 +133,15 @@ class Metrics:
             from prometheus_client import CollectorRegistry, start_http_server
         except ImportError as error:
             raise ImageError(missing("metrics", error)) from error
-        host, colon, port = address.rpartition(":")
-        if not colon or not port.isdecimal() or len(port) > 5 or int(port) > 65535:
-            raise UsageError(f"--metrics {quoted(address)} is not HOST:PORT")
+        try:
+            host, port = split_host_port(address)
+        except ValueError as error:
+            raise UsageError(f"--metrics {quoted(address)} is not HOST:PORT") from error
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         everywhere = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - as it was asked for
         try:
-            server, _ = start_http_server(int(port), host.strip("[]") or everywhere, registry)
+            server, _ = start_http_server(port, host or everywhere, registry)
         except OSError as error:
             raise ListenError(f"cannot listen on --metrics {quoted(address)}: {error.strerror}") from error
         return f"{host or 'localhost'}:{server.server_port}"

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.commandline import show
+from decoder.commandline import show, split_credentials
 from decoder.errors import DecoderError, KeyFileError, UsageError, quoted
 from decoder.grants import artifacts, audit, keys, listing, statements
 from decoder.grants.approval import rules
@@ -17,6 +17,7 @@ from decoder.grants.errors import StatementError
 from decoder.grants.owner import Owner, Wanted, acting, after_days, check_days, find_requests, grant_all
 from decoder.grants.ownkeys import open_own_key, wrap_key
 from decoder.grants.statements import DENIED, ID, PRINT, REVOKED, Grant, Tombstone
+from decoder.node.newfile import write_new
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -77,10 +78,7 @@ def access_of(parsed: Namespace) -> Access:
     Raises:
         UsageError: --creds is malformed.
     """
-    user, colon, password = parsed.creds.partition(":")
-    if parsed.creds and not (user and colon):
-        raise UsageError("--creds is not of the form USER:PASSWORD")
-    return Access(not parsed.insecure, (user, password), parsed.authfile)
+    return Access(not parsed.insecure, split_credentials(parsed.creds), parsed.authfile)
 
 
 def _list(parsed: Namespace) -> None:
@@ -282,8 +280,7 @@ def _fingerprint(path: str) -> str:
 
 def _write(path: str, data: bytes) -> None:
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
+        write_new(path, data)
     except OSError as error:
         raise UsageError(f"{quoted(path)}: {error.strerror}") from error
 

@@ -6,6 +6,7 @@ from argparse import SUPPRESS
 from functools import cache
 from typing import TYPE_CHECKING
 
+from decoder.commandline import split_credentials
 from decoder.errors import UsageError
 from decoder.image import progress as progresses
 from decoder.image import selection, transport
@@ -142,12 +143,8 @@ def transport_options(parsed: Namespace) -> transport.Options:
     Raises:
         UsageError: --creds is malformed.
     """
-    user, colon, password = parsed.creds.partition(":")
-    if parsed.creds and not (user and colon):
-        raise UsageError("--creds is not of the form USER:PASSWORD")
-    return transport.Options(
-        parsed.tls_verify, parsed.namespace, parsed.address, login=(user, password), authfile=parsed.authfile
-    )
+    login = split_credentials(parsed.creds)
+    return transport.Options(parsed.tls_verify, parsed.namespace, parsed.address, login=login, authfile=parsed.authfile)
 
 
 def ranges(parsed: Namespace) -> list[LayerRange]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from decoder.formats.containerd import Fields, Value
 
 _SERVICES = "/containerd.services."
-_POLL_SECONDS = 0.1
-_SOCKET_PATH_BYTES = 107  # unix(7)
 
 
 class ContainerdError(ImageError):
@@ -84,7 +82,7 @@ class Stream:
     def _offer(self, item: bytes | ImageError | None) -> None:
         while not self._is_closed.is_set():
             try:
-                self._received.put(item, timeout=_POLL_SECONDS)
+                self._received.put(item, timeout=limits.CONTAINERD_POLL_SECONDS)
             except Full:
                 continue
             return
@@ -188,8 +186,8 @@ def _check_socket(path: str) -> None:
         raise ImageError(f"there is no containerd at {quoted(path)}: {error.strerror}") from error
     if not is_socket:
         raise ImageError(f"there is no containerd at {quoted(path)}: it is not a socket")
-    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
-        raise ImageError(f"{quoted(path)} is too long for a socket: {_SOCKET_PATH_BYTES} bytes at most")
+    if len(os.fsencode(path)) > limits.UNIX_PATH_BYTES:
+        raise ImageError(f"{quoted(path)} is too long for a socket: {limits.UNIX_PATH_BYTES} bytes at most")
 
 
 def _parsed(reply: bytes) -> Fields:

@@ -32,7 +32,6 @@ _CONTENT, _IMAGES, _LEASES = "content.v1.Content/", "images.v1.Images/", "leases
 _WRITE, _COMMIT = 1, 2  # the actions of a WriteContentRequest
 _EXPIRY = "containerd.io/gc.expire"
 _HOLDS = "containerd.io/gc.ref.content."
-_NAME_CHARACTERS = 4096
 
 
 @contextmanager
@@ -64,7 +63,7 @@ def open_target(name: str, place: str, options: Options) -> Iterator[ImageTarget
 @contextmanager
 def _leased(place: str, options: Options) -> Iterator[ContainerdClient]:
     """Connect, and hold a lease until the context ends. The lease also expires, in case this process is killed."""
-    if not place or len(place) > _NAME_CHARACTERS or not place.isprintable() or " " in place:
+    if not place or len(place) > limits.CONTAINERD_NAME_CHARACTERS or not place.isprintable() or " " in place:
         raise UsageError(f"{quoted('containerd:' + place)} is not of the form containerd:IMAGE")
     end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=limits.CONTAINERD_LEASE_SECONDS)
     with ContainerdClient(options.address, options.namespace) as client:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from decoder.errors import ImageError, UsageError, quoted
+from decoder.node.newfile import write_new
 
 _CURVES: dict[str, ec.EllipticCurve] = {"p256": ec.SECP256R1(), "p384": ec.SECP384R1(), "p521": ec.SECP521R1()}
 _RSA_BITS = 3072
@@ -43,22 +44,17 @@ def make_key_pair(name: str, kind: str) -> KeyPair:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    _write_new(pair.private, private, 0o600)
+    _write(pair.private, private, 0o600)
     try:
-        _write_new(pair.public, public, 0o644)
+        _write(pair.public, public, 0o644)
     except ImageError:
         os.unlink(pair.private)
         raise
     return pair
 
 
-def _write_new(path: str, data: bytes, mode: int) -> None:
+def _write(path: str, data: bytes, mode: int) -> None:
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with open(descriptor, "wb") as file:
-            os.fchmod(descriptor, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(descriptor)
+        write_new(path, data, mode)
     except OSError as error:
         raise ImageError(f"{quoted(path)}: {error.strerror}") from error

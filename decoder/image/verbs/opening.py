@@ -6,6 +6,7 @@ import json
 from time import monotonic
 from typing import TYPE_CHECKING
 
+from decoder import limits
 from decoder.errors import DecoderError, KeyProviderError
 from decoder.image import manifest
 from decoder.image.verbs.changes import LockedError, Opened, encryption_of, open_layer
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from decoder.image.selection import Layer
     from decoder.image.transport import BlobSource
     from decoder.keys.keyring import DecryptConfig
-
-_SLOW_SECONDS = 2.0  # a keyprovider that takes longer to fail is not asked again
 
 
 class UnknownTypeError(DecoderError):
@@ -81,7 +80,7 @@ class Opener:
         try:
             return open_layer(asked, each.descriptor, self._source, self._keys, where)
         except LockedError as error:
-            if error.status == KeyProviderError.status and monotonic() - began > _SLOW_SECONDS:
+            if error.status == KeyProviderError.status and monotonic() - began > limits.SLOW_KEYPROVIDER_SECONDS:
                 prefix = KEYS_PREFIX + PROVIDER_PREFIX
                 self._failed.update({name: where for name in asked if name.startswith(prefix)})
             if skipped:

@@ -66,7 +66,7 @@ def _output(process: subprocess.Popen[bytes], deadline: float) -> bytes | None:
     while len(data) <= limits.PGP_KEYRING_BYTES:
         if not poll.poll(max(0, deadline - time.monotonic()) * 1000):
             return None
-        chunk = os.read(process.stdout.fileno(), 65536)
+        chunk = os.read(process.stdout.fileno(), limits.READ_BYTES)
         if not chunk:
             return bytes(data) if _ended(process, deadline) else None
         data += chunk

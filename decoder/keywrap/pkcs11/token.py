@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 # The packages have no Python interpreter that takes these options: their program starts itself.
 _CODE = "import sys; sys.path[:] = sys.argv[1:]; from decoder.keywrap.pkcs11.child import main; main()"
 _PACKAGED = "/ctd-decoder"
-_REAP_SECONDS = 1.0
-_POLL_SECONDS = 0.01
 
 # Tokens, as the child identifies them, each with a PIN that it has refused. Another attempt could lock the token.
 _wrong_pins: set[tuple[str, str]] = set()
@@ -203,11 +201,11 @@ def _too_slow(seconds: float) -> str:
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
     """Check whether the child, which has closed its pipe, has ended by itself; that may take a moment."""
-    deadline = monotonic() + _REAP_SECONDS
+    deadline = monotonic() + limits.PKCS11_REAP_SECONDS
     while os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if monotonic() > deadline:
             return False
-        sleep(_POLL_SECONDS)
+        sleep(limits.PKCS11_POLL_SECONDS)
     return True
 
 
@@ -216,7 +214,7 @@ def _end(child: subprocess.Popen[bytes]) -> int | None:
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):  # a process inside a driver can be neither killed nor waited for
-        child.wait(_REAP_SECONDS)
+        child.wait(limits.PKCS11_REAP_SECONDS)
     return child.returncode
 
 

@@ -10,7 +10,6 @@ from decoder.node.containerd.contentstore import BLOBS
 
 DEFAULT_ROOT = "/var/lib/containerd"
 _DEFAULT_CONFIGURATION = "/etc/containerd/config.toml"
-_ANCESTORS = 3  # a wrapper script may be between containerd and this process
 
 
 def find_root(client: int = 0) -> str:
@@ -26,7 +25,7 @@ def find_root(client: int = 0) -> str:
         The directory, which is not checked.
     """
     pid = process.parent(client) if client else os.getppid()
-    for _ in range(_ANCESTORS):
+    for _ in range(limits.CONTAINERD_ANCESTORS):
         if root := _from_open_files(pid) or _from_command_line(pid):
             return root
         pid = process.parent(pid)  # may be 1: in containers, containerd is often the first process

@@ -40,7 +40,6 @@ BUSY_TRAILER = "ctd-decoder-busy"  # of a busy server
 IMAGE_METADATA = "ctd-decoder-image"  # of a call: the reference of the image, for the audit of our server
 _CONCURRENT = "Concurrent RPC limit exceeded"  # what earlier versions of our server say then
 _SHARE = 0.95  # the share of its time that a call takes, so that time remains to find out why it failed
-_LEAST_SECONDS = 0.2  # the time that one more attempt needs
 
 
 _FIELD = 1
@@ -119,7 +118,7 @@ class _Call:
                 unreachable = error
             elif error.code() == codes.DEADLINE_EXCEEDED and unreachable:
                 error = unreachable  # the last attempt had little time; the error of an earlier one says more
-            if not self._may_pass(error) or pause + _LEAST_SECONDS > self._deadline - time.monotonic():
+            if not self._may_pass(error) or pause + limits.RETRY_LEAST_SECONDS > self._deadline - time.monotonic():
                 if error.code() == codes.UNIMPLEMENTED and self._method in _KEK_METHODS.values():
                     raise NoKekServiceError("the server has no methods for key-encryption keys") from error
                 raise ProviderError(_cause(self._grpc, error, self._seconds)) from error

@@ -9,11 +9,12 @@ import time
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError, quoted
-from decoder.keys.file import read_key_file
+from decoder.errors import quoted
 from decoder.node import journal, network
 from decoder.node.authorities import trust_system
+from decoder.node.filestate import state_of
 from decoder.provider.errors import EndedError, ProviderError
+from decoder.provider.optionfile import read_option_file
 
 if TYPE_CHECKING:
     import grpc
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from decoder.provider.client.config import GrpcTls
 
 _DEFAULT_PORT = 443
-_PAUSES = (0.1, 0.4)  # in seconds, while files are being replaced
 _UNIX_NAME = "localhost"  # the name that gRPC expects in a certificate over a Unix socket
 _NAMES = (62, 64)  # OpenSSL's numbers for certificates of other names (X509_V_ERR_…)
 
@@ -130,19 +130,12 @@ class Trust:
 
 def signatures(tls: GrpcTls) -> tuple[object, ...]:
     """Return a value that changes when one of the files changes."""
-    found: list[object] = []
-    for path in (tls.root_ca_file, tls.cert_file, tls.key_file):
-        try:
-            status = os.stat(path) if path else None
-        except OSError:
-            status = None
-        found.append(status and (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-    return tuple(found)
+    return tuple(state_of(path) for path in (tls.root_ca_file, tls.cert_file, tls.key_file))
 
 
 def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, bytes | None]:
     """Read the files. Repeat if they change meanwhile, because then the key may not match its certificate."""
-    for pause in (*_PAUSES, None):
+    for pause in (*limits.REPLACED_FILES_PAUSES_SECONDS, None):
         before = signatures(tls)
         try:
             context = _context(tls)
@@ -203,12 +196,7 @@ def _context(tls: GrpcTls) -> ssl.SSLContext:
 
 
 def _read(path: str, field: str) -> bytes | None:
-    if not path:
-        return None
-    try:
-        return read_key_file(path)
-    except KeyFileError as error:
-        raise ProviderError(f"its {field} {quoted(path)}: {error}") from error
+    return read_option_file(path, f"its {field}") if path else None
 
 
 def _endpoint(address: str) -> tuple[str, int | None]:

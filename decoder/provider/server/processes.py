@@ -160,7 +160,7 @@ class _Family:
         waiting = poll()
         waiting.register(self._ready, POLLIN)
         deadline = monotonic() + limits.PROVIDER_SERVER_START_SECONDS
-        while not waiting.poll(100):
+        while not waiting.poll(limits.PROVIDER_SERVER_POLL_SECONDS * 1000):
             if ended := self.reap():
                 return ended[0][1]
             if monotonic() > deadline:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from decoder.errors import DecoderError
+from decoder.node.filestate import state_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from decoder.provider.server.numbers.tally import Row
 
 _Value = TypeVar("_Value")
-_Signature = list[tuple[int, ...]]
 
 
 class Reloaded(Generic[_Value]):
@@ -41,12 +40,12 @@ class Reloaded(Generic[_Value]):
         self._say = say
         self._row = row
         self.value, self._files = load()
-        self._seen = _signature(self._files)
+        self._seen = _states(self._files)
         self.generation = 0
 
     def look(self) -> bool:
         """Read the files again if they have changed; return whether the value is new."""
-        now = _signature(self._files)
+        now = _states(self._files)
         if now == self._seen:
             return False
         try:
@@ -59,7 +58,7 @@ class Reloaded(Generic[_Value]):
             )
             return False
         # Files that have changed meanwhile are read again the next time.
-        self._seen = now if list(files) == list(self._files) else _signature(files)
+        self._seen = now if list(files) == list(self._files) else _states(files)
         self.value, self._files = value, files
         self.generation += 1
         self._row.set("reload_failed", self._what, value=0)
@@ -67,12 +66,5 @@ class Reloaded(Generic[_Value]):
         return True
 
 
-def _signature(files: Sequence[str]) -> _Signature:
-    found: _Signature = []
-    for path in files:
-        try:
-            status = os.stat(path)
-            found.append((status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
-        except OSError:
-            found.append(())
-    return found
+def _states(files: Sequence[str]) -> list[tuple[int, ...]]:
+    return [state_of(path) for path in files]

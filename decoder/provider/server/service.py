@@ -110,9 +110,9 @@ class Service:
         if kind == "keywrap" and len(request.data) > limits.PRIVATE_OPTIONS_BYTES:
             raise RequestError(f"the request: its private options are longer than {limits.PRIVATE_OPTIONS_BYTES} bytes")
         if kind == "keywrap" and not self._names and len(parameters) > 1:
+            names = ", ".join(map(quoted, sorted(parameters)[: limits.LISTED_NAMES]))
             raise ProviderError(
-                f"the request has parameters of several providers, {', '.join(map(quoted, sorted(parameters)[:8]))}: "
-                "name this provider with --provider-name"
+                f"the request has parameters of several providers, {names}: name this provider with --provider-name"
             )
         values = [value for items in parameters.values() for value in items]
         return Asked(kind, OPERATIONS[kind, is_kek], request.data, values)

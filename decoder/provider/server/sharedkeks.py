@@ -19,13 +19,10 @@ if TYPE_CHECKING:
 
 # An entry: the name, the time when the key expires (by time.monotonic()), its length, and the key. The name of a free
 # entry is zero.
-_KEK_BYTES = 64  # a key-encryption key has 42
-_ENTRY = struct.Struct(f"=32sdB{_KEK_BYTES}s")
+_ENTRY = struct.Struct(f"=32sdB{limits.KEK_BYTES}s")
 _FREE = bytes(32)
 _ENTRIES = range(0, limits.OPENED_KEKS * _ENTRY.size, _ENTRY.size)
-_PROBES = 16  # the number of entries where a key may be
 _OPENING = 1 << 32  # bytes from here on, beyond the end of the file, are locked while the key of a name is being opened
-_POLL_SECONDS = 0.005
 
 
 def create_file() -> int:
@@ -72,7 +69,7 @@ class SharedKeks(Keks):
             except OSError as error:
                 if monotonic() > deadline:
                     raise ProviderError(f"no answer within {seconds:g} seconds to another request for it") from error
-                sleep(_POLL_SECONDS)
+                sleep(limits.KEK_POLL_SECONDS)
         try:
             yield
         finally:
@@ -87,7 +84,7 @@ class SharedKeks(Keks):
         return None
 
     def _put(self, name: bytes, kek: bytes) -> None:
-        if len(kek) > _KEK_BYTES:
+        if len(kek) > limits.KEK_BYTES:
             return
         with self._locked():
             oldest, first = -1, float("inf")
@@ -116,7 +113,7 @@ class SharedKeks(Keks):
 
     def _places(self, name: bytes) -> Iterator[int]:
         first = int.from_bytes(name[-4:])
-        return (_ENTRIES[(first + step) % len(_ENTRIES)] for step in range(_PROBES))
+        return (_ENTRIES[(first + step) % len(_ENTRIES)] for step in range(limits.HASH_PROBES))
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -177,7 +177,7 @@ class _Service:
             try:
                 return getattr(self._client(self._region_of(key)), operation)(KeyId=key, **request)
             except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
-                if not self._may_pass(error) or pause + _LEAST_SECONDS > deadline - monotonic():
+                if not self._may_pass(error) or pause + limits.RETRY_LEAST_SECONDS > deadline - monotonic():
                     raise ProviderError(self._reason(error)) from error
             sleep(pause)
         raise AssertionError  # the pauses never end
@@ -240,7 +240,6 @@ _PASSING = frozenset(
     )
 )
 _UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ProxyConnectionError")
-_LEAST_SECONDS = 0.2  # the time that one more attempt needs
 _CAUSES = {
     "NoCredentialsError": "there are no AWS credentials",
     "PartialCredentialsError": "the AWS credentials are incomplete",

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import DecoderError, KeyFileError, UsageError, WrappedKeyError, quoted
-from decoder.keys.file import KeyMaterial, read_key_file
+from decoder.keys.file import KeyMaterial
 from decoder.keywrap import pkcs11
 from decoder.keywrap.pkcs11.config import Pkcs11Config, node_config, read_config
 from decoder.provider import Checked, Option, Use
 from decoder.provider.errors import KeyRefusedError, ProviderError
+from decoder.provider.optionfile import read_option_file
 from decoder.provider.services.choice import NOTHING
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ OPTIONS = (
     Option("key", "a YAML key file, a public key or certificate (for wrapping only), or a directory of them"),
     Option("config", "the file that names the modules that may be loaded (default: $OCICRYPT_CONFIG)"),
 )
-
-_NAMES = 8  # of key files in a message
 
 
 def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
@@ -64,15 +63,8 @@ def _key_files(place: str) -> dict[str, str]:
         if not 0 < len(paths) <= limits.KEYS_DIRECTORY_FILES:
             raise ProviderError(f"the directory {quoted(place)} holds no key file, or too many")
     for path in paths:
-        _read(path)
+        read_option_file(path, "the key file")
     return {os.path.basename(path): path for path in paths}
-
-
-def _read(path: str) -> bytes:
-    try:
-        return read_key_file(path)
-    except KeyFileError as error:
-        raise ProviderError(f"the key file {quoted(path)}: {error}") from error
 
 
 class TokenKeys:
@@ -95,11 +87,11 @@ class TokenKeys:
         if len(names) != 1 and not self._named(parameters):
             raise ProviderError(
                 f"no key was named, and {len(names)} may be used: name one in the recipient, provider:NAME:FILE, "
-                f"with one of the files {', '.join(map(quoted, names[:_NAMES]))}"
+                f"with one of the files {', '.join(map(quoted, names[: limits.LISTED_NAMES]))}"
             )
 
         def run(_seconds: float) -> bytes:
-            recipients = [_read(self._paths[name]) for name in names]
+            recipients = [read_option_file(self._paths[name], "the key file") for name in names]
             try:
                 return pkcs11.wrap_with(options, recipients, self._allowed_modules(), pkcs11.chosen_hash())
             except (KeyFileError, WrappedKeyError) as error:
@@ -115,7 +107,7 @@ class TokenKeys:
     def _unwrap(self, annotation: bytes, names: list[str], seconds: float) -> bytes:
         key_files = []
         for name in names:
-            data = _read(self._paths[name])
+            data = read_option_file(self._paths[name], "the key file")
             if pkcs11.is_key_file(data):  # public keys can only wrap
                 key_files.append(KeyMaterial(name, data))
         reasons: list[str] = []
@@ -140,7 +132,7 @@ class TokenKeys:
         works, problems = [], []
         for name in self._allowed():
             try:
-                data = _read(self._paths[name])
+                data = read_option_file(self._paths[name], "the key file")
                 if pkcs11.is_key_file(data):
                     works.append(f"{quoted(name)}: {pkcs11.find_key(data, self._allowed_modules())}")
             except DecoderError as error:

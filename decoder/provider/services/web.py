@@ -25,10 +25,6 @@ if TYPE_CHECKING:
 
 _Result = TypeVar("_Result")
 
-_CONNECT_SECONDS = 10.0
-_LEAST_SECONDS = 0.2  # the time that one more attempt needs
-_CHUNK_BYTES = 64 * limits.KIB
-
 
 class Web:
     """Connections to a service that are kept between operations, for several threads.
@@ -128,7 +124,7 @@ class Session(requests.Session):
                 if not is_patient:
                     raise
                 failure = error
-            if max(pause, asked) + _LEAST_SECONDS >= self._remaining():
+            if max(pause, asked) + limits.RETRY_LEAST_SECONDS >= self._remaining():
                 raise failure
             sleep(max(pause, asked))
         raise AssertionError  # the pauses never end
@@ -156,7 +152,7 @@ class Session(requests.Session):
     def _read(self, response: requests.Response, host: str) -> bytes:
         """Read a body in pieces, so that the time limit also ends a slow one."""
         body = b""
-        while chunk := response.raw.read1(_CHUNK_BYTES, decode_content=True):
+        while chunk := response.raw.read1(limits.READ_BYTES, decode_content=True):
             body += chunk
             if len(body) > limits.PROVIDER_MESSAGE_BYTES:
                 response.close()
@@ -172,7 +168,7 @@ class Session(requests.Session):
 
 def _is_probe(asked: object) -> bool:
     """Check whether an SDK only probes a server, which its short timeout shows."""
-    return asked is not None and _seconds(asked)[0] < _CONNECT_SECONDS
+    return asked is not None and _seconds(asked)[0] < limits.HTTP_CONNECT_SECONDS
 
 
 class _PassingError(ProviderError):
@@ -189,7 +185,7 @@ def _translated(error: Exception, host: str, verify: object) -> ProviderError:
 def _timeouts(asked: object, remaining: float) -> tuple[float, float]:
     """Return the time limits for connecting and reading: those that the SDK asks for, but not beyond our own."""
     connect, read = _seconds(asked)
-    return min(_CONNECT_SECONDS, remaining, connect), min(remaining, read)
+    return min(limits.HTTP_CONNECT_SECONDS, remaining, connect), min(remaining, read)
 
 
 def _seconds(asked: object) -> tuple[float, float]:

@@ -359,9 +359,19 @@ def test_once(parties: Parties, write: Write) -> None:
 
 
 # int() raises ValueError for thousands of digits
-@pytest.mark.parametrize("address", ["9090", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "127.0.0.1:" + "1" * 5000])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "9090",
+        "127.0.0.1:",
+        "127.0.0.1:x",
+        "127.0.0.1:\N{ARABIC-INDIC DIGIT ONE}",
+        "127.0.0.1:65536",
+        "127.0.0.1:" + "1" * 5000,
+    ],
+)
 def test_an_address_for_metrics_that_is_none(address: str) -> None:
-    with pytest.raises(UsageError, match=f"--metrics '{address[:20]}.* is not HOST:PORT"):
+    with pytest.raises(UsageError, match=f"--metrics '{address[:10]}.* is not HOST:PORT"):
         Metrics(cast("Any", None)).serve(address)
 
 

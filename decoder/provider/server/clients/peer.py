@@ -9,11 +9,10 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from decoder import limits
-from decoder.formats.certificates import UNREADABLE
+from decoder.formats.certificates import UNREADABLE, is_issued_by
 
 if TYPE_CHECKING:
     import ssl
@@ -48,7 +47,7 @@ class Peer(NamedTuple):
     def is_issued_by(self, authorities: Iterable[Certificate]) -> bool:
         """Check whether one of these authorities is in the verified chain, or has issued a certificate of it."""
         return any(
-            certificate == authority or _is_issued_by(certificate, authority)
+            certificate == authority or is_issued_by(certificate, authority)
             for authority in authorities
             for certificate in self.chain
         )
@@ -129,11 +128,3 @@ def _names(certificate: Certificate) -> tuple[str, ...]:
     uris = alternatives.get_values_for_type(x509.UniformResourceIdentifier)
     dns = alternatives.get_values_for_type(x509.DNSName)
     return (*(f"uri:{each}" for each in uris), *(f"dns:{each.lower()}" for each in dns))
-
-
-def _is_issued_by(certificate: Certificate, authority: Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (InvalidSignature, *UNREADABLE):
-        return False
-    return True

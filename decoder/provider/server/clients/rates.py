@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from decoder.provider.server.clients.clientpolicy import Rate
 
 _ENTRY = struct.Struct("=Qd")  # a hash of the client's name, and its time
-_PROBES = 16  # the number of entries where a client's entry may be
 
 
 class Rates:
@@ -62,7 +61,7 @@ class Rates:
     def _find(self, identity: int, first: int, now: float) -> tuple[int, float]:
         """Find the position and the time of a client's entry; a client without one gets one whose time has passed."""
         free = -1
-        for step in range(_PROBES):
+        for step in range(limits.HASH_PROBES):
             place = (first + step) % limits.CLIENT_RATES * _ENTRY.size
             owner, due = _ENTRY.unpack_from(self._memory, place)
             if owner == identity:

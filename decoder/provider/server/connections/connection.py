@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from decoder.provider.server.clients.peer import Peer
 
 _WAIT = (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError)
-_AGAIN_SECONDS = 0.01
-_CHUNK_BYTES = 64 * 1024  # a TLS record has at most 16 KiB
 
 
 class Connection:
@@ -164,7 +162,7 @@ class Connection:
         try:
             server = socket.socket(socket.AF_UNIX)
         except OSError:  # no free descriptor; the timer of the handshake bounds the wait
-            self._loop.call_later(_AGAIN_SECONDS, self._begin)
+            self._loop.call_later(limits.PROVIDER_SERVER_AGAIN_SECONDS, self._begin)
             return
         try:
             server.bind(f"\0{self.name}")  # gRPC sees this name as the client's address, so `Front.find` finds it
@@ -172,7 +170,7 @@ class Connection:
             server.connect(f"\0{self._server_address}")
         except BlockingIOError:  # its queue of connections is full
             server.close()
-            self._loop.call_later(_AGAIN_SECONDS, self._begin)
+            self._loop.call_later(limits.PROVIDER_SERVER_AGAIN_SECONDS, self._begin)
             return
         except OSError:
             server.close()
@@ -188,7 +186,7 @@ class Connection:
     def _from_client(self) -> None:
         assert self._server is not None  # noqa: S101
         try:
-            data = self._client.recv(_CHUNK_BYTES)  # a whole TLS record, so that OpenSSL holds nothing back
+            data = self._client.recv(limits.READ_BYTES)  # a whole TLS record, so that OpenSSL holds nothing back
         except _WAIT:
             return
         except OSError:
@@ -204,7 +202,7 @@ class Connection:
     def _from_server(self) -> None:
         assert self._server is not None  # noqa: S101
         try:
-            data = self._server.recv(_CHUNK_BYTES)
+            data = self._server.recv(limits.READ_BYTES)
         except _WAIT:
             return
         except OSError:
@@ -260,7 +258,7 @@ class Connection:
 
     def _discard(self) -> None:
         try:
-            data = socket.socket.recv(self._client, _CHUNK_BYTES)
+            data = socket.socket.recv(self._client, limits.READ_BYTES)
         except BlockingIOError:
             return
         except OSError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from decoder import limits
 from decoder.errors import UsageError, quoted
 from decoder.node import unixsocket
-from decoder.node.network import is_loopback
+from decoder.node.network import is_loopback, split_host_port
 from decoder.node.unixsocket import ListenError
 from decoder.provider.server import tls
 from decoder.provider.server.clients import clientpolicy
@@ -149,17 +149,13 @@ def parse_address(address: str, option: str = "--listen") -> tuple[str, int]:
     Raises:
         UsageError: the address has another form.
     """
-    host, colon, port = address.rpartition(":")
-    if (
-        not colon
-        or not (port.isascii() and port.isdigit())
-        or len(port) > 5
-        or int(port) > 65535
-        or host.startswith("unix:")
-    ):
+    try:
+        if address.startswith("unix:"):
+            raise ValueError("without its two slashes")  # noqa: TRY301 - the same message
+        return split_host_port(address)
+    except ValueError as error:
         kinds = "neither HOST:PORT nor unix:///path" if option == "--listen" else "not HOST:PORT"
-        raise UsageError(f"{option} {quoted(address)} is {kinds}")
-    return host.removeprefix("[").removesuffix("]"), int(port)
+        raise UsageError(f"{option} {quoted(address)} is {kinds}") from error
 
 
 def is_open_to_others(address: str, security: Security) -> bool:

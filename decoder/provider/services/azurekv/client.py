@@ -13,6 +13,7 @@ from azure.core.rest import HttpRequest, HttpResponse
 from azure.identity import DefaultAzureCredential
 from azure.keyvault.keys import KeyClient
 
+from decoder import limits
 from decoder.errors import quoted
 from decoder.formats import wire
 from decoder.provider.errors import ProviderError
@@ -31,7 +32,6 @@ _DEVELOPERS = (
     "interactive_browser",
     "broker",
 )
-_LEAST_SECONDS = 300  # a token is not used again if it expires sooner
 _ENTRA_CODE = re.compile(r"AADSTS[0-9]{1,9}", re.ASCII)
 _CODE = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 
@@ -103,7 +103,7 @@ class Vaults:
         except ClientAuthenticationError as error:
             # Its text combines those of several services, which may quote secrets.
             codes = sorted(set(_ENTRA_CODE.findall(str(error))))
-            reason = ", ".join(codes[:4]) or session.failure or "none is configured"
+            reason = ", ".join(codes[: limits.LISTED_NAMES]) or session.failure or "none is configured"
             raise ProviderError(f"no Azure credential gives a token: {reason}") from error
 
 
@@ -123,7 +123,7 @@ class _Credential:
         """Return a token; see `azure.core.credentials.TokenCredential`."""
         identity = (scopes, options.get("tenant_id"))
         known = self._tokens.get(identity)
-        if known and known.expires_on - _LEAST_SECONDS > time.time() and not options.get("claims"):
+        if known and known.expires_on - limits.AZURE_TOKEN_LEAST_SECONDS > time.time() and not options.get("claims"):
             return known
         excluded = {f"exclude_{name}_credential": True for name in _DEVELOPERS}
         found = DefaultAzureCredential(transport=self._transport, **excluded).get_token(*scopes, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from decoder.errors import UsageError, quoted
-from decoder.node.network import is_loopback
+from decoder.node.network import is_loopback, split_host_port
 from decoder.provider.client import protocol
 from decoder.provider.client.config import GrpcProvider, TtrpcProvider
 from decoder.provider.errors import ProviderError
@@ -24,9 +24,12 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
     Raises:
         UsageError: it is not HOST:PORT on the loopback interface.
     """
-    host, _, port = where.rpartition(":")
-    if not port.isascii() or not port.isdigit() or not is_loopback(host.strip("[]")):
-        raise UsageError(f"the address of cdh-grpc {quoted(where)} is not HOST:PORT on the loopback interface")
+    try:
+        host, port = split_host_port(where)
+    except ValueError as error:
+        raise _not_loopback(where) from error
+    if not is_loopback(host):
+        raise _not_loopback(where)
 
     def ask(request: bytes, seconds: float) -> bytes:
         from decoder.provider.client import grpc as grpcclient
@@ -34,7 +37,11 @@ def create_grpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:
         method = grpcclient.method_of("keyunwrap")
         return grpcclient.ask(GrpcProvider(where), grpcclient.Question(method, request), seconds, is_patient=False)
 
-    return CdhUnwrap(f"cdh-grpc:{where}", ask, lambda seconds: reach_port(host, int(port), seconds))
+    return CdhUnwrap(f"cdh-grpc:{where}", ask, lambda seconds: reach_port(host, port, seconds))
+
+
+def _not_loopback(where: str) -> UsageError:
+    return UsageError(f"the address of cdh-grpc {quoted(where)} is not HOST:PORT on the loopback interface")
 
 
 def create_ttrpc(where: str, options: Mapping[str, str]) -> CdhUnwrap:

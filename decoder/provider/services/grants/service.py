@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from decoder.grants.statements import Grant
     from decoder.provider.policy import KeyPolicy
 
-_REMEMBERED = 256  # images
 _SECONDS = re.compile(r"[0-9]{1,9}", re.ASCII)  # int() raises ValueError for thousands of digits
 
 
@@ -96,7 +95,7 @@ class Grants:
     def _fetch(self, place: Place, seconds: float) -> Grant:
         grant = self._node.fetch(place, seconds)
         with self._lock:
-            if len(self._seen) >= _REMEMBERED:
+            if len(self._seen) >= limits.GRANTS_REMEMBERED_IMAGES:
                 del self._seen[next(iter(self._seen))]
             self._seen[place] = grant._replace(kek=b"")
         return grant

@@ -10,12 +10,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 from decoder import limits
-from decoder.errors import KeyFileError, UsageError, quoted
-from decoder.keys.file import read_key_file
+from decoder.errors import UsageError, quoted
 from decoder.node.network import is_loopback
 from decoder.provider import Option
 from decoder.provider.address import split_url
 from decoder.provider.errors import ProviderError
+from decoder.provider.optionfile import read_option_file
 
 if TYPE_CHECKING:
     import hvac
@@ -162,10 +162,7 @@ def _kubernetes(role: str, jwt_path: str, mount: str) -> Login:
 
 
 def _credential(path: str, option: str) -> str:
-    try:
-        text = read_key_file(path).decode(errors="replace").strip()
-    except KeyFileError as error:
-        raise ProviderError(f"the {option} {quoted(path)}: {error}") from error
+    text = read_option_file(path, f"the {option}").decode(errors="replace").strip()
     if not _CREDENTIAL.fullmatch(text):
         raise ProviderError(f"the {option} {quoted(path)} does not hold a single word")
     return text

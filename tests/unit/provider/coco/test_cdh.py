@@ -330,6 +330,7 @@ def test_rest_over_tls(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("cdh-grpc:hub.example:50000", "is not HOST:PORT on the loopback interface"),
         ("cdh-grpc:http://127.0.0.1:50000", "is not HOST:PORT on the loopback interface"),
         ("cdh-grpc:127.0.0.1:x", "is not HOST:PORT on the loopback interface"),
+        (f"cdh-grpc:127.0.0.1:{'9' * 20}", "is not HOST:PORT on the loopback interface"),
         ("cdh-grpc:unix:///run/cdh.sock", "is not HOST:PORT on the loopback interface"),
         ("cdh-ttrpc:cdh.sock", "is neither unix:///PATH nor a path"),
         ("cdh-ttrpc:vsock://3:1024", "is neither unix:///PATH nor a path"),

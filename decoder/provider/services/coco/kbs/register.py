@@ -16,6 +16,7 @@ from decoder.node import journal
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
+from decoder.provider.optionfile import read_option_file
 from decoder.provider.services.coco.kbs import source as kbs
 from decoder.provider.services.coco.kbs.aatoken import is_token
 from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
@@ -136,10 +137,7 @@ class Registrar:
 
 def _read_token(path: str) -> str:
     """Read a ready-made token at each use, because the file is replaced when the token is renewed."""
-    try:
-        token = read_key_file(path, private=True).decode(errors="replace").strip()
-    except KeyFileError as error:
-        raise ProviderError(f"the kbs-admin-token-file {quoted(path)}: {error}") from error
+    token = read_option_file(path, "the kbs-admin-token-file", private=True).decode(errors="replace").strip()
     if not is_token(token):
         raise ProviderError(f"the kbs-admin-token-file {quoted(path)} does not hold a token")
     return token

@@ -12,12 +12,12 @@ from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from decoder import limits
-from decoder.errors import KeyFileError, UsageError, quoted
+from decoder.errors import UsageError, quoted
 from decoder.extras import missing
-from decoder.keys.file import read_key_file
 from decoder.provider import Option
 from decoder.provider.address import base_url
 from decoder.provider.errors import ProviderError
+from decoder.provider.optionfile import read_option_file
 from decoder.provider.services.coco.apiserver import reach
 from decoder.provider.services.coco.kbs.aatoken import fetch_token, is_token
 from decoder.provider.services.coco.kbs.broker import Conversation, RefusedError
@@ -171,10 +171,10 @@ class Kbs:
         self._attested = None
 
     def _read_passport(self) -> Attested:
-        token = _read(self._token_file, "kbs-token").decode(errors="replace").strip()
+        token = read_option_file(self._token_file, "the kbs-token").decode(errors="replace").strip()
         if not is_token(token):
             raise ProviderError(f"the kbs-token {quoted(self._token_file)} does not hold a token")
-        return Attested(_read(self._key_file, "tee-key", private=True), token)
+        return Attested(read_option_file(self._key_file, "the tee-key", private=True), token)
 
 
 def _ask_agent(url: str, seconds: float) -> Attested:
@@ -183,10 +183,3 @@ def _ask_agent(url: str, seconds: float) -> Attested:
     except ProviderError as error:
         raise ProviderError(f"the attestation agent at {url} has no token: {error}") from error
     return Attested(tee_key, token)
-
-
-def _read(path: str, option: str, private: bool = False) -> bytes:
-    try:
-        return read_key_file(path, private)
-    except KeyFileError as error:
-        raise ProviderError(f"the {option} {quoted(path)}: {error}") from error
