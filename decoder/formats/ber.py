@@ -43,7 +43,7 @@ class Reader:
         """
         tag, start, length = _header(self._data, self._at)
         if tag not in tags:
-            raise ValueError(f"it has an element of tag {tag:#04x} where {tags[0]:#04x} belongs")
+            raise ValueError(f"it has an element of tag {tag:#04x} instead of {tags[0]:#04x}")
         if length is None:
             end, following = _end_of_contents(self._data, start)
         else:
@@ -76,7 +76,7 @@ class Reader:
             ValueError: something follows.
         """
         if self._at != len(self._data):
-            raise ValueError("it goes on after its end")
+            raise ValueError("more data follows its end")
 
 
 def one_byte(tag: int) -> bytes:

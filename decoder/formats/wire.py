@@ -73,7 +73,7 @@ def parse_object(text: bytes) -> dict[str, object]:
     """Parse UTF-8 JSON text that must be an object."""
     value = parse_json(text)
     if not isinstance(value, dict):
-        raise ValueError(f"JSON {_kind(value)} where an object belongs")
+        raise ValueError(f"JSON {_kind(value)} instead of an object")
     return value
 
 
@@ -96,7 +96,7 @@ def text_value(value: object) -> str:
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise ValueError(f"JSON {_kind(value)} where a string belongs")
+        raise ValueError(f"JSON {_kind(value)} instead of a string")
     return value
 
 
@@ -105,7 +105,7 @@ def object_value(value: object) -> dict[str, object]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f"JSON {_kind(value)} where an object belongs")
+        raise ValueError(f"JSON {_kind(value)} instead of an object")
     return value
 
 
@@ -114,7 +114,7 @@ def list_value(value: object) -> list[object]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise ValueError(f"JSON {_kind(value)} where an array belongs")
+        raise ValueError(f"JSON {_kind(value)} instead of an array")
     return value
 
 
@@ -136,7 +136,7 @@ def bytes_value(value: object) -> bytes:
         if not all(type(item) is int and 0 <= item <= 255 for item in value):
             raise ValueError("an array with something other than bytes")
         return bytes(cast("list[int]", value))
-    raise ValueError(f"JSON {_kind(value)} where base64 belongs")
+    raise ValueError(f"JSON {_kind(value)} instead of base64")
 
 
 def decode_base64(text: str) -> bytes:

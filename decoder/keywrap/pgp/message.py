@@ -75,7 +75,7 @@ def _why_not(tag: int) -> str:
 def _why_not_version(version: bytes) -> str:
     if version == b"\2":
         return "its encrypted data is of version 2 (RFC 9580, AEAD), which GnuPG and the reference do not read either"
-    return "its encrypted data is of no known version"
+    return "its encrypted data has an unknown version"
 
 
 def decrypt_data(session_key: bytes, data: bytes) -> bytes:

@@ -224,7 +224,7 @@ def _acceptable_recipients(recipients: list[cms.Recipient]) -> list[_Recipient]:
 def _padding(algorithm: cms.Algorithm) -> padding.AsymmetricPadding:
     if algorithm.oid == cms.RSA_ENCRYPTION:
         if algorithm.parameters and algorithm.parameters.tag != ber.NULL:
-            raise ValueError("the key algorithm has parameters where none belong")
+            raise ValueError("the key algorithm has parameters that it must not have")
         return padding.PKCS1v15()
     if algorithm.oid == _RSAES_OAEP:
         return _oaep(algorithm.parameters)

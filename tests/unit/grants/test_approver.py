@@ -279,7 +279,7 @@ def rule_with(authorities: str) -> dict[str, Any]:
         ({"per-hour": True}, "per-hour is not a number"),
         ({"deny": ["x"]}, "deny: 'x' is not a fingerprint"),
         ({"repositories": ["a b"]}, "is not a reference"),
-        ({"repositories": "x"}, "repositories: JSON string where an array belongs"),
+        ({"repositories": "x"}, "repositories: JSON string instead of an array"),
         ({"publishers": ["/missing"]}, "publishers '/missing'"),
         ({"rules": [rule_with("/missing")]}, "ca '/missing' has no certificates of CAs in PEM form: No such file"),
         ({"rules": [rule_with(os.devnull)]}, f"ca '{os.devnull}' has no certificates of CAs in PEM form: "),

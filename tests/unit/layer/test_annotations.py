@@ -61,18 +61,18 @@ def test_media_types(base: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (None, "null where an object"),
-        ([], "array where an object"),
+        (None, "null instead of an object"),
+        ([], "array instead of an object"),
         ({}, "cipher is ''"),
         ({**PUBLIC, "cipher": "AES_256_GCM"}, "AES_256_GCM"),
-        ({**PUBLIC, "cipher": 1}, "number where a string"),
+        ({**PUBLIC, "cipher": 1}, "number instead of a string"),
         ({**PUBLIC, "hmac": ""}, "HMAC has 0 bytes"),
         ({**PUBLIC, "hmac": None}, "HMAC has 0 bytes"),
         ({**PUBLIC, "hmac": "AAAA"}, "HMAC has 3 bytes"),
         ({**PUBLIC, "hmac": wire.encode_base64(HMAC + b"x")}, "HMAC has 33 bytes"),
         ({**PUBLIC, "hmac": "!"}, "not base64"),
-        ({**PUBLIC, "cipheroptions": []}, "array where an object"),
-        ({**PUBLIC, "cipheroptions": {"nonce": {}}}, "where base64 belongs"),
+        ({**PUBLIC, "cipheroptions": []}, "array instead of an object"),
+        ({**PUBLIC, "cipheroptions": {"nonce": {}}}, "instead of base64"),
     ],
 )
 def test_refuses_public_options(options: object, reason: str) -> None:
@@ -91,12 +91,12 @@ def test_refuses_public_options_that_are_no_json(text: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (None, "null where an object"),
+        (None, "null instead of an object"),
         ({}, "layer key has 0 bytes"),
         ({**PRIVATE, "symkey": "AAAA"}, "layer key has 3 bytes"),
         ({**PRIVATE, "symkey": wire.encode_base64(bytes(33))}, "layer key has 33 bytes"),
-        ({**PRIVATE, "symkey": 5}, "where base64 belongs"),
-        ({**PRIVATE, "digest": 5}, "where a string belongs"),
+        ({**PRIVATE, "symkey": 5}, "instead of base64"),
+        ({**PRIVATE, "digest": 5}, "instead of a string"),
         ({**PRIVATE, "cipheroptions": {}}, "nonce has 0 bytes"),
         ({**PRIVATE, "cipheroptions": {"Nonce": PRIVATE["cipheroptions"]["nonce"]}}, "nonce has 0 bytes"),
         ({**PRIVATE, "cipheroptions": {"nonce": wire.encode_base64(bytes(15))}}, "nonce has 15 bytes"),

@@ -81,7 +81,7 @@ def test_every_truncation_is_refused() -> None:
         (any_bytes(b"{}", b"google.protobuf.Empty"), "google.protobuf.Empty"),
         (any_bytes(b"{}", b"xio.containerd.ocicrypt.v1.Payload"), "type is"),
         (any_bytes(b""), "not JSON"),
-        (any_bytes(b"null"), "JSON null where an object belongs"),
+        (any_bytes(b"null"), "JSON null instead of an object"),
         (any_bytes(b"no"), "not JSON"),
         (any_bytes(b"[]"), "JSON array"),
         (any_bytes(b'"x"'), "JSON string"),

@@ -154,7 +154,7 @@ def test_the_next_provider_when_one_fails(provider: CommandParts, tmp_path: Path
         6,
         "'kmscrypt' (the command '/bin/sh'): it ended with status 1, saying 'denied'; the keyprovider 'spare'",
     )
-    fails(failure, 6, "the keyprovider 'broken' (its configuration): its grpc: JSON number where a string belongs")
+    fails(failure, 6, "the keyprovider 'broken' (its configuration): its grpc: JSON number instead of a string")
 
 
 def test_unknown_fields_are_warned_of(provider: CommandParts, tmp_path: Path) -> None:

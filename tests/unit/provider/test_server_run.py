@@ -121,7 +121,7 @@ def test_help_lists_the_options_of_a_provider(verb: str, listens: bool) -> None:
     [
         (b"", "not JSON"),
         (b"{}", "neither keywrap nor keyunwrap"),
-        (b"[]", "where an object belongs"),
+        (b"[]", "instead of an object"),
         (b'{"op":"keywrap"}', "no optsdata"),
         (b'{"op":"keyunwrap","keyunwrapparams":{"annotation":"%"}}', "not base64"),
         (b'{"op":"keyunwrap","keyunwrapparams":{"annotation":[256]}}', "other than bytes"),

@@ -87,7 +87,7 @@ def test_refuses_what_is_not_encrypted_or_protected(
         ],
         "its encrypted data is in GnuPG's own form": [share + writer.packet(20, b"\1\x09\2\x10" + bytes(80))],
         "its encrypted data is of version 2 (RFC 9580, AEAD)": [share + writer.packet(18, b"\2\x09\2\6" + bytes(80))],
-        "its encrypted data is of no known version": [share + writer.packet(18, body) for body in (b"", b"\0", b"\3")],
+        "its encrypted data has an unknown version": [share + writer.packet(18, body) for body in (b"", b"\0", b"\3")],
         "it is not encrypted to any public key": [data, symmetric, writer.packet(1, b"\2" + bytes(20)) + data],
         "it is empty": [b""],
         "a packet of type 1 is out of place": [share],

@@ -98,7 +98,7 @@ def test_opens_the_parameters_of_the_reference_in_every_layout(constructed: bool
     assert_opens(writer.enveloped(parts), somebody())
     assert_opens(pem_of(writer.enveloped(parts), "CMS"), somebody())
     odd = parts._replace(algorithm=parts.algorithm.replace(b"\x84\x0c", b"\x85\x0c"))
-    assert_refused(writer.enveloped(odd), "tag 0x85 where 0x84 belongs")
+    assert_refused(writer.enveloped(odd), "tag 0x85 instead of 0x84")
 
 
 def test_authenticates_attributes() -> None:
@@ -155,7 +155,7 @@ def test_finds_the_certificate_whatever_the_form_of_the_identifier() -> None:
     ("changes", "reason"),
     [
         ({"content_type": "1.2.840.113549.1.7.2"}, "1.2.840.113549.1.7.2"),
-        ({"content_type": writer.ENVELOPED_DATA}, "after its end"),
+        ({"content_type": writer.ENVELOPED_DATA}, "more data follows its end"),
         ({"recipients": ()}, "no recipient"),
         ({"recipients": (der(0xA1), der(0xA2), der(0xA3))}, "no recipient"),
         ({"recipients": (der(0xA1),) * (limits.CMS_RECIPIENTS + 1)}, "more than 64 elements"),
@@ -172,7 +172,10 @@ def test_finds_the_certificate_whatever_the_form_of_the_identifier() -> None:
         ({"algorithm": algorithm(writer.AES_256_GCM, writer.rfc5084(length=b"\2\1\4"))}, "wrong length"),
         ({"algorithm": algorithm(writer.AES_256_GCM, writer.rfc5084(length=b"\2\1\x11"))}, "wrong length"),
         ({"algorithm": algorithm(writer.AES_256_GCM, writer.rfc5084(length=b"\2\1\x0c"))}, "length in its param"),
-        ({"algorithm": algorithm(writer.AES_256_GCM, writer.rfc5084(length=b"\2\1\x10\5\0"))}, "after its end"),
+        (
+            {"algorithm": algorithm(writer.AES_256_GCM, writer.rfc5084(length=b"\2\1\x10\5\0"))},
+            "more data follows its end",
+        ),
         ({"mac": der(0x04, bytes(15))}, "length in its parameters"),
         ({"mac": b""}, "cut short"),
         ({"content": b""}, "cut short"),
@@ -203,7 +206,7 @@ def test_refuses_malformed_cbc(changes: dict[str, Any], reason: str) -> None:
     ("key_algorithm", "reason"),
     [
         (algorithm("1.2.840.113549.1.1.10", writer.NULL), "1.2.840.113549.1.1.10 is not accepted"),
-        (algorithm(writer.RSA_ENCRYPTION, b"\x04\x00"), "parameters where none belong"),
+        (algorithm(writer.RSA_ENCRYPTION, b"\x04\x00"), "parameters that it must not have"),
         (algorithm(writer.RSAES_OAEP), "lacks its OAEP parameters"),
         (algorithm(writer.RSAES_OAEP, writer.NULL), "lacks its OAEP parameters"),
         (writer.oaep("1.2.840.113549.2.5"), "hash 1.2.840.113549.2.5 is not accepted"),
@@ -211,7 +214,7 @@ def test_refuses_malformed_cbc(changes: dict[str, Any], reason: str) -> None:
         (writer.oaep(mask=algorithm(writer.MGF1)), "not MGF1"),
         (writer.oaep(mask=algorithm(writer.MGF1, algorithm("1.2.3"))), "hash 1.2.3 is not accepted"),
         (writer.oaep(source=algorithm("1.2.3")), "label of OAEP"),
-        (algorithm(writer.RSAES_OAEP, der(0x30, writer.NULL)), "after its end"),
+        (algorithm(writer.RSAES_OAEP, der(0x30, writer.NULL)), "more data follows its end"),
     ],
 )
 def test_refuses_key_algorithms_before_any_key_is_touched(key_algorithm: bytes, reason: str) -> None:
@@ -229,7 +232,7 @@ NESTED = b"\x30\x80" * 100_000
     [
         (b"", "cut short"),
         (b"x", "cut short"),
-        (b"{}" * 100, "tag 0x7b where 0x30 belongs"),
+        (b"{}" * 100, "tag 0x7b instead of 0x30"),
         (b"\x30", "cut short"),
         (b"\x30\x00", "cut short"),
         (b"\x30\x80", "cut short"),

@@ -40,10 +40,10 @@ def reply_of(**members: object) -> Answer:
     [
         (Answer(500, b"not enabled"), "it answered with status 500: 'not enabled'"),
         (Answer(200, b"token"), "its reply cannot be read: not JSON"),
-        (Answer(200, b"[]"), "its reply cannot be read: JSON array where an object belongs"),
+        (Answer(200, b"[]"), "its reply cannot be read: JSON array instead of an object"),
         (Answer(200, b"[" * 50_000), "its reply cannot be read: "),  # nested too deeply, or for Python 3.14 not closed
         (Answer(200, b"{}"), "its reply holds no token"),
-        (reply_of(token=7), "its reply cannot be read: JSON number where a string belongs"),
+        (reply_of(token=7), "its reply cannot be read: JSON number instead of a string"),
         (reply_of(token="a.b"), "its reply holds no token"),
         (reply_of(token=f"{TOKEN['token']}\r\nX: y"), "its reply holds no token"),
         (reply_of(token=f"{TOKEN['token']}\n"), "its reply holds no token"),

@@ -240,10 +240,10 @@ def test_files_of_resources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ({}, "it has no such resource"),
         ({f"kbs:///{NGINX.path}": b64encode(KEY).decode()}, "it has no such resource"),
         ({NGINX.path: "?"}, "the resource in '{}': not base64"),
-        ({NGINX.path: list(KEY)}, "the resource in '{}': JSON array where a string belongs"),
+        ({NGINX.path: list(KEY)}, "the resource in '{}': JSON array instead of a string"),
         ({NGINX.path: b64encode(KEY[1:]).decode()}, "it has 31 bytes, not the 32 of a key"),
         ({NGINX.path: None}, "it has 0 bytes, not the 32 of a key"),
-        ([], "its file '{}': JSON array where an object belongs"),
+        ([], "its file '{}': JSON array instead of an object"),
         (" " * limits.KEY_FILE_BYTES, f"its file '{{}}': it is larger than {limits.KEY_FILE_BYTES} bytes"),
     ],
 )
