@@ -192,8 +192,8 @@ def decrypt_layer(source: Reader, sink: Writer, key: LayerKey) -> None:
     with _spool() as spool:
         try:
             stream.decrypt_verified(source, sink, key.keys, spool)
-        except LayerError:
-            raise key.error from None
+        except LayerError as error:
+            raise key.error from error
 
 
 def encrypt_layer(

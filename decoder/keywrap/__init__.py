@@ -1,6 +1,6 @@
 """Ways to wrap the private options of a layer, one room per scheme, and the search for a key that opens them.
 
-A scheme has six functions, the interface `Scheme`. To add one, write its room and add its line to SCHEMES.
+A scheme has seven functions, the interface `Scheme`. To add one, write its room and add its line to SCHEMES.
 """
 
 from __future__ import annotations
@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 
     class Scheme(Protocol):
         """What the room of a scheme provides."""
+
+        def suits(self, text: str, data: bytes) -> bool:
+            """Check whether a recipient that was given without a scheme is for this one.
+
+            Args:
+                text: the recipient.
+                data: the content of the file of that name; b"" if there is none.
+
+            Raises:
+                KeyFileError: it is for this scheme, but has to be given in another way.
+            """
 
         def read_recipient(self, value: str, rules: RecipientRules) -> list[bytes]:
             """Read and check the value of `--recipient SCHEME:VALUE`.
@@ -128,6 +139,16 @@ def load(scheme: str) -> Scheme:
         module = import_module("decoder.keywrap.keyprovider")
         return cast("Scheme", module.KeyProvider(scheme.removeprefix(PROVIDER_PREFIX)))
     return cast("Scheme", import_module(f"decoder.keywrap.{scheme}"))
+
+
+def scheme_for(text: str, data: bytes) -> str:
+    """Return the scheme of a recipient that was given without one, or "" if none suits; see `Scheme.suits`.
+
+    Raises:
+        KeyFileError: it has to be given in another way.
+    """
+    # JWE comes last, because a file for another scheme may hold a public key, too.
+    return next((scheme for scheme in reversed(SCHEMES) if load(scheme).suits(text, data)), "")
 
 
 def new_budget(keyprovider_config: str = "") -> Budget:

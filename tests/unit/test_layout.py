@@ -11,6 +11,7 @@ from tests.support.program.processes import ROOT
 
 TESTS = ROOT / "tests"
 LINES = 400
+FILES = 14
 ROOMS = ("tests.unit", "tests.system")
 
 
@@ -43,6 +44,15 @@ def test_files_are_short() -> None:
     lines = {str(file.relative_to(ROOT)): file.read_bytes().count(b"\n") for file in _programs()}
     assert len(lines) > 500
     assert {name: count for name, count in lines.items() if count > LINES} == {}
+
+
+def test_rooms_are_small() -> None:
+    rooms = {
+        folder for room in ("decoder", "bench", "packaging") for folder in (ROOT / room).rglob("*") if folder.is_dir()
+    }
+    files = {str(folder.relative_to(ROOT)): len(list(folder.glob("*.py"))) for folder in rooms}
+    assert len(files) > 30
+    assert {name: count for name, count in files.items() if count > FILES} == {}
 
 
 def _programs() -> Iterator[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from argparse import Namespace
 from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,6 @@ from decoder.grants.statements import DENIED, ID, PRINT, REVOKED, Grant, Tombsto
 from decoder.node.newfile import write_new
 
 if TYPE_CHECKING:
-    from argparse import Namespace
-
     from decoder.grants.keys import Keys, OwnKey
     from decoder.grants.owner import Found
     from decoder.grants.statements import Request
@@ -67,8 +66,9 @@ def run(parsed: Namespace) -> None:
     if parsed.verb == "wrap-key":
         _write(parsed.output, wrap_key(parsed.key, parsed.provider, parsed.password_file))
         return
-    parsed.repository = artifacts.canonical(parsed.repository)
-    parsed.requests = artifacts.canonical(parsed.requests or artifacts.requests_of(parsed.repository))
+    repository = artifacts.canonical(parsed.repository)
+    requests = artifacts.canonical(parsed.requests or artifacts.requests_of(repository))
+    parsed = Namespace(**{**vars(parsed), "repository": repository, "requests": requests})
     {"list": _list, "approve": _approve, "deny": _deny, "revoke": _revoke, "log": _log}[parsed.verb](parsed)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from decoder import limits
+from decoder import keywrap
 from decoder.errors import KeyFileError, UsageError, quoted
 from decoder.image.recipients import PROTOCOLS
 
@@ -69,43 +69,14 @@ def with_protocol(text: str, read: Callable[[str], bytes]) -> tuple[str, str]:
     """
     if text.partition(":")[0] in PROTOCOLS:
         return text, ""
-    protocol = _protocol(text, read)
+    try:
+        data = read(text) if os.path.exists(text) and not os.path.isdir(text) else b""
+    except KeyFileError:
+        return text, ""
+    try:
+        protocol = keywrap.scheme_for(text, data)
+    except KeyFileError as error:
+        raise UsageError(f"--recipient {quoted(text)}: {error}") from error
     if not protocol:
         return text, ""
     return f"{protocol}:{text}", f"--recipient {quoted(text)} is taken as {quoted(f'{protocol}:{text}')}"
-
-
-def _protocol(text: str, read: Callable[[str], bytes]) -> str:
-    if not os.path.exists(text) or os.path.isdir(text):
-        return "pgp" if "@" in text and "/" not in text else ""
-    try:
-        data = read(text)
-    except KeyFileError:
-        return ""
-    if b"-----BEGIN PGP PUBLIC KEY" in data:
-        advice = f"choose from it with --gpg-keyring {text} --recipient pgp:EMAIL"
-        raise UsageError(f"--recipient {quoted(text)} holds OpenPGP certificates; {advice}")
-    if b"-----BEGIN CERTIFICATE-----" in data or _is_der_certificate(data):
-        return "pkcs7"
-    if data.startswith(b"pkcs11") or b"\npkcs11:" in data:
-        return "pkcs11"
-    is_key = (
-        any(label in data for label in (b"PUBLIC KEY-----", b"PRIVATE KEY-----"))
-        or data.lstrip()[:1] == b"{"
-        or data[:1] == b"\x30"
-    )
-    return "jwe" if is_key else ""
-
-
-def _is_der_certificate(data: bytes) -> bool:
-    if data[:1] != b"\x30" or len(data) > limits.CERTIFICATE_BYTES:
-        return False
-    from cryptography.x509 import load_der_x509_certificate
-
-    from decoder.formats.certificates import UNREADABLE
-
-    try:
-        load_der_x509_certificate(data)
-    except UNREADABLE:
-        return False
-    return True

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from decoder.keywrap.recipient import KeyName, RecipientRules
 
 
+def suits(_text: str, data: bytes) -> bool:
+    """Check whether a file holds a key; see `keywrap.Scheme`. A private one is refused when it is read."""
+    is_pem = any(label in data for label in (b"PUBLIC KEY-----", b"PRIVATE KEY-----"))
+    return is_pem or data.lstrip()[:1] == b"{" or data[:1] == b"\x30"
+
+
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Read the public keys in a file; see `keywrap.Scheme`."""
     from decoder.keywrap.jwe.publickey import material

@@ -30,6 +30,14 @@ if TYPE_CHECKING:
     from decoder.keywrap.recipient import KeyName, RecipientRules
 
 
+def suits(text: str, data: bytes) -> bool:
+    """Check whether a recipient is an e-mail address; see `keywrap.Scheme`."""
+    if b"-----BEGIN PGP PUBLIC KEY" in data:
+        advice = f"choose from it with --gpg-keyring {text} --recipient pgp:EMAIL"
+        raise KeyFileError(f"it holds OpenPGP certificates; {advice}")
+    return not data and "@" in text and "/" not in text
+
+
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Find a certificate by user ID, fingerprint or key ID; see `keywrap.Scheme`."""
     from decoder.keywrap.pgp.keyring import select

@@ -43,6 +43,11 @@ class WrappedBlob(Record):
     blob: bytes
 
 
+def suits(_text: str, data: bytes) -> bool:
+    """Check whether a file names a key on a token; see `keywrap.Scheme`."""
+    return data.startswith(b"pkcs11") or b"\npkcs11:" in data
+
+
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Read a file with public keys or certificates, or with the URI of a key on a token; see `keywrap.Scheme`."""
     from decoder.keywrap.publickeys import check_size, read_public_keys

@@ -69,6 +69,23 @@ class _DoesNotFitError(Exception):
     """The key opens no recipient's wrapped key; the text says whether the key was tried."""
 
 
+def suits(_text: str, data: bytes) -> bool:
+    """Check whether a file holds a certificate; see `keywrap.Scheme`."""
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        return True
+    if data[:1] != b"\x30" or len(data) > limits.CERTIFICATE_BYTES:
+        return False
+    from cryptography.x509 import load_der_x509_certificate
+
+    from decoder.formats.certificates import UNREADABLE
+
+    try:
+        load_der_x509_certificate(data)
+    except UNREADABLE:
+        return False
+    return True
+
+
 def read_recipient(value: str, rules: RecipientRules) -> list[bytes]:
     """Read the certificates in a file; see `keywrap.Scheme`."""
     from decoder.keywrap.publickeys import read_public_keys
