@@ -39,7 +39,7 @@ class Bench(NamedTuple):
     rounds: int
 
     def turns(self, every: int) -> int:
-        """Return how often they take turns with what is measured in every third round, or the like; at least once."""
+        """Return how often they take turns if that is in every second round, every third, and so on; at least once."""
         return -(-self.rounds // every)
 
 
@@ -74,8 +74,9 @@ def run(program: Path, layer: Layer, *arguments: str, check_bytes: bool = False,
     Raises:
         RunError: the exit status is not 0, or the plaintext is not that of the layer.
     """
-    script = [sys.executable, "-IS", process.__file__, str(layer.size), str(copies), layer.plain_sha256 * check_bytes]
-    command, environment = [*script, str(program), *arguments], {**os.environ, **layer.environment}
+    script = [sys.executable, "-IS", process.__file__]
+    options = [str(layer.size), str(copies), layer.plain_sha256 if check_bytes else ""]
+    command, environment = [*script, *options, str(program), *arguments], {**os.environ, **layer.environment}
     with TemporaryFile("w+") as errors:  # a file, because an agent that stays behind could hold a pipe open
         done = subprocess.run(
             command, input=layer.payload, stdout=subprocess.PIPE, stderr=errors, env=environment, check=False
