@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
-from decoder.keys.file import read_key_file
+from decoder.keys.file import is_inside, read_key_file
 
 if TYPE_CHECKING:
     from decoder.keys.keyring import Keyring
@@ -130,7 +130,7 @@ def _walk(keyring: Keyring, directory: str, root: str, seen: set[tuple[int, int]
     for entry in entries:
         try:
             status = entry.stat()
-            outside = entry.is_symlink() and not os.path.realpath(entry.path).startswith(os.path.join(root, ""))
+            outside = entry.is_symlink() and not is_inside(entry.path, root)
         except OSError as error:
             keyring.notes.skip(quoted(entry.name), error.strerror)
             continue

@@ -140,6 +140,11 @@ def read_key_file(path: str, private: bool = False) -> bytes:
         raise KeyFileError(error.strerror or "it cannot be read") from error
 
 
+def is_inside(path: str, directory: str) -> bool:
+    """Check whether a path leads to a place below a directory when links are followed."""
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(directory), ""))
+
+
 def _too_open(status: os.stat_result) -> int:
     """Return the mode bits that a private file must not have; Kubernetes mounts Secrets as root, with our group."""
     if status.st_uid == 0 and os.geteuid() != 0:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from decoder import limits
 from decoder.errors import KeyFileError, UsageError, quoted
-from decoder.keys.file import read_key_file
+from decoder.keys.file import is_inside, read_key_file
 from decoder.provider import Checked, Option, Use
 from decoder.provider.errors import ProviderError
 from decoder.provider.policy import KeyPolicy
@@ -129,9 +129,8 @@ class Local:
     def _key(self, url: str) -> bytes:
         path = os.path.join(self._directory, url.removeprefix(_SCHEME))
         if url != self._policy.configured:
-            inside = os.path.join(os.path.realpath(self._directory), "")
             path = os.path.realpath(path)
-            if not path.startswith(inside):
+            if not is_inside(path, self._directory):
                 raise ProviderError(f"the key {url} is a link that leads out of the directory of keys")
         return _read_key(path, url)
 

@@ -8,7 +8,7 @@ from tempfile import NamedTemporaryFile
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
-from decoder.keys.file import read_key_file
+from decoder.keys.file import is_inside, read_key_file
 from decoder.provider.errors import ProviderError
 
 
@@ -44,7 +44,7 @@ def _inside(keypath: str, directory: str | None) -> str:
     if not directory:
         raise ProviderError("the key spec has keypath, but this server reads no files: its option keys allows them")
     path = os.path.realpath(os.path.join(directory, keypath))
-    if not path.startswith(os.path.join(os.path.realpath(directory), "")):
+    if not is_inside(path, directory):
         raise ProviderError(f"the keypath {quoted(keypath)} is not below the directory that the option keys names")
     return path
 

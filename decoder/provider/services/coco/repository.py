@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from decoder.errors import KeyFileError, quoted
-from decoder.keys.file import read_key_file
+from decoder.keys.file import is_inside, read_key_file
 from decoder.keywrap.kid import PLUGIN
 from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.keypath import write_new
@@ -56,12 +56,12 @@ class Repository:
             raise ProviderError(f"it only has resources of the plugin {PLUGIN}")
         if not os.path.isdir(self._directory):
             raise ProviderError("there is no such directory")
-        inside = os.path.join(os.path.realpath(self._directory), "")
         for name in (resource.path, resource.path.replace("/", _FLAT_SLASH)):
-            path = os.path.realpath(inside + name)
-            if not os.path.lexists(inside + name):
+            link = os.path.join(self._directory, name)
+            if not os.path.lexists(link):
                 continue
-            if not path.startswith(inside):
+            path = os.path.realpath(link)
+            if not is_inside(path, self._directory):
                 raise ProviderError(f"its file {quoted(name)} is a link that leads out of the directory")
             try:
                 return read_key_file(path)
