@@ -45,7 +45,26 @@ def test_containerd_reads_the_snippet(program: str, snippet: str, tmp_path: Path
             ["--decryption-keys-path", "/etc/containerd/ocicrypt/keys"],
         )
     plugin = "io.containerd.cri.v1.images" if "v3" in snippet else "io.containerd.grpc.v1.cri"
-    assert configuration["plugins"][plugin]["image_decryption"]["key_model"] == "node"
+    assert configuration["plugins"][plugin]["image_decryption"]["key_model"] == "node"  # containerd's default
+
+
+@pytest.mark.parametrize(("program", "snippet"), PROGRAMS.values(), ids=PROGRAMS)
+def test_a_configuration_that_imports_the_snippet_keeps_its_own_settings(
+    program: str, snippet: str, tmp_path: Path
+) -> None:
+    version, plugin = (3, "io.containerd.cri.v1.images") if "v3" in snippet else (2, "io.containerd.grpc.v1.cri")
+    own = tmp_path / "config.toml"
+    own.write_text(
+        f'version = {version}\nimports = ["{ROOT / "config" / snippet}"]\n'
+        f'[plugins."{plugin}"]\nmax_concurrent_downloads = 7\n'
+        f'[stream_processors."{GZIP}"]\naccepts = ["{images.GZIP}+encrypted"]\npath = "/nonexistent"\n'
+    )
+    command = [program, "--config", str(own), "--root", str(tmp_path), "config", "dump"]
+    dumped = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    configuration = tomllib.loads(dumped.stdout)
+    assert configuration["plugins"][plugin]["max_concurrent_downloads"] == 7
+    assert configuration["stream_processors"][GZIP]["path"] == "ctd-decoder"
+    assert len(configuration["stream_processors"][GZIP]["accepts"]) == 3
 
 
 @pytest.fixture(scope="module")

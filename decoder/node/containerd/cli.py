@@ -34,7 +34,7 @@ def _parser() -> Parser:
         "containerd",
         help="stream processors that decrypt layers with this program",
         description="Print the stream processors that make containerd decrypt layers with this program.\n"
-        "Put them into containerd's configuration file, then restart containerd.",
+        "Put them into containerd's configuration file, or into a file that it imports; then restart containerd.",
         epilog=f"versions of the configuration file:\n{_VERSIONS}",
     )
     containerd.add_argument(

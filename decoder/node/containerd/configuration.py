@@ -57,11 +57,7 @@ def snippet(version: int, keys_directory: str = KEYS_DIRECTORY) -> str:
         "",
         "[stream_processors]",
         *(line for processor in PROCESSORS for line in _processor(processor, keys_directory)),
-        "",
-        '# Kubernetes: the keys that the CRI plugin may use for an image; "node" means the keys of this node.',
-        f'[plugins."{CRI_PLUGINS[version]}".image_decryption]',
-        '  key_model = "node"',
-    ]
+    ]  # no section of a plugin: where this is imported, containerd 1.6 would drop the plugin's other settings
     return "\n".join(lines) + "\n"
 
 
