@@ -27,3 +27,9 @@ def _forks() -> Iterator[None]:
         if measures == _CONFIGURATION:
             patch.delenv(_MEASURES)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end() -> Iterator[None]:
+    yield
+    forked.end()

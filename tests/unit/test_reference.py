@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from contextlib import redirect_stdout, suppress
+from functools import cache
 from importlib import import_module
 
 import pytest
@@ -14,8 +15,12 @@ from decoder.arguments import COMMANDS, parse_arguments
 from decoder.image.transport import TRANSPORTS
 from decoder.keywrap import SCHEMES
 
-_PAGES = man.pages(0)
 _PROVIDERS = [("keyprovider", verb, "--provider", name) for verb in parsers.VERBS for name in parsers.providers()]
+
+
+@cache
+def pages() -> dict[str, str]:
+    return man.pages(0)
 
 
 def options_in_help(*words: str) -> set[str]:
@@ -39,7 +44,7 @@ def options_in_page(name: str) -> set[str]:
     """Read the options that have an entry in a page."""
     return {
         f"--{option}"
-        for entry in re.findall(r"^\.It Fl.*$", _PAGES[name], re.MULTILINE)
+        for entry in re.findall(r"^\.It Fl.*$", pages()[name], re.MULTILINE)
         for option in re.findall(r"Fl Fl (\S+)", entry)
     }
 
@@ -62,15 +67,15 @@ def test_page_has_an_entry_for_every_option_and_no_other(page: str, commands: li
 def test_every_command_has_a_page() -> None:
     modules = {COMMANDS[command] for command in parsers.COMMANDS}
     assert modules == set(COMMANDS.values())  # a second name for a command needs no second entry
-    words = {command for command in parsers.COMMANDS if f"ctd-decoder-{command}.1" in _PAGES}
+    words = {command for command in parsers.COMMANDS if f"ctd-decoder-{command}.1" in pages()}
     assert words == {"image", "keyprovider", "agent", "grants"}
     for command in parsers.COMMANDS:
-        assert f".It Cm {command}" in _PAGES["ctd-decoder.1"]
+        assert f".It Cm {command}" in pages()["ctd-decoder.1"]
 
 
 def options_of_verbs(page: str) -> dict[str, set[str]]:
     """Read the options of each verb: those in its own section, and those that the page lists for several."""
-    sections = re.findall(r"^\.Ss Options of (.+)\n((?:(?!\.S[sh]).*\n)*)", _PAGES[page], re.MULTILINE)
+    sections = re.findall(r"^\.Ss Options of (.+)\n((?:(?!\.S[sh]).*\n)*)", pages()[page], re.MULTILINE)
     listed = {title: set(re.findall(r"^\.It .*?Fl Fl (\S+)", text, re.MULTILINE)) for title, text in sections}
     assert listed
     return listed
@@ -81,8 +86,8 @@ def test_every_verb_is_introduced_and_has_its_options(command: str) -> None:
     page = f"ctd-decoder-{command}.1"
     listed = options_of_verbs(page)
     for verb in parsers.verbs(command):
-        assert re.search(rf"^\.(It )?Cm {verb}$", _PAGES[page], re.MULTILINE), verb
-        synopsis = _PAGES[page].partition(".Sh DESCRIPTION")[0]
+        assert re.search(rf"^\.(It )?Cm {verb}$", pages()[page], re.MULTILINE), verb
+        synopsis = pages()[page].partition(".Sh DESCRIPTION")[0]
         assert re.search(rf"\b{verb}\b", synopsis), verb
         wanted = {option.removeprefix("--") for option in options_in_help(command, verb)}
         shared = [names for title, names in listed.items() if verb in re.split(r", | and ", title)]
@@ -90,17 +95,17 @@ def test_every_verb_is_introduced_and_has_its_options(command: str) -> None:
 
 
 def test_image_page_has_every_transport_and_scheme() -> None:
-    page = _PAGES["ctd-decoder-image.1"]
+    page = pages()["ctd-decoder-image.1"]
     for name in [*TRANSPORTS, *SCHEMES]:
         assert re.search(rf"^\.It Li {name}:", page, re.MULTILINE), name
 
 
 def test_pages_are_complete() -> None:
-    for text in _PAGES.values():
+    for text in pages().values():
         assert not re.search(r"^@|@(DATE|OPTIONS)", text, re.MULTILINE)
         assert ".Sh EXAMPLES" in text
 
 
 def test_page_of_the_site_lists_the_same_options() -> None:
     listed = set(re.findall(r"`(--[a-z][\w-]*)", markdown.options_page()))
-    assert listed == {option for name in _PAGES if name.startswith("ctd-decoder") for option in options_in_page(name)}
+    assert listed == {option for name in pages() if name.startswith("ctd-decoder") for option in options_in_page(name)}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import io
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from decoder.keywrap import jwe
 from decoder.layer import annotations as layer
 from decoder.layer import stream
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SYMMETRIC_KEY = bytes(range(32))
 NONCE = bytes(range(100, 116))
@@ -35,8 +39,11 @@ class MemoryFile(io.BytesIO):
 
 @cache
 def rsa_key(bits: int = 2048) -> rsa.RSAPrivateKey:
-    """Make an RSA key, once."""
-    return rsa.generate_private_key(65537, bits)
+    """Read the RSA key of a size from the directory `rsa`: to make one would take up to a second."""
+    data = (Path(__file__).with_name("rsa") / f"{bits}.pem").read_bytes()
+    key = load_pem_private_key(data, None, unsafe_skip_rsa_key_validation=True)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return key
 
 
 @cache

@@ -6,7 +6,6 @@ are the tests of the start itself, and of what is imported then.
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
 import select
@@ -78,7 +77,7 @@ def run(
         payload_source, payload_feed = os.pipe()
         theirs.append(payload_source)
         feeds.append((payload_feed, streams.payload))
-    socket.send_fds(_server(), [json.dumps(request).encode()], theirs)
+    socket.send_fds(_server()[0], [json.dumps(request).encode()], theirs)
     for descriptor in theirs:
         os.close(descriptor)
     with ThreadPoolExecutor(4) as pool, open(answers, "rb", buffering=0) as numbers:
@@ -96,9 +95,18 @@ def run(
     return subprocess.CompletedProcess(command, status, *texts)
 
 
+def end() -> None:
+    """End the process that forks, if there is one, and wait until it has saved what it measured."""
+    if _server.cache_info().currsize:
+        requests, process = _server()
+        requests.close()
+        process.wait()
+        _server.cache_clear()
+
+
 @cache
-def _server() -> socket.socket:
-    """Start the process that forks; it ends with this one."""
+def _server() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """Start the process that forks."""
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with its:
         process = subprocess.Popen(
@@ -107,13 +115,7 @@ def _server() -> socket.socket:
             pass_fds=[its.fileno()],
             env={name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)},
         )
-
-    def end() -> None:
-        ours.close()
-        process.wait()
-
-    atexit.register(end)
-    return ours
+    return ours, process
 
 
 def _feed(descriptor: int, data: bytes) -> None:

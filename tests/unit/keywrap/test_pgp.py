@@ -8,6 +8,7 @@ import random
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -121,32 +122,38 @@ def test_what_follows_the_encrypted_data_is_ignored(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (writer.literal(bytes(limits.PRIVATE_OPTIONS_BYTES + 1)), "it is cut short, or longer than 65536 bytes"),
-        (writer.deflated(writer.literal(bytes(70_000))), "it is cut short, or longer than 65536 bytes"),
-        (writer.deflated(writer.literal(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
         (
-            writer.deflated(writer.deflated(writer.literal(bytes(20 * limits.MIB)))),
+            lambda: writer.literal(bytes(limits.PRIVATE_OPTIONS_BYTES + 1)),
+            "it is cut short, or longer than 65536 bytes",
+        ),
+        (lambda: writer.deflated(writer.literal(bytes(70_000))), "it is cut short, or longer than 65536 bytes"),
+        (lambda: writer.deflated(writer.literal(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
+        (
+            lambda: writer.deflated(writer.deflated(writer.literal(bytes(20 * limits.MIB)))),
             "it is longer than 131072 bytes",
         ),
-        (writer.packet(8, b"\3" + bz2.compress(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
-        (writer.deflated(writer.packet(10, b"PGP") * 1_000_000), "it is longer than 131072 bytes"),
-        (writer.packet(8, b"\2" + zlib.compress(writer.literal(OPTIONS))[:-1]), "it is compressed, and cut short"),
-        (writer.packet(8, b"\2damaged"), "it is compressed, and damaged"),
-        (writer.packet(8, b"\3damaged"), "it is compressed, and damaged"),
-        (writer.packet(8, b"\4"), "it is compressed in an unknown way"),
-        (writer.packet(8, b""), "it ends too early"),
-        (nested(limits.PGP_NESTING + 1), "a packet of type 8 is out of place"),
-        (b"", "it does not hold exactly one piece of literal data"),
-        (writer.literal(OPTIONS) * 2, "it does not hold exactly one piece of literal data"),
-        (writer.packet(11, b"b\4"), "it is cut short, or longer than 65536 bytes"),
-        (writer.packet(18, b"\1"), "a packet of type 18 is out of place"),
-        (b"\xc0\0" * 20_000, "it has more than 16384 packets"),
+        (lambda: writer.packet(8, b"\3" + bz2.compress(bytes(20 * limits.MIB))), "it is longer than 131072 bytes"),
+        (lambda: writer.deflated(writer.packet(10, b"PGP") * 1_000_000), "it is longer than 131072 bytes"),
+        (
+            lambda: writer.packet(8, b"\2" + zlib.compress(writer.literal(OPTIONS))[:-1]),
+            "it is compressed, and cut short",
+        ),
+        (lambda: writer.packet(8, b"\2damaged"), "it is compressed, and damaged"),
+        (lambda: writer.packet(8, b"\3damaged"), "it is compressed, and damaged"),
+        (lambda: writer.packet(8, b"\4"), "it is compressed in an unknown way"),
+        (lambda: writer.packet(8, b""), "it ends too early"),
+        (lambda: nested(limits.PGP_NESTING + 1), "a packet of type 8 is out of place"),
+        (lambda: b"", "it does not hold exactly one piece of literal data"),
+        (lambda: writer.literal(OPTIONS) * 2, "it does not hold exactly one piece of literal data"),
+        (lambda: writer.packet(11, b"b\4"), "it is cut short, or longer than 65536 bytes"),
+        (lambda: writer.packet(18, b"\1"), "a packet of type 18 is out of place"),
+        (lambda: b"\xc0\0" * 20_000, "it has more than 16384 packets"),
     ],
 )
 def test_refuses_content_before_memory_grows(
-    content: bytes, reason: str, rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
+    content: Callable[[], bytes], reason: str, rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
 ) -> None:
-    wrapped = writer.message(content, *rsa_public)
+    wrapped = writer.message(content(), *rsa_public)
     tracemalloc.start()
     try:
         with pytest.raises(WrappedKeyError) as error:

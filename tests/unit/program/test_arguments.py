@@ -20,6 +20,7 @@ from tests.support.program.onelayer import PLAINTEXT, fails, run_layer
 from tests.support.program.processes import PROGRAM, Result, any_bytes, payload_bytes, run_decoder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 JWE_ANNOTATION = KEYS_PREFIX + "jwe"
@@ -83,21 +84,27 @@ def test_no_payload() -> None:
 @pytest.mark.parametrize(
     ("payload", "text"),
     [
-        (b"", "is empty"),
-        (payload_bytes(encrypted(PLAINTEXT).descriptor, {})[:-1], "cut short"),
-        (bytes(1 << 30), "larger than"),
-        (b"\x12\x80\x80\x80\x80\x04", "cut short"),
-        (any_bytes(b"no JSON"), "not JSON"),
-        (any_bytes(b"null"), "null"),
-        (any_bytes(b"{}"), "media type ''"),
-        (payload_bytes({"mediaType": "application/vnd.oci.image.layer.v1.tar"}, {}), "not that of an encrypted layer"),
-        (payload_bytes({**encrypted(b"").descriptor, "mediaType": 7}, {}), "Descriptor.mediaType"),
-        (payload_bytes({**encrypted(b"").descriptor, "annotations": {"a": "v" * 50_000_000}}, {}), "larger than"),
+        (lambda: b"", "is empty"),
+        (lambda: payload_bytes(encrypted(PLAINTEXT).descriptor, {})[:-1], "cut short"),
+        (lambda: bytes(1 << 30), "larger than"),
+        (lambda: b"\x12\x80\x80\x80\x80\x04", "cut short"),
+        (lambda: any_bytes(b"no JSON"), "not JSON"),
+        (lambda: any_bytes(b"null"), "null"),
+        (lambda: any_bytes(b"{}"), "media type ''"),
+        (
+            lambda: payload_bytes({"mediaType": "application/vnd.oci.image.layer.v1.tar"}, {}),
+            "not that of an encrypted layer",
+        ),
+        (lambda: payload_bytes({**encrypted(b"").descriptor, "mediaType": 7}, {}), "Descriptor.mediaType"),
+        (
+            lambda: payload_bytes({**encrypted(b"").descriptor, "annotations": {"a": "v" * 50_000_000}}, {}),
+            "larger than",
+        ),
     ],
     ids=["empty", "truncated", "1GiB", "1GiB-claimed", "no-JSON", "null", "no-members", "plain", "types", "50MB"],
 )
-def test_bad_payloads(payload: bytes, text: str) -> None:
-    fails(run_decoder(payload, b"x"), 3, text)
+def test_bad_payloads(payload: Callable[[], bytes], text: str) -> None:
+    fails(run_decoder(payload(), b"x"), 3, text)
 
 
 def test_unreadable_payload_descriptor(tmp_path: Path) -> None:
