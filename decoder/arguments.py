@@ -16,7 +16,7 @@ usage: ctd-decoder [--decryption-keys-path DIR] [--keyprovider-config FILE]
        ctd-decoder config containerd --help
        ctd-decoder doctor --help
        ctd-decoder agent status|stop --help
-       ctd-decoder grants list|approve|deny|revoke|log|approver --help
+       ctd-decoder grants list|approve|deny|revoke|log|fingerprint|wrap-key|approver --help
        ctd-decoder coco initdata --help
 
 Decrypt one layer of an encrypted container image, as containerd's stream processor:

@@ -64,6 +64,13 @@ def test_page_has_an_entry_for_every_option_and_no_other(page: str, commands: li
     assert options_in_page(page) == {option for words in commands for option in options_in_help(*words)}
 
 
+@pytest.mark.parametrize("command", ["image", "keyprovider", "agent", "grants"])
+def test_help_names_every_verb(command: str) -> None:
+    (line,) = (line for line in help_of().splitlines() if f"ctd-decoder {command} " in line)
+    verbs = {"agent": ["status", "stop"], "keyprovider": [*parsers.VERBS, parsers.REGISTER[0]]}
+    assert line.split()[2].split("|") == list(verbs.get(command) or parsers.verbs(command))
+
+
 def test_every_command_has_a_page() -> None:
     modules = {COMMANDS[command] for command in parsers.COMMANDS}
     assert modules == set(COMMANDS.values())  # a second name for a command needs no second entry
