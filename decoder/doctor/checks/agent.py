@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
+from decoder.agent import settings, status
 from decoder.doctor.finding import Finding
 from decoder.doctor.host import texts
 
@@ -18,7 +18,6 @@ _DIRECTORY = "/run/ctd-decoder"
 
 def check(node: Host) -> Iterator[Finding]:
     """Report what the agents of this user have done."""
-    status = import_module("decoder.agent.status")  # the agent is built on top of everything else
     found = status.all_statuses([node.place(_DIRECTORY), *status.directories()])
     if off := _switched_off(node):
         yield Finding("note", "agent", f"it is switched off by {off}")
@@ -35,7 +34,6 @@ def check(node: Host) -> Iterator[Finding]:
 
 def _switched_off(node: Host) -> str:
     """Return what keeps some layers from using the agent, or ""."""
-    settings = import_module("decoder.agent.settings")
     for processor in node.processors.values():
         if any(word.lstrip("-") == "no-agent" for word in texts(processor.table, "args")):
             return "--no-agent in the args of a stream processor"
