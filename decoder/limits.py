@@ -232,6 +232,9 @@ ARCHIVE_HEADER_BYTES = 64 * KIB  # one extended header
 ARCHIVE_LINKS = 8
 PASSWORD_BYTES = 4 * KIB
 IMAGE_BUFFER_BYTES = 1 * MIB
+# What temporary files leave free: the smaller one of these.
+TEMPORARY_RESERVE_BYTES = 1024 * MIB
+TEMPORARY_RESERVE_SHARE = 0.05  # of the file system
 
 # Images in a registry. The times are for one request; REGISTRY_LEAST_RATE, in bytes per second, bounds slow transfers.
 REGISTRY_CONNECT_SECONDS = 10.0

@@ -13,6 +13,7 @@ from decoder.errors import DigestError, ImageError
 from decoder.extras import missing
 from decoder.image import blobs
 from decoder.image.files.tarindex import Place, Section
+from decoder.image.room import check_room
 from decoder.layer.annotations import OCI_TAR
 
 if TYPE_CHECKING:
@@ -68,12 +69,12 @@ class Recompressed:
 
         Raises:
             DigestError: the layer's digest or size is wrong, or its content does not have the diff ID.
-            ImageError: it is not zstd, or a file cannot be written.
+            ImageError: it is not zstd, or a file cannot be written or needs more room than there is.
         """
         file = self._stack.enter_context(TemporaryFile(buffering=limits.IMAGE_BUFFER_BYTES))  # noqa: SIM115 - the stack closes it
         try:
             with blobs.checked(self._source, descriptor, advance) as reader:
-                digest, size, content = _convert(reader, file)
+                digest, size, content = _convert(reader, file, descriptor["digest"])
                 reader.check()
             file.flush()
         except OSError as error:
@@ -84,7 +85,7 @@ class Recompressed:
         return {"mediaType": f"{OCI_TAR}+gzip", "digest": digest, "size": size}
 
 
-def _convert(reader: CheckedReader, file: IO[bytes]) -> tuple[str, int, str]:
+def _convert(reader: CheckedReader, file: IO[bytes], name: str) -> tuple[str, int, str]:
     """Write the gzip stream; return its digest, its size, and the digest of its content."""
     content, digest, size = hashlib.sha256(), hashlib.sha256(), 0
     compressor = zlib.compressobj(wbits=_GZIP_WINDOW)
@@ -94,6 +95,7 @@ def _convert(reader: CheckedReader, file: IO[bytes]) -> tuple[str, int, str]:
             content.update(block)
             packed = compressor.compress(block) if block else compressor.flush()
             digest.update(packed)
+            check_room(file.fileno(), len(packed), name)
             size += file.write(packed)
             if not block:
                 return f"sha256:{digest.hexdigest()}", size, f"sha256:{content.hexdigest()}"

@@ -13,6 +13,7 @@ from typing import IO, Protocol
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
+from decoder.image.room import check_room
 from decoder.layer.stream import write_all
 
 STANDARD = "-"
@@ -67,7 +68,7 @@ def spooled(stream: Readable, name: str) -> Iterator[FileIO]:
         name: the stream's name in messages.
 
     Raises:
-        ImageError: it is damaged, or compressed other than with gzip.
+        ImageError: it is damaged, compressed other than with gzip, or needs more room than there is.
         OSError: reading or writing failed.
     """
     with TemporaryFile(buffering=0) as file:
@@ -80,20 +81,25 @@ def spooled(stream: Readable, name: str) -> Iterator[FileIO]:
 def _copy(stream: Readable, file: IO[bytes], name: str) -> None:
     block = _read(stream)
     _refuse_compressed(block[:2], name)
+
+    def write(data: bytes) -> None:
+        check_room(file.fileno(), len(data), quoted(name))
+        write_all(file, data)
+
     unpack = zlib.decompressobj(_GZIP_WINDOW) if block.startswith(_GZIP) else None
     is_begun = False  # whether a member of the gzip file has begun and not ended (RFC 1952 §2.2)
     while block:
         try:
             while block and unpack:
                 is_begun = True
-                write_all(file, unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
+                write(unpack.decompress(block, limits.IMAGE_BUFFER_BYTES))
                 block = unpack.unconsumed_tail
                 if unpack.eof:
                     block = unpack.unused_data.lstrip(b"\0")
                     unpack, is_begun = zlib.decompressobj(_GZIP_WINDOW), False
         except zlib.error as error:
             raise ImageError(f"{quoted(name)} is damaged: {error}") from error
-        write_all(file, block)
+        write(block)
         block = _read(stream)
     if unpack and is_begun:
         raise ImageError(f"{quoted(name)} is cut short")
