@@ -199,8 +199,6 @@ def _load_unusual(data: bytes, password: bytes, error: ValueError) -> object:
     """Load a key that the library rejects, or explain why it cannot be loaded."""
     from decoder.keys.formats.rsanumbers import parse_multi_prime
 
-    if cipher := _unknown_cipher(error):
-        raise KeyFileError(cipher) from error
     if (alone := _first_element(data)) != data:
         return _load_der(alone, password)
     try:

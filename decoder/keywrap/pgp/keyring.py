@@ -178,11 +178,7 @@ def _certificate(data: bytes) -> Cert:
 
 
 def _has_user_id(certificate: Cert, wanted: str) -> bool:
-    try:
-        user_ids = [str(user_id) for user_id in certificate.user_ids]
-    except RuntimeError:
-        return False
-    return any(_is_for(user_id, wanted) for user_id in user_ids)
+    return any(_is_for(str(user_id), wanted) for user_id in certificate.user_ids)
 
 
 def _is_for(user_id: str, wanted: str) -> bool:

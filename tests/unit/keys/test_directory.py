@@ -125,6 +125,14 @@ def test_link_loops_end(tmp_path: Path) -> None:
     assert names(found(tmp_path)) == ["'a/key.pem'"]
 
 
+def test_a_key_without_a_password_among_the_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys/key.pem").write_bytes(RSA)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    keys = found(tmp_path / "keys")
+    assert (names(keys), keys.notes.warnings) == (["'key.pem'"], [])
+
+
 def test_limits_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         (tmp_path / f"{number}.pem").write_bytes(RSA)

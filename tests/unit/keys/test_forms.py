@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from jwcrypto.jwk import JWK
 
+from decoder import limits
 from decoder.errors import KeyFileError
 from decoder.formats import ber
 from decoder.keys.file import recognise
@@ -219,8 +220,18 @@ def test_mutations_of_pbes2_raise_nothing_else() -> None:
                 pbes2.decrypt(data[:at] + bytes([value]) + data[at + 1 :], PASSWORD)
 
 
+def test_ciphers_of_pkcs8_that_are_not_supported_are_named() -> None:
+    data = encrypted_pkcs8(der(rsa_key()))
+    aes = bytes.fromhex("60864801650304012a")
+    assert reason(data.replace(aes, aes[:-1] + b"\x7f"), PASSWORD) == (
+        "it is encrypted with 2.16.840.1.101.3.4.1.127, which is not supported"
+    )
+
+
 def test_rsa_of_primes_that_do_not_fit() -> None:
     assert "cannot be parsed" in reason(multi_prime_der(6))
+    large = ber.der(ber.INTEGER, b"\1" * (limits.KEY_NUMBER_BYTES + 2))
+    assert "cannot be parsed" in reason(ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\1"), *[large] * 5))
     data = bytearray(multi_prime_der(3))
     data[40] ^= 1  # within the modulus
     assert "cannot be parsed" in reason(bytes(data))
@@ -267,6 +278,13 @@ def b64(number: int) -> str:
 )
 def test_rsa_jwks_without_members(without: tuple[str, ...]) -> None:
     assert loaded(jwk(rsa_key(), *without)) == [fingerprint(rsa_key())]
+
+
+def test_a_jwk_without_primes_whose_numbers_do_not_fit() -> None:
+    for name, number in (("d", 3), ("n", 1)):
+        assert reason(jwk(rsa_key(), "p", "q", **{name: b64(number)})) == (
+            "it cannot be parsed as a JWK: its numbers do not make a key"
+        )
 
 
 def test_a_jwk_of_three_primes() -> None:

@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.padding import PKCS7
-from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+from cryptography.hazmat.primitives.serialization.pkcs12 import serialize_key_and_certificates
+from cryptography.x509 import load_pem_x509_certificates
 
 from decoder import limits
 from decoder.errors import KeyFileError
@@ -21,9 +23,11 @@ from decoder.keys.file import recognise
 from decoder.keys.formats import pkcs12 as pkcs12_format
 from decoder.keys.privatekey import fingerprint
 from tests.support.keywrap.layers import ec_key, rsa_key
+from tests.support.network.x509_certificates import certificate
 from tests.support.program.processes import ROOT
 
 PASSWORD = b"correct horse"
+SHROUDED, NESTED = "2a864886f70d010c0a0102", "2a864886f70d010c0a0106"  # kinds of bags
 Key = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
@@ -63,16 +67,23 @@ def encrypted_data(content: bytes, iterations: int = 2048) -> bytes:
     return ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010706")), envelope)
 
 
-def pkcs12(*bags: bytes, encrypt: Callable[[bytes], bytes] | None = None) -> bytes:
-    """Write PKCS#12 with key bags, without a MAC (RFC 7292 §4)."""
+def bag(kind: str, content: bytes) -> bytes:
+    return ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex(kind)), ber.der(ber.EXPLICIT, content))
+
+
+def pkcs12(*keys: bytes, encrypt: Callable[[bytes], bytes] | None = None) -> bytes:
+    """Write PKCS#12 with key bags."""
+    return file_of(*(bag(SHROUDED, key) for key in keys), encrypt=encrypt)
+
+
+def file_of(*bags: bytes, encrypt: Callable[[bytes], bytes] | None = None) -> bytes:
+    """Write PKCS#12 with bags, without a MAC (RFC 7292 §4)."""
 
     def info(content: bytes) -> bytes:
         octets = ber.der(ber.EXPLICIT, ber.der(ber.OCTET_STRING, content))
         return ber.der(ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010701")), octets)
 
-    kind = bytes.fromhex("2a864886f70d010c0a0102")
-    safe = [ber.der(ber.SEQUENCE, ber.der(ber.OID, kind), ber.der(ber.EXPLICIT, bag)) for bag in bags]
-    contents = ber.der(ber.SEQUENCE, (encrypt or info)(ber.der(ber.SEQUENCE, *safe)))
+    contents = ber.der(ber.SEQUENCE, (encrypt or info)(ber.der(ber.SEQUENCE, *bags)))
     return ber.der(ber.SEQUENCE, ber.der(ber.INTEGER, b"\3"), info(contents))
 
 
@@ -92,6 +103,29 @@ def test_every_key_in_encrypted_contents_of_pkcs12() -> None:
     assert loaded(data, PASSWORD) == [fingerprint(key) for key in keys]
     assert reason(data, b"wrong").startswith("it is encrypted, and the password does not open it")
     assert reason(data) == "it cannot be opened without a password"
+
+
+def test_keys_in_nested_contents_of_pkcs12() -> None:
+    keys: list[Key] = [ec_key(), rsa_key()]
+    inner = ber.der(ber.SEQUENCE, bag(SHROUDED, locked(keys[1])))
+    assert loaded(file_of(bag(SHROUDED, locked(keys[0])), bag(NESTED, inner)), PASSWORD) == [
+        fingerprint(key) for key in keys
+    ]
+    for _ in range(limits.BER_DEPTH):
+        inner = ber.der(ber.SEQUENCE, bag(NESTED, inner))
+    assert pkcs12_format.private_keys(file_of(bag(NESTED, inner))) == []
+
+
+def test_a_malformed_safe_of_pkcs12_holds_no_keys() -> None:
+    data = file_of(ber.der(ber.SEQUENCE, b"\7"), bag(SHROUDED, locked(ec_key())))
+    assert pkcs12_format.private_keys(data, PASSWORD) == []
+    assert reason(data, PASSWORD) == "it is encrypted, and the password does not open it"
+
+
+def test_pkcs12_with_a_certificate_alone() -> None:
+    (found,) = load_pem_x509_certificates(certificate(rsa_key().public_key()))
+    data = serialize_key_and_certificates(None, None, None, [found], NoEncryption())
+    assert reason(data) == "it holds no private key"
 
 
 @pytest.mark.parametrize("iterations", [limits.KDF_ITERATIONS + 1, 1 << 62, 0])

@@ -121,6 +121,37 @@ def test_the_key_with_the_id_is_tried_first() -> None:
     assert reasons == []
 
 
+def test_a_key_that_is_named_by_its_id_or_its_fingerprint() -> None:
+    keys = keys_of(rsa_key(3072))
+    keys.add("broken", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+    keys.add("jwk", json.dumps({**json.loads(JWK.from_pyca(rsa_key()).export()), "kid": "image"}).encode())
+
+    def is_named(public: bytes) -> bool:
+        return jwe.names_key(jwe.wrap(OPTIONS, [public]), DecryptConfig(keys))
+
+    assert is_named(public_jwk(ec_key(), kid="image"))
+    assert is_named(public_pem(rsa_key()))
+    assert not is_named(public_pem(ec_key()))
+
+
+def test_keeps_some_recipients() -> None:
+    wrapped = jwe.wrap(OPTIONS, [public_pem(rsa_key()), public_pem(ec_key()), public_pem(rsa_key(3072))])
+    left = jwe.keep(wrapped, [1, 2])
+    assert key_ids(left) == [fingerprint(ec_key()), fingerprint(rsa_key(3072))]
+    assert unwrap(left, ec_key()) == (OPTIONS, [])
+    assert unwrap(left, rsa_key())[0] is None
+    with pytest.raises(WrappedKeyError, match=r"^this JWE has only one recipient$"):
+        jwe.keep(jwe.wrap(OPTIONS, [public_pem(rsa_key())]), [0])
+
+
+def test_wrap_reads_what_the_library_wrote(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipients = [public_pem(rsa_key()), public_pem(ec_key())]
+    other = jwe.wrap(OPTIONS, recipients[::-1])
+    monkeypatch.setattr(JWE, "serialize", lambda _token: other.decode())
+    with pytest.raises(KeyFileError, match=r"^a recipient could not open what was wrapped to it$"):
+        jwe.wrap(OPTIONS, recipients)
+
+
 def test_wrap_bounds_the_recipients() -> None:
     most = [public_pem(ec_key())] * limits.JWE_RECIPIENTS
     assert unwrap(jwe.wrap(OPTIONS, most), ec_key()) == (OPTIONS, [])
@@ -135,6 +166,11 @@ def test_wrap_bounds_the_recipients() -> None:
 def test_wrap_refuses_what_is_no_public_key(recipient: bytes) -> None:
     with pytest.raises(KeyFileError):
         jwe.wrap(OPTIONS, [recipient])
+
+
+def test_each_recipient_of_wrap_is_one_key() -> None:
+    with pytest.raises(KeyFileError, match=r"^it holds several keys$"):
+        jwe.wrap(OPTIONS, [public_pem(rsa_key()) + public_pem(ec_key())])
 
 
 def test_another_key_is_told_apart_from_a_damaged_jwe_by_nothing() -> None:

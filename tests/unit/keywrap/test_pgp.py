@@ -26,6 +26,7 @@ from decoder.keywrap.pgp import keyring as keyrings
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
+from decoder.keywrap.pgp.recipient import check_message, key_kinds
 from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
 from tests.support.keywrap import pgp_writer as writer
 from tests.support.keywrap.pgp_parts import ANNOTATION, OPTIONS, mutated, unwrap
@@ -106,6 +107,51 @@ def test_refuses_damaged_content(rsa_secret: KeyMaterial, rsa_public: tuple[rsa.
         opened, refusals = unwrap(damaged, rsa_secret)
         assert opened is None
         assert [refusal.rpartition(": ")[2] for refusal in refusals] == ["it does not open this wrapped key"]
+
+
+def test_opens_the_share_of_its_own_key_alone(
+    rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes]
+) -> None:
+    of_another = writer.session_key_packet(rsa_public[0], b"12345678", bytes(32))
+    message = of_another + writer.message(writer.literal(OPTIONS), *rsa_public)
+    assert unwrap(message, rsa_secret) == (OPTIONS, [])
+    assert [name.text for name in pgp.recipients(pgp.keep(message, [1]), {})] == [rsa_public[1].hex().upper()]
+
+
+def test_a_session_key_with_a_wrong_checksum_does_not_open(
+    rsa_secret: KeyMaterial, rsa_public: tuple[rsa.RSAPublicKey, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "sum", lambda _data: 7, raising=False)
+    opened, (refusal,) = unwrap(writer.message(writer.literal(OPTIONS), *rsa_public), rsa_secret)
+    assert opened is None
+    assert refusal.endswith(": it does not open this wrapped key")
+
+
+P256, UNKNOWN = bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2b8104007f")
+KDF = bytes([3, 1, 8, 9])  # SHA-256 and AES-256 (RFC 9580 §11.3)
+
+
+@pytest.mark.parametrize(
+    ("curve", "kdf", "kind"),
+    [
+        (P256, bytes([3, 1, 1, 9]), "ECDH secp256r1"),  # MD5
+        (P256, bytes([3, 1, 8, 1]), "ECDH secp256r1"),  # IDEA
+        (P256, KDF, "ECDH secp256r1"),  # a point that is not on the curve
+        (UNKNOWN, KDF, "ECDH of another curve"),
+    ],
+)
+def test_ecdh_that_cannot_be_computed(curve: bytes, kdf: bytes, kind: str) -> None:
+    """RFC 9580 §5.5.5.6, §5.1.5, §11.4: the key and the share of the session key are malformed or of unknown kinds."""
+    point = writer.mpi(int.from_bytes(b"\4" + bytes(range(64))))
+    scalar = writer.mpi(7)
+    public = bytes([4, 0, 0, 0, 0, 18, len(curve)]) + curve + point + kdf
+    checked = scalar + (sum(scalar) & 0xFFFF).to_bytes(2)
+    material = KeyMaterial("k", writer.packet(7, public + b"\0" + checked), b"")
+    (key,) = find_secret_keys(material)
+    share = writer.packet(1, b"\3" + key.key_id + bytes([18]) + point + bytes([40]) + bytes(40))
+    opened, refusals = unwrap(share + writer.packet(18, b"\1" + bytes(50)), material)
+    assert opened is None
+    assert refusals == [f"k ({kind}, key ID {key.key_id.hex().upper()}): it does not open this wrapped key"]
 
 
 @pytest.mark.parametrize("more", [b"\n", b"\0", b"junk", writer.literal(b"x")])
@@ -196,6 +242,17 @@ def test_wrap_refuses_a_certificate_that_asks_for_version_6() -> None:
     """The reference reads no such message."""
     with pytest.raises(KeyFileError, match=r"would not be opened: .* version 2 \(RFC 9580, AEAD\)"):
         pgp.wrap(OPTIONS, [bytes(generated(pysequoia.Profile.RFC9580).extract_certificate())])
+
+
+def test_what_was_wrapped_is_for_every_recipient(rsa_public: tuple[rsa.RSAPublicKey, bytes]) -> None:
+    wrapped = writer.message(writer.literal(OPTIONS), *rsa_public)
+    with pytest.raises(KeyFileError, match="its encryption key is of a type or curve that is not supported"):
+        check_message(wrapped, [bytes(generated().extract_certificate())])
+
+
+def test_the_kinds_of_keys_in_certificates() -> None:
+    keys = [generated(profile) for profile in (pysequoia.Profile.RFC4880, pysequoia.Profile.RFC9580)]
+    assert key_kinds([bytes(key.extract_certificate()) for key in keys]).endswith(", version 6")
 
 
 @pytest.mark.parametrize("wanted", ["Élodie Ünal", "Élodie Ünal <É@example.com>", "é@EXAMPLE.com"])

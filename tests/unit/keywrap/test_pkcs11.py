@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,54 @@ def test_a_jwk_is_a_public_key_and_no_key_file(form: str, tmp_path: Path) -> Non
     assert spki == rsa_key().public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     path.write_text('{"pkcs11": {"uri": "pkcs11:token=t"}, "kind": "other"}')
     assert pkcs11.is_key_file(path.read_bytes())
+    assert pkcs11.is_key_file(b'{"pkcs11": {"uri": "pkcs11:token=t"}')
+
+
+def test_keeps_some_recipients() -> None:
+    wrapped = wrapped_json(*(recipient(bytes([number]) * SMALL) for number in range(3)), other="x")
+    left = json.loads(pkcs11.keep(wrapped, [0, 2]))
+    assert left == {"version": 0, "other": "x", "recipients": [recipient(bytes([number]) * SMALL) for number in (0, 2)]}
+
+
+def key_file(module: Path, more: str = "") -> bytes:
+    return json.dumps({"pkcs11": {"uri": f"pkcs11:token=t;object=o?module-path={module}{more}"}}).encode()
+
+
+def test_a_key_file_without_a_pin(tmp_path: Path) -> None:
+    module = tmp_path / "module.so"
+    module.touch()
+    with pytest.raises(KeyFileError, match=r"^it has no PIN"):
+        pkcs11.find_key(key_file(module), pkcs11_config.Pkcs11Config((), (str(module),)))
+
+
+def test_without_the_yaml_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(WrappedKeyError, match=r"^the Python module yaml is not installed: "):
+        pkcs11_keyfile.parse_key_file(b"{}")
+
+
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("", "PKCS#11 needs a child process, but this Python does not know the path of its interpreter"),
+        ("/absent/python", "PKCS#11 needs a child process: No such file or directory"),
+        ("exit 3", "the module '{module}' ended its process without an answer"),
+        ("kill -SEGV $$", "the module '{module}' crashed (SIGSEGV)"),
+        (f"echo '{json.dumps({'missing': True})}'", "the Python module pkcs11 is not installed: "),
+        (
+            f"echo '{json.dumps({'modulus': 'f1', 'exponent': '2', 'sha256': True})}'",
+            "the public key on the token is not",
+        ),
+    ],
+)
+def test_processes_that_give_no_key(program: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script takes the place of the program, which packages start with an option."""
+    script, module = tmp_path / "ctd-decoder", tmp_path / "module.so"
+    script.write_text(f'#!/bin/sh\n[ "$*" = --pkcs11-child ] || exit 99\n{program}\n')
+    script.chmod(0o700)
+    module.touch()
+    monkeypatch.setattr(sys, "executable", program if program.startswith("/") or not program else str(script))
+    monkeypatch.setenv("OCICRYPT_CONFIG", str(write_config(tmp_path / "allowed.conf", str(module))))
+    with pytest.raises((KeyFileError, WrappedKeyError)) as caught:
+        pkcs11.wrap(b"options", [key_file(module)])
+    assert str(caught.value).startswith(error.format(module=module))

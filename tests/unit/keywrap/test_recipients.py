@@ -253,17 +253,28 @@ def test_certificates_that_are_not_valid(read: Read, how: dict[str, Any], reason
     assert "key agreement" in refusal(read, "jwe", certificate(ec_key().public_key(), usage="digital_signature"))
 
 
+RSA, PSS = "06092a864886f70d010101", "06092a864886f70d01010a"  # object identifiers
+P256, UNKNOWN = "06082a8648ce3d030107", "06082a8648ce3d03017f"
+
+
+def changed(data: bytes, old: str, new: str) -> bytes:
+    """Replace bytes, written in hexadecimal, by as many others."""
+    assert bytes.fromhex(old) in data
+    return data.replace(bytes.fromhex(old), bytes.fromhex(new), 1)
+
+
+def certificate_der(key: Any, **how: Any) -> bytes:
+    return load_pem_x509_certificate(certificate(key.public_key(), **how)).public_bytes(Encoding.DER)
+
+
 def pss() -> bytes:
     """Write a public key that is for RSA-PSS alone."""
-    return spki(rsa_key().public_key(), Encoding.DER).replace(
-        bytes.fromhex("06092a864886f70d0101010500"), bytes.fromhex("06092a864886f70d01010a0500")
-    )
+    return changed(spki(rsa_key().public_key(), Encoding.DER), RSA, PSS)
 
 
 def of_another_version() -> bytes:
     """Change the version of a certificate (RFC 5280 §4.1.2.1) to one that there is not."""
-    data = load_pem_x509_certificate(certificate(rsa_key().public_key())).public_bytes(Encoding.DER)
-    return data.replace(bytes.fromhex("a003020102"), bytes.fromhex("a00302016f"), 1)
+    return changed(certificate_der(rsa_key()), "a003020102", "a00302016f")
 
 
 @pytest.mark.parametrize(
@@ -282,8 +293,15 @@ def of_another_version() -> bytes:
         (b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nxsBN\n-----END PGP PUBLIC KEY BLOCK-----", "is not a public key"),
         (spki(rsa_key().public_key())[:-40], "is not a public key"),
         (of_another_version(), "a certificate of a version that does not exist"),
+        (changed(certificate_der(rsa_key()), f"300d{RSA}0500", f"300d{PSS}3000"), "it is an RSA-PSS key, which is for"),
+        (changed(certificate_der(ec_key()), P256, UNKNOWN), "it is a certificate whose key is not supported; RSA and"),
+        (changed(spki(ec_key().public_key(), Encoding.DER), P256, UNKNOWN), "of a type or curve that is not supported"),
+        (
+            changed(certificate_der(rsa_key(), usage="key_encipherment"), "03020520", "04020520"),
+            "extensions of its cert",
+        ),
     ],
-    ids=range(13),
+    ids=range(17),
 )
 def test_what_nobody_can_encrypt_to(read: Read, data: bytes, reason: str) -> None:
     assert reason in refusal(read, "jwe", data)

@@ -15,6 +15,7 @@ from decoder.keys.keyring import DecryptConfig
 from decoder.keys.privatekey import PrivateKey
 from decoder.keywrap import pkcs7
 from decoder.keywrap.pkcs7 import cms
+from decoder.keywrap.pkcs7.naming import subjects_of
 from decoder.layer import annotations as layer
 from tests.support.keywrap import pkcs7_writer as writer
 from tests.support.keywrap.layers import ec_key, pem, rsa_key
@@ -108,6 +109,44 @@ def test_wrap_refuses_what_is_no_certificate() -> None:
     for data, problem in problems.items():
         with pytest.raises(KeyFileError, match=problem):
             pkcs7.wrap(OPTIONS, [somebody().certificate, data])
+
+
+def certificate_with(modulus: bytes, exponent: bytes) -> bytes:
+    numbers = b"\0" + der(0x30, der(0x02, modulus), der(0x02, exponent))
+    public = der(0x30, algorithm(writer.RSA_ENCRYPTION, writer.NULL), der(0x03, numbers))
+    return der(0x30, der(0x30, der(0x02, b"\1"), *[der(0x30)] * 4, public))
+
+
+def test_wrap_refuses_weak_keys() -> None:
+    modulus = b"\x7f" + b"\xff" * (limits.WEAK_RSA_BITS // 8 - 1)
+    with pytest.raises(
+        KeyFileError, match=f"^it is a certificate, but its RSA key has less than {limits.WEAK_RSA_BITS} bits$"
+    ):
+        pkcs7.wrap(OPTIONS, [certificate_with(modulus, b"\3")])
+
+
+def test_keeps_some_recipients() -> None:
+    names = ("first", "second", "third")
+    wrapped = pkcs7.wrap(OPTIONS, [somebody(name).der for name in names])
+    found = [name.text for name in pkcs7.recipients(wrapped, {})]
+    assert sorted(found) == [f"issuer CN={name} serial 7" for name in names]
+    left = pkcs7.keep(wrapped, [0, 2])
+    assert [name.text for name in pkcs7.recipients(left, {})] == [found[0], found[2]]
+    for name in names:
+        assert (unwrap(left, somebody(name).key)[0] == OPTIONS) == (f"issuer CN={name} serial 7" != found[1])
+
+
+def test_keeps_recipients_only_in_the_form_of_the_reference() -> None:
+    parts = writer.gcm_parts(somebody().key, OPTIONS)
+    for form in (parts, writer.cbc_parts(somebody().key, bytes(16))):  # with a MAC; with a key identifier
+        with pytest.raises(WrappedKeyError, match=r"has other recipients, too, and its form cannot be rewritten$"):
+            pkcs7.keep(writer.enveloped(form), [0])
+
+
+def test_names_of_certificates_leave_out_what_is_malformed() -> None:
+    data = (b"no certificate", somebody().certificate, somebody("second").der)
+    assert set(subjects_of(data).values()) == {f"subject CN={name} serial 7" for name in ("first", "second")}
+    assert subjects_of(data[:1]) == {}
 
 
 @pytest.mark.parametrize("count", [0, limits.CMS_RECIPIENTS + 1])
@@ -205,10 +244,8 @@ def test_a_malformed_key_identifier_is_a_malformed_certificate(extension: bytes)
     ("modulus", "exponent"), [(b"", b"\3"), (b"\xff" * 256, b""), (b"\xfe" * 256, b"\3"), (b"\xff" * 60_000, b"\3")]
 )
 def test_wrap_refuses_unusable_rsa_keys(modulus: bytes, exponent: bytes) -> None:
-    numbers = b"\0" + der(0x30, der(0x02, modulus), der(0x02, exponent))
-    public = der(0x30, algorithm(writer.RSA_ENCRYPTION, writer.NULL), der(0x03, numbers))
     with pytest.raises(KeyFileError, match="not a usable RSA key"):
-        pkcs7.wrap(OPTIONS, [der(0x30, der(0x30, der(0x02, b"\1"), *[der(0x30)] * 4, public))])
+        pkcs7.wrap(OPTIONS, [certificate_with(modulus, exponent)])
 
 
 def test_a_malformed_key_hides_nothing() -> None:
