@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import quote
@@ -16,6 +16,7 @@ from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.files.dockerarchive import DockerArchive
 from decoder.image.files.spool import spooled
 from decoder.image.files.tarindex import TarIndex
+from decoder.node.network import explain
 
 if TYPE_CHECKING:
     from decoder.image.transport import ImageSource, Options
@@ -39,12 +40,19 @@ def open_source(name: str, place: str, _options: Options) -> Iterator[ImageSourc
     if not address.startswith(_UNIX):
         raise UsageError(f"${_VARIABLE} is {quoted(address)}; only unix:// can be used: try `docker save` in a pipe")
     path = address.removeprefix(_UNIX)
-    try:
-        with _asked(path, place) as response, spooled(response, f"{name}:{place}") as file:
-            yield DockerArchive(TarIndex(file, f"{name}:{place}"), f"{name}:{place}", "")
-    except (OSError, HTTPException) as error:
-        why = getattr(error, "strerror", "") or type(error).__name__
-        raise ImageError(f"docker's daemon at {quoted(path)}: {why}") from error
+    daemon = f"docker's daemon at {quoted(path)}"
+    with ExitStack() as stack:
+        try:
+            response = stack.enter_context(_asked(path, place))
+        except (OSError, HTTPException) as error:
+            raise ImageError(explain(error, daemon).text) from error
+        try:
+            file = stack.enter_context(spooled(response, f"{name}:{place}"))
+        except (HTTPException, ConnectionError, TimeoutError) as error:
+            raise ImageError(explain(error, daemon).text) from error
+        except OSError as error:
+            raise ImageError(f"{name}:{place}: {error.strerror}") from error
+        yield DockerArchive(TarIndex(file, f"{name}:{place}"), f"{name}:{place}", "")
 
 
 def open_target(name: str, _place: str, _options: Options) -> NoReturn:
