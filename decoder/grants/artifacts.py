@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from decoder import limits
-from decoder.errors import DigestError, ImageError, UsageError, quoted
+from decoder.errors import ImageError, UsageError, quoted
 from decoder.formats import wire
 from decoder.grants.errors import StatementError
 from decoder.grants.statements import GRANT, ID, PRINT, REQUEST, SEALED_KEY, TOMBSTONE
@@ -26,7 +26,7 @@ from decoder.record import Record
 from decoder.registry.client import RegistryClient
 from decoder.registry.hosts import UnreachableError
 from decoder.registry.login import Login, Logins
-from decoder.registry.queries import DIGEST_HEADER, MANIFESTS, compare, tag_pages
+from decoder.registry.queries import MANIFESTS, compare, tag_pages
 from decoder.registry.reference import parse_reference
 
 if TYPE_CHECKING:
@@ -210,8 +210,7 @@ class Repository:
         with self._client.send("PUT", location, headers, blob) as response:
             if response.status not in (201, 204):
                 raise self._client.failure(response, "it does not accept a blob")
-            if response.headers.get(DIGEST_HEADER, digest) != digest:
-                raise DigestError(f"{response.host} received something other than {digest}")
+            compare(response, digest)
 
     def delete(self, digest: str) -> bool:
         """Delete a manifest and all of its tags.

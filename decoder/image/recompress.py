@@ -18,7 +18,7 @@ from decoder.layer.annotations import OCI_TAR
 
 if TYPE_CHECKING:
     from decoder.image.blobs import Advance, CheckedReader
-    from decoder.image.transport import BlobReader, Descriptor, ImageSource
+    from decoder.image.transport import BlobReader, BlobSource, Descriptor
 
 _GZIP_WINDOW = 31  # zlib's number for gzip with the largest window
 
@@ -30,7 +30,7 @@ class Recompressed:
         source: the source of all other blobs.
     """
 
-    def __init__(self, source: ImageSource) -> None:
+    def __init__(self, source: BlobSource) -> None:
         self._source = source
         self._files: dict[str, tuple[IO[bytes], int]] = {}
         self._stack = ExitStack()
@@ -40,14 +40,6 @@ class Recompressed:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def root(self) -> Descriptor:
-        """Return the descriptor of the image."""
-        return self._source.root()
-
-    def referrers(self, digest: str) -> list[str]:
-        """Return the names of artifacts that refer to a manifest."""
-        return self._source.referrers(digest)
 
     def open(self, descriptor: Descriptor) -> AbstractContextManager[BlobReader]:
         """Open a blob of the source, or a recompressed one."""

@@ -65,7 +65,7 @@ class RegistryClient:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._web.__exit__()
+        self._web.close()
 
     def check(self, origin: Origin) -> None:
         """Check that requests to this host are allowed.

@@ -75,8 +75,6 @@ def naming(host: str) -> Iterator[None]:
     """
     try:
         yield
-    except ImageError:
-        raise
     except (HTTPError, HTTPException, OSError, ValueError) as error:
         failure = explain(error, host)
         raise _KINDS.get(failure.kind, UnreachableError)(failure.text) from error

@@ -136,10 +136,8 @@ class Web:
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._connections = Connections(tls)
 
-    def __enter__(self) -> Web:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the connections that are kept for further requests."""
         self._connections.clear()
 
     def request(

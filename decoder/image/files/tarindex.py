@@ -60,9 +60,6 @@ class TarIndex:
         except OSError as error:
             raise ImageError(f"{quoted(path)}: {error.strerror or error}") from error
 
-    def __contains__(self, name: str) -> bool:
-        return self._resolve(name) in self._places
-
     def section(self, name: str) -> Section:
         """Open a file in the archive.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 from decoder import limits
-from decoder.errors import ImageError, UsageError
+from decoder.errors import ImageError
 from decoder.image.registry.download import Download
 from decoder.image.registry.upload import Upload
 from decoder.image.transport import COSIGN_TAGS
@@ -83,10 +83,7 @@ def _mountable(reference: Reference, origin: str) -> str:
     transport, _, place = origin.partition(":")
     if transport != "docker":
         return ""
-    try:
-        source = parse_reference(place)
-    except UsageError:
-        return ""
+    source = parse_reference(place)  # it was opened before
     return source.name if source.host == reference.host and source.name != reference.name else ""
 
 
