@@ -121,17 +121,13 @@ def _is_locked(directory: int) -> bool:
 
 def _remove_stale(path: str) -> None:
     try:
-        status = os.lstat(path)
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise _refusal(path, "it exists and is not a socket")
+        if _is_in_use(path):
+            raise _refusal(path, "another program uses this socket")
+        os.unlink(path)
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise _refusal(path, error) from error
-    if not stat.S_ISSOCK(status.st_mode):
-        raise _refusal(path, "it exists and is not a socket")
-    if _is_in_use(path):
-        raise _refusal(path, "another program uses this socket")
-    try:
-        os.unlink(path)
     except OSError as error:
         raise _refusal(path, error) from error
 

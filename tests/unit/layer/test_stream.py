@@ -172,13 +172,15 @@ def always_ready() -> Iterator[int]:
     os.close(descriptor)
 
 
-def test_short_and_unready_reads_and_writes(always_ready: int) -> None:
+@pytest.mark.parametrize("head_bytes", [0, 64, 10_000])
+def test_short_and_unready_reads_and_writes(head_bytes: int, always_ready: int) -> None:
     plaintext = bytes(range(256)) * 4
     ciphertext, key = by_hand(plaintext)
-    sink = Reluctant(b"", always_ready)
-    stream.decrypt(
-        cast("stream.Source", Reluctant(ciphertext, always_ready)), cast("stream.Sink", sink), key, buffer_bytes=100
-    )
+    source, sink = cast("stream.Source", Reluctant(ciphertext, always_ready)), Reluctant(b"", always_ready)
+    if head_bytes:
+        source = stream.Rewound(source, head_bytes)
+        assert source.head == ciphertext[:head_bytes]
+    stream.decrypt(source, cast("stream.Sink", sink), key, buffer_bytes=100)
     assert sink.getvalue() == plaintext
 
 

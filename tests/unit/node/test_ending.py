@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
+from decoder.node import ending
 from tests.support.keywrap.layers import Layer, encrypted, pem, rsa_key
 from tests.support.program.processes import payload_bytes
 
@@ -79,6 +81,27 @@ def test_it_is_not_held_for_ever() -> None:
     assert not reader.is_alive()  # although nobody has collected the status
     assert process.wait(SECONDS) == 5
     process.communicate()
+
+
+def test_who_reads_standard_output(tmp_path: Path) -> None:
+    """While no child can be started, it is held only for a pipe with a reader."""
+    before = os.dup(1)
+    reading, writing = os.pipe()
+    try:
+        os.dup2(writing, 1)
+        os.close(writing)
+        assert ending._is_read()
+        os.close(reading)
+        assert not ending._is_read()
+        file = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1)
+        os.close(file)
+        assert not ending._is_read()
+        os.close(1)
+        assert not ending._is_read()
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def test_success_holds_nothing() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +16,9 @@ import pytest
 
 from decoder import limits
 from decoder.node import journal
+from decoder.node.containerd.contentstore import BLOBS
 from decoder.node.containerd.imagename import Image, find_image
-from decoder.node.journal import failures, ratelimit
+from decoder.node.journal import failures, ratelimit, waiting
 from decoder.provider.client import protocol
 from tests.support.keywrap.layers import encrypted
 from tests.support.program.processes import ROOT, payload_bytes, run_decoder
@@ -162,6 +165,40 @@ def test_a_failure_without_a_layer(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_no_image_is_found_in_no_store(tmp_path: Path) -> None:
     assert find_image(str(tmp_path), "sha256:" + "0" * 64) == Image()
     assert find_image(str(tmp_path), "../../etc/passwd") == Image()
+
+
+def test_an_image_is_named_by_its_index_if_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, manifest = (f"sha256:{each * 64}" for each in "ab")
+    folder = tmp_path / BLOBS
+    folder.mkdir(parents=True)
+    (folder / ("b" * 64)).write_text(json.dumps({"layers": [{"digest": layer}]}))
+    assert find_image(str(tmp_path), layer) == Image(manifest)
+    index = {"annotations": {"about": manifest}, "manifests": [{"digest": layer}]}
+    (folder / ("c" * 64)).write_text(json.dumps(index))
+    assert find_image(str(tmp_path), layer) == Image(f"sha256:{'c' * 64}")
+    index["manifests"] = [{"digest": manifest, "annotations": {"org.opencontainers.image.ref.name": "a:1"}}]
+    (folder / ("c" * 64)).write_text(json.dumps(index))
+    assert find_image(str(tmp_path), layer) == Image(f"sha256:{'c' * 64}", "'a:1'")
+    monkeypatch.setattr(limits, "IMAGE_NAME_SECONDS", -1.0)
+    assert find_image(str(tmp_path), layer) == Image()
+
+
+def test_no_alarm_is_set_outside_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the main thread can handle signals; the block runs in any."""
+    monkeypatch.setenv("STREAM_PROCESSOR_MEDIATYPE", "x")
+    done: list[float] = []
+
+    def work() -> None:
+        with waiting.noted("a key service"):
+            done.append(signal.getitimer(signal.ITIMER_REAL)[0])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [0.0]
+    with waiting.noted("a key service"):
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_standard_error_is_bounded() -> None:

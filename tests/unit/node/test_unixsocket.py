@@ -127,6 +127,14 @@ def test_a_directory_is_needed(path: str) -> None:
         _listen(f"{path}/below/socket")
 
 
+def test_names_that_no_file_can_have(path: str) -> None:
+    for wrong, reason in ((f"{os.path.dirname(path)}/{'x' * 256}", "File name too long"), ("/proc/socket", "")):
+        with pytest.raises(unixsocket.ListenError) as caught:
+            _listen(wrong)
+        assert str(caught.value).startswith(f"cannot listen on '{wrong[:50]}")
+        assert reason in str(caught.value)
+
+
 def test_a_path_must_be_absolute_and_short(path: str) -> None:
     unixsocket.check_path(path, "--listen")
     for wrong in ("relative", "/" + "x" * limits.UNIX_PATH_BYTES):

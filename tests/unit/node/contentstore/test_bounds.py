@@ -62,6 +62,15 @@ def test_the_time_is_bounded(store: Store, monkeypatch: pytest.MonkeyPatch, open
     assert opened == [str(store.blobs)]
 
 
+def test_a_strict_search_in_a_store_that_is_too_large(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = os.urandom(WINDOW)
+    store.add_manifest(labelled("in vain", store.add(layer)))
+    monkeypatch.setattr(limits, "STORE_SECONDS", -1.0)
+    search = contentstore.Search(str(store.root), layer, "", "no payload came", is_strict=True)
+    with pytest.raises(PayloadError, match=r"^--strict-lookup: the search was given up after 0 manifests$"):
+        next(iter(search))
+
+
 def test_time_that_keys_take_does_not_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     layer = os.urandom(WINDOW)
     digest = store.add(layer)

@@ -145,3 +145,4 @@ def test_a_containerd_without_arguments() -> None:
 
 def test_the_default_root() -> None:
     assert find_root() == DEFAULT_ROOT
+    assert find_root(1 << 22) == DEFAULT_ROOT  # there is no process with this number (proc(5), pid_max)
