@@ -14,8 +14,8 @@ def check_room(descriptor: int, size: int, name: str) -> None:
 
     Args:
         descriptor: the file.
-        size: how much is to be written next, in bytes.
-        name: what is written, for the message.
+        size: the number of bytes to write next.
+        name: the name of the written data, for the message.
 
     Raises:
         ImageError: TEMPORARY_RESERVE_SHARE of the file system, or TEMPORARY_RESERVE_BYTES, would not stay free.
