@@ -8,13 +8,13 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import grpc
 import pytest
 
-from decoder.provider.server.connections.http2 import GO_AWAY, Frames
+from decoder.provider.server.connections.http2 import GO_AWAY, PREFACE_BYTES, Frames
 from tests.support.network.certificates import issue, tls_options
 from tests.support.provider.serving import Server, ask, message, method_of, request_of, wait_for
 
@@ -22,6 +22,7 @@ LOOPBACK = ("--listen", "127.0.0.1:0")
 WRAP = request_of("keywrap", b'{"symkey":"c2VjcmV0","digest":"sha256:0","cipheroptions":{}}')
 METHOD = "/keyprovider.KeyProviderService/WrapKey"
 OWN = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+PATIENT = "limits.PROVIDER_SERVER_LEAVE_SECONDS = 60.0"  # however busy the machine is
 SLOW = """
 import time
 from decoder.provider import Use
@@ -49,6 +50,23 @@ def test_the_ends_of_frames() -> None:
         assert parts.follow(data[cut:] + settings) == len(data) - cut
         assert parts.at_boundary
     assert len(GO_AWAY) == 9 + 8
+
+
+def test_the_first_call_of_a_client() -> None:
+    preface, settings = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", bytes(3) + b"\x04\x00" + bytes(4)
+    headers = b"\x00\x00\x01\x01\x05\x00\x00\x00\x01" + b"\x82"
+    whole = Frames(PREFACE_BYTES)
+    whole.follow(preface + settings)
+    assert (whole.has_begun, whole.has_headers) == (True, False)
+    whole.follow(headers)
+    assert whole.has_headers
+    data = preface + settings + headers
+    for cut in range(1, len(data)):
+        parts = Frames(PREFACE_BYTES)
+        parts.follow(data[:cut])
+        assert parts.has_headers == (cut >= len(data) - 1)
+        parts.follow(data[cut:])
+        assert parts.has_headers
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])
@@ -92,8 +110,7 @@ def test_the_end_loses_no_call_of_any_client(local: tuple[str, ...], tmp_path: P
 
 def test_calls_of_connections_that_wait_to_be_accepted_are_answered(local: tuple[str, ...], tmp_path: Path) -> None:
     """They have reached the socket when SIGTERM comes; a client on a busy machine sends its call later."""
-    prelude = "limits.PROVIDER_SERVER_LEAVE_SECONDS = 6.0"
-    with Server(tmp_path, *local, *LOOPBACK, prelude=prelude) as server, ExitStack() as stack:
+    with Server(tmp_path, *local, *LOOPBACK, prelude=PATIENT) as server, ExitStack() as stack:
         os.kill(server.process.pid, signal.SIGSTOP)
         channels = [stack.enter_context(grpc.insecure_channel(server.target, OWN)) for _ in range(20)]
         calls = [method_of(channel, METHOD).future(message(WRAP), timeout=60) for channel in channels]
@@ -103,6 +120,59 @@ def test_calls_of_connections_that_wait_to_be_accepted_are_answered(local: tuple
         os.kill(server.process.pid, signal.SIGCONT)
         assert all(call.result() for call in calls)
     assert len(server.audit) == 20
+
+
+def test_the_first_call_of_a_connection_is_answered_if_it_comes_after_the_signal(
+    local: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The client learns only after SIGTERM that its connection is ready, and never tries again."""
+    with (
+        Server(tmp_path, *local, *LOOPBACK, prelude=PATIENT) as server,
+        ThreadPoolExecutor(2) as relays,
+        socket.create_server(("127.0.0.1", 0)) as door,
+        grpc.insecure_channel(f"127.0.0.1:{door.getsockname()[1]}", OWN) as channel,
+    ):
+        call = method_of(channel, METHOD).future(message(WRAP), timeout=120)
+        client, _ = door.accept()
+        door.close()
+        with client, connect(server.target) as upstream:
+            relays.submit(relay, client, upstream)
+            beginning = upstream.recv(1 << 16)
+            server.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: not is_listening(server.target))
+            upstream.settimeout(0.5)
+            with suppress(TimeoutError):  # GOAWAY would come now, and reach the client together with SETTINGS
+                beginning += upstream.recv(1 << 16)
+            upstream.settimeout(None)
+            client.sendall(beginning)
+            relays.submit(relay, upstream, client)
+            try:
+                assert call.result()
+            finally:
+                for end in (client, upstream):  # which ends the relays
+                    with suppress(OSError):
+                        end.shutdown(socket.SHUT_RDWR)
+
+
+def relay(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes, until the end."""
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_RDWR)
+
+
+def connect(target: str) -> socket.socket:
+    host, _, port = target.rpartition(":")
+    return socket.create_connection((host, int(port)), 60)
+
+
+def is_listening(target: str) -> bool:
+    try:
+        connect(target).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def connections_to(target: str) -> int:

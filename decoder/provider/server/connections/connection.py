@@ -13,7 +13,7 @@ from decoder import limits
 from decoder.formats.certificates import UNREADABLE
 from decoder.provider.server import tls
 from decoder.provider.server.clients import peer
-from decoder.provider.server.connections.http2 import GO_AWAY, Frames
+from decoder.provider.server.connections.http2 import GO_AWAY, PREFACE_BYTES, Frames
 
 if TYPE_CHECKING:
     import asyncio
@@ -63,9 +63,9 @@ class Connection:
         self._ended = ended
         self._server: socket.socket | None = None
         self._has_spoken = self._is_finishing = self._is_closed = False
-        self._going: Literal["", "wanted", "sent"] = ""
+        self._going: Literal["", "later", "wanted", "sent"] = ""
         self._expires = float("inf")
-        self._frames = Frames()
+        self._frames, self._client_frames = Frames(), Frames(PREFACE_BYTES)
         self._to_client, self._to_server = bytearray(), bytearray()
         client.setblocking(False)
         self._client = client
@@ -79,17 +79,18 @@ class Connection:
         return self._expires < time()
 
     def go_away(self) -> None:
-        """Ask the client to use another connection for further calls; calls that it has begun are still answered."""
+        """Ask the client to use another connection for further calls; calls that it has begun are still answered.
+
+        A client without a call gets time for its first one. It has connected in order to send it, but must not send it
+        after GOAWAY (RFC 9113 §6.8). gRPC's clients even lose a call that waits for the server's SETTINGS then.
+        """
         if self._going or self._is_closed:
             return
-        if not self._frames.has_begun:
-            # The connection may be new, so its first calls are still accepted here.
-            self._loop.call_later(limits.PROVIDER_SERVER_LEAVE_SECONDS, self._leave_or_close)
+        if self._frames.has_begun and self._client_frames.has_headers:
+            self._ask_to_leave()
             return
-        self._going = "wanted"
-        if self._frames.at_boundary:
-            self._going = "sent"
-            self._send_to_client(GO_AWAY)
+        self._going = "later"
+        self._loop.call_later(limits.PROVIDER_SERVER_LEAVE_SECONDS, self._leave_or_close)
 
     def close(self, reason: str = "") -> None:
         """Close both sides.
@@ -111,10 +112,16 @@ class Connection:
                 side.close()
 
     def _leave_or_close(self) -> None:
-        if self._frames.has_begun:
-            self.go_away()
+        if self._frames.has_begun and not self._is_closed:
+            self._ask_to_leave()
         else:
             self.close()
+
+    def _ask_to_leave(self) -> None:
+        self._going = "wanted"
+        if self._frames.at_boundary:
+            self._going = "sent"
+            self._send_to_client(GO_AWAY)
 
     def _refuse_late(self) -> None:
         seconds = limits.PROVIDER_SERVER_HANDSHAKE_SECONDS
@@ -195,6 +202,8 @@ class Connection:
             self.close()
             return
         self.active = monotonic()
+        if not self._client_frames.has_headers:
+            self._client_frames.follow(data)
         self._send(self._server, self._to_server, data, self._flush_to_server)
         if not self._is_closed and len(self._to_server) > limits.PROVIDER_SERVER_BUFFER_BYTES:
             self._loop.remove_reader(self._client.fileno())
