@@ -75,7 +75,7 @@ def main() -> NoReturn:
 
 
 def _catch_signals() -> None:
-    """Make a layer fail visibly if a signal ends it. Signals that are ignored, as under nohup(1), stay ignored."""
+    """Turn signals that would end a layer into visible failures; ignored signals, as under nohup(1), stay ignored."""
     for number in _SIGNALS:
         if _signal.getsignal(number) in (_signal.SIG_DFL, _signal.default_int_handler):
             _signal.signal(number, lambda number, _: _fail(_SIGNALLED + number))
