@@ -197,7 +197,7 @@ def _checked(name: str, options: Mapping[str, object]) -> tuple[dict[str, str], 
             continue
         values = value if isinstance(value, list) and option.many else [value]
         if not all(isinstance(item, str) for item in values):
-            raise UsageError(f"the option {spelling} of the provider {name} must be a string")
+            raise UsageError(f"the option {spelling} of the provider {name} must be a string: {option.help}")
         if option.name == "allow-key":
             allowed += cast("list[str]", values)
         else:

@@ -208,7 +208,7 @@ def test_a_directory_that_is_removed(keys: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"key": 7}, "the option key of the provider local must be a string"),
+        ({"key": 7}, "the option key of the provider local must be a string: the file with the key"),
         ({"key": ["/a"]}, "the option key of the provider local must be a string"),
         ({"allow-key": ["a", 7]}, "the option allow-key of the provider local must be a string"),
     ],
