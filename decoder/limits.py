@@ -310,7 +310,8 @@ KBS_ADMIN_TOKEN_SECONDS = 300  # how long the token is valid that is created to 
 # The resident agent. A client's request holds its command line and environment. AGENT_SPARE_WORKERS wait for layers;
 # AGENT_WORKERS is how many layers are decrypted at a time: further clients decrypt without it.
 AGENT_REQUEST_BYTES = 128 * KIB
-AGENT_REQUEST_SECONDS = 1.0
+AGENT_REQUEST_SECONDS = 5.0  # a client that a busy machine holds up for longer decrypts by itself
+AGENT_KEEPER_REQUEST_SECONDS = 1.0  # between a worker and the keeper
 AGENT_BACKLOG = 4096
 AGENT_IDLE_SECONDS = 300.0
 AGENT_STOP_SECONDS = 10.0  # for `agent stop`

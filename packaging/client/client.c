@@ -34,6 +34,7 @@ enum { VERSION = 2 };
 enum { READY, STARTED, ENDED, NOTHING };
 enum { DESCRIPTORS = 4, PASSED = DESCRIPTORS + 1, FIRST_OF_OURS = 10 };
 enum { REQUEST_BYTES = 128 * 1024, REPLY_BYTES = 5 };
+/* A worker waits as long for the request: AGENT_REQUEST_SECONDS in decoder/limits.py. */
 enum { STARTED_MILLISECONDS = 5000, FOR_EVER = -1 };
 enum { ATTEMPTS = 3 }; /* an agent that ends while we wait for it is replaced */
 /* As in decoder/limits.py: HOLD_SECONDS, HOLD_POLL_SECONDS, HOLD_AFTER_SECONDS. */

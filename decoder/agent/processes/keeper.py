@@ -84,11 +84,11 @@ class _Keeper:
     def _answer(self, connection: socket.socket) -> None:
         with connection, suppress(Exception):  # the worker meets the same failure and reports it
             _, surroundings, provider, question = messages.receive(
-                connection, limits.AGENT_KEEPER_BYTES, limits.AGENT_REQUEST_SECONDS
+                connection, limits.AGENT_KEEPER_BYTES, limits.AGENT_KEEPER_REQUEST_SECONDS
             )
             self._settle(*cast("tuple[bytes, dict[bytes, bytes]]", surroundings))
             configured = keeping.unpack(cast("list[object]", provider))
-            connection.settimeout(limits.AGENT_REQUEST_SECONDS)
+            connection.settimeout(limits.AGENT_KEEPER_REQUEST_SECONDS)
             operation, data, parameters = cast("tuple[str, bytes, list[bytes]]", question)
             if operation == keeping.IS_KEPT:
                 is_kept = asking.has_opened(configured, data, parameters, self._held)

@@ -61,7 +61,7 @@ class KeptByAgent(Kept):
             return False
         question: list[object] = [IS_KEPT, data, parameters]
         with suppress(messages.MessageError, OSError, ValueError):
-            return bool(_converse(self._notices, pack(provider), question, limits.AGENT_REQUEST_SECONDS))
+            return bool(_converse(self._notices, pack(provider), question, limits.AGENT_KEEPER_REQUEST_SECONDS))
         return False
 
 

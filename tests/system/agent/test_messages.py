@@ -16,6 +16,7 @@ from decoder import limits
 from tests.support.program.agent import OTHER_USER, Agent, Place, works
 
 READY = b"\0\0\0\4\x93\2\0\0"
+STARTED = b"\0\0\0\4\x93\2\1\0"
 
 
 def connect(place: Place) -> socket.socket:
@@ -85,9 +86,22 @@ def test_malformed_requests(data: bytes, descriptors: int, served: Place) -> Non
     assert works(served)
 
 
+def test_a_client_that_is_held_up_for_a_while(served: Place) -> None:
+    """As on a busy machine, between READY and its request."""
+    directory = os.open("/", os.O_PATH)
+    try:
+        with connect(served) as connection:
+            time.sleep(2)
+            socket.send_fds(connection, [request(*GOOD)], [directory])
+            assert connection.recv(len(STARTED), socket.MSG_WAITALL) == STARTED
+    finally:
+        os.close(directory)
+
+
 def test_a_client_that_is_silent(served: Place) -> None:
     started = time.monotonic()
     with connect(served) as connection:
+        connection.settimeout(60)
         connection.sendall(b"\0\0\1\0half")
         assert connection.recv(1) == b""
     assert limits.AGENT_REQUEST_SECONDS - 0.1 < time.monotonic() - started < 60
