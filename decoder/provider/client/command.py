@@ -192,8 +192,6 @@ def _send(descriptor: int, unsent: memoryview) -> memoryview:
     """Write as much as the pipe takes, and return the rest, which is empty if nobody reads the pipe."""
     try:
         return unsent[os.write(descriptor, unsent) :]
-    except BlockingIOError:
-        return unsent
     except BrokenPipeError:
         return unsent[:0]
 

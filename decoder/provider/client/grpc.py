@@ -110,8 +110,9 @@ class _Call:
     def run(self, held: Held) -> bytes:
         """Call, and repeat after temporary failures."""
         codes, unreachable = self._grpc.StatusCode, None
-        for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
-            error = self._attempt(held)
+        pauses = network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS)
+        while True:
+            error, pause = self._attempt(held), next(pauses)
             if isinstance(error, bytes):
                 return self._result(error)
             if error.code() == codes.UNAVAILABLE:
@@ -123,7 +124,6 @@ class _Call:
                     raise NoKekServiceError("the server has no methods for key-encryption keys") from error
                 raise ProviderError(_cause(self._grpc, error, self._seconds)) from error
             time.sleep(pause)
-        raise AssertionError  # the pauses never end
 
     def _attempt(self, held: Held) -> Any:
         """Return the reply or the error. A connection that may be the cause of an error is not used again."""

@@ -135,7 +135,9 @@ def signatures(tls: GrpcTls) -> tuple[object, ...]:
 
 def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, bytes | None]:
     """Read the files. Repeat if they change meanwhile, because then the key may not match its certificate."""
-    for pause in (*limits.REPLACED_FILES_PAUSES_SECONDS, None):
+    pauses = iter(limits.REPLACED_FILES_PAUSES_SECONDS)
+    while True:
+        pause = next(pauses, None)
         before = signatures(tls)
         try:
             context = _context(tls)
@@ -148,7 +150,6 @@ def _load(tls: GrpcTls) -> tuple[ssl.SSLContext, bytes | None, bytes | None, byt
             if pause is None or signatures(tls) == before:
                 return context, roots, chain, key
         time.sleep(pause)
-    raise AssertionError  # the last round returns or raises
 
 
 def _warn_of_expiry(path: str, chain: bytes | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -135,4 +134,4 @@ def cause_of(error: OSError) -> str:
         if error.reason and _NO_CERTIFICATE in error.reason:
             return "the client sent no certificate"
         return f"TLS: {error.reason or type(error).__name__}"
-    return error.strerror or os.strerror(error.errno or 0) or type(error).__name__
+    return error.strerror or type(error).__name__

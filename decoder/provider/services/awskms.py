@@ -173,14 +173,15 @@ class _Service:
 
     def _ask(self, key: str, operation: str, request: Mapping[str, object], deadline: float) -> Any:
         """Ask KMS; while it throttles or cannot be reached, repeat with random pauses until the time is over."""
-        for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
+        pauses = network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS)
+        while True:
+            pause = next(pauses)
             try:
                 return getattr(self._client(self._region_of(key)), operation)(KeyId=key, **request)
             except (self._errors.BotoCoreError, self._errors.ClientError, OSError) as error:
                 if not self._may_pass(error) or pause + limits.RETRY_LEAST_SECONDS > deadline - monotonic():
                     raise ProviderError(self._reason(error)) from error
             sleep(pause)
-        raise AssertionError  # the pauses never end
 
     def _may_pass(self, error: Exception) -> bool:
         if isinstance(error, self._errors.ClientError):

@@ -112,8 +112,9 @@ class Session(requests.Session):
     def _send_until_taken(self, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         host = urlsplit(request.url or "").netloc
         is_patient = self._web.patient and not _is_probe(kwargs.get("timeout"))
-        for pause in network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS):
-            asked = 0.0
+        pauses = network.pauses(limits.PROVIDER_FIRST_PAUSE_SECONDS, limits.PROVIDER_LONGEST_PAUSE_SECONDS)
+        while True:
+            pause, asked = next(pauses), 0.0
             try:
                 response = self._send_once(request, host, **kwargs)
                 if response.status_code not in network.BUSY_STATUSES or self._is_final(response):
@@ -127,7 +128,6 @@ class Session(requests.Session):
             if max(pause, asked) + limits.RETRY_LEAST_SECONDS >= self._remaining():
                 raise failure
             sleep(max(pause, asked))
-        raise AssertionError  # the pauses never end
 
     def _is_final(self, response: requests.Response) -> bool:
         return any(text in response.content for text in self._web.final)

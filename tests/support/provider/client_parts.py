@@ -22,6 +22,7 @@ from google.protobuf.wrappers_pb2 import BytesValue  # a message with one field,
 from decoder.errors import ProviderFailedError
 from decoder.keys.keyring import DecryptConfig, Keyring
 from decoder.keywrap.keyprovider import KeyProvider
+from decoder.provider.client.grpc import KEK_SERVICE
 from tests.support.keywrap.layers import Layer, encrypted, private_options
 from tests.support.network import certificates
 from tests.support.network.certificates import key_of
@@ -183,8 +184,18 @@ def serving(
     certificate: Path | None = None,
     client_authority: Path | None = None,
     raw: bool = False,
+    has_keks: bool = False,
 ) -> Iterator[ServerParts]:
-    """Run a gRPC server while the context is open; `raw` has it answer without the message around it."""
+    """Run a gRPC server while the context is open.
+
+    Args:
+        address: where it listens.
+        answer: answers a request.
+        certificate: its certificate, beside its key; without one it has no TLS.
+        client_authority: who signs the certificates of clients; without one they need none.
+        raw: whether it answers without the message around the answer.
+        has_keks: whether it also has our methods for key-encryption keys.
+    """
     messages: list[bytes] = []
 
     def respond(message: bytes, context: grpc.ServicerContext) -> bytes:
@@ -195,6 +206,9 @@ def serving(
     methods: dict[str, Any] = {name: grpc.unary_unary_rpc_method_handler(respond) for name in ("WrapKey", "UnWrapKey")}
     server = grpc.server(futures.ThreadPoolExecutor(4))
     server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("keyprovider.KeyProviderService", methods)])
+    if has_keks:
+        keks = {"WrapKek": methods["WrapKey"], "UnWrapKek": methods["UnWrapKey"]}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(KEK_SERVICE, keks)])
     if certificate:
         pair = (key_of(certificate).read_bytes(), certificate.read_bytes())
         authority = client_authority.read_bytes() if client_authority else None

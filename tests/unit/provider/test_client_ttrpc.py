@@ -191,6 +191,14 @@ def test_a_request_that_nobody_reads(path: Path) -> None:
             ttrpcclient.call(str(path), "a.B", "C", bytes(limits.TTRPC_MESSAGE_BYTES), SECONDS)
 
 
+def test_no_time_is_left_for_a_request(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        with pytest.raises(ProviderError, match=r"^no answer within 1e-09 seconds$"):
+            ttrpcclient.call(str(path), "a.B", "C", b"", 1e-9)
+
+
 def test_a_server_that_cannot_be_reached(path: Path, tmp_path: Path) -> None:
     assert cause(tmp_path, path) == "it cannot be reached: No such file or directory"
     path.touch()
