@@ -6,11 +6,12 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SECONDS = 120
-_CGROUP = Path(f"/sys/fs/cgroup/systemd/ctd-decoder-test-{os.getpid()}")
+_CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUP = f"ctd-decoder-test-{os.getpid()}"
 _NAMESPACES = ["--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc", "--net", "--cgroup"]
 _LEAVE_OUT = ("systemd-udevd.service", "systemd-udev-trigger.service", "systemd-journal-flush.service")
 
@@ -97,8 +98,8 @@ def booted(directory: Path) -> Iterator[Booted]:
     base, shared = directory / "base", directory / "shared"
     base.mkdir()
     shared.mkdir(exist_ok=True)
-    _CGROUP.mkdir()
-    enter = f'echo $$ >{_CGROUP}/cgroup.procs && exec "$@"'
+    own_cgroups = _make_cgroups()
+    enter = "".join(f"echo $$ >{each}/cgroup.procs || exit\n" for each in own_cgroups) + 'exec "$@"'
     command: list[str | Path] = [
         "setpriv",
         "--pdeathsig",
@@ -123,7 +124,22 @@ def booted(directory: Path) -> Iterator[Booted]:
     finally:
         process.kill()
         process.wait()
-        _remove(_CGROUP)
+        for each in own_cgroups:
+            _remove(each)
+
+
+def _make_cgroups() -> list[Path]:
+    """Make a control group in each hierarchy that systemd would use, so that it shares none with another systemd.
+
+    Only systemd's own hierarchy is needed: others may belong to somebody else, and systemd leaves those alone as well.
+    """
+    made = [_CGROUPS / "systemd" / _OWN_CGROUP]
+    made[0].mkdir()
+    for other in ("unified", "pids", "devices", "memory"):
+        with suppress(OSError):
+            (_CGROUPS / other / _OWN_CGROUP).mkdir()
+            made.append(_CGROUPS / other / _OWN_CGROUP)
+    return made
 
 
 def _wait_for_systemd(process: subprocess.Popen[bytes], log: Path) -> int:

@@ -248,6 +248,11 @@ def kill(*processes: int, number: int = signal.SIGKILL) -> None:
                 os.kill(process, number)
 
 
+def wait_until_closed(path: Path) -> None:
+    """Wait until no process listens at a path or below it: a worker notices some time later that its agent is gone."""
+    wait_until(lambda: str(path) not in Path("/proc/net/unix").read_text())
+
+
 def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = SECONDS) -> None:
     deadline = time.monotonic() + seconds
     while not condition():

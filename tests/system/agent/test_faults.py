@@ -29,6 +29,7 @@ from tests.support.program.agent import (
     kill,
     state_of,
     wait_until,
+    wait_until_closed,
     worker_of,
     works,
 )
@@ -45,6 +46,7 @@ def test_no_agent_and_one_that_is_gone(place: Place) -> None:
         assert works(place)
         kill(agent.process.pid)
         agent.process.wait()
+        wait_until_closed(place.socket)
         assert place.socket.exists()
         assert not works(place)
     place.socket.unlink()

@@ -18,7 +18,17 @@ import pytest
 
 from decoder.agent.status import Status, ask
 from tests.support.keywrap.layers import encrypted
-from tests.support.program.agent import OTHER_USER, Place, Running, children_of, is_running, kill, wait_until, works
+from tests.support.program.agent import (
+    OTHER_USER,
+    Place,
+    Running,
+    children_of,
+    is_running,
+    kill,
+    wait_until,
+    wait_until_closed,
+    works,
+)
 from tests.support.program.onelayer import PLAINTEXT, run_layer
 from tests.support.program.processes import PROGRAM
 from tests.support.provider.client_parts import NAME, configuration, decrypt, script, serving, turn
@@ -169,7 +179,7 @@ def test_an_agent_that_was_killed_is_replaced(place: Place) -> None:
     assert not works(place)
     before = only(place).pid
     kill(before)
-    wait_until(lambda: not is_running(before))
+    wait_until_closed(place.socket.parent)
     assert not works(place)
     assert works(place)
     assert only(place).pid != before
@@ -182,7 +192,7 @@ def test_another_programs_socket_stays(kind: socket.SocketKind, place: Place) ->
     pid = only(place).pid
     (path,) = place.socket.parent.iterdir()
     kill(pid)
-    wait_until(lambda: not is_running(pid))
+    wait_until_closed(path)
     path.unlink()
     with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind(str(path))
