@@ -154,9 +154,7 @@ def _destination(option: Option) -> str:
 def _parse(parser: Parser, arguments: list[str]) -> Namespace:
     parsed, unknown = parser.parse_known_args(arguments)
     if unknown:
-        what = unknown[0].partition("=")[0]
-        kind = "unknown option" if what.startswith("-") else "unexpected argument"
-        raise UsageError(f"{kind} {quoted(what)}; see {parser.prog} --help")
+        raise UsageError(f"unexpected argument {quoted(unknown[0].partition('=')[0])}; see {parser.prog} --help")
     return parsed
 
 

@@ -74,6 +74,17 @@ def test_what_is_no_key_is_refused(data: bytes) -> None:
         recognise("x", data)
 
 
+@pytest.mark.parametrize("length", [b"\x05", b"\xc0\x05", b"\xff\0\0\0\x05"])
+def test_a_secret_key_behind_an_openpgp_public_key(length: bytes) -> None:
+    """In packets of the current format, with lengths of one, two and five octets (RFC 9580 §4.2.1)."""
+    size = 5 + (192 if length[:1] == b"\xc0" else 0)
+    public = b"\xc6" + length + bytes(size)
+    assert len(recognise("k", public + public + b"\xc5\x05").pgp) == 1
+    for data in (public, public + public, public[:-1] + b"\xc5\x05", b"\xc6\xe0\0\xc5\x05"):  # \xe0: partial
+        with pytest.raises(KeyFileError, match="an OpenPGP public key"):
+            recognise("k", data)
+
+
 def test_a_password_without_a_key_is_no_key(tmp_path: Path) -> None:
     (tmp_path / "key.pem.pass").write_bytes(PASSWORD)
     keys = Keyring()

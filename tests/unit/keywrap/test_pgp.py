@@ -15,6 +15,7 @@ from typing import Any
 
 import pysequoia
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from decoder import limits
@@ -24,6 +25,7 @@ from decoder.keys.file import KeyMaterial
 from decoder.keywrap import pgp
 from decoder.keywrap.pgp import keyring as keyrings
 from decoder.keywrap.pgp import packets
+from decoder.keywrap.pgp.algorithms import decrypt_cfb
 from decoder.keywrap.pgp.gnupg import gnupg_keyring
 from decoder.keywrap.pgp.keyring import select
 from decoder.keywrap.pgp.recipient import check_message, key_kinds
@@ -342,3 +344,14 @@ def test_what_protects_a_secret_key_is_named(protection: bytes, how: str, rsa_se
     key.secret = protection + bytes(64)
     with pytest.raises(KeyFileError, match=f"^its passphrase protects it with {how}, which is not supported$"):
         unlock(key)
+
+
+def test_a_cipher_that_the_library_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenSSL without its older ciphers, as on machines with FIPS 140."""
+
+    def refuse(*_: object) -> None:
+        raise UnsupportedAlgorithm("not here")
+
+    monkeypatch.setattr("cryptography.hazmat.primitives.ciphers.Cipher", refuse)
+    with pytest.raises(ValueError, match=r"^the installed library does not have this cipher$"):
+        decrypt_cfb(9, bytes(32), bytes(16), b"")

@@ -270,6 +270,16 @@ def test_what_may_pass_is_tried_again(
         assert len(server.messages) > 1
 
 
+def test_a_certificate_that_is_not_known_is_tried_a_few_times(tmp_path: Path) -> None:
+    """It may have been replaced meanwhile."""
+    unknown = grpc.StatusCode.UNAUTHENTICATED
+    with serving(answer=aborting(unknown, "who?", limits.PROVIDER_RETRIES)) as server:
+        assert unwrap(configuration(tmp_path, grpc_entry(server.address, timeout=60))) == private_options()
+    with serving(answer=aborting(unknown, "who?")) as server:
+        assert cause(tmp_path, grpc_entry(server.address, timeout=60)) == "it answered UNAUTHENTICATED: 'who?'"
+        assert len(server.messages) == 1 + limits.PROVIDER_RETRIES
+
+
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.PERMISSION_DENIED])
 def test_what_does_not_pass_is_not_tried_again(tmp_path: Path, code: grpc.StatusCode) -> None:
     with serving(answer=aborting(code, "no")) as server:

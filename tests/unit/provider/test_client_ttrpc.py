@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
 import subprocess
 import sys
 import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +191,18 @@ def test_a_request_that_nobody_reads(path: Path) -> None:
             ttrpcclient.call(str(path), "a.B", "C", bytes(4_000_000), SECONDS)
         with pytest.raises(ProviderError, match=r"^a message of 4194[0-9]+ bytes is too large"):
             ttrpcclient.call(str(path), "a.B", "C", bytes(limits.TTRPC_MESSAGE_BYTES), SECONDS)
+
+
+def test_a_server_that_ends_the_connection_unread(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(path))
+        listener.listen()
+        asked = pool.submit(ttrpcclient.call, str(path), "a.B", "C", b"", 60)
+        connection = listener.accept()[0]
+        assert select.select([connection], [], [], 60)[0]
+        connection.close()
+        with pytest.raises(ProviderError, match=r"^the connection broke off: Connection reset by peer$"):
+            asked.result()
 
 
 def test_no_time_is_left_for_a_request(path: Path) -> None:

@@ -52,6 +52,7 @@ def test_a_library_is_loaded_when_the_service_is_used(service: str, libraries: l
         ("azurekv", "azure.identity", ["key=https://layers.vault.azure.net/keys/layers"], "azure"),
         ("gcpkms", "google.cloud.kms_v1", [], "gcp"),
         ("openbao", "hvac", ["address=https://127.0.0.1"], "openbao"),
+        ("attestation-agent", "requests", ["source=kbs:https://127.0.0.1"], "coco"),
     ],
 )
 def test_an_absent_library_is_named_by_its_extra(service: str, library: str, options: list[str], extra: str) -> None:

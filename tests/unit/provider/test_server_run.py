@@ -90,6 +90,7 @@ def test_allow_key_may_be_repeated(tmp_path: Path) -> None:
         (["run", "--provider", "local", "--kee", "SECRET"], "unknown option '--kee'"),
         (["run", "--provider", "local", "--key"], "expected one argument"),
         (["run", "--provider", "local", "--listen", "127.0.0.1:0"], "unknown option '--listen'"),
+        (["run", "--provider", "local", "name=SECRET"], "unexpected argument 'name'"),
         (["run", "--prov", "local"], "--provider is missing"),
         (["serve", "--provider", "local", "--key", "x"], "--listen is missing"),
     ],
@@ -154,3 +155,16 @@ def test_a_request_that_does_not_end(key: Path) -> None:
         os.close(write)
     assert (result.returncode, result.stdout) == (6, b"")
     assert b"no request came within" in result.stderr
+
+
+@pytest.mark.parametrize(("place", "stream"), [("stdin", "standard input"), ("stdout", "standard output")])
+def test_streams_that_fail(place: str, stream: str, key: Path) -> None:
+    """What is open for writing alone cannot be read, and nothing fits on a full device."""
+    request = request_of("keywrap", b"{}")
+    with open("/dev/full", "wb") as full:
+        how: dict[str, Any] = {"stdin": full} if place == "stdin" else {"input": request, "stdout": full}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
+        command = [*KEYPROVIDER, *LOCAL, "--key", key]
+        done: subprocess.CompletedProcess[bytes] = subprocess.run(command, timeout=120, check=False, **pipes)
+    assert done.returncode == 7
+    assert done.stderr.decode().startswith(f"ctd-decoder: error: {stream}: ")

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from decoder import limits
+from decoder.errors import WrappedKeyError
 from decoder.formats import ber
 from decoder.keywrap import pkcs7
-from decoder.keywrap.pkcs7 import cms
+from decoder.keywrap.pkcs7 import cms, content
 from tests.support.keywrap import pkcs7_writer as writer
 from tests.support.keywrap.pkcs7_parts import (
     OPTIONS,
@@ -200,6 +202,15 @@ def test_refuses_before_any_key_is_touched(changes: dict[str, Any], reason: str)
 )
 def test_refuses_malformed_cbc(changes: dict[str, Any], reason: str) -> None:
     assert_refused(writer.enveloped(writer.cbc_parts(somebody().key, bytes(16))._replace(**changes)), reason)
+
+
+def test_a_cipher_that_the_library_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise UnsupportedAlgorithm("not here")
+
+    monkeypatch.setattr(content, "Cipher", refuse)
+    with pytest.raises(WrappedKeyError, match=r"^this OpenSSL library has no AES$"):
+        unwrap(writer.enveloped(writer.cbc_parts(somebody().key, bytes(16))), somebody().key)
 
 
 @pytest.mark.parametrize(

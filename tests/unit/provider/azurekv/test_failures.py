@@ -10,6 +10,7 @@ import pytest
 
 from decoder import limits
 from decoder.provider import create
+from decoder.provider.services.azurekv.client import Reply
 from tests.support.keywrap.layers import private_options
 from tests.support.network.loopback import Answer, Asked, Authority, json_answer
 from tests.support.services.azure_cloud import ENTRA, VAULT, VERSION, Cloud, base64url
@@ -146,3 +147,7 @@ def test_server_down(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "CLOUD_KMS_SECONDS", 10.0)
     keys = provider(cloud, key="https://gone.vault.azure.net/keys/layers")
     assert "gone.vault.azure.net cannot be reached through the proxy" in failure(cloud, keys.wrap, b"options", [])
+
+
+def test_a_reply_shows_no_key() -> None:
+    assert repr(Reply("https://vault/keys/a/1", b"secret")) == "Reply('https://vault/keys/a/1', …)"

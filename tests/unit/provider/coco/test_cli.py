@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from decoder.keywrap.kid import parse_kid
+from decoder.keywrap.kid import ResourceId, parse_kid
+from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco import repository
 from tests.support.image.command import Ended, decoded
 from tests.support.network.loopback import Authority
@@ -148,3 +149,8 @@ def test_what_cannot_be_registered(tmp_path: Path, key: Path) -> None:
         "keyprovider", "attestation-agent", "register", "--keyid", "x", "--keypath", key, "--repository", tmp_path
     )
     assert (done.status, "is not a key id" in done.errors) == (6, True)
+
+
+def test_a_local_store_has_resources_alone(tmp_path: Path) -> None:
+    with pytest.raises(ProviderError, match="a local store only has resources of the plugin resource, and not "):
+        repository.write_key(str(tmp_path), ResourceId("default/key/1", "other"), bytes(32), is_flat=True)

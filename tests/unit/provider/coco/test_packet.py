@@ -49,7 +49,9 @@ def test_vectors_that_do_not(case: dict[str, Any]) -> None:
 @named(COCO_PACKETS["hub"])
 def test_vectors_that_only_a_hub_opens(case: dict[str, Any]) -> None:
     members = case["packet"]
-    assert parse_packet(text(members)) == HubPacket(members["provider"], members["kid"])
+    packet = parse_packet(text(members))
+    assert packet == HubPacket(members["provider"], members["kid"])
+    assert packet.key_name == f"{members['provider']}:{members['kid']}"
     wrongs: list[dict[str, Any]] = [
         {"provider": "a/b"},
         {"provider": "x" * 65},

@@ -146,6 +146,14 @@ def test_damaged_replies_to_encrypt(
     assert reason in message_of(google, lambda: provider.wrap(OPTIONS, []))
 
 
+def test_an_empty_ciphertext(google: Google, provider: Provider) -> None:
+    def alter(response: Any) -> None:
+        response.ciphertext, response.ciphertext_crc32c = b"", 0
+
+    google.kms.alter = alter
+    assert "Cloud KMS's ciphertext has 0 bytes" in message_of(google, lambda: provider.wrap(OPTIONS, []))
+
+
 @pytest.mark.parametrize(
     "alter", [change("plaintext_crc32c", 1), change("plaintext_crc32c", None), change("plaintext", OPTIONS[:-1])]
 )
