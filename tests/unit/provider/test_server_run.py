@@ -157,14 +157,13 @@ def test_a_request_that_does_not_end(key: Path) -> None:
     assert b"no request came within" in result.stderr
 
 
-@pytest.mark.parametrize(("place", "stream"), [("stdin", "standard input"), ("stdout", "standard output")])
-def test_streams_that_fail(place: str, stream: str, key: Path) -> None:
+@pytest.mark.parametrize(("place", "stream"), [("stdin", b"standard input"), ("stdout", b"standard output")])
+def test_streams_that_fail(place: str, stream: bytes, key: Path) -> None:
     """What is open for writing alone cannot be read, and nothing fits on a full device."""
     request = request_of("keywrap", b"{}")
     with open("/dev/full", "wb") as full:
         how: dict[str, Any] = {"stdin": full} if place == "stdin" else {"input": request, "stdout": full}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | how
-        command = [*KEYPROVIDER, *LOCAL, "--key", key]
-        done: subprocess.CompletedProcess[bytes] = subprocess.run(command, timeout=120, check=False, **pipes)
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
+        done = subprocess.run([*KEYPROVIDER, *LOCAL, "--key", key], timeout=120, check=False, **pipes)
     assert done.returncode == 7
-    assert done.stderr.decode().startswith(f"ctd-decoder: error: {stream}: ")
+    assert done.stderr.startswith(b"ctd-decoder: error: %s: " % stream)

@@ -35,6 +35,15 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the endpoint cannot be reached" in message_of(lambda: provider.wrap(OPTIONS, []))
 
 
+def test_whether_the_endpoint_can_be_reached(moto: Moto) -> None:
+    create("awskms", moto.options(key=ARN)).reach(60)
+    create("awskms", {"key": ALIAS}).reach(60)  # no region is known, so there is nothing to reach
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and refuses connections
+        provider = create("awskms", {"endpoint": f"http://127.0.0.1:{bound.getsockname()[1]}", "key": ARN})
+        assert message_of(lambda: provider.reach(60)) == "no connection: Connection refused"
+
+
 def test_the_wrong_region(moto: Moto) -> None:
     provider = create("awskms", moto.options(region="us-east-2", key=ALIAS))
     assert "NotFoundException" in message_of(lambda: provider.wrap(OPTIONS, []))

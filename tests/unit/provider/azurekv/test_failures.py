@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -151,3 +152,14 @@ def test_server_down(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reply_shows_no_key() -> None:
     assert repr(Reply("https://vault/keys/a/1", b"secret")) == "Reply('https://vault/keys/a/1', …)"
+
+
+def test_whether_the_vault_can_be_reached(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the proxy of the environment; without a configured key there is no vault to reach."""
+    provider(cloud, key=KEY).reach(60)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and refuses connections
+        for name in ("https_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{bound.getsockname()[1]}")
+        assert failure(cloud, provider(cloud, key=KEY).reach, 60) == "no connection: Connection refused"
+        provider(cloud).reach(60)

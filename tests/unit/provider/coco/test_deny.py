@@ -217,6 +217,9 @@ def test_what_is_not_absent_but_cannot_be_read(tmp_path: Path) -> None:
         assert (result.status, result.plaintext) == (4, b"")
         assert reason in result.errors
         file.unlink()
+    result = decode_with(OCICRYPT_KEYPROVIDER_CONFIG=str(tmp_path / ("x" * 256)))
+    assert (result.status, result.plaintext) == (4, b"")
+    assert "File name too long" in result.errors
 
 
 def test_the_decoder_does_not_load_the_rules_where_there_is_no_file(tmp_path: Path) -> None:

@@ -187,3 +187,11 @@ def test_a_certificate_of_another_name(google: Google) -> None:
     provider = create("gcpkms", google.options(key=URI, endpoint=google.endpoint.replace("localhost", "127.0.0.1")))
     assert "certificate" in message_of(google, lambda: provider.wrap(OPTIONS, []))
     assert google.kms.calls == []
+
+
+def test_whether_the_service_can_be_reached(google: Google, provider: Provider) -> None:
+    provider.reach(60)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # and refuses connections
+        other = create("gcpkms", {**google.options(), "endpoint": f"127.0.0.1:{bound.getsockname()[1]}"})
+        assert message_of(google, lambda: other.reach(60)) == "no connection: Connection refused"

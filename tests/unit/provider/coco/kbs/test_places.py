@@ -10,6 +10,7 @@ import pytest
 
 from decoder import limits
 from decoder.errors import UsageError
+from decoder.provider.errors import ProviderError
 from decoder.provider.services.coco.kbs import source as kbs
 from tests.support.coco.kbs_parts import KEY, KID, Guest, failure, fetch
 from tests.support.coco.kbs_server import KbsServer
@@ -139,3 +140,13 @@ def test_what_is_no_token_is_not_sent(server: KbsServer, guest: Guest, text: str
 def test_options_that_contradict_each_other(options: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         kbs.create("https://kbs.example", options)
+
+
+def test_a_broker_that_is_busy_with_other_requests(server: KbsServer, guest: Guest) -> None:
+    source = kbs.create(server.url, guest.options)
+    with (
+        source._lock,
+        pytest.raises(ProviderError, match=r"^no answer within 0\.05 seconds: it is busy with other req"),
+    ):
+        source.key(KID, 0.05)
+    assert source.key(KID, 60) == KEY
