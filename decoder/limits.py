@@ -186,6 +186,7 @@ PROVIDER_SERVER_CALLS = 8192
 PROVIDER_SERVER_WAITING = 512  # calls that wait for a thread or a key service
 PROVIDER_SERVER_BYTES = 64 * MIB  # of the requests that are being answered
 PROVIDER_SERVER_THREADS = 32
+PROVIDER_SERVER_OWN_THREADS = 16  # of gRPC's library and the health check
 PROVIDER_SERVER_HANDSHAKE_SECONDS = 10.0
 PROVIDER_SERVER_IDLE_SECONDS = 300.0
 PROVIDER_SERVER_AGE_SECONDS = 3600.0  # of a connection; then the client connects again, perhaps to another server

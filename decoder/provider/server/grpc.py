@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event, Thread
 from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -93,8 +94,28 @@ def serve(
 
     Raises:
         DecoderError: a file cannot be used.
+        RuntimeError: a thread cannot be started.
     """
+    _check_threads()
     asyncio.run(_serve(service, door, say, counted, ready, child))
+
+
+def _check_threads() -> None:
+    """Check that the system allows the threads that gRPC's library starts, because the library crashes otherwise.
+
+    Raises:
+        RuntimeError: a thread cannot be started.
+    """
+    end = Event()
+    threads = [Thread(target=end.wait) for _ in range(limits.PROVIDER_SERVER_OWN_THREADS)]
+    try:
+        for thread in threads:
+            thread.start()
+    finally:
+        end.set()
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
 
 
 async def _serve(

@@ -106,6 +106,16 @@ def test_a_server_that_can_start_no_process_says_so(user: int, local: tuple[str,
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_server_that_can_start_no_thread_says_so(user: int, local: tuple[str, ...], processes: str) -> None:
+    """gRPC's library would crash."""
+    command = ("prlimit", "--nproc=3:4096", *KEYPROVIDER, "serve", *local, *LOOPBACK, "--processes", processes)
+    done = subprocess.run(as_user(user, *command), capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 8
+    assert "error: no thread can be started: limits are RLIMIT_NPROC" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_call_for_which_no_thread_can_be_started_may_be_tried_again(
     user: int, local: tuple[str, ...], tmp_path: Path
 ) -> None:
