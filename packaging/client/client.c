@@ -47,7 +47,7 @@ static unsigned char request[REQUEST_BYTES];
 static size_t request_length;
 static char ourselves[TEXT_BYTES], theirs[TEXT_BYTES];
 static unsigned char open_at_start; /* of descriptors 0 to 3, as a bit mask */
-static sigset_t mask_at_start;
+static sigset_t caught, mask_at_start;
 static volatile sig_atomic_t interrupted;
 
 static int fail(const char *text) {
@@ -63,9 +63,10 @@ static int fail_to_start(int reason) {
     return fail(text);
 }
 
-void sleep_milliseconds(long milliseconds) {
+int sleep_milliseconds(long milliseconds) {
     struct timespec time = {milliseconds / 1000, milliseconds % 1000 * 1000000};
-    nanosleep(&time, NULL);
+    ppoll(NULL, 0, &time, &mask_at_start);
+    return !interrupted;
 }
 
 /* Record which of the layer's descriptors are open, and occupy the others, so that no other file gets their numbers. */
@@ -89,7 +90,6 @@ static void interrupt(int number) {
 
 static void catch_signals(void) {
     static const int NUMBERS[] = {SIGTERM, SIGINT, SIGHUP};
-    sigset_t caught;
     sigemptyset(&caught);
     for (size_t index = 0; index < sizeof NUMBERS / sizeof *NUMBERS; index++) {
         struct sigaction before, action = {.sa_handler = interrupt};
@@ -260,6 +260,8 @@ static int find_worker(struct place *place, int *listener) {
     for (int attempt = 0; attempt < ATTEMPTS && *listener < 0 && !interrupted; attempt++) {
         struct ucred sender = {0};
         int status, agent = connect_to_agent(place, AGENT_STARTS ? listener : NULL);
+        if (agent < 0 && errno == EAGAIN)
+            return -1; /* its queue stays full */
         if (agent < 0)
             continue;
         long long begin = now();
@@ -293,23 +295,6 @@ static int ask_worker(int agent, char **arguments) {
     return interrupted ? FAILED : fail("ctd-decoder: error: the agent ended before the layer did\n");
 }
 
-/* Execute the program with the agent's socket and directory, on descriptors above those of a layer. */
-static void become_first_program(int argc, char **argv, const struct place *place, int listener) {
-    char option[128];
-    char **arguments = calloc((size_t)argc + 2, sizeof *arguments);
-    int passed = fcntl(listener, F_DUPFD, FIRST_OF_OURS), directory = fcntl(place->directory, F_DUPFD, FIRST_OF_OURS);
-    if (arguments && passed >= 0 && directory >= 0) {
-        snprintf(option, sizeof option, "--agent-socket=%d,%d,%s", passed, directory, place->name);
-        arguments[0] = argv[0];
-        arguments[1] = option;
-        for (int index = 1; index < argc; index++)
-            arguments[index + 1] = argv[index];
-        sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
-        become_program(arguments);
-    }
-    remove_socket(place);
-}
-
 /* End with a failure that containerd cannot miss: decoder/node/ending.py says why and how. */
 
 static void hold_standard_output(pid_t parent) {
@@ -340,6 +325,35 @@ static void end(int status) {
     _exit(status);
 }
 
+/* Restore the signals for the program. One that came in the meantime ends this process instead. */
+static void release_signals(void) {
+    sigprocmask(SIG_SETMASK, &mask_at_start, NULL); /* now it is handled */
+    sigprocmask(SIG_BLOCK, &caught, NULL);
+    if (interrupted)
+        end(INTERRUPTED + interrupted);
+    for (int number = 1; number < NSIG; number++)
+        if (sigismember(&caught, number) == 1)
+            signal(number, SIG_DFL); /* from here on, no signal is handled and then forgotten */
+    sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
+}
+
+/* Execute the program with the agent's socket and directory, on descriptors above those of a layer. */
+static void become_first_program(int argc, char **argv, const struct place *place, int listener) {
+    char option[128];
+    char **arguments = calloc((size_t)argc + 2, sizeof *arguments);
+    int passed = fcntl(listener, F_DUPFD, FIRST_OF_OURS), directory = fcntl(place->directory, F_DUPFD, FIRST_OF_OURS);
+    if (arguments && passed >= 0 && directory >= 0) {
+        snprintf(option, sizeof option, "--agent-socket=%d,%d,%s", passed, directory, place->name);
+        arguments[0] = argv[0];
+        arguments[1] = option;
+        for (int index = 1; index < argc; index++)
+            arguments[index + 1] = argv[index];
+        release_signals();
+        become_program(arguments);
+    }
+    remove_socket(place);
+}
+
 int main(int argc, char **argv) {
     struct place place;
     int status = IN_PROCESS, listener = -1, agent = -1;
@@ -354,7 +368,7 @@ int main(int argc, char **argv) {
     if (status == IN_PROCESS) {
         if (listener >= 0)
             become_first_program(argc, argv, &place, listener);
-        sigprocmask(SIG_SETMASK, &mask_at_start, NULL);
+        release_signals();
         become_program(argv);
         status = fail_to_start(errno);
     }

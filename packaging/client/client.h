@@ -43,6 +43,7 @@ const char *program(void);
 /* Execute the program with these arguments; return only if that fails, with errno set. */
 void become_program(char **argv);
 
-void sleep_milliseconds(long milliseconds);
+/* Sleep; return 0 if a signal has asked this process to end. */
+int sleep_milliseconds(long milliseconds);
 
 #endif

@@ -12,7 +12,6 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -21,7 +20,7 @@
 #endif
 #define FOLDER "ctd-decoder"
 
-enum { CONNECT_SECONDS = 10, LOCK_POLLS = 200, LOCK_POLL_MILLISECONDS = 5 };
+enum { CONNECT_POLLS = 1000, CONNECT_POLL_MILLISECONDS = 10, LOCK_POLLS = 200, LOCK_POLL_MILLISECONDS = 5 };
 enum { ENTRIES = 4096 }; /* of a directory on LD_LIBRARY_PATH; a larger one counts as one that has libraries */
 
 extern char **environ;
@@ -171,15 +170,16 @@ static void look(struct place *place) {
 static int try_to_connect(struct place *place) {
     struct sockaddr_un address = address_of(place);
     look(place);
-    struct timeval limit = {.tv_sec = CONNECT_SECONDS}; /* while its queue is full */
-    int one = 1, agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    int one = 1, agent = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (agent < 0)
         return -1;
-    setsockopt(agent, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
     setsockopt(agent, SOL_SOCKET, SO_PASSCRED, &one, sizeof one);
-    if (connect(agent, (struct sockaddr *)&address, sizeof address) == 0)
+    int reason, polls = CONNECT_POLLS;
+    do
+        reason = connect(agent, (struct sockaddr *)&address, sizeof address) == 0 ? 0 : errno;
+    while (reason == EAGAIN && polls-- && sleep_milliseconds(CONNECT_POLL_MILLISECONDS)); /* its queue is full */
+    if (!reason)
         return agent;
-    int reason = errno;
     close(agent);
     errno = reason;
     return -1;
@@ -191,7 +191,8 @@ static int lock_directory(const struct place *place) {
     for (int poll = 0; lock >= 0 && poll < LOCK_POLLS; poll++) {
         if (flock(lock, LOCK_EX | LOCK_NB) == 0)
             return lock;
-        sleep_milliseconds(LOCK_POLL_MILLISECONDS);
+        if (!sleep_milliseconds(LOCK_POLL_MILLISECONDS))
+            break;
     }
     close(lock);
     return -1;

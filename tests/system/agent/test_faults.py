@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -248,6 +249,26 @@ def test_a_full_queue(place: Place) -> None:
         closing.start()
         assert not works(place)
         closing.join()
+
+
+def test_a_signal_is_not_lost_while_a_full_queue_is_waited_for(place: Place) -> None:
+    with Pretender(place, None, None) as pretender, socket.socket(socket.AF_UNIX) as waiting:
+        pretender.listener.listen(0)
+        waiting.connect(str(place.socket))
+        with subprocess.Popen([place.client], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as client:
+            wait_until(lambda: any(target.startswith("socket:") for target in targets_of(client.pid)))
+            client.terminate()
+            assert client.wait(SECONDS) == 128 + signal.SIGTERM
+    assert place.fallbacks == 0
+
+
+def targets_of(pid: int) -> list[str]:
+    """Read what the descriptors of a process refer to."""
+    found = []
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{entry}"))
+    return found
 
 
 def test_an_agent_of_another_user(place: Place) -> None:
