@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from decoder import limits
-from decoder.provider.server import files, serving, tls
+from decoder.provider import create
+from decoder.provider.server import files, serving, tls, watch
 from decoder.provider.server.connections import listening
 from decoder.provider.server.numbers.status import Status
 from decoder.provider.server.numbers.tally import Tally
@@ -17,7 +19,7 @@ from decoder.provider.server.sharedkeks import SharedKeks, create_file
 from tests.support.keywrap.layers import ec_key, pem
 from tests.support.network.x509_certificates import certificate
 from tests.support.program.processes import without_modules
-from tests.support.provider.serving import write_key
+from tests.support.provider.serving import KEYPROVIDER, write_key
 
 NAME = bytes(range(32))
 
@@ -87,3 +89,31 @@ def test_without_grpcio_it_says_how_to_install_it(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 6
     assert done.stderr.startswith("ctd-decoder: error: keyprovider local: the Python module grpc is not installed: ")
+
+
+def test_a_key_service_that_does_not_answer_in_time_is_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = Tally(1)
+    provider = create("local", {"key": str(write_key(tmp_path / "key"))})
+    watched = watch.Watch(watch.Counted(tally, tally.rows[0]), provider, lambda: None)
+    asyncio.run(watched._check())
+    assert tally.rows[0].get("backend_up") == 1
+    monkeypatch.setattr(limits, "PROVIDER_SERVER_CHECK_SECONDS", 0)
+    asyncio.run(watched._check())
+    assert tally.rows[0].get("backend_up") == 0
+
+
+def test_a_process_that_does_not_listen_in_time(tmp_path: Path) -> None:
+    command = [*KEYPROVIDER, "serve", "--provider", "local", "--key", str(write_key(tmp_path / "key"))]
+    done = subprocess.run(
+        [*command, "--listen", "127.0.0.1:0", "--processes", "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={
+            **os.environ,
+            "PRELUDE": "limits.PROVIDER_SERVER_START_SECONDS = -1; limits.PROVIDER_SERVER_POLL_SECONDS = 0",
+        },
+        check=False,
+    )
+    assert done.returncode == 7
+    assert done.stderr.endswith("ctd-decoder: error: a process of the server does not listen after -1 seconds\n")
