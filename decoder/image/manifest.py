@@ -146,19 +146,16 @@ class _Loader:
         self._values = 0
         self._configurations: dict[str, tuple[str, list[object]]] = {}
 
-    def load(self, descriptor: Descriptor, path: tuple[str, ...] = ()) -> Node:
-        digest = descriptor["digest"]
+    def load(self, descriptor: Descriptor, depth: int = 0) -> Node:
         self._count += 1
-        if digest in path:
-            raise ImageError(f"the index {digest} refers to itself")
-        if len(path) > limits.IMAGE_INDEX_DEPTH:
+        if depth > limits.IMAGE_INDEX_DEPTH:
             raise ImageError(f"the image has indexes nested more than {limits.IMAGE_INDEX_DEPTH} deep")
         if self._count > limits.IMAGE_MANIFESTS:
             raise ImageError(f"the image has more than {limits.IMAGE_MANIFESTS} manifests")
         data = self._read(descriptor, limits.MANIFEST_BYTES)
         node = Node(descriptor, data, _parse(descriptor, data))
         if descriptor["mediaType"] in _INDEXES:
-            self._load_index(node, (*path, digest))
+            self._load_index(node, depth + 1)
         else:
             self._load_manifest(node)
         return node
@@ -178,10 +175,10 @@ class _Loader:
             )
         return data
 
-    def _load_index(self, node: Node, path: tuple[str, ...]) -> None:
+    def _load_index(self, node: Node, depth: int) -> None:
         for entry in _descriptors(node, "manifests", limits.IMAGE_MANIFESTS):
             if entry["mediaType"] in (*_MANIFESTS, *_INDEXES):
-                node.children.append(self.load(entry, path))
+                node.children.append(self.load(entry, depth))
             else:
                 node.others.append(entry)
 

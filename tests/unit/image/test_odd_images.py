@@ -51,12 +51,54 @@ def test_two_platforms_and_a_note_go_to_a_directory_and_back(
     assert after == before
 
 
-def test_malformed_manifest(small: Layout) -> None:
-    manifest = small.add(b"[", layouts.MANIFEST)
-    layouts.publish(small, manifest)
+@pytest.mark.parametrize(
+    ("manifest", "media_type", "reason"),
+    [
+        (b"[", layouts.MANIFEST, "the manifest DIGEST: "),
+        (b"{}", "text/plain", "DIGEST has the media type 'text/plain', which is neither a manifest nor an index"),
+        (b'{"layers":{"a":1}}', layouts.MANIFEST, "DIGEST has no list of layers"),
+        (b'{"manifests":7}', layouts.INDEX, "DIGEST has no list of manifests"),
+        (b'{"layers":[]}', layouts.MANIFEST, "a descriptor is absent or not a JSON object"),
+    ],
+)
+def test_malformed_manifest(manifest: bytes, media_type: str, reason: str, small: Layout) -> None:
+    descriptor = small.add(manifest, media_type)
+    layouts.publish(small, descriptor)
     ended = image("layerinfo", oci(small))
     assert (ended.status, ended.output) == (7, "")
-    assert ended.errors.startswith(f"ctd-decoder: error: the manifest {manifest['digest']}: ")
+    assert ended.errors.startswith(f"ctd-decoder: error: {reason.replace('DIGEST', descriptor['digest'])}")
+
+
+def test_malformed_configuration(small: Layout) -> None:
+    config = small.add(b"[", layouts.CONFIG)
+    layouts.publish(small, small.add(layouts.to_json({**small.manifest, "config": config}), layouts.MANIFEST))
+    ended = image("layerinfo", oci(small))
+    assert (ended.status, ended.output) == (7, "")
+    assert ended.errors.startswith(f"ctd-decoder: error: the image configuration {config['digest']}: ")
+
+
+def test_docker_archive_of_two_platforms(small: Layout, tmp_path: Path, recipient: list[str], key: list[str]) -> None:
+    images = [layouts.add_image(small, name, [layouts.tar(name)]) for name in ("amd64", "arm64")]
+    layouts.publish(small, layouts.add_index(small, *images))
+    done("encrypt", oci(small), f"oci-archive:{tmp_path}/two.tar", *recipient)
+    ended = image("decrypt", f"oci-archive:{tmp_path}/two.tar", f"docker-archive:{tmp_path}/x.tar", *key)
+    assert ended.status == 2
+    assert "can hold only one platform, but the image has 2: use oci-archive:" in ended.errors
+    assert not (tmp_path / "x.tar").exists()
+
+
+def test_archive_of_another_image_is_replaced(
+    small: Layout, tmp_path: Path, recipient: list[str], key: list[str]
+) -> None:
+    """The source is an archive, too: the names of what was in the destination are lost with it."""
+    for name in ("one", "two"):
+        done("encrypt", oci(small), f"oci-archive:{tmp_path}/{name}.tar:{name}", *recipient)
+    done("decrypt", f"oci-archive:{tmp_path}/one.tar:one", f"oci-archive:{tmp_path}/two.tar:new", *key)
+    for name, status in (("two", 7), ("new", 0)):
+        assert image("layerinfo", f"oci-archive:{tmp_path}/two.tar:{name}").status == status
+    done("encrypt", f"oci-archive:{tmp_path}/two.tar:new", f"oci-archive:{tmp_path}/two.tar:renamed", *recipient)
+    for name, status in (("new", 7), ("renamed", 0)):
+        assert image("layerinfo", f"oci-archive:{tmp_path}/two.tar:{name}").status == status
 
 
 def test_scheme_that_is_not_supported(locked: Layout, key: list[str]) -> None:

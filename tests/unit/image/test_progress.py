@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
 import subprocess
 from typing import TYPE_CHECKING
 
+from decoder import limits
+from decoder.image.progress import choose
 from decoder.image.selection import own_platform
 from tests.support.image import images
 from tests.support.image.command import SECONDS, done, oci
@@ -15,6 +18,8 @@ from tests.support.program import processes
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
     from tests.support.image.images import Layout
     from tests.support.keys.parties import Party
@@ -77,3 +82,28 @@ def _read(terminal: int) -> bytes:
         return os.read(terminal, 65536)
     except OSError:  # that is how a terminal ends
         return b""
+
+
+def test_events_for_programs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PROGRESS_SECONDS", 0)
+    progress = choose("json", for_programs=False)
+    with progress:
+        task = progress.task("encrypting", 9)
+        task.advance(4)
+        task.restart("the connection was lost")
+        task.phase("verifying")
+        task.done("encrypted")
+        progress.finished("published")
+        for _ in range(2):
+            progress.remark("once")
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    of_task = [(each["event"], each["task"], each["bytes"], each["size"]) for each in events[:-2]]
+    assert of_task == [
+        ("start", "encrypting", 0, 9),
+        ("progress", "encrypting", 4, 9),
+        ("restart", "encrypting", 0, 9),
+        ("phase", "verifying", 0, 9),
+        ("done", "verifying", 0, 9),
+    ]
+    assert events[2]["text"] == "the connection was lost"
+    assert events[-2:] == [{"event": "done", "text": "published"}, {"event": "remark", "text": "once"}]

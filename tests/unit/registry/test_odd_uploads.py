@@ -13,9 +13,11 @@ import pytest
 
 from decoder import limits
 from decoder.errors import DigestError, ImageError
+from decoder.formats.mediatypes import OCI_MANIFEST
 from decoder.image.errors import InterruptedWriteError
 from decoder.image.registry.download import Download
 from decoder.image.registry.upload import Upload
+from decoder.image.transport import Options, open_target
 from decoder.registry.client import RegistryClient
 from decoder.registry.hosts import UnreachableError
 from decoder.registry.login import Logins
@@ -71,6 +73,16 @@ def test_blob_that_is_not_accepted(answer: Answer, kind: type[ImageError], reaso
             upload.commit(DIGEST, len(BLOB))
     assert type(raised.value) is kind
     assert reason in str(raised.value)
+
+
+def test_manifest_that_gets_another_digest() -> None:
+    answer = Answer(201, b"", {"Docker-Content-Digest": f"sha256:{'0' * 64}"})
+    with (
+        Odd({("PUT", "manifests/"): answer}) as registry,
+        open_target(f"docker://{registry.host}/team/image:tag", Options()) as target,
+        pytest.raises(DigestError, match=f"received something other than {DIGEST}: 'sha256:0{{64}}'"),
+    ):
+        target.put_manifest(BLOB, {**DESCRIPTOR, "mediaType": OCI_MANIFEST})
 
 
 def test_blob_whose_upload_goes_elsewhere() -> None:

@@ -1,0 +1,91 @@
+"""Artifacts that a registry does not give or take, and what a long-running approver remembers."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from decoder import limits
+from decoder.errors import DigestError, ImageError, UsageError
+from decoder.grants import artifacts
+from decoder.grants.errors import StatementError
+from decoder.grants.statements import GRANT, Grant
+from decoder.provider.errors import ProviderError
+from tests.support.image.grants import ACCESS, ID, KEK, LAYER, NAME, Parties
+from tests.support.network.loopback import Answer, Asked
+
+if TYPE_CHECKING:
+    from decoder.grants.artifacts import Artifact
+
+
+def fetched(parties: Parties, tag: str) -> Artifact | None:
+    with artifacts.opened(parties.repository, ACCESS) as repository:
+        return repository.get(tag)
+
+
+def stored(parties: Parties, data: bytes) -> None:
+    with artifacts.opened(parties.repository, ACCESS, "pull,push") as repository:
+        repository.put(GRANT, "tag", data)
+
+
+def answering(parties: Parties, method: str, part: str, answer: Answer) -> None:
+    """Have the registry answer requests with this method and part of the path so."""
+    usual = parties.registry.answer
+
+    def given(asked: Asked) -> Answer | None:
+        return answer if asked.method == method and part in asked.path else usual(asked)
+
+    parties.registry.answer = given
+
+
+def test_content_that_is_denied(parties: Parties) -> None:
+    parties.grant()
+    answering(parties, "GET", "/blobs/", Answer(403))
+    with pytest.raises(ImageError, match=r"access is denied \(HTTP 403\)"):
+        fetched(parties, parties.grant_tag)
+
+
+def test_manifest_with_another_kind_of_digest(parties: Parties) -> None:
+    parties.grant()
+    key = f"{NAME}:{parties.grant_tag}"
+    content, media_type = parties.registry.manifests[key]
+    value = json.loads(content)
+    value["layers"][0]["digest"] = f"sha512:{'0' * 128}"
+    parties.registry.manifests[key] = json.dumps(value).encode(), media_type
+    with pytest.raises(StatementError, match="its digest is not SHA-256"):
+        fetched(parties, parties.grant_tag)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "reason"),
+    [
+        (Answer(400), ImageError, r"it does not accept a blob \(HTTP 400\)"),
+        (
+            Answer(201, b"", {"Docker-Content-Digest": f"sha256:{'0' * 64}"}),
+            DigestError,
+            "received something other than",
+        ),
+    ],
+)
+def test_content_that_is_not_accepted(answer: Answer, kind: type[ImageError], reason: str, parties: Parties) -> None:
+    answering(parties, "PUT", "/uploads/", answer)
+    with pytest.raises(kind, match=reason):
+        stored(parties, b"content")
+    assert f"{NAME}:tag" not in parties.registry.manifests
+
+
+def test_statement_that_is_too_long(parties: Parties) -> None:
+    before = len(parties.registry.asked)
+    with pytest.raises(UsageError, match=f"the grant has more than {limits.GRANTS_ARTIFACT_BYTES} bytes"):
+        stored(parties, bytes(limits.GRANTS_ARTIFACT_BYTES + 1))
+    assert [asked.method for asked in parties.registry.asked[before:]] == ["GET"]  # the version of the API
+
+
+def test_grant_that_ends_while_it_is_kept(parties: Parties) -> None:
+    grant = Grant(parties.repository, ID, parties.node_print, KEK, (LAYER,), "0" * 64, 1, int(time.time()) + 3600)
+    parties.client().check(grant)
+    with pytest.raises(ProviderError, match="the grant for this node ended on 1970-01-01 00:00 UTC"):
+        parties.client().check(grant._replace(expires=1))
