@@ -12,8 +12,8 @@ from decoder import limits
 from decoder.errors import DigestError, ImageError
 from decoder.extras import missing
 from decoder.image import blobs
+from decoder.image.files.room import check_room
 from decoder.image.files.tarindex import Place, Section
-from decoder.image.room import check_room
 from decoder.layer.annotations import OCI_TAR
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import IO, Protocol
 
 from decoder import limits
 from decoder.errors import ImageError, quoted
-from decoder.image.room import check_room
+from decoder.image.files.room import check_room
 from decoder.layer.stream import write_all
 
 STANDARD = "-"
