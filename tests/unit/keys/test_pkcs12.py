@@ -122,6 +122,17 @@ def test_a_malformed_safe_of_pkcs12_holds_no_keys() -> None:
     assert reason(data, PASSWORD) == "it is encrypted, and the password does not open it"
 
 
+def test_contents_of_another_type_hold_no_keys() -> None:
+    """Such as data that is encrypted to a certificate (RFC 7292 §4.1)."""
+
+    def enveloped(content: bytes) -> bytes:
+        return ber.der(
+            ber.SEQUENCE, ber.der(ber.OID, bytes.fromhex("2a864886f70d010703")), ber.der(ber.EXPLICIT, content)
+        )
+
+    assert pkcs12_format.private_keys(pkcs12(locked(ec_key()), encrypt=enveloped), PASSWORD) == []
+
+
 def test_pkcs12_with_a_certificate_alone() -> None:
     (found,) = load_pem_x509_certificates(certificate(rsa_key().public_key()))
     data = serialize_key_and_certificates(None, None, None, [found], NoEncryption())

@@ -62,6 +62,8 @@ def test_a_server_that_is_silent_is_not_the_cause(authority: Authority, monkeypa
 
 
 def test_a_server_that_resets_the_connection_has_ended_it(authority: Authority) -> None:
+    """Older versions of Python show a reset as an end, newer ones as an error."""
+
     def reset(connection: ssl.SSLSocket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
