@@ -25,7 +25,7 @@ test-busy: system-packages $(VENV)/.dev $(VENV)/.program
 # reach UNIT_COVERAGE per cent of the program's lines.
 UNIT_COVERAGE := 82
 # They wait longer than they compute.
-UNIT_PARALLEL = --numprocesses $$((3 * $$(nproc))) --dist loadfile --no-loadscope-reorder
+UNIT_PARALLEL = --numprocesses $$((2 * $$(nproc))) --dist loadfile --no-loadscope-reorder
 test-unit: export COVERAGE_FILE = $(CURDIR)/.cache/coverage/unit/data
 test-unit: $(VENV)/.dev $(VENV)/.program .cache/unit-compiled
 	rm -rf .cache/coverage/unit

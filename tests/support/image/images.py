@@ -10,7 +10,7 @@ import platform
 import random
 import tarfile
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -156,7 +156,7 @@ def noise() -> bytes:
 
 def packed(tar: bytes, media_type: str) -> Layer:
     """Make a layer of a tar archive, compressed as its media type says."""
-    return Layer(tar if media_type == TAR else gzip.compress(tar, compresslevel=1, mtime=0), media_type)
+    return Layer(tar if media_type == TAR else _gzip(tar), media_type)
 
 
 def tar_of(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
@@ -177,6 +177,11 @@ def tar_of(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -
 def digest_of(blob: bytes) -> str:
     """Return the digest of a blob, as descriptors have it."""
     return f"sha256:{hashlib.sha256(blob).hexdigest()}"
+
+
+@lru_cache(16)  # tests pack the same few again and again
+def _gzip(tar: bytes) -> bytes:
+    return gzip.compress(tar, compresslevel=1, mtime=0)
 
 
 def _unpacked(layer: Layer) -> bytes:

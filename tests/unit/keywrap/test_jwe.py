@@ -288,10 +288,10 @@ def test_invalid_ephemeral_keys_do_not_open(epk: object) -> None:
 
 
 @pytest.mark.parametrize("content", ["A256GCM", "A128CBC-HS256"])
-@pytest.mark.parametrize("key", [rsa_key(), ec_key()], ids=["RSA", "EC"])
+@pytest.mark.parametrize("key", [rsa_key(1024), ec_key()], ids=["RSA", "EC"])
 def test_mutations_never_open_or_crash(key: Any, content: str) -> None:
     """Whatever one byte becomes: refused, not opened, or (only where it means the same) opened."""
-    algorithm = "RSA-OAEP" if key is rsa_key() else "ECDH-ES+A256KW"
+    algorithm = "RSA-OAEP" if key is rsa_key(1024) else "ECDH-ES+A256KW"
     wrapped = written_by_jwcrypto(key, algorithm, content, "flattened")
     chance = random.Random(7)
     for _ in range(2500 if content == "A256GCM" else 300):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from tests.support.keys import keypairs
 from tests.support.network.certificates import issue, key_of
 from tests.support.network.loopback import Loopback, json_answer
-from tests.support.program.processes import PROGRAM
+from tests.support.program.processes import run_program
 
 _GRANTS = ("--key", "KEY", "--insecure", "REGISTRY/app")
 _APPROVE = ("grants", "approve", *_GRANTS)
@@ -75,21 +74,17 @@ def given(registry: Loopback, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 @pytest.mark.parametrize("file", ["malformed", "absent"])
 @pytest.mark.parametrize("command", COMMANDS, ids=[f"{each[0]} {each[1]} {option_of(each)}" for each in COMMANDS])
-def test_an_option_is_named(command: tuple[str, ...], file: str, given: dict[str, str], tmp_path: Path) -> None:
+def test_an_option_is_named(
+    command: tuple[str, ...], file: str, given: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if (option_of(command), file) == ("--password-file", "malformed"):
         file = "DIR"  # whatever a file has is a password
     path = given[file]
     words = [given.get(word, path if word == "FILE" else word) for word in command]
-    ended = subprocess.run(
-        [PROGRAM, *words],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    monkeypatch.chdir(tmp_path)
+    ended = run_program(words, 60)
+    errors = ended.stderr.decode()
     assert ended.returncode in (2, 5, 6, 7), ended
-    assert f"error: {option_of(command)} " in ended.stderr, ended.stderr
-    assert path in ended.stderr
-    assert ended.stderr.count("\n") <= 2, ended.stderr
+    assert f"error: {option_of(command)} " in errors
+    assert path in errors
+    assert errors.count("\n") <= 2, errors

@@ -43,10 +43,14 @@ def transit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Transit]:
         yield running
 
 
+def layout_of(tmp_path: Path, layers: int) -> images.Layout:
+    tars = [images.tar_of({f"file{number}": b"%d" % number}) for number in range(layers)]
+    return images.write_layers(tmp_path / "image", [images.packed(tar, images.TAR) for tar in tars])
+
+
 @pytest.fixture
 def layout(tmp_path: Path) -> images.Layout:
-    tars = [images.tar_of({f"file{number}": b"%d" % number}) for number in range(LAYERS)]
-    return images.write_layers(tmp_path / "image", [images.packed(tar, images.TAR) for tar in tars])
+    return layout_of(tmp_path, LAYERS)
 
 
 def native(transit: Transit, **options: Any) -> dict[str, Any]:
@@ -225,7 +229,8 @@ def test_the_old_format_is_written_when_asked_for_and_read(
     assert transit.calls.count("decrypt") == LAYERS
 
 
-def test_the_new_format_is_refused_where_the_provider_does_not_have_it(layout: images.Layout, tmp_path: Path) -> None:
+def test_the_new_format_is_refused_where_the_provider_does_not_have_it(tmp_path: Path) -> None:
+    layout = layout_of(tmp_path, 3)  # the provider is a new process for each
     command = write_command(tmp_path / "provider", "--provider", "local", "--key", write_key(tmp_path / "key"))
     config = configuration(tmp_path, {NAME: {"cmd": {"path": str(command)}}})
     encrypt = ("encrypt", "--recipient", f"provider:{NAME}", "--keyprovider-config", config)
@@ -233,7 +238,7 @@ def test_the_new_format_is_refused_where_the_provider_does_not_have_it(layout: i
     assert refused.status == 6
     assert "only our own providers" in refused.errors
     done(*encrypt, oci(layout), f"oci:{tmp_path}/encrypted:tag")
-    assert formats_of(tmp_path / "encrypted") == ["AES"] * LAYERS
+    assert formats_of(tmp_path / "encrypted") == ["AES"] * 3
 
 
 def test_through_a_server_the_key_service_is_asked_once(
