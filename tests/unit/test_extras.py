@@ -43,8 +43,9 @@ def test_the_command_names_what_was_installed_and_no_package_index(monkeypatch: 
 
     monkeypatch.setattr(metadata, "distribution", lambda _name: Distribution())
     assert extras.remedy("aws").endswith("'ctd-decoder[aws] @ file:///srv/ctd_decoder.whl'")
-    monkeypatch.setattr(Distribution, "read_text", lambda *_: None)
-    assert extras.remedy("aws").endswith("'ctd-decoder[aws] @ file:///PATH/OF/THE/WHEEL'")
+    for text in (None, "[", "[]", '{"url": 7}'):
+        monkeypatch.setattr(Distribution, "read_text", lambda *_, text=text: text)
+        assert extras.remedy("aws").endswith("'ctd-decoder[aws] @ file:///PATH/OF/THE/WHEEL'")
 
 
 def test_the_real_reason_is_named() -> None:

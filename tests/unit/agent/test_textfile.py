@@ -46,3 +46,14 @@ def test_a_full_disk_leaves_no_descriptor_open(tmp_path: Path, monkeypatch: pyte
         file.write({"up": count}, {})
     assert len(os.listdir("/proc/self/fd")) == before
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_says_the_same_stays(tmp_path: Path) -> None:
+    file = Textfile(str(tmp_path), "agent-1.sock")
+    file.write({"up": 1}, {})
+    (path,) = tmp_path.iterdir()
+    os.utime(path, (0, 0))
+    file.write({"up": 1}, {})
+    assert path.stat().st_mtime == 0
+    file.write({"up": 2}, {})
+    assert path.stat().st_mtime > 0

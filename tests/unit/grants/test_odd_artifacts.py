@@ -10,15 +10,22 @@ import pytest
 
 from decoder import limits
 from decoder.errors import DigestError, ImageError, UsageError
-from decoder.grants import artifacts
+from decoder.grants import artifacts, keys, statements
 from decoder.grants.errors import StatementError
-from decoder.grants.statements import GRANT, Grant
+from decoder.grants.owner import Wanted, after_days, find_requests
+from decoder.grants.statements import GRANT, REVOKED, Grant, Tombstone
+from decoder.layer.annotations import PrivateOptions, build_private_options
 from decoder.provider.errors import ProviderError
+from decoder.provider.policy import KeyPolicy
+from decoder.provider.services.grants.service import Grants
 from tests.support.image.grants import ACCESS, ID, KEK, LAYER, NAME, Parties
 from tests.support.network.loopback import Answer, Asked
 
 if TYPE_CHECKING:
     from decoder.grants.artifacts import Artifact
+
+
+OTHER_ID = "f" * 32
 
 
 def fetched(parties: Parties, tag: str) -> Artifact | None:
@@ -89,3 +96,56 @@ def test_grant_that_ends_while_it_is_kept(parties: Parties) -> None:
     parties.client().check(grant)
     with pytest.raises(ProviderError, match="the grant for this node ended on 1970-01-01 00:00 UTC"):
         parties.client().check(grant._replace(expires=1))
+
+
+@pytest.mark.parametrize("kind", ["malformed", "foreign"])
+def test_request_that_takes_the_place_of_something_else(kind: str, parties: Parties) -> None:
+    """Anybody who may push there can put something in the place of a node's request."""
+    tag, requests = artifacts.request_tag(ID, parties.node_print), artifacts.requests_of(NAME)
+    parties.put(tag, b"no request", requests)
+    if kind == "malformed":
+        parties.registry.manifests[f"{requests}:{tag}"] = b"{}", "application/vnd.oci.image.manifest.v1+json"
+    with pytest.raises(ProviderError, match="there is no grant for this node; the request is in "):
+        parties.client().fetch(parties.place, 5)
+    assert statements.parse_request(parties.get(tag, requests)).node == parties.node_print
+
+
+def test_tombstone_that_takes_the_place_of_something_else(parties: Parties) -> None:
+    key = f"{NAME}:{parties.grant_tag}"
+    parties.registry.manifests[key] = b"{}", "application/vnd.oci.image.manifest.v1+json"
+    with parties.acting() as owner:
+        assert owner.bury(ID, parties.node_print, REVOKED) == (False, False)
+        state = owner.state(ID, parties.node_print)
+    assert isinstance(state, Tombstone)
+    assert state.reason == REVOKED
+
+
+def test_request_that_is_gone_when_it_is_read(parties: Parties) -> None:
+    with pytest.raises(ProviderError, match="there is no grant"):
+        parties.client().fetch(parties.place, 5)
+    answering(parties, "GET", "/manifests/request-", Answer(404))
+    with artifacts.opened(f"{parties.registry.host}/{artifacts.requests_of(NAME)}", ACCESS) as requests:
+        assert find_requests(requests, parties.repository, Wanted()) == ([], [], 0)
+        assert len(requests.tags("request")) == 1
+
+
+def test_grants_that_are_forgotten_are_fetched_again(parties: Parties, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer is checked against the grant of its image, however many images there were since."""
+    monkeypatch.setattr(limits, "GRANTS_REMEMBERED_IMAGES", 1)
+    parties.grant()
+    grant = Grant(parties.repository, OTHER_ID, parties.node_print, KEK, (LAYER,), "0" * 64, 1, after_days(1))
+    other = keys.encrypt(statements.build_grant(grant, parties.owner), [parties.node.public])
+    parties.put(artifacts.grant_tag(OTHER_ID, parties.node_print), other)
+    service = Grants(parties.client(), KeyPolicy("", ()), 1)
+    options = build_private_options(PrivateOptions(bytes(32), bytes(16), LAYER))
+    uses = []
+    for identifier in (ID, OTHER_ID):
+        members = {"key_url": f"grants://{parties.repository}", "wrap_type": "grants/1", "id": identifier}
+        use = service.unwrap(json.dumps(members).encode(), [])
+        assert use.run(5).endswith(KEK)
+        uses.append(use)
+    for use, is_fetched in zip(reversed(uses), (False, True), strict=True):
+        assert use.check
+        before = len(parties.registry.asked)
+        use.check(options, 5)
+        assert (len(parties.registry.asked) > before) == is_fetched

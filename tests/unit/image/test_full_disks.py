@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import resource
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ import zstandard
 from decoder import limits
 from decoder.errors import ImageError
 from decoder.image import blobs
+from decoder.image.files.spool import spooled
+from decoder.image.files.tarindex import TarIndex
 from decoder.image.recompress import Recompressed
 from decoder.image.transport import Options, open_source, open_target
 from tests.support.image import layouts
@@ -93,7 +96,23 @@ def test_reading() -> None:
         reader = blobs.CheckedReader(file, {"digest": DIGEST, "size": 1}, lambda _: None)
         with pytest.raises(ImageError) as raised:
             reader.readinto(memoryview(bytearray(1)))
-    assert str(raised.value) == f"reading {DIGEST}: Input/output error"
+        assert str(raised.value) == f"reading {DIGEST}: Input/output error"
+        with pytest.raises(ImageError) as raised:
+            TarIndex(file, "image.tar")
+        assert str(raised.value) == "'image.tar': Input/output error"
+
+
+class Trickle(BytesIO):
+    """A stream that returns one byte at a time."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(min(size or 0, 1))
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"a plain archive", gzip.compress(b"a plain archive")])
+def test_a_stream_of_single_bytes(content: bytes) -> None:
+    with spooled(Trickle(content), "standard input") as file:
+        assert file.read() == (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
 
 
 def test_plain_blobs_that_are_absent_or_cannot_be_deleted(small: Layout) -> None:

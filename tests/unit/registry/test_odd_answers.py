@@ -10,8 +10,11 @@ from decoder import limits
 from decoder.errors import ImageError
 from decoder.registry import login
 from decoder.registry.certificates import tls_context
+from decoder.registry.client import RegistryClient
 from decoder.registry.hosts import origin_of
-from decoder.registry.login import find_login
+from decoder.registry.login import Logins, find_login
+from decoder.registry.queries import listed
+from decoder.registry.reference import parse_reference
 from tests.support.image.command import image
 from tests.support.keys import keypairs
 from tests.support.network import certificates
@@ -148,3 +151,20 @@ def test_manifest(answer: Answer, status: int, reason: str) -> None:
         ended = image("layerinfo", f"docker://{registry.host}/team/image:tag")
     assert ended.status == status, ended.errors
     assert reason in ended.errors
+
+
+def test_repository_without_tags(tmp_path: Path) -> None:
+    pair = keypairs.generate(tmp_path)["p256"]
+    with Odd("tags/list", json_answer({"tags": None})) as registry:
+        place = f"docker://{registry.host}/team/image"
+        ended = image("rewrap", place, "--key", pair.private, "--recipient", f"jwe:{pair.public}")
+    assert (ended.status, "there is no image at these places" in ended.errors) == (2, True), ended.errors
+
+
+@pytest.mark.parametrize("body", [b"{", b"{}", b"[]", b'{"manifests":7}', b'{"manifests":[{}]}', b"[" * 100_000])
+def test_list_of_referrers(body: bytes) -> None:
+    """It only serves remarks, so that a malformed one is as good as none."""
+    with Odd("referrers/", Answer(200, body)) as registry:
+        reference = parse_reference(f"//{registry.host}/team/image")
+        with RegistryClient(reference, True, [], Logins()) as client:
+            assert listed(client, f"referrers/sha256:{'0' * 64}") == []
