@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -34,7 +34,10 @@ def serving(authority: Authority, act: Callable[[ssl.SSLSocket], None]) -> Itera
 
         def serve() -> None:
             plain = listener.accept()[0]
-            with authority.server_context("127.0.0.1").wrap_socket(plain, server_side=True) as connection:
+            with (
+                suppress(OSError),
+                authority.server_context("127.0.0.1").wrap_socket(plain, server_side=True) as connection,
+            ):
                 act(connection)
 
         server = threading.Thread(target=serve)
