@@ -76,7 +76,7 @@ def receive(connection: socket.socket, most: int, seconds: float) -> list[object
         seconds: how long it may take.
 
     Returns:
-        The items after the version.
+        The version of the protocol, and the items after it.
 
     Raises:
         MessageError: the message does not arrive in time, is too long, malformed, or of another version.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tomllib
 from functools import cached_property
@@ -258,11 +257,6 @@ def run(command: list[str], environment: dict[str, str] | None = None) -> tuple[
         return "", error.strerror or type(error).__name__
     output, errors = (text.decode(errors="replace") for text in (result.stdout, result.stderr))
     return output, quoted(errors.strip() or f"exit status {result.returncode}") if result.returncode else ""
-
-
-def which(name: str) -> str:
-    """Return the path of a program on this process's PATH, or ""."""
-    return shutil.which(name) or ""
 
 
 def table(value: Table, name: str) -> Table:

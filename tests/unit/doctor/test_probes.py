@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from decoder.doctor.checks import keyproviders
 from tests.support.network.loopback import Loopback, json_answer
-from tests.support.node.doctor_node import examine
+from tests.support.node.doctor_node import Node, examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,3 +110,24 @@ def test_a_socket(tmp_path: Path) -> None:
         listener.bind(str(path))
         listener.listen()
         assert agent(tmp_path, f"cdh-ttrpc:{path}")[0] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("entry", "level", "text"),
+    [
+        ({"grpc": "unix:PLACE/socket"}, "ok", ""),
+        ({"grpc": "unix:PLACE/absent"}, "error", "No such file or directory"),
+        ({"grpc": "localhost"}, "error", "the address 'localhost' has no port"),
+        ({"grpc": "127.0.0.1:1", "grpc-tls": {"root-ca-file": "/absent"}}, "error", "'/absent' cannot be read"),
+    ],
+)
+def test_grpc(entry: dict[str, object], level: str, text: str, tmp_path: Path) -> None:
+    """A server is connected to, and gets no request."""
+    file = tmp_path / "providers.conf"
+    file.write_text(json.dumps({"key-providers": {"tested": entry}}).replace("PLACE", str(tmp_path)))
+    file.chmod(0o600)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(f"{tmp_path}/socket")
+        listener.listen()
+        (finding,) = [each for each in keyproviders.check(Node(file)) if each.subject == "keyprovider tested"]
+    assert (finding.level, text in finding.text) == (level, True), finding
