@@ -72,9 +72,16 @@ def test_it_serves_a_key_that_is_a_credential(built: Built, tmp_path: Path) -> N
         assert "the keys open all 1" in shown
         machine.run("journalctl", "--sync")
         audit = [
-            line for line in machine.run("journalctl", "--unit", UNIT, "--output", "cat").splitlines() if line[0] == "{"
+            line
+            for line in machine.run("journalctl", "--unit", UNIT, "--output", "cat").splitlines()
+            if line.startswith("{")
         ]
         assert {json.loads(line)["operation"] for line in audit} == {"wrap-kek", "unwrap-kek"}
         assert len(audit) == len(set(audit)), "a line is in the journal twice"
-        machine.run("systemctl", "stop", UNIT)
+        before = machine.show(UNIT, "MainPID")
+        machine.run("dpkg", "--install", "--force-confnew", *(f"{SHARED}/{path.name}" for path in shared.glob("*.deb")))
+        machine.wait_for(UNIT, "active")
+        assert machine.show(UNIT, "MainPID") not in ("0", before), "an upgrade restarts the server"
+        machine.run("dpkg", "--remove", "ctd-decoder-providers")
+        machine.wait_for(UNIT, "inactive")
         assert machine.show(UNIT, "Result") == "success"
