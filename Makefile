@@ -15,11 +15,12 @@ PARALLEL = --numprocesses $$(($$(nproc) + 1)) --dist loadfile --no-loadscope-reo
 test: system-packages $(VENV)/.dev $(VENV)/.program check test-unit
 	$(BIN)/pytest tests/system $(PARALLEL)
 
-# Tests beside 16 busy processes: TESTS is what pytest is to run.
+# Tests beside 16 busy processes: TESTS is what pytest is to run, in more processes, as each gets a smaller share.
 TESTS ?= tests/unit tests/system
+BUSY_PARALLEL = --numprocesses $$((5 * $$(nproc))) --dist loadfile --no-loadscope-reorder
 .PHONY: test-busy
 test-busy: system-packages $(VENV)/.dev $(VENV)/.program
-	tests/busy $(BIN)/pytest $(TESTS) $(PARALLEL)
+	tests/busy $(BIN)/pytest $(TESTS) $(BUSY_PARALLEL)
 
 # The tests that need no package of the system, no network and no rights: tests/alone takes all three away. They must
 # reach UNIT_COVERAGE per cent of the program's lines.
