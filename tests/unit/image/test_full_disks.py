@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import resource
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO, FileIO
@@ -78,11 +77,17 @@ def test_recompressing(small: Layout) -> None:
         assert str(raised.value) == "writing a temporary file: File too large"
 
 
-def test_directory_that_was_deleted(tmp_path: Path) -> None:
+def test_no_file_can_be_opened(tmp_path: Path) -> None:
+    """By a limit of the process, which every file system obeys."""
     with open_target(f"oci:{tmp_path}/image", Options()) as target:
-        shutil.rmtree(tmp_path / "image")
-        with pytest.raises(ImageError, match=f"^'{tmp_path}/image': "), target.create(1):
-            pass
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+        try:
+            with pytest.raises(ImageError) as raised, target.create(1):
+                pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        assert str(raised.value) == f"'{tmp_path}/image': Too many open files"
 
 
 def test_archives_without_a_place(small: Layout, recipient: list[str]) -> None:
