@@ -114,7 +114,7 @@ class Trickle(BytesIO):
         return super().read(min(size or 0, 1))
 
 
-@pytest.mark.parametrize("content", [b"", b"x", b"a plain archive", gzip.compress(b"a plain archive")])
+@pytest.mark.parametrize("content", [b"", b"x", b"a plain archive", gzip.compress(b"a plain archive", mtime=0)])
 def test_a_stream_of_single_bytes(content: bytes) -> None:
     with spooled(Trickle(content), "standard input") as file:
         assert file.read() == (gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content)
