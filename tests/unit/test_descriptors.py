@@ -97,11 +97,20 @@ def test_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_crowded", [False, True])
 def test_pipes_that_cannot_be_enlarged(is_crowded: bool) -> None:
-    """Where they can, they are; else the layer goes through the small ones."""
+    """Where they can, they are; else the layer goes through the small ones.
+
+    The limit is that of a user (pipe(7), pipe-user-pages-soft), whose other processes take and free pipes meanwhile.
+    """
+    crowd = ["setpriv", *WITHOUT_CAPABILITIES, sys.executable, "-c", CROWDED] if is_crowded else []
+    wanted = USUAL_PIPE_BYTES if is_crowded else limits.PIPE_BYTES
+    assert any(size_after_a_layer(*crowd) == wanted for _ in range(20))
+
+
+def size_after_a_layer(*prefix: str) -> int:
+    """Decrypt a layer through a pipe, and return the pipe's size in bytes."""
     stdin, stdout = pipes()
     ours = os.dup(stdout[1])
-    crowd = ["setpriv", *WITHOUT_CAPABILITIES, sys.executable, "-c", CROWDED] if is_crowded else []
-    assert decrypt(stdin, stdout, *crowd, PROGRAM) == layer().plaintext
-    size = fcntl(ours, F_GETPIPE_SZ)
+    assert decrypt(stdin, stdout, *prefix, PROGRAM) == layer().plaintext
+    size: int = fcntl(ours, F_GETPIPE_SZ)
     os.close(ours)
-    assert size == (USUAL_PIPE_BYTES if is_crowded else limits.PIPE_BYTES)
+    return size
