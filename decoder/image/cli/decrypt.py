@@ -32,6 +32,7 @@ def run(parsed: Namespace) -> None:
     """Decrypt an image."""
     from decoder.image.verbs import decrypt
 
+    output.check_digestfile(parsed)
     request = decrypt.Request(
         keys=options.required_keys(parsed),
         ranges=options.ranges(parsed),

@@ -49,6 +49,7 @@ def run(parsed: Namespace) -> None:
     from decoder.image.verbs.request import Request
 
     options.check_named(parsed)
+    output.check_digestfile(parsed)
     if options.destination(parsed).startswith("docker-archive:"):
         raise UsageError(
             "docker-archive: cannot hold encrypted layers, because it has no annotations: use oci-archive:"

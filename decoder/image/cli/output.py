@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
 from decoder.commandline import show
-from decoder.errors import ImageError, quoted
+from decoder.errors import ImageError, UsageError, quoted
 from decoder.image.cli.options import destination
 
 if TYPE_CHECKING:
@@ -23,6 +24,25 @@ SCHEMA_VERSION = 1
 def show_json(members: dict[str, Any]) -> None:
     """Print an object with the version of its schema."""
     show(json.dumps({"schemaVersion": SCHEMA_VERSION, **members}) + "\n")
+
+
+def check_digestfile(parsed: Namespace) -> None:
+    """Check that --digestfile can be written, before the work begins; its content stays as it is.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    path = parsed.digestfile
+    if not path or (os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)):
+        return  # pipes and devices are opened once only: a reader takes the end of the first writer for the end
+    is_new = not os.path.lexists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if is_new:
+            os.unlink(path)
+    except OSError as error:
+        raise UsageError(f"--digestfile {quoted(path)}: {error.strerror}") from error
 
 
 def show_outcome(parsed: Namespace, outcome: Outcome, progress: Progress) -> None:
@@ -61,4 +81,6 @@ def _write_digest(path: str, digest: str) -> None:
         with open(path, "w", encoding="ascii") as file:
             file.write(digest)
     except OSError as error:
-        raise ImageError(f"--digestfile {quoted(path)}: {error.strerror}") from error
+        raise ImageError(
+            f"the image was written, and its digest is {digest}, but --digestfile {quoted(path)}: {error.strerror}"
+        ) from error

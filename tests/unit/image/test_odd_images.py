@@ -129,7 +129,7 @@ def test_foreign_layer(small: Layout, target: Layout, recipient: list[str], key:
     ("options", "status", "reason"),
     [
         (["--tls-verify=maybe"], 2, "--tls-verify"),
-        (["--digestfile", "/nonexistent/file"], 7, "--digestfile '/nonexistent/file': No such file or directory"),
+        (["--digestfile", "/nonexistent/file"], 2, "--digestfile '/nonexistent/file': No such file or directory"),
         (["--gpg-keyring", "/nonexistent", "--recipient", "pgp:a@b"], 2, "--gpg-keyring '/nonexistent': No such file"),
         (["--recipient", "pgp:a@b"], 2, "the GnuPG keyring: gpg cannot be run: No such file or directory"),
         (["--recipient", "LONG"], 2, "names no protocol"),
@@ -145,6 +145,28 @@ def test_options(
     assert (ended.status, ended.output) == (status, ""), ended.errors
     assert reason in ended.errors
     assert ended.errors.count("error: ") == 1
+
+
+def test_digestfile_that_cannot_be_written(
+    small: Layout, target: Layout, recipient: list[str], key: list[str], tmp_path: Path
+) -> None:
+    for verb, options in (("encrypt", recipient), ("decrypt", key)):
+        for path, reason in ((tmp_path / "no/file", "No such file or directory"), (tmp_path, "Is a directory")):
+            ended = image(verb, oci(small), oci(target), *options, "--digestfile", path)
+            assert (ended.status, ended.output, target.directory.exists()) == (2, "", False)
+            assert ended.errors == f"ctd-decoder: error: --digestfile '{path}': {reason}\n"
+    ended = image("encrypt", oci(small), oci(target), *recipient, "--digestfile", "/dev/full")
+    (root,) = layouts.roots(target)
+    assert (ended.status, root["digest"] in ended.errors) == (7, True)
+    assert "but --digestfile '/dev/full': No space left on device" in ended.errors
+
+
+def test_digestfile_of_an_image_that_is_not_written(small: Layout, target: Layout, tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("sha256:old")
+    for name in ("old", "new"):
+        ended = image("encrypt", oci(small), oci(target), "--recipient", "jwe:/none", "--digestfile", tmp_path / name)
+        assert ended.status == 2
+    assert ((tmp_path / "old").read_text(), (tmp_path / "new").exists()) == ("sha256:old", False)
 
 
 @pytest.mark.parametrize(
