@@ -98,6 +98,19 @@ class KeyFileError(DecoderError):
     """A key cannot be read or used. Never ends the program: the next key is tried."""
 
 
+class NoPasswordError(KeyFileError):
+    """A key is encrypted, and no password was given.
+
+    Args:
+        reason: the first part of the message.
+        advice: how the password is given, for the second part; "" for none.
+    """
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(f"{reason}: {advice}" if advice else reason)
+        self.reason = reason
+
+
 class WrappedKeyError(DecoderError):
     """A wrapped key is malformed or outside what is accepted. Never ends the program."""
 

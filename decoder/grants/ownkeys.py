@@ -57,6 +57,7 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
         if text.startswith(_PROVIDER):
             data = _unwrap(text.removeprefix(_PROVIDER).partition(":")[0], data)
         found = recognise(path, data, password)
+        found.advise(f"name the file that holds it: {_password_option(option)}")
         return TokenKey(found.pkcs11[0].data) if found.pkcs11 else only_key(found)
     except ProviderFailedError as error:
         raise WrappingError(f"{option} {quoted(path)}: {error}") from error
@@ -67,9 +68,13 @@ def open_own_key(option: str, text: str, password_file: str = "") -> OwnKey:
 def _password(option: str, path: str) -> bytes:
     try:
         return read_password(path) if path else b""
-    except KeyFileError as error:  # the name is that of the option, or of the member in an approver's policy
-        name = "--password-file" if option.startswith("-") else "password-file"
-        raise UsageError(f"{name} {quoted(path)}: {error}") from error
+    except KeyFileError as error:
+        raise UsageError(f"{_password_option(option)} {quoted(path)}: {error}") from error
+
+
+def _password_option(option: str) -> str:
+    """Return the name of the option for the password, or of the member in an approver's policy."""
+    return "--password-file" if option.startswith("-") else "password-file"
 
 
 def wrap_key(path: str, provider: str, password_file: str = "") -> bytes:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _PROVIDER = "provider:"
 _NO_PARAMETER = b"Enabled"  # the parameter that clients send for a keyprovider without one
+_ADVICE = "pass --key FILE:file=PASSWORDFILE"
 _WITH_PASSWORD = re.compile(r"(.+?):(pass|file|fd)=(.*)", re.DOTALL)
 
 
@@ -93,7 +94,9 @@ def _keks() -> Keks | None:
 
 def _add(keyring: Keyring, option: str, path: str, password: bytes = b"") -> None:
     try:
-        keyring.extend(recognise(path, read_key(path), password))
+        found = recognise(path, read_key(path), password)
+        found.advise(_ADVICE)
+        keyring.extend(found)
     except KeyFileError as error:
         raise UsageError(f"{option} {quoted(path)}: {error}") from error
 

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.errors import KeyFileError, quoted
-from decoder.keys.file import is_inside, read_key_file
+from decoder.keys.file import PASSWORD_SUFFIX, is_inside, read_key_file
 
 if TYPE_CHECKING:
     from decoder.keys.keyring import Keyring
-
-_PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
 def add_directory(keyring: Keyring, directory: str) -> None:
@@ -41,7 +39,7 @@ def add_directory(keyring: Keyring, directory: str) -> None:
     for path in paths:
         if size > limits.KEYS_DIRECTORY_BYTES:
             break
-        if path.endswith(_PASSWORD_SUFFIX) and path.removesuffix(_PASSWORD_SUFFIX) in paths:
+        if path.endswith(PASSWORD_SUFFIX) and path.removesuffix(PASSWORD_SUFFIX) in paths:
             continue
         name = quoted(path.removeprefix(directory).lstrip("/"))
         try:
@@ -50,7 +48,7 @@ def add_directory(keyring: Keyring, directory: str) -> None:
             keyring.notes.skip(name, error)
         else:
             size += len(data)
-            password = _password(keyring, path, path + _PASSWORD_SUFFIX in paths, credentials)
+            password = _password(keyring, path, path + PASSWORD_SUFFIX in paths, credentials)
             before_it = _secrets(keyring)
             keyring.add(name, data, password, path)
             if _secrets(keyring) > before_it:
@@ -100,11 +98,11 @@ def _why_empty(directory: str) -> str:
 def _password(keyring: Keyring, path: str, is_beside: bool, credentials: str) -> bytes:
     """Find the password of a key file: beside it, or among the credentials that systemd passes."""
     if is_beside:
-        password_path = path + _PASSWORD_SUFFIX
+        password_path = path + PASSWORD_SUFFIX
     else:
         if not credentials:
             return b""
-        password_path = os.path.join(credentials, os.path.basename(path) + _PASSWORD_SUFFIX)
+        password_path = os.path.join(credentials, os.path.basename(path) + PASSWORD_SUFFIX)
         if not os.path.exists(password_path):
             return b""
     try:

@@ -13,6 +13,8 @@ from decoder.keys.kept import Kept
 from decoder.keys.privatekey import PrivateKey
 from decoder.record import Record
 
+PASSWORD_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
+
 _PRIVATE_LABEL = b"PRIVATE KEY"  # with or without RSA, EC, ENCRYPTED, OPENSSH, … before it; the content decides
 _PUBLIC_LABEL = b"PUBLIC KEY"
 _CERTIFICATE_LABELS = (b"CERTIFICATE", b"X509 CERTIFICATE")
@@ -38,6 +40,7 @@ class KeyMaterial(Record):
         password: the password of an encrypted key; ignored for others.
         file: the path of the key file that it was read from, or "".
         kept: what earlier processes kept; it may have the parsed key already.
+        advice: how a missing password is given, for messages, or "".
     """
 
     name: str
@@ -45,6 +48,7 @@ class KeyMaterial(Record):
     password: bytes = b""
     file: str = ""
     kept: Kept = Kept()
+    advice: str = ""
 
     def describe(self) -> str:
         """Return its name for messages."""
@@ -79,6 +83,12 @@ class KeyFile:
         for key in self.private:
             key.file, key.kept = file, kept
         self.pgp = [key._replace(file=file, kept=kept) for key in self.pgp]
+
+    def advise(self, advice: str) -> None:
+        """Set what messages advise if the password of these keys is missing."""
+        for key in self.private:
+            key.advice = advice
+        self.pgp = [key._replace(advice=advice) for key in self.pgp]
 
 
 def recognise(name: str, data: bytes, password: bytes = b"") -> KeyFile:

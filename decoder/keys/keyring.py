@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError, PayloadError
-from decoder.keys.file import KeyFile, recognise
+from decoder.errors import KeyFileError, PayloadError, quoted
+from decoder.keys.file import PASSWORD_SUFFIX, KeyFile, recognise
 from decoder.keys.kept import Kept
 from decoder.keys.subject import Subject
 from decoder.record import Record
@@ -89,6 +89,8 @@ class Keyring(KeyFile):
             self.notes.skip(name, error)
         else:
             found.came_from(file, self.kept)
+            if file:
+                found.advise(f"write it to {quoted(file + PASSWORD_SUFFIX)}")
             self.extend(found)
 
     def add_parameters(self, parameters: Mapping[str, Sequence[bytes]]) -> None:

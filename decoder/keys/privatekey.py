@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.bindings._rust import openssl
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from decoder.errors import KeyFileError, quoted
+from decoder.errors import KeyFileError, NoPasswordError, quoted
 from decoder.keys.formats import pem
 from decoder.keys.kept import Kept
 
@@ -47,6 +47,7 @@ class PrivateKey:
     Attributes:
         file: the path of the key file that it was read from, or "".
         kept: what earlier processes kept; it may have the parsed key already.
+        advice: how a missing password is given, for messages, or "".
     """
 
     def __init__(self, name: str, form: Form, data: bytes, password: bytes, kid: str = "") -> None:
@@ -54,6 +55,7 @@ class PrivateKey:
         self.kid = kid
         self.file = ""
         self.kept = Kept()
+        self.advice = ""
         self._form = form
         self._data = data
         self._password = password
@@ -87,6 +89,8 @@ class PrivateKey:
     def _parse(self) -> PrivateKeyObject:
         try:
             return _supported(self._load())
+        except NoPasswordError as error:
+            raise NoPasswordError(error.reason, self.advice) from error
         except (UnsupportedAlgorithm, NotImplementedError) as error:  # the OpenSSH reader raises either
             raise KeyFileError(f"it is of a kind that is not supported ({quoted(str(error))})") from error
 
@@ -158,7 +162,7 @@ def _load_legacy(dek_info: str, ciphertext: bytes, password: bytes) -> object:
     from decoder.keys.formats import legacy_pem
 
     if not password:
-        raise KeyFileError(_NO_PASSWORD)
+        raise NoPasswordError(_NO_PASSWORD)
     try:
         return _load_der(legacy_pem.decrypt(dek_info, ciphertext, password), b"")
     except (ValueError, _NotAKeyError) as error:
@@ -173,7 +177,7 @@ def _load_der(data: bytes, password: bytes) -> object:
         return _load_with(data, None)
     except TypeError as error:  # the library's way to say that the key is encrypted
         if not password:
-            raise KeyFileError(_NO_PASSWORD) from error
+            raise NoPasswordError(_NO_PASSWORD) from error
     except ValueError as error:
         return _load_unusual(data, password, error)
     try:
@@ -251,7 +255,7 @@ def _load_openssh(data: bytes, password: bytes) -> object:
             return load_ssh_private_key(text, None, unsafe_skip_rsa_key_validation=True)
         except TypeError as error:
             if not password:
-                raise KeyFileError(_NO_PASSWORD) from error
+                raise NoPasswordError(_NO_PASSWORD) from error
             return load_ssh_private_key(text, password, unsafe_skip_rsa_key_validation=True)
     except (ValueError, TypeError) as error:
         raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be parsed as a private key") from error
@@ -280,7 +284,9 @@ def _load_pkcs12(data: bytes, password: bytes) -> object:
         for inside in private_keys(data):
             return _load_der(inside, password)
     # PKCS#12 cannot distinguish a wrong password from damage.
-    raise KeyFileError(_WRONG_PASSWORD if password else "it cannot be opened without a password") from failure
+    if not password:
+        raise NoPasswordError("it cannot be opened without a password") from failure
+    raise KeyFileError(_WRONG_PASSWORD) from failure
 
 
 def _unknown_cipher(error: Exception) -> str:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from decoder import limits
 from decoder.doctor.finding import Finding
-from decoder.errors import DecoderError, KeyFileError
+from decoder.errors import DecoderError, KeyFileError, NoPasswordError
+from decoder.keys.file import PASSWORD_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from decoder.keys.privatekey import PrivateKey
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_PASSPHRASE_SUFFIX = ".pass"  # noqa: S105 - a part of a file name
 
 
 def check(node: Host) -> Iterator[Finding]:
@@ -80,7 +80,7 @@ def _check_files(directory: str, place: str, is_closed: bool, subject: str) -> I
             try:
                 status = os.stat(path)
                 with open(path, "rb") as file:
-                    is_secret = name.endswith(_PASSPHRASE_SUFFIX) or b"PRIVATE KEY" in file.read(limits.KEY_FILE_BYTES)
+                    is_secret = name.endswith(PASSWORD_SUFFIX) or b"PRIVATE KEY" in file.read(limits.KEY_FILE_BYTES)
             except OSError:
                 continue
             if status.st_uid not in (0, os.geteuid()):
@@ -90,7 +90,7 @@ def _check_files(directory: str, place: str, is_closed: bool, subject: str) -> I
             if not mode & _OTHERS or not is_secret:
                 continue
             remedy = f"chmod 600 {shlex.quote(shown)}"
-            if name.endswith(_PASSPHRASE_SUFFIX):
+            if name.endswith(PASSWORD_SUFFIX):
                 text = f"the passphrase {shown} is not used: its mode is {mode:04o}, and others could read it"
                 yield Finding("error", subject, text, remedy)
             elif is_closed:
@@ -105,13 +105,18 @@ def _try_private(key: PrivateKey, subject: str) -> Finding:
     try:
         key.load()
     except KeyFileError as error:
-        return Finding("error", subject, f"{key.name} does not open: {error}", _remedy(key, str(error)))
+        return Finding("error", subject, f"{key.name} does not open: {_reason(error)}", _remedy(key, str(error)))
     return Finding("ok", subject, key.describe())
 
 
+def _reason(error: KeyFileError) -> str:
+    """Return why a key does not open, without the advice about its password, which the remedy of a finding gives."""
+    return error.reason if isinstance(error, NoPasswordError) else str(error)
+
+
 def _remedy(key: PrivateKey, reason: str) -> str:
-    passphrase = shlex.quote(key.file + _PASSPHRASE_SUFFIX) if key.file else f"FILE{_PASSPHRASE_SUFFIX}"
-    if os.path.exists(key.file + _PASSPHRASE_SUFFIX) and "password" in reason:
+    passphrase = shlex.quote(key.file + PASSWORD_SUFFIX) if key.file else f"FILE{PASSWORD_SUFFIX}"
+    if os.path.exists(key.file + PASSWORD_SUFFIX) and "password" in reason:
         return f"correct the passphrase in {passphrase}, then chmod 600 {passphrase}"
     if "password" in reason:
         return f"write its passphrase into {passphrase}, then chmod 600 {passphrase}"
@@ -130,9 +135,9 @@ def _try_pgp(material: KeyMaterial, subject: str) -> Iterator[Finding]:
         try:
             unlock(key)
         except KeyFileError as error:
-            passphrase = shlex.quote(material.file + _PASSPHRASE_SUFFIX)
+            passphrase = shlex.quote(material.file + PASSWORD_SUFFIX)
             remedy = f"write the right passphrase into {passphrase}, then chmod 600 {passphrase}"
-            yield Finding("error", subject, f"{key.describe()} does not open: {error}", remedy)
+            yield Finding("error", subject, f"{key.describe()} does not open: {_reason(error)}", remedy)
         else:
             yield Finding("ok", subject, f"{key.describe()}, OpenPGP")
 

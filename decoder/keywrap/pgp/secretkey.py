@@ -7,7 +7,7 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING
 
 from decoder import limits
-from decoder.errors import KeyFileError
+from decoder.errors import KeyFileError, NoPasswordError
 from decoder.keywrap.pgp import packets
 from decoder.keywrap.pgp.algorithms import (
     CURVE25519,
@@ -162,7 +162,7 @@ def _check_protection(key: SecretKey, usage: int) -> None:
     if not known or cipher not in KEY_BYTES:
         raise KeyFileError(f"its passphrase protects it with {_protection(usage, cipher)}, which is not supported")
     if not key.material.password:
-        raise KeyFileError("it is protected by a passphrase, and none was given")
+        raise NoPasswordError("it is protected by a passphrase, and none was given", key.material.advice)
 
 
 def _protection(usage: int, cipher: int) -> str:

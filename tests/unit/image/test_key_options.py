@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from decoder import limits
-from tests.support.image.command import image, oci
+from tests.support.image.command import done, image, oci
+from tests.support.keywrap.layers import rsa_key
 
 if TYPE_CHECKING:
     from tests.support.image.images import Layout
@@ -57,3 +59,13 @@ def test_key_from_a_pipe_has_a_bound(small: Layout, target: Layout, tmp_path: Pa
     ended = image("decrypt", oci(small), oci(target), "--key", pipe)
     writer.join(60)
     assert (ended.status, f"larger than {limits.KEY_FILE_BYTES} bytes" in ended.errors) == (2, True), ended.errors
+
+
+def test_keys_whose_password_is_missing(small: Layout, target: Layout, recipient: list[str], tmp_path: Path) -> None:
+    done("encrypt", oci(small), oci(target), *recipient)
+    locked = tmp_path / "key.pem"
+    encryption = BestAvailableEncryption(PASSWORD.encode())
+    locked.write_bytes(rsa_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
+    ended = image("check", oci(target), "--key", locked)
+    assert ended.status == 4
+    assert "it is encrypted, and no password was given: pass --key FILE:file=PASSWORDFILE" in ended.errors

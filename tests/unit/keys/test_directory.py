@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from decoder import limits
-from decoder.errors import KeyFileError, PayloadError
+from decoder.errors import KeyFileError, NoPasswordError, PayloadError
 from decoder.keys.directory import add_directory
 from decoder.keys.keyring import Keyring
+from decoder.keywrap.pgp.secretkey import find_secret_keys, unlock
 from tests.support.keywrap.layers import ec_key, encrypted, pem, public_pem, rsa_key
 from tests.support.program.onelayer import run_layer
+from tests.support.program.processes import ROOT
 
 RSA = pem(rsa_key())
 
@@ -131,6 +135,20 @@ def test_a_key_without_a_password_among_the_credentials(tmp_path: Path, monkeypa
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     keys = found(tmp_path / "keys")
     assert (names(keys), keys.notes.warnings) == (["'key.pem'"], [])
+
+
+def test_keys_whose_password_is_missing(tmp_path: Path) -> None:
+    locked = BestAvailableEncryption(b"secret")
+    (tmp_path / "key.pem").write_bytes(rsa_key().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    shutil.copy(ROOT / "tests/vectors/keys/pgp-pass.gpg", tmp_path / "pgp.gpg")
+    keys = found(tmp_path)
+    with pytest.raises(NoPasswordError) as raised:
+        keys.private[0].load()
+    assert str(raised.value) == f"it is encrypted, and no password was given: write it to '{tmp_path}/key.pem.pass'"
+    with pytest.raises(NoPasswordError) as raised:
+        unlock(find_secret_keys(keys.pgp[0])[0])
+    reason = "it is protected by a passphrase, and none was given"
+    assert str(raised.value) == f"{reason}: write it to '{tmp_path}/pgp.gpg.pass'"
 
 
 def test_limits_of_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
