@@ -114,8 +114,9 @@ class Node:
         owners = self.owners_of(place)
         until = time.monotonic() + min(self._wait_seconds, seconds)
         asked: _Asked | None = None
+        pause = pauses(limits.GRANTS_POLL_SECONDS, limits.GRANTS_LONGEST_POLL_SECONDS)
         try:
-            for pause in pauses(limits.GRANTS_POLL_SECONDS, limits.GRANTS_LONGEST_POLL_SECONDS):
+            while True:
                 found = self._look(place, owners)
                 if isinstance(found, Grant):
                     return found
@@ -123,10 +124,9 @@ class Node:
                 left = until - time.monotonic()
                 if found.is_final or left <= 0:
                     raise KeyRefusedError(place.key_url, self._text(place, found.reason, asked))
-                time.sleep(min(left, max(pause, limits.GRANTS_POLL_SECONDS / 4)))
+                time.sleep(min(left, max(next(pause), limits.GRANTS_POLL_SECONDS / 4)))
         except DecoderError as error:
             raise ProviderError(str(error)) from error
-        raise AssertionError("the pauses never end")
 
     def check(self, grant: Grant) -> None:
         """Check that a grant is still valid.

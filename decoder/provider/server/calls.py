@@ -225,4 +225,3 @@ async def abort(context: Context[bytes, bytes], code: grpc.StatusCode, text: str
     """
     bounded = text.encode(errors="replace")[: limits.PROVIDER_ERROR_BYTES].decode(errors="ignore")
     await context.abort(code, bounded)
-    raise AssertionError  # abort always raises

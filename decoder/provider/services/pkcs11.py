@@ -52,13 +52,12 @@ def create(options: Mapping[str, str], policy: KeyPolicy) -> TokenKeys:
 
 def _key_files(place: str) -> dict[str, str]:
     """Return the paths of key files by their names."""
-    if not os.path.isdir(place):
+    try:
+        names = sorted(os.listdir(place))
+    except OSError:  # it is not a directory, or to read it as a file says what else is wrong
         paths = [place]
     else:
-        try:
-            paths = [os.path.join(place, name) for name in sorted(os.listdir(place)) if not name.startswith(".")]
-        except OSError as error:
-            raise ProviderError(f"the directory {quoted(place)}: {error.strerror}") from error
+        paths = [os.path.join(place, name) for name in names if not name.startswith(".")]
         paths = [path for path in paths if os.path.isfile(path)]
         if not 0 < len(paths) <= limits.KEYS_DIRECTORY_FILES:
             raise ProviderError(f"the directory {quoted(place)} holds no key file, or too many")
