@@ -84,3 +84,10 @@ def test_recipients_are_added_with_keys(place: Path) -> None:
     keys = api.load_keys(["key.pem"])
     api.encrypt_image("oci:once", "oci:twice", ["jwe:other.pub"], keys=keys)
     assert [len(layer.recipients) for layer in api.list_layers("oci:twice")] == [2, 2]
+
+
+def test_remarks_are_returned_and_not_printed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.encrypt_image("oci:app", "oci:once", ["jwe:key.pub"])
+    changed = api.encrypt_image("oci:once", "oci:twice", ["jwe:key.pub"], keys=api.load_keys(["key.pem"]))
+    assert "is a recipient already, and was not added again" in changed.remarks[0]
+    assert capsys.readouterr() == ("", "")

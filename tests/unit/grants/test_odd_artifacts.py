@@ -7,21 +7,28 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from decoder import limits
 from decoder.errors import DigestError, ImageError, UsageError
 from decoder.grants import artifacts, keys, statements
+from decoder.grants.approval.approver import WAITING
 from decoder.grants.errors import StatementError
 from decoder.grants.owner import Wanted, after_days, find_requests
-from decoder.grants.statements import GRANT, REVOKED, Grant, Tombstone
+from decoder.grants.statements import GRANT, REVOKED, Grant, Request, Tombstone
 from decoder.layer.annotations import PrivateOptions, build_private_options
 from decoder.provider.errors import ProviderError
 from decoder.provider.policy import KeyPolicy
 from decoder.provider.services.grants.service import Grants
-from tests.support.image.grants import ACCESS, ID, KEK, LAYER, NAME, Parties
+from decoder.registry.hosts import UnreachableError
+from tests.support.image.grants import ACCESS, ID, KEK, LAYER, NAME, Parties, Run, new_key, write_private
+from tests.support.keywrap.layers import public_pem
 from tests.support.network.loopback import Answer, Asked
+from tests.support.network.x509_certificates import new_authority
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from decoder.grants.artifacts import Artifact
 
 
@@ -149,3 +156,36 @@ def test_grants_that_are_forgotten_are_fetched_again(parties: Parties, monkeypat
         before = len(parties.registry.asked)
         use.check(options, 5)
         assert (len(parties.registry.asked) > before) == is_fetched
+
+
+def test_an_approver_forgets_requests_rather_than_grow(
+    parties: Parties, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REGISTRY_TAGS", 1)
+    (tmp_path / "publisher.pub").write_bytes(public_pem(parties.publisher._private))
+    (tmp_path / "ca.pem").write_bytes(new_authority().certificate.public_bytes(Encoding.PEM))
+    members = {
+        "key": str(write_private(tmp_path / "owner.key", parties.owner)),
+        "publishers": [str(tmp_path / "publisher.pub")],
+        "repositories": [parties.repository],
+        "rules": [{"repositories": ["*"], "ca": str(tmp_path / "ca.pem"), "names": ["*"]}],
+        "state": str(tmp_path / "state.json"),
+    }
+    (tmp_path / "policy.json").write_text(json.dumps(members))
+    for _ in range(3):
+        node = new_key()
+        request = Request(parties.repository, ID, node.public, "node", "", (), int(time.time()))
+        tag = artifacts.request_tag(ID, keys.fingerprint(node.public))
+        parties.put(tag, statements.build_request(request, node), artifacts.requests_of(NAME))
+    run = Run(tmp_path / "policy.json", parties)
+    assert run.round()
+    assert (run.decisions, len(run.lines), run.approver.waiting) == ({WAITING: 3}, 3, 1)
+    assert run.round()  # those that it has forgotten
+    assert (run.decisions, len(run.lines)) == ({WAITING: 5}, 5)
+
+
+def test_content_that_breaks_off(parties: Parties) -> None:
+    parties.grant()
+    answering(parties, "GET", "/blobs/", Answer(200, b"no chunk\r\n", {"Transfer-Encoding": "chunked"}))
+    with pytest.raises(UnreachableError, match="ended the connection"):
+        fetched(parties, parties.grant_tag)
