@@ -102,6 +102,10 @@ def test_reading() -> None:
         with pytest.raises(ImageError) as raised:
             reader.readinto(memoryview(bytearray(1)))
         assert str(raised.value) == f"reading {DIGEST}: Input/output error"
+        counted = blobs._Counted(file, {"digest": DIGEST, "size": 1}, lambda _: None)
+        with pytest.raises(ImageError) as raised:
+            counted.readinto(memoryview(bytearray(1)))
+        assert str(raised.value) == f"reading {DIGEST} back: Input/output error"
         with pytest.raises(ImageError) as raised:
             TarIndex(file, "image.tar")
         assert str(raised.value) == "'image.tar': Input/output error"
