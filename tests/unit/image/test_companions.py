@@ -72,7 +72,7 @@ def test_referrers_in_a_layout_are_named(small: Layout, target: Layout, recipien
     subject = {name: root[name] for name in ("mediaType", "digest", "size")}
     signature = layouts.add_artifact(small, "application/vnd.oci.empty.v1+json", (b"s", "text/plain"), subject=subject)
     name = {"org.opencontainers.image.ref.name": "app"}
-    layouts.write_index(small.directory, {**root, "annotations": name}, signature)
+    layouts.write_index(small.directory, {**root, "annotations": name}, signature, small.add(b"a note", "text/plain"))
     ended = done("encrypt", oci(small, "app"), oci(target), *recipient)
     assert f"not copied, because they are about the plain image: {signature['digest']}" in ended.errors
 
