@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from decoder.grants import artifacts, keys
+from decoder.grants.errors import StatementError
 from decoder.grants.keys import read_public_key
+from decoder.grants.ownkeys import open_own_key
 from tests.support.image import layouts
 from tests.support.image.command import Ended, done, image, oci
 from tests.support.image.encrypting import provider_config
@@ -167,3 +169,14 @@ def test_fingerprints_are_those_of_the_standard(store: TokenStore) -> None:
     e, n = (encode_base64url(number.to_bytes((number.bit_length() + 7) // 8)) for number in (numbers.e, numbers.n))
     text = f'{{"e":"{e}","kty":"RSA","n":"{n}"}}'
     assert keys.fingerprint(key) == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_what_a_key_on_a_token_cannot_do(store: TokenStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "modules.conf").write_text(json.dumps({"pkcs11": {"allowed-module-paths": [softhsm()]}}))
+    monkeypatch.setenv("OCICRYPT_CONFIG", str(tmp_path / "modules.conf"))
+    key = store.directory / "owner.yaml"
+    ended = grants("wrap-key", "--key", key, "--provider", "files", tmp_path / "wrapped")
+    assert (ended.status, (tmp_path / "wrapped").exists()) == (2, False)
+    assert "a key on a token cannot be read, so it cannot be wrapped; use it directly" in ended.errors
+    with pytest.raises(StatementError, match="JWE"):
+        open_own_key("--key", str(key)).open(b"not a JWE")
