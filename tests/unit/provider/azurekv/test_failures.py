@@ -125,6 +125,21 @@ def test_corrupt_token_service(cloud: Cloud, monkeypatch: pytest.MonkeyPatch, re
     failure(cloud, keys.wrap, b"options", [])
 
 
+def test_a_token_that_no_header_can_hold(cloud: Cloud) -> None:
+    usual = cloud.entra.answer
+
+    def answer(asked: Asked) -> Answer | None:
+        reply = usual(asked)
+        value = json.loads(reply.body) if reply else {}
+        return json_answer(value | {"access_token": "secret\r\nX-Other: x"}) if "access_token" in value else reply
+
+    cloud.entra.answer = answer
+    text = failure(cloud, provider(cloud, key=KEY).wrap, b"options", [])
+    assert text.startswith(
+        f"the request to {VAULT} failed (Service"
+    )  # the exception of the SDK, whose text has the token
+
+
 def test_wrong_authority(cloud: Cloud, tmp_path: Path) -> None:
     other = create("azurekv", {"key": KEY, "ca-file": str(Authority(tmp_path).file)})
     text = failure(cloud, other.wrap, b"options", [])
