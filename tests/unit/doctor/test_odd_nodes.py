@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,3 +114,11 @@ def test_an_openbao_without_a_key_or_that_opens_everything(tmp_path: Path, monke
         assert server.asked == []
         level, text = examine(tmp_path, "openbao", key="layers", **options)
         assert (level, "the key service opened bytes that are not a wrapped key" in text) == ("error", True), text
+
+
+def test_a_library_that_is_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hvac.py").write_text("raise RuntimeError('a secret')\n")
+    monkeypatch.delitem(sys.modules, "hvac", raising=False)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    level, text = examine(tmp_path, "openbao", key="layers", address="https://127.0.0.1:1", role_id="node")
+    assert (level, "it failed unexpectedly (RuntimeError)" in text, "secret" in text) == ("error", True, False), text
