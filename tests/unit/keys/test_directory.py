@@ -144,7 +144,10 @@ def test_keys_whose_password_is_missing(tmp_path: Path) -> None:
     keys = found(tmp_path)
     with pytest.raises(NoPasswordError) as raised:
         keys.private[0].load()
-    assert str(raised.value) == f"it is encrypted, and no password was given: write it to '{tmp_path}/key.pem.pass'"
+    reason = f"it is encrypted, and no password was given: write it to '{tmp_path}/key.pem.pass'"
+    assert str(raised.value) == reason
+    result = run_layer(encrypted(b"a layer"), "--decryption-keys-path", str(tmp_path), parameters={})
+    assert (result.status, reason in result.errors) == (4, True), result.errors
     with pytest.raises(NoPasswordError) as raised:
         unlock(find_secret_keys(keys.pgp[0])[0])
     reason = "it is protected by a passphrase, and none was given"
