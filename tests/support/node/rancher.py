@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.support.node.containerd import Containerd
 
-_SECONDS = 60.0
+_SECONDS = 300.0
 _SOCKET = "/run/k3s/containerd/containerd.sock"  # RKE2 has it there too
 
 # As they write it: with the format of the version that they bring.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.program.processes import ROOT
 
-_SECONDS = 600
+_SECONDS = 3600
 # As installed systems have it; the packages of older suites would put directories there.
 _MERGE_USR = 'for name in bin sbin lib lib64; do mkdir -p "$1/usr/$name" && ln -s "usr/$name" "$1/$name"; done'
 SUITES = ("bullseye", "bookworm", "trixie", "forky")

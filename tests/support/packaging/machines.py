@@ -11,7 +11,7 @@ from pathlib import Path
 KEYS = "etc/containerd/ocicrypt/keys"
 PROGRAM = "/usr/bin/ctd-decoder"
 
-_SECONDS = 120
+_SECONDS = 600
 _DECRYPT = f'{PROGRAM} --decryption-keys-path "$1" 3<payload <ciphertext >decrypted'
 # What the package manager itself keeps about packages, and caches that any installation renews.
 _NOT_COMPARED = ("var/lib/dpkg", "var/log", "var/cache", "var/lib/rpm", "proc", "dev", "layer")

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from decoder import __version__
 from tests.support.program.processes import ROOT
 
-_BUILD_SECONDS = 900
-_TESTS_SECONDS = 600
+_BUILD_SECONDS = 3600
+_TESTS_SECONDS = 3600
 
 
 class Built(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.program.processes import ROOT
 
-SECONDS = 600
+SECONDS = 3600
 
 
 def build(directory: Path) -> None:

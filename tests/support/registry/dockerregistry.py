@@ -14,7 +14,7 @@ from tests.support.image import images
 if TYPE_CHECKING:
     from tests.support.image.images import Layout
 
-_SECONDS = 60
+_SECONDS = 300
 
 
 class Registry(NamedTuple):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from decoder.image.transport import ImageSource, ImageTarget
     from tests.support.image.images import Layout
 
-_SECONDS = 60
+_SECONDS = 300
 _CHUNK_BYTES = 100_000
 USER, PASSWORD = "someone", "a secret: with a colon"
 

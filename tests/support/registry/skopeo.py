@@ -7,7 +7,7 @@ import subprocess
 
 from tests.support.program.processes import ROOT
 
-_SECONDS = 60
+_SECONDS = 300
 
 
 _SKOPEO = ROOT / ".cache/skopeo-trixie/usr"  # with its own loader and C library
