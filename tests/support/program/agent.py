@@ -248,9 +248,13 @@ def kill(*processes: int, number: int = signal.SIGKILL) -> None:
                 os.kill(process, number)
 
 
-def wait_until_closed(path: Path) -> None:
-    """Wait until no process listens at a path or below it: a worker notices some time later that its agent is gone."""
-    wait_until(lambda: str(path) not in Path("/proc/net/unix").read_text())
+def kill_agent(process: int) -> None:
+    """Kill an agent, and wait until its workers have ended, too: until then, they serve clients."""
+    kill(process, number=signal.SIGSTOP)
+    wait_until(lambda: state_of(process) == "T")  # it makes no more workers
+    processes = [process, *children_of(process)]
+    kill(process)
+    wait_until(lambda: not any(map(is_running, processes)))
 
 
 def wait_until(condition: Callable[[], bool], explain: Callable[[], str] = str, seconds: float = SECONDS) -> None:

@@ -28,9 +28,9 @@ from tests.support.program.agent import (
     begin,
     is_running,
     kill,
+    kill_agent,
     state_of,
     wait_until,
-    wait_until_closed,
     worker_of,
     works,
 )
@@ -45,9 +45,7 @@ def test_no_agent_and_one_that_is_gone(place: Place) -> None:
     assert not works(place)
     with Agent(place) as agent:
         assert works(place)
-        kill(agent.process.pid)
-        agent.process.wait()
-        wait_until_closed(place.socket)
+        kill_agent(agent.process.pid)
         assert place.socket.exists()
         assert not works(place)
     place.socket.unlink()

@@ -25,8 +25,8 @@ from tests.support.program.agent import (
     children_of,
     is_running,
     kill,
+    kill_agent,
     wait_until,
-    wait_until_closed,
     works,
 )
 from tests.support.program.onelayer import PLAINTEXT, run_layer
@@ -178,8 +178,7 @@ def test_nobody_waits_for_it(place: Place) -> None:
 def test_an_agent_that_was_killed_is_replaced(place: Place) -> None:
     assert not works(place)
     before = only(place).pid
-    kill(before)
-    wait_until_closed(place.socket.parent)
+    kill_agent(before)
     assert not works(place)
     assert works(place)
     assert only(place).pid != before
@@ -191,8 +190,7 @@ def test_another_programs_socket_stays(kind: socket.SocketKind, place: Place) ->
     decrypts(place)
     pid = only(place).pid
     (path,) = place.socket.parent.iterdir()
-    kill(pid)
-    wait_until_closed(path)
+    kill_agent(pid)
     path.unlink()
     with socket.socket(socket.AF_UNIX, kind) as other:
         other.bind(str(path))
