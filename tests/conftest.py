@@ -13,7 +13,6 @@ _FIRST = (
     "tests/unit/provider/azurekv/test_failures.py",
     "tests/unit/provider/test_client_rotation.py",
     "tests/unit/provider/test_server_",
-    "tests/unit/provider/awskms/test_failures.py",
     "tests/unit/program/",
     "tests/unit/node/contentstore/test_bounds.py",
     "tests/unit/image/test_bad_input.py",
